@@ -1,0 +1,68 @@
+"""Judges a trained network by the protocols, prints the table and writes the report.
+
+    python launch/evaluate.py --workdir=runs/quickstart --protocols=official,within,verification,curve
+
+Protocols: official (Lake's 20 runs), within (inside each alphabet), koch (the paper's 400 trials),
+between (characters of any alphabet), verification, curve (accuracy against N). All but official use
+the test alphabets. The table goes to results.json and the page to report.html in the workdir.
+"""
+
+import sys
+
+import siamese_jax
+from absl import flags
+from siamese_jax import commands
+
+siamese_jax.tune_cpu()
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_PROTOCOLS = flags.DEFINE_list(
+    "protocols", "official,within,between,verification,curve", "What to evaluate."
+)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
+_ARCHIVES = flags.DEFINE_string("archives", None, "Folder of the archives, if it has moved.")
+_TRIALS = flags.DEFINE_integer("num_trials", 4000, "Trials of within and between.")
+_N_WAY = flags.DEFINE_integer("n_way", 20, "Classes a trial.")
+_K_SHOT = flags.DEFINE_integer("k_shot", 1, "Support images a class.")
+_JOIN = flags.DEFINE_enum("join", "mean", ["mean", "max"], "How a class's k scores are joined.")
+_NEGATIVES = flags.DEFINE_enum(
+    "negatives", "any", ["any", "same_alphabet"], "Different pairs of verification."
+)
+_SKIP_SMALL = flags.DEFINE_bool("skip_small", False, "Leave out alphabets of fewer than n_way.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the trials.")
+_BASELINES = flags.DEFINE_bool("baselines", True, "Judge random, pixel 1-NN and Hausdorff too.")
+_REPORT = flags.DEFINE_bool("report", True, "Write report.html.")
+_RECORD = flags.DEFINE_string("record", None, "File for the figures besides results.json.")
+_DEVICES = flags.DEFINE_integer("num_devices", 0, "Devices, 0 for all.")
+flags.mark_flag_as_required("workdir")
+
+
+def main(argv):
+    del argv
+    from siamese_jax import judge
+
+    settings = {
+        "num_trials": _TRIALS.value,
+        "n_way": _N_WAY.value,
+        "k_shot": _K_SHOT.value,
+        "join": _JOIN.value,
+        "negatives": _NEGATIVES.value,
+        "skip_small": _SKIP_SMALL.value,
+        "seed": _SEED.value,
+    }
+    judge.judge_run(
+        _WORKDIR.value,
+        _PROTOCOLS.value,
+        settings,
+        checkpoint=_CHECKPOINT.value,
+        archives=_ARCHIVES.value,
+        baselines=_BASELINES.value,
+        report=_REPORT.value,
+        record=_RECORD.value,
+        num_devices=_DEVICES.value,
+        progress=sys.stderr.isatty(),
+    )
+
+
+if __name__ == "__main__":
+    commands.run(main)

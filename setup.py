@@ -1,0 +1,33 @@
+"""Package of siamese_jax; see README.md."""
+
+import setuptools
+
+setuptools.setup(
+    name="siamese_jax",
+    version="0.1.0",
+    description="Siamese networks and one-shot recognition in JAX and Flax",
+    license="Apache-2.0",
+    packages=setuptools.find_packages(include=["siamese_jax", "siamese_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",
+        "array_record",  # tfds writes and reads the prepared sets with it, without TensorFlow
+        "flax>=0.12",
+        "importlib_resources",  # tfds imports it without declaring it
+        "jax>=0.10.2,<0.12",
+        "matplotlib",
+        "ml_collections",
+        "numpy",
+        "opencv-python-headless",  # tfds decodes pictures with it
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12,<1.0",
+        "pillow",
+        "scipy",
+        "tensorboardX",
+        "tensorflow-datasets>=4.9.10",
+        "tqdm",
+    ],
+    extras_require={
+        "test": ["pytest", "ruff", "scikit-learn"],
+    },
+)

@@ -1,0 +1,15 @@
+"""Siamese networks and one-shot recognition in JAX and Flax.
+
+Importing the package starts nothing and changes nothing; jax is first imported by what needs it.
+"""
+
+from siamese_jax.tuning import tune_cpu
+
+__all__ = ["load", "tune_cpu"]
+
+
+def load(path, checkpoint="best", num_devices=1):
+    """Reads the network of a run: see `siamese_jax.inference.load`."""
+    from siamese_jax import inference
+
+    return inference.load(path, checkpoint, num_devices)

@@ -1,0 +1,207 @@
+"""Batched image warps on the device, by key.
+
+A warp is a map from output pixels to source positions; turns, flips, affine distortions and elastic
+displacements are composed into one map and the images are read once, bilinearly. Ink is filled with
+paper (0) outside, photos repeat their edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Affine(NamedTuple):
+    """Ranges of the affine distortions, by default those of Koch et al. (2015), section 3.3.
+
+    Attributes:
+        rotation: largest angle, degrees.
+        shear: largest shear along either axis, a ratio.
+        scale: smallest and largest factor along either axis.
+        translation: largest shift along either axis, pixels of a 105-pixel image.
+        probability: chance of each component being included.
+    """
+
+    rotation: float = 10.0
+    shear: float = 0.3
+    scale: tuple[float, float] = (0.8, 1.2)
+    translation: float = 2.0
+    probability: float = 0.5
+
+    @classmethod
+    def of(cls, fields: Mapping) -> Affine:
+        """From a config's fields; an unknown one is a TypeError of the constructor."""
+        fields = dict(fields)
+        if "scale" in fields:
+            fields["scale"] = tuple(fields["scale"])
+        return cls(**fields)
+
+
+def turn_matrices(turns: jax.Array) -> jax.Array:
+    """The eight symmetries of the square as matrices on (x, y) offsets from the centre.
+
+    Args:
+        turns: (...) int32 in 0..7: `turns % 4` quarter turns, mirrored first where `turns >= 4`.
+
+    Returns:
+        (..., 2, 2) float32. Symmetry 0 is the identity.
+    """
+    quarter = turns % 4
+    cos = jnp.array([1.0, 0.0, -1.0, 0.0])[quarter]
+    sin = jnp.array([0.0, 1.0, 0.0, -1.0])[quarter]
+    mirror = jnp.where(turns >= 4, -1.0, 1.0)
+    return jnp.stack([jnp.stack([cos * mirror, -sin], -1), jnp.stack([sin * mirror, cos], -1)], -2)
+
+
+def affine_matrices(key: jax.Array, ranges: Affine) -> tuple[jax.Array, jax.Array]:
+    """Draws one affine distortion.
+
+    The components are drawn uniformly from their ranges and each is kept with the given probability:
+    rotation, shear along x, shear along y, scale of x, scale of y, shift of x, shift of y.
+
+    Args:
+        key: PRNG key of one image.
+        ranges: see `Affine`.
+
+    Returns:
+        (2, 2) matrix and (2,) shift on (x, y) offsets from the centre; the shift is in pixels of a
+        105-pixel image.
+    """
+    k_value, k_keep = jax.random.split(key)
+    low = jnp.array(
+        [-ranges.rotation, -ranges.shear, -ranges.shear, ranges.scale[0], ranges.scale[0]]
+        + [-ranges.translation] * 2
+    )
+    high = jnp.array(
+        [ranges.rotation, ranges.shear, ranges.shear, ranges.scale[1], ranges.scale[1]]
+        + [ranges.translation] * 2
+    )
+    neutral = jnp.array([0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    value = low + (high - low) * jax.random.uniform(k_value, (7,))
+    keep = jax.random.uniform(k_keep, (7,)) < ranges.probability
+    angle, shear_x, shear_y, scale_x, scale_y, shift_x, shift_y = jnp.where(keep, value, neutral)
+    angle = jnp.deg2rad(angle)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    rotation = jnp.array([[cos, -sin], [sin, cos]])
+    shear = jnp.array([[1.0, shear_x], [shear_y, 1.0]])
+    scale = jnp.array([[scale_x, 0.0], [0.0, scale_y]])
+    return rotation @ shear @ scale, jnp.array([shift_x, shift_y])
+
+
+def elastic_displacement(key: jax.Array, height: int, width: int, grid: int, size: float):
+    """A smooth random displacement field.
+
+    Normal displacements at `grid` x `grid` knots, interpolated with a cubic kernel.
+
+    Args:
+        key: PRNG key of one image.
+        height: of the image, pixels.
+        width: of the image, pixels.
+        grid: knots along either axis.
+        size: standard deviation at a knot, as a fraction of the image's side.
+
+    Returns:
+        (height, width, 2) float32 displacement along (x, y), pixels.
+    """
+    knots = size * jax.random.normal(key, (grid, grid, 2))
+    field = jax.image.resize(knots, (height, width, 2), "cubic")
+    return field * jnp.array([width, height], jnp.float32)
+
+
+def warp(
+    images: jax.Array,
+    matrices: jax.Array,
+    shifts: jax.Array,
+    displacements: jax.Array | None = None,
+    *,
+    fill: str = "paper",
+) -> jax.Array:
+    """Reads each image at `matrix @ offset + shift + displacement`, offsets taken from the centre.
+
+    Args:
+        images: (B, H, W, C) float32.
+        matrices: (B, 2, 2) maps of output to source offsets (x, y).
+        shifts: (B, 2) shifts of the source position, pixels.
+        displacements: (B, H, W, 2) further displacements, pixels, or None.
+        fill: `paper` reads 0 outside of the image, `edge` repeats its border.
+
+    Returns:
+        (B, H, W, C) float32.
+    """
+    batch, height, width, channels = images.shape
+    y, x = jnp.meshgrid(
+        jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij"
+    )
+    offsets = jnp.stack([x, y], -1).reshape(1, height * width, 2)
+    source = jnp.einsum(
+        "bnk,bjk->bnj", jnp.broadcast_to(offsets, (batch, *offsets.shape[1:])), matrices
+    )
+    source = source + shifts[:, None, :]
+    if displacements is not None:
+        source = source + displacements.reshape(batch, height * width, 2)
+    source_x = source[..., 0] + (width - 1) / 2
+    source_y = source[..., 1] + (height - 1) / 2
+    # One pixel of border holds what lies outside, so that no read needs a mask.
+    mode = {"paper": "constant", "edge": "edge"}[fill]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode=mode)
+    source_x = jnp.clip(source_x + 1, 0, width + 1)
+    source_y = jnp.clip(source_y + 1, 0, height + 1)
+    left = jnp.minimum(source_x.astype(jnp.int32), width)
+    top = jnp.minimum(source_y.astype(jnp.int32), height)
+    across = (source_x - left)[..., None]
+    down = (source_y - top)[..., None]
+    flat = padded.reshape(batch, (height + 2) * (width + 2), channels)
+    corner = top * (width + 2) + left
+
+    def read(step):
+        return jnp.take_along_axis(flat, (corner + step)[..., None], axis=1, mode="clip")
+
+    upper = read(0) * (1 - across) + read(1) * across
+    lower = read(width + 2) * (1 - across) + read(width + 3) * across
+    return (upper * (1 - down) + lower * down).reshape(images.shape)
+
+
+def augment(
+    keys: jax.Array,
+    images: jax.Array,
+    turns: jax.Array,
+    *,
+    affine: Affine | None = None,
+    elastic_size: float = 0.0,
+    elastic_grid: int = 4,
+    fill: str = "paper",
+) -> jax.Array:
+    """Turns and distorts a batch, each image by its own key.
+
+    Args:
+        keys: (B,) PRNG keys.
+        images: (B, H, W, C) float32 in [0, 1].
+        turns: (B,) int32 symmetries, see `turn_matrices`; all 0 unless H = W.
+        affine: ranges of the affine distortion, None for none.
+        elastic_size: see `elastic_displacement`; 0 for none.
+        elastic_grid: knots of the elastic displacement along either axis.
+        fill: `paper` or `edge`, see `warp`.
+
+    Returns:
+        (B, H, W, C) float32 in [0, 1].
+    """
+    batch, height, width, _ = images.shape
+    k_affine, k_elastic = jax.vmap(jax.random.split, out_axes=1)(keys)
+    matrices = jnp.broadcast_to(jnp.eye(2), (batch, 2, 2))
+    shifts = jnp.zeros((batch, 2))
+    if affine is not None:
+        matrices, shifts = jax.vmap(affine_matrices, (0, None))(k_affine, affine)
+        shifts = shifts * jnp.array([width / 105, height / 105])
+    displacements = None
+    if elastic_size:
+        displacements = jax.vmap(
+            lambda key: elastic_displacement(key, height, width, elastic_grid, elastic_size)
+        )(k_elastic)
+    symmetry = turn_matrices(turns)
+    if displacements is not None:
+        displacements = jnp.einsum("bjk,bhwk->bhwj", symmetry, displacements)
+    shifts = jnp.einsum("bjk,bk->bj", symmetry, shifts)
+    return warp(images, symmetry @ matrices, shifts, displacements, fill=fill)

@@ -1,0 +1,98 @@
+"""What a network has to beat: random scores, pixel nearest neighbour, modified Hausdorff distance.
+
+Each is a `score(queries, supports)` of uint8 images, (Q, H, W, C) and (S, H, W, C), that returns
+(Q, S) float64, higher = more alike, so the protocols of `evaluate.py` judge it like any other
+system.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from scipy import spatial
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def random_score(seed: int = 0) -> Score:
+    """A system that guesses: uniform scores in [0, 1), fixed by the seed and the images."""
+
+    def score(queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
+        contents = [zlib.crc32(np.ascontiguousarray(x)) for x in (queries, supports)]
+        rng = np.random.default_rng([seed, *contents])
+        return rng.random((len(queries), len(supports)))
+
+    return score
+
+
+def pixel_nearest_neighbour(queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
+    """Minus the squared Euclidean distance of the pixels, in units of full intensity.
+
+    Args:
+        queries: (Q, H, W, C) uint8.
+        supports: (S, H, W, C) uint8.
+
+    Returns:
+        (Q, S) float64. The sums of squares of 8-bit values are whole numbers below 2^53, so equal
+        distances tie exactly.
+
+    Raises:
+        ValueError: the images are not of one shape.
+    """
+    _check(queries, supports)
+    q = queries.reshape(len(queries), -1).astype(np.float64)  # (Q, H * W * C)
+    s = supports.reshape(len(supports), -1).astype(np.float64)  # (S, H * W * C)
+    squared = (q**2).sum(1)[:, None] - 2 * (q @ s.T) + (s**2).sum(1)  # (Q, S)
+    return -squared / 255**2
+
+
+def modified_hausdorff(queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
+    """Minus the modified Hausdorff distance of the ink, in pixels.
+
+    An image becomes the coordinates of its ink, less their mean. The distance of two images is the
+    larger of two means: over the ink of one, of the distance to the nearest ink of the other.
+    Ink is what is above half of the image's highest value, so that strokes made grey by resizing
+    count. An image without ink is H + W pixels from every image with ink, farther than any such.
+
+    Args:
+        queries: (Q, H, W, C) uint8 ink coverage.
+        supports: (S, H, W, C) uint8 ink coverage.
+
+    Returns:
+        (Q, S) float64.
+
+    Raises:
+        ValueError: the images are not of one shape.
+
+    References:
+        Dubuisson and Jain (1994), A modified Hausdorff distance for object matching.
+        Lake et al. (2015), Human-level concept learning; the demo beside the official runs.
+    """
+    _check(queries, supports)
+    query_trees = [_ink_tree(image) for image in queries]
+    support_trees = [_ink_tree(image) for image in supports]
+    scores = np.empty((len(queries), len(supports)))
+    for i, a in enumerate(query_trees):
+        for j, b in enumerate(support_trees):
+            if a is None or b is None:
+                scores[i, j] = 0.0 if a is b else -sum(queries.shape[1:3])
+            else:
+                scores[i, j] = -max(b.query(a.data)[0].mean(), a.query(b.data)[0].mean())
+    return scores
+
+
+def _ink_tree(image: np.ndarray) -> spatial.KDTree | None:
+    """The centred ink coordinates of one (H, W, C) image as a search tree; None without ink."""
+    values = image.sum(-1, dtype=np.int64)  # (H, W)
+    points = np.argwhere(2 * values > values.max()).astype(np.float64)  # (ink pixels, 2)
+    return spatial.KDTree(points - points.mean(0)) if len(points) else None
+
+
+def _check(queries: np.ndarray, supports: np.ndarray) -> None:
+    if queries.ndim != 4 or queries.shape[1:] != supports.shape[1:]:
+        raise ValueError(
+            "queries (Q, H, W, C) and supports (S, H, W, C) must hold images of one shape, got "
+            f"{queries.shape} and {supports.shape}"
+        )

@@ -1,0 +1,171 @@
+"""The data of a run: one function from a plain mapping to image sets in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+
+from siamese_jax.datasets import folder, glyphs, mnist, omniglot, preparation, splits
+from siamese_jax.datasets.imageset import ImageSet
+from siamese_jax.datasets.runs import Runs, make_runs
+
+__all__ = ["DEFAULTS", "Data", "ImageSet", "Runs", "load", "make_runs"]
+
+NAMES = ("auto", "omniglot", "glyphs", "mnist", "folder")
+SPLITS = ("lake", "koch")
+DEFAULTS: Mapping[str, Any] = {
+    "name": "auto",  # one of NAMES; auto: Omniglot if it can be had, else glyphs
+    "data_dir": None,  # folder of prepared sets; None: tfds's own
+    "archives": None,  # folder of Omniglot's three zips, or of MNIST's four gz files
+    "path": None,  # the folder (or zip) of pictures of the set `folder`
+    "image_size": None,  # (height, width) in pixels; None: as the set has it
+    "seed": 0,  # of the glyphs, of their runs, and of the splits by fraction
+    "split": "lake",  # lake: by alphabets; koch: by alphabets and drawers
+    "fractions": (0.6, 0.2, 0.2),  # training, validation, test; of glyphs and folders
+    "ink": False,  # of the set `folder`: dark ink on light paper
+    "glyphs_alphabets": 20,
+    "glyphs_characters": (18, 32),  # least and largest number in an alphabet
+    "glyphs_drawers": 20,
+}
+_MNIST_PARTS = ("train[:50000]", "train[50000:]", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run trains, validates and tests on.
+
+    Attributes:
+        train: images to train on.
+        validation: images to choose by; classes of their own, but for MNIST.
+        test: images to report on; classes of their own, but for MNIST.
+        runs: fixed one-shot runs of the test alphabets, or None where the set has none.
+        runs_name: what the runs are called: `official` is said of Omniglot's only.
+        note: one line that says what the data are and, for `auto`, why.
+    """
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    runs: Runs | None
+    runs_name: str
+    note: str
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the fingerprints of sets and runs."""
+        parts = [self.train, self.validation, self.test] + ([self.runs] if self.runs else [])
+        return hashlib.sha256("".join(p.fingerprint for p in parts).encode()).hexdigest()[:16]
+
+
+def load(config: Mapping[str, Any]) -> Data:
+    """Loads the data that a mapping describes.
+
+    Args:
+        config: fields of `DEFAULTS` to change. For `auto`, Omniglot is taken when it is prepared,
+            when archives are given (by `archives` or the environment variable
+            SIAMESE_JAX_ARCHIVES), or when it can be downloaded; else the built-in glyphs. Archives
+            that are not whole are an error all the same.
+
+    Returns:
+        The three image sets, resized if asked, and the runs.
+
+    Raises:
+        ValueError: an unknown field or value, or data that cannot be had or are damaged.
+    """
+    unknown = sorted(set(config) - set(DEFAULTS))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], DEFAULTS, n=3) or list(DEFAULTS)
+        raise ValueError(f"the data have no field {unknown[0]!r}; did you mean {', '.join(near)}?")
+    fields = {**DEFAULTS, **{key: config[key] for key in config}}
+    for key, choices in (("name", NAMES), ("split", SPLITS)):
+        if fields[key] not in choices:
+            raise ValueError(f"data {key} must be one of {', '.join(choices)}, got {fields[key]!r}")
+    name = fields["name"]
+    if name == "auto":
+        data = _load_auto(fields)
+    else:
+        loaders = {
+            "omniglot": _load_omniglot,
+            "glyphs": _load_glyphs,
+            "mnist": _load_mnist,
+            "folder": _load_folder,
+        }
+        data = loaders[name](fields)
+    if fields["image_size"] is not None:
+        height, width = fields["image_size"]
+        data = dataclasses.replace(
+            data,
+            train=data.train.resized(height, width),
+            validation=data.validation.resized(height, width),
+            test=data.test.resized(height, width),
+            runs=data.runs and data.runs.resized(height, width),
+        )
+    logging.info("data: %s", data.note)
+    return data
+
+
+def _load_auto(fields: Mapping[str, Any]) -> Data:
+    try:
+        return _load_omniglot(fields)
+    except preparation.SourceUnavailable as error:
+        data = _load_glyphs(fields)
+        return dataclasses.replace(data, note=f"{data.note}; NOT OMNIGLOT: {error}")
+
+
+def _load_omniglot(fields: Mapping[str, Any]) -> Data:
+    builder = omniglot.prepare(fields["data_dir"], fields["archives"])
+    split = {"lake": splits.lake, "koch": splits.koch}[fields["split"]]
+    parts = split(omniglot.load_background(builder), omniglot.load_evaluation(builder))
+    note = (
+        f"Omniglot, split {fields['split']}, prepared in {builder.data_dir} "
+        f"(archives {omniglot.fingerprint(builder)})"
+    )
+    return Data(*parts, omniglot.load_runs(builder), "official", note)
+
+
+def _load_glyphs(fields: Mapping[str, Any]) -> Data:
+    """The alphabets are split by fraction; the runs are of all drawers of the test alphabets."""
+    seed = fields["seed"]
+    images = glyphs.make_glyphs(
+        seed,
+        num_alphabets=fields["glyphs_alphabets"],
+        characters=tuple(fields["glyphs_characters"]),
+        num_drawers=fields["glyphs_drawers"],
+    )
+    parts = splits.by_fraction(images, seed, tuple(fields["fractions"]))
+    n_way = min(20, int(parts[2].alphabet_count.max()))
+    runs = make_runs(parts[2], seed, n_way=n_way)
+    if fields["split"] == "koch":
+        parts = splits.own_drawers(parts)
+    note = (
+        f"glyphs, the built-in set of {images.num_classes} invented characters of "
+        f"{images.num_alphabets} alphabets (seed {seed}), split {fields['split']}"
+    )
+    return Data(*parts, runs, f"runs ({n_way}-way)", note)
+
+
+def _load_mnist(fields: Mapping[str, Any]) -> Data:
+    """All ten digits in each part: 50,000 images train, 10,000 validate, 10,000 test."""
+    builder = mnist.prepare(fields["data_dir"], fields["archives"])
+    parts = (mnist.load_mnist(builder, part) for part in _MNIST_PARTS)
+    return Data(*parts, None, "", f"MNIST, prepared in {builder.data_dir}")
+
+
+def _load_folder(fields: Mapping[str, Any]) -> Data:
+    path = fields["path"]
+    if not path:
+        raise ValueError("the data set 'folder' needs a path: a folder, or zip, of pictures")
+    images = folder.load_folder(
+        path, image_size=fields["image_size"], ink=fields["ink"], min_images=2
+    )
+    parts = splits.by_fraction(images, fields["seed"], tuple(fields["fractions"]))
+    note = (
+        f"{images.name}, {len(images)} pictures of {images.num_classes} classes in {path} "
+        f"(split with seed {fields['seed']})"
+    )
+    return Data(*parts, None, "", note)

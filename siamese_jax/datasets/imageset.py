@@ -1,0 +1,233 @@
+"""The in-memory image set that every other room works on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+KINDS = ("ink", "photo")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Labelled images in memory, sorted by (alphabet, class, drawer).
+
+    Rows of one class are contiguous, and so are the classes of one alphabet: image `j` of class `c`
+    is row `class_start[c] + j`. In a set where every class has the same drawers (Omniglot, glyphs)
+    equal `j` means equal drawer.
+
+    Attributes:
+        images: (M, H, W, C) uint8. For kind `ink` the value is ink coverage: 0 paper, 255 ink. For
+            kind `photo` it is the usual intensity.
+        classes: (M,) int32 class id of each image, non-decreasing.
+        drawers: (M,) int32, 1-based number of the drawer (or of the picture inside its class).
+        class_names: one name a class, `alphabet/character`.
+        class_alphabets: (num_classes,) int32 alphabet id of each class, non-decreasing.
+        alphabet_names: one name an alphabet. A set without alphabets has one.
+        kind: `ink` (warps fill with paper; turns and flips may make new classes) or `photo` (warps
+            repeat the edge; no turns, no vertical flips).
+        name: what the set is called in logs and reports.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+    drawers: np.ndarray
+    class_names: tuple[str, ...]
+    class_alphabets: np.ndarray
+    alphabet_names: tuple[str, ...]
+    kind: str
+    name: str
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
+        if self.images.ndim != 4 or self.images.dtype != np.uint8:
+            raise ValueError(
+                f"images must be (M, H, W, C) uint8, got {self.images.shape} {self.images.dtype}"
+            )
+        if not len(self.images) == len(self.classes) == len(self.drawers):
+            raise ValueError(
+                f"{len(self.images)} images, {len(self.classes)} classes and "
+                f"{len(self.drawers)} drawers: the three must be equally many"
+            )
+        if len(self.images) == 0:
+            raise ValueError(f"the set {self.name!r} holds no images")
+        order = np.lexsort((self.drawers, self.classes))
+        if not np.array_equal(order, np.arange(len(order))):
+            raise ValueError("rows must be sorted by class and then by drawer")
+        if not np.array_equal(np.unique(self.classes), np.arange(len(self.class_names))):
+            raise ValueError("class ids must be 0 .. number of class names - 1, each with an image")
+        alphabets = np.unique(self.class_alphabets)
+        if not np.array_equal(alphabets, np.arange(len(self.alphabet_names))):
+            raise ValueError("alphabet ids must be 0 .. number of alphabets - 1, each with a class")
+        if np.any(np.diff(self.class_alphabets) < 0):
+            raise ValueError("the classes of one alphabet must stand together")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def num_alphabets(self) -> int:
+        return len(self.alphabet_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.images.shape[1:]
+
+    @property
+    def alphabets(self) -> np.ndarray:
+        """(M,) int32 alphabet id of each image."""
+        return self.class_alphabets[self.classes]
+
+    @functools.cached_property
+    def class_count(self) -> np.ndarray:
+        """(num_classes,) int32 number of images of each class."""
+        return np.bincount(self.classes, minlength=self.num_classes).astype(np.int32)
+
+    @functools.cached_property
+    def class_start(self) -> np.ndarray:
+        """(num_classes,) int32 first row of each class."""
+        return (np.cumsum(self.class_count) - self.class_count).astype(np.int32)
+
+    @functools.cached_property
+    def alphabet_count(self) -> np.ndarray:
+        """(num_alphabets,) int32 number of classes of each alphabet."""
+        return np.bincount(self.class_alphabets, minlength=self.num_alphabets).astype(np.int32)
+
+    @functools.cached_property
+    def alphabet_start(self) -> np.ndarray:
+        """(num_alphabets,) int32 first class of each alphabet."""
+        return (np.cumsum(self.alphabet_count) - self.alphabet_count).astype(np.int32)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the pixels, ids and names."""
+        digest = hashlib.sha256()
+        for array in (self.images, self.classes, self.drawers, self.class_alphabets):
+            digest.update(repr((array.shape, array.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(array))
+        digest.update(repr((self.class_names, self.alphabet_names, self.kind)).encode())
+        return digest.hexdigest()[:16]
+
+    def grid(self) -> np.ndarray:
+        """The images as (num_classes, images a class, H, W, C).
+
+        Raises:
+            ValueError: when the classes do not all have the same number of images.
+        """
+        counts = np.unique(self.class_count)
+        if len(counts) != 1:
+            raise ValueError(
+                f"classes of {self.name!r} have between {counts[0]} and {counts[-1]} images: no grid"
+            )
+        return self.images.reshape(self.num_classes, counts[0], *self.image_shape)
+
+    def select(
+        self,
+        *,
+        alphabets: Sequence[str] | None = None,
+        classes: Sequence[int] | None = None,
+        drawers: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> ImageSet:
+        """The part of the set with these alphabets, class ids and drawers; ids count anew from 0.
+
+        Args:
+            alphabets: names of the alphabets to keep, or None for all.
+            classes: class ids to keep, or None for all.
+            drawers: drawer numbers (from 1) to keep, or None for all.
+            name: name of the part; by default that of the whole.
+
+        Raises:
+            ValueError: an alphabet, class or drawer that the set does not have, or nothing left.
+        """
+        keep = np.ones(len(self), bool)
+        if alphabets is not None:
+            unknown = sorted(set(alphabets) - set(self.alphabet_names))
+            if unknown:
+                raise ValueError(f"{self.name!r} has no alphabet {unknown[0]!r}")
+            ids = [i for i, a in enumerate(self.alphabet_names) if a in set(alphabets)]
+            keep &= np.isin(self.alphabets, ids)
+        if classes is not None:
+            unknown = np.setdiff1d(classes, np.arange(self.num_classes))
+            if len(unknown):
+                raise ValueError(
+                    f"{self.name!r} has classes 0-{self.num_classes - 1}, not {unknown[0]}"
+                )
+            keep &= np.isin(self.classes, classes)
+        if drawers is not None:
+            unknown = np.setdiff1d(drawers, self.drawers)
+            if len(unknown):
+                raise ValueError(f"{self.name!r} has no drawer {unknown[0]}")
+            keep &= np.isin(self.drawers, drawers)
+        if not keep.any():
+            raise ValueError(f"no image of {self.name!r} is left by this selection")
+        kept_classes, new_classes = np.unique(self.classes[keep], return_inverse=True)
+        kept_alphabets, new_alphabets = np.unique(
+            self.class_alphabets[kept_classes], return_inverse=True
+        )
+        return ImageSet(
+            images=self.images[keep],
+            classes=new_classes.astype(np.int32),
+            drawers=self.drawers[keep],
+            class_names=tuple(self.class_names[c] for c in kept_classes),
+            class_alphabets=new_alphabets.astype(np.int32),
+            alphabet_names=tuple(self.alphabet_names[a] for a in kept_alphabets),
+            kind=self.kind,
+            name=name or self.name,
+        )
+
+    def resized(self, height: int, width: int) -> ImageSet:
+        """The set with every image resized to (height, width) pixels by area averaging."""
+        if self.image_shape[:2] == (height, width):
+            return self
+        return dataclasses.replace(self, images=resize_images(self.images, height, width))
+
+
+def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes by exact area averaging when shrinking and bilinear weights when growing.
+
+    Each axis is one matrix product, so the result does not depend on an image library.
+
+    Args:
+        images: (M, H, W, C) uint8.
+        height: new height, pixels.
+        width: new width, pixels.
+
+    Returns:
+        (M, height, width, C) uint8, rounded to nearest.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"images cannot be resized to {height} x {width} pixels")
+    rows = _axis_weights(images.shape[1], height)
+    columns = _axis_weights(images.shape[2], width)
+    out = np.empty((len(images), height, width, images.shape[3]), np.uint8)
+    for begin in range(0, len(images), 512):
+        part = images[begin : begin + 512].astype(np.float32)
+        part = np.einsum("ph,mhwc->mpwc", rows, part, optimize=True)
+        part = np.einsum("qw,mpwc->mpqc", columns, part, optimize=True)
+        out[begin : begin + 512] = np.clip(np.rint(part), 0, 255)
+    return out
+
+
+def _axis_weights(old: int, new: int) -> np.ndarray:
+    """(new, old) float32 weights, each row summing to 1, that resample one axis."""
+    scale = old / new
+    if scale >= 1:  # area: the overlap of source pixel [j, j + 1] with [i, i + 1] * scale
+        left = np.arange(new)[:, None] * scale
+        pixels = np.arange(old)[None, :]
+        weights = np.minimum(pixels + 1, left + scale) - np.maximum(pixels, left)
+        weights = np.clip(weights, 0, None)
+    else:  # bilinear between pixel centres, edge repeated
+        centre = np.clip((np.arange(new) + 0.5) * scale - 0.5, 0, old - 1)[:, None]
+        weights = np.clip(1 - np.abs(centre - np.arange(old)[None, :]), 0, None)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)

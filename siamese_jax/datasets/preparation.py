@@ -1,0 +1,173 @@
+"""Prepares a tfds builder's data whole or not at all, and says what stands in the way."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import pathlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+import requests
+import tensorflow_datasets as tfds
+from absl import logging
+
+FILE_FORMAT = "array_record"
+
+
+class DownloadFailed(ValueError):
+    """A file could not be downloaded, or is not the expected one."""
+
+
+class SourceUnavailable(ValueError):
+    """A data set is neither prepared, nor given as archives, nor to be downloaded."""
+
+
+def resolve_data_dir(data_dir: str | os.PathLike | None) -> pathlib.Path:
+    """The folder of prepared sets: as given, else `TFDS_DATA_DIR`, else ~/tensorflow_datasets."""
+    given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(given).expanduser().absolute()
+
+
+def find_prepared(
+    builder: type[tfds.core.GeneratorBasedBuilder], data_dir: pathlib.Path
+) -> tfds.core.GeneratorBasedBuilder | None:
+    """The builder of a set that is prepared in `data_dir`, or None."""
+    if not (data_dir / builder.name / str(builder.VERSION) / "dataset_info.json").is_file():
+        return None
+    return builder(data_dir=data_dir, file_format=FILE_FORMAT)
+
+
+def prepare(
+    make_builder: Callable[[pathlib.Path], tfds.core.GeneratorBasedBuilder],
+    data_dir: pathlib.Path,
+) -> tfds.core.GeneratorBasedBuilder:
+    """Prepares a set in a side folder, then puts it in its place in one move.
+
+    A process that is killed half way leaves the set that was there before, or none, and a side
+    folder that the next call removes. Two processes take turns.
+
+    Args:
+        make_builder: makes the builder for a data folder.
+        data_dir: folder of the prepared sets.
+
+    Returns:
+        The builder of the prepared set.
+
+    Raises:
+        ValueError: `data_dir` cannot be written.
+    """
+    builder_name = make_builder(data_dir).name
+    place = data_dir / builder_name
+    with _side_folder(data_dir, builder_name) as side:
+        builder = make_builder(side)
+        with contextlib.redirect_stdout(io.StringIO()):  # tfds would print the side folder's name
+            builder.download_and_prepare(
+                download_dir=side / "downloads",
+                download_config=tfds.download.DownloadConfig(force_checksums_validation=True),
+            )
+        if place.exists():
+            os.replace(place, side / "replaced")
+        os.replace(side / builder_name, place)
+    logging.info("prepared %s in %s", builder_name, place)
+    return make_builder(data_dir)
+
+
+@contextlib.contextmanager
+def _side_folder(data_dir: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
+    """An empty folder in `data_dir`, for this process alone, removed at the end."""
+    side = data_dir / f".{name}.preparing"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(data_dir / f".{name}.lock", "w")
+    except OSError as error:
+        raise ValueError(f"{data_dir}: cannot hold prepared data ({error.strerror})") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(side, ignore_errors=True)
+        side.mkdir()
+        try:
+            yield side
+        finally:
+            shutil.rmtree(side, ignore_errors=True)
+
+
+def examples(builder: tfds.core.GeneratorBasedBuilder, split: str) -> Iterator[dict]:
+    """The examples of a prepared split, in order.
+
+    Raises:
+        ValueError: a record file is missing or damaged.
+    """
+    try:
+        yield from builder.as_data_source(split)
+    except Exception as error:  # the reader raises whatever its C++ parts come across
+        raise ValueError(
+            f"{builder.data_dir}: the prepared split {split!r} is damaged "
+            f"({type(error).__name__}); delete the folder and prepare it again"
+        ) from error
+
+
+def download(
+    manager: tfds.download.DownloadManager, downloads: Mapping[str, tuple[str, int, str]]
+) -> dict[str, pathlib.Path]:
+    """Downloads files one after another through tfds, which enforces size and SHA-256.
+
+    Args:
+        manager: tfds's download manager, knowing `url_infos(downloads)`.
+        downloads: (URL, size in bytes, SHA-256) of each file.
+
+    Raises:
+        DownloadFailed: no answer, or not the expected file.
+    """
+    paths = {}
+    for name, (url, size, checksum) in downloads.items():
+        logging.info("downloading %s", url)
+        try:
+            paths[name] = pathlib.Path(manager.download(url))
+        except tfds.core.download.download_manager.NonMatchingChecksumError:
+            raise DownloadFailed(
+                f"{url}: the file is not the expected one of {size} bytes, SHA-256 {checksum}"
+            ) from None
+        except (requests.RequestException, tfds.download.DownloadError, OSError) as error:
+            raise DownloadFailed(f"{url}: {type(error).__name__}") from None
+    return paths
+
+
+def url_infos(downloads: Mapping[str, tuple[str, int, str]]) -> dict:
+    """What tfds must know to check downloads: size and SHA-256 by URL."""
+    return {
+        url: tfds.core.download.checksums.UrlInfo(size=size, checksum=checksum, filename=None)
+        for url, size, checksum in downloads.values()
+    }
+
+
+def require_answers(downloads: Mapping[str, tuple[str, int, str]], timeout: float) -> None:
+    """Asks each server for a sign of life, since tfds by itself would wait without limit.
+
+    Args:
+        downloads: (URL, size in bytes, SHA-256) of each file.
+        timeout: seconds to wait for each.
+
+    Raises:
+        DownloadFailed: no answer, or not a good one.
+    """
+    for url, _, _ in downloads.values():
+        outcome: list[str] = []
+        thread = threading.Thread(target=_ask, args=(url, timeout, outcome), daemon=True)
+        thread.start()  # a thread, because looking up a host name heeds no time-out
+        thread.join(timeout)
+        failure = outcome[0] if outcome else f"no answer in {timeout:g} s"
+        if failure:
+            raise DownloadFailed(f"{url}: {failure}")
+
+
+def _ask(url: str, timeout: float, outcome: list[str]) -> None:
+    """Appends what is wrong with `url`, or an empty string."""
+    try:
+        response = requests.head(url, timeout=timeout, allow_redirects=True)
+        outcome.append("" if response.ok else f"HTTP status {response.status_code}")
+    except requests.RequestException as error:
+        outcome.append(type(error).__name__)

@@ -1,0 +1,149 @@
+"""Which alphabets and drawers train, validate and test.
+
+Lake's split keeps every drawer: the 30 background alphabets train; of the 20 evaluation alphabets,
+the ten that the official runs use test, and the other ten validate. Koch's split takes the same
+alphabets and, in each part, drawers of its own.
+
+References:
+    Lake, Salakhutdinov, Tenenbaum (2015), Human-level concept learning through probabilistic
+    program induction. Koch, Zemel, Salakhutdinov (2015), Siamese Neural Networks for One-shot Image
+    Recognition, section 4.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from siamese_jax.datasets.imageset import ImageSet
+
+TEST_ALPHABETS = (
+    "Atlantean",
+    "Ge_ez",
+    "Glagolitic",
+    "Gurmukhi",
+    "Kannada",
+    "Malayalam",
+    "Manipuri",
+    "Old_Church_Slavonic_(Cyrillic)",
+    "Tengwar",
+    "Tibetan",
+)
+VALIDATION_ALPHABETS = (
+    "Angelic",
+    "Atemayar_Qelisayer",
+    "Aurek-Besh",
+    "Avesta",
+    "Keble",
+    "Mongolian",
+    "Oriya",
+    "Sylheti",
+    "Syriac_(Serto)",
+    "ULOG",
+)
+# Koch's paper keeps 12 drawers to train on, 4 to validate on and 4 to test on, and does not list
+# which: this choice is ours.
+TRAIN_DRAWERS = tuple(range(1, 13))
+VALIDATION_DRAWERS = tuple(range(13, 17))
+TEST_DRAWERS = tuple(range(17, 21))
+
+Parts = tuple[ImageSet, ImageSet, ImageSet]
+
+
+def lake(background: ImageSet, evaluation: ImageSet) -> Parts:
+    """Omniglot's (train, validation, test) by alphabets, each with all 20 drawers.
+
+    Args:
+        background: the 30 background alphabets.
+        evaluation: the 20 evaluation alphabets.
+    """
+    return (
+        background,
+        evaluation.select(alphabets=VALIDATION_ALPHABETS, name="omniglot validation"),
+        evaluation.select(alphabets=TEST_ALPHABETS, name="omniglot test"),
+    )
+
+
+def koch(background: ImageSet, evaluation: ImageSet) -> Parts:
+    """Omniglot's (train, validation, test) by alphabets, with drawers 1-12, 13-16 and 17-20.
+
+    Deviation: the paper does not say which drawers; these numbers are our choice.
+
+    Args:
+        background: the 30 background alphabets.
+        evaluation: the 20 evaluation alphabets.
+    """
+    train, validation, test = lake(background, evaluation)
+    return (
+        train.select(drawers=TRAIN_DRAWERS),
+        validation.select(drawers=VALIDATION_DRAWERS),
+        test.select(drawers=TEST_DRAWERS),
+    )
+
+
+def by_fraction(
+    images: ImageSet, seed: int, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+) -> Parts:
+    """(train, validation, test) of any set, by a random choice of alphabets.
+
+    A set with fewer than three alphabets is split by classes instead. Either way no class is in
+    two parts. Each part gets its fraction of the alphabets (or classes), rounded, and at least one.
+
+    Args:
+        images: the whole set.
+        seed: the choice depends on the number of alphabets (or classes) and this seed only.
+        fractions: of training, validation and test, summing to 1.
+
+    Raises:
+        ValueError: fractions that are not positive or do not sum to 1, or fewer than three classes.
+    """
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions must be three positive numbers summing to 1, got {fractions}")
+    by_alphabet = images.num_alphabets >= 3
+    count = images.num_alphabets if by_alphabet else images.num_classes
+    if count < 3:
+        raise ValueError(
+            f"{images.name!r} has {count} classes; a split into training, validation and test "
+            "needs at least three"
+        )
+    validation = min(max(1, round(count * fractions[1])), count - 2)
+    test = min(max(1, round(count * fractions[2])), count - 1 - validation)
+    order = np.random.default_rng(seed).permutation(count)
+    groups = {
+        "train": order[validation + test :],
+        "validation": order[:validation],
+        "test": order[validation : validation + test],
+    }
+    parts = []
+    for part, group in groups.items():
+        name = f"{images.name} {part}"
+        if by_alphabet:
+            names = [images.alphabet_names[i] for i in group]
+            parts.append(images.select(alphabets=names, name=name))
+        else:
+            parts.append(images.select(classes=group, name=name))
+    return tuple(parts)
+
+
+def own_drawers(parts: Parts, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> Parts:
+    """The parts with drawers of their own: the first to training, the last to test.
+
+    With 20 drawers and the default fractions these are Koch's 1-12, 13-16 and 17-20.
+
+    Args:
+        parts: (train, validation, test), drawn by the same drawers.
+        fractions: of the drawers for training, validation and test.
+
+    Raises:
+        ValueError: the parts do not share their drawers, or a part would get fewer than two, which
+            is what a pair of one class needs.
+    """
+    drawers = np.unique(parts[0].drawers)
+    if any(not np.array_equal(np.unique(part.drawers), drawers) for part in parts):
+        raise ValueError(f"the parts of {parts[0].name!r} do not have the same drawers")
+    cuts = np.rint(np.cumsum(fractions)[:2] * len(drawers)).astype(int)
+    groups = np.split(drawers, cuts)
+    if min(len(group) for group in groups) < 2:
+        raise ValueError(
+            f"{len(drawers)} drawers split by {fractions} leave a part with fewer than two"
+        )
+    return tuple(part.select(drawers=group) for part, group in zip(parts, groups, strict=True))

@@ -1,0 +1,144 @@
+"""A trained network ready for use: embeds and compares images outside of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from siamese_jax import checkpoints, evaluate, models, optim, steps, workdir
+from siamese_jax.datasets.imageset import resize_images
+
+
+@dataclasses.dataclass(frozen=True)
+class Siamese:
+    """A network with its parameters; `load` reads one, `bind` makes one.
+
+    Attributes:
+        model: the network.
+        variables: its parameters and statistics, on the devices.
+        image_shape: (H, W, C) of its input.
+        kind: `ink` or `photo`, what it was trained on (see `ImageSet`).
+        name: for tables.
+        devices: where it runs.
+        embed_step, compare_step: compiled steps.
+    """
+
+    model: models.SiameseNet
+    variables: Any
+    image_shape: tuple[int, int, int]
+    kind: str
+    name: str
+    devices: steps.Devices
+    embed_step: Callable
+    compare_step: Callable
+
+    def with_variables(self, variables) -> Siamese:
+        """The same network with other parameters (replicated); nothing is compiled anew."""
+        return dataclasses.replace(self, variables=variables)
+
+    def embed(self, images: np.ndarray, batch: int = 256) -> np.ndarray:
+        """Embeds images.
+
+        Args:
+            images: (B, H, W, C) or (B, H, W) uint8; of kind `ink` 255 is ink and 0 paper. Images of
+                another height or width than the network's are resized.
+            batch: images a call of the compiled step.
+
+        Returns:
+            (B, D) float32.
+
+        Raises:
+            ValueError: another type, rank or number of channels.
+        """
+        images = np.asarray(images)
+        if images.ndim == 3:
+            images = images[..., None]
+        height, width, channels = self.image_shape
+        if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != channels:
+            raise ValueError(
+                f"images must be (B, H, W, {channels}) uint8, got {images.shape} {images.dtype}"
+            )
+        if images.shape[1:3] != (height, width):
+            images = resize_images(images, height, width)
+        return self.devices.batches(self.embed_step, self.variables, images, batch)
+
+    def score_matrix(self, h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
+        """(Q, D) and (S, D) embeddings -> (Q, S) scores, higher = more alike."""
+        return np.asarray(self.compare_step(self.devices.first(self.variables), h1, h2))
+
+    def score(self, images1: np.ndarray, images2: np.ndarray) -> np.ndarray:
+        """Scores of every first image against every second.
+
+        Args:
+            images1: (Q, H, W, C) uint8, see `embed`.
+            images2: (S, H, W, C) uint8.
+
+        Returns:
+            (Q, S) logits of "same class": above 0 the network says "same".
+        """
+        return self.score_matrix(self.embed(images1), self.embed(images2))
+
+    def system(self) -> evaluate.Embedder:
+        """The network as the protocols of `evaluate` take it."""
+        return evaluate.from_embedder(self.embed, self.score_matrix)
+
+
+def bind(config, variables, image_shape, kind: str, name: str, devices: steps.Devices) -> Siamese:
+    """Makes a `Siamese` of a config's network.
+
+    Args:
+        config: config of the run.
+        variables: parameters and statistics, replicated on `devices`.
+        image_shape: (H, W, C).
+        kind: `ink` or `photo`.
+        name: for tables.
+        devices: where it runs.
+    """
+    model = models.build(config.model, devices.axis_name)
+    return Siamese(
+        model,
+        variables,
+        tuple(image_shape),
+        kind,
+        name,
+        devices,
+        steps.make_embed_step(model, devices),
+        jax.jit(lambda v, h1, h2: model.apply(v, h1, h2, method="compare_all")),
+    )
+
+
+def load(path: str | pathlib.Path, checkpoint: str | int = "best", num_devices: int = 1) -> Siamese:
+    """Reads the network of a run.
+
+    Args:
+        path: the run's workdir.
+        checkpoint: `best` by validation, `latest`, or a step.
+        num_devices: devices to run on, 0 for all.
+
+    Returns:
+        The network, with `embed(images)` and `score(images1, images2)`.
+
+    Raises:
+        ValueError: the folder holds no run, or not that checkpoint.
+    """
+    config = workdir.read_config(path)
+    start = workdir.read_provenance(path)[-1]
+    saved = checkpoints.Checkpoints(path, config.keep_best)
+    step = {"best": saved.best, "latest": saved.latest}.get(checkpoint, checkpoint)
+    if step is None or step not in saved.steps:
+        saved.close()
+        raise ValueError(f"{path} holds no checkpoint {checkpoint!r}; it has {saved.steps}")
+    devices = steps.Devices(num_devices)
+    shape = tuple(start["image_shape"])
+    model = models.build(config.model)
+    tx = optim.build(config.optim, config.num_steps)
+    state = saved.restore(step, jax.eval_shape(lambda: steps.init_state(model, tx, shape, 0)))
+    saved.close()
+    name = f"{pathlib.Path(path).absolute().name} @ {step}"
+    variables = devices.replicate(state.variables)
+    return bind(config, variables, shape, start["kind"], name, devices)

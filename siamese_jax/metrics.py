@@ -1,0 +1,400 @@
+"""Figures from scores: accuracies, thresholds, ROC, and the intervals that go with them.
+
+A score is higher where two images are more alike, and a label is 1 for the same class. Everything
+is NumPy in float64. A score that is not finite is no answer: it counts as chance, never as right.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+
+# ---------------------------------------------------------------------------------------- N-way
+
+
+def answer_shares(scores: np.ndarray) -> np.ndarray:
+    """How much of its answer a system gives to each support of a trial.
+
+    The highest score is the answer. Several supports that tie at the highest share it equally. A
+    trial with a score that is not finite shares it among all.
+
+    Args:
+        scores: (..., N) float, one row a trial.
+
+    Returns:
+        (..., N) float64; each row sums to 1.
+    """
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim == 0 or scores.shape[-1] == 0:
+        raise ValueError(f"scores must be (..., N) with N at least 1, got shape {scores.shape}")
+    finite = np.isfinite(scores).all(-1, keepdims=True)
+    usable = np.where(finite, scores, 0.0)  # an unusable row becomes a tie of all N
+    best = usable == usable.max(-1, keepdims=True)
+    return best / best.sum(-1, keepdims=True)
+
+
+def n_way_correct(scores: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """How right each N-way trial is: 1, 0, or 1 / (number tied) where the right one ties.
+
+    Args:
+        scores: (..., N) float, one row a trial.
+        answers: (...) int, the position of the right support of each trial.
+
+    Returns:
+        (...) float64 in [0, 1]; 1 / N where a score of the trial is not finite.
+
+    Raises:
+        ValueError: the shapes do not fit, or an answer is not one of the N positions.
+    """
+    answers = np.asarray(answers)
+    shares = answer_shares(scores)
+    if answers.shape != shares.shape[:-1]:
+        raise ValueError(
+            f"scores {shares.shape} need answers of shape {shares.shape[:-1]}, got {answers.shape}"
+        )
+    n_way = shares.shape[-1]
+    if answers.size and not (answers.min() >= 0 and answers.max() < n_way):
+        raise ValueError(
+            f"answers must be in 0 .. {n_way - 1}, got {answers.min()} .. {answers.max()}"
+        )
+    return np.take_along_axis(shares, answers[..., None], -1)[..., 0]
+
+
+def n_way_accuracy(scores: np.ndarray, answers: np.ndarray) -> float:
+    """The mean of `n_way_correct` over all trials."""
+    return float(n_way_correct(scores, answers).mean())
+
+
+# --------------------------------------------------------------------------------- verification
+
+
+def pair_correct(scores: np.ndarray, labels: np.ndarray, threshold: float) -> np.ndarray:
+    """How right each pair is: 1 or 0 with "same" where score >= threshold; 1/2 if not finite.
+
+    Args:
+        scores: (P,) float.
+        labels: (P,) 1 = same, 0 = different.
+        threshold: in the unit of the scores.
+
+    Returns:
+        (P,) float64 in {0, 1/2, 1}.
+    """
+    scores, labels = _pairs(scores, labels)
+    correct = ((scores >= threshold) == labels).astype(np.float64)
+    return np.where(np.isfinite(scores), correct, 0.5)
+
+
+def accuracy_at_threshold(scores: np.ndarray, labels: np.ndarray, threshold: float) -> float:
+    """The mean of `pair_correct` over all pairs."""
+    return float(pair_correct(scores, labels, threshold).mean())
+
+
+def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The threshold of highest accuracy; to be chosen on validation pairs.
+
+    Thresholds lie halfway between neighbouring scores, at the lowest score (all "same") or just
+    above the highest (all "different"). Of several equally good ones the lowest is taken.
+
+    Args:
+        scores: (P,) float; those that are not finite are left out.
+        labels: (P,) 1 = same, 0 = different.
+
+    Returns:
+        A finite threshold; 0.0 where no score is finite.
+    """
+    scores, labels = _pairs(scores, labels)
+    finite = np.isfinite(scores)
+    scores, labels = scores[finite], labels[finite]
+    if len(scores) == 0:
+        return 0.0
+    values, inverse = np.unique(scores, return_inverse=True)  # ascending
+    same = np.bincount(inverse, labels, len(values))
+    different = np.bincount(inverse, ~labels, len(values))
+    # Threshold k rejects the k lowest values: right are the different ones among them and the same
+    # ones above them.
+    right = np.append(0, np.cumsum(different)) + np.append(np.cumsum(same[::-1])[::-1], 0)
+    k = int(np.argmax(right))
+    if k == 0:
+        return float(values[0])
+    if k == len(values):
+        return float(np.nextafter(values[-1], np.inf))
+    middle = values[k - 1] / 2 + values[k] / 2
+    return float(middle if middle > values[k - 1] else values[k])
+
+
+def roc(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ROC curve, one point a distinct score.
+
+    Args:
+        scores: (P,) float. Half of the pairs whose score is not finite count as accepted at every
+            threshold.
+        labels: (P,) 1 = same, 0 = different.
+        weights: (P,) how often each pair counts; once each by default.
+
+    Returns:
+        False accept rate (T,), true accept rate (T,) and threshold (T,), from the threshold
+        infinity (nothing accepted) to the lowest score; a pair is accepted if score >= threshold.
+
+    Raises:
+        ValueError: the shapes do not fit, or one of the two labels is absent.
+    """
+    scores, labels = _pairs(scores, labels, both=True)
+    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
+    if weights.shape != scores.shape:
+        raise ValueError(f"{len(scores)} scores need as many weights, got shape {weights.shape}")
+    finite = np.isfinite(scores)
+    order = np.argsort(-scores[finite], kind="stable")
+    values = scores[finite][order]
+    last = np.append(values[1:] != values[:-1], True)[: len(values)]  # last of each tie
+    rates = []
+    for kind in (~labels, labels):
+        weight = np.where(kind, weights, 0.0)
+        accepted = np.append(0.0, np.cumsum(weight[finite][order])[last])
+        rates.append((accepted + weight[~finite].sum() / 2) / weight.sum())
+    return rates[0], rates[1], np.append(np.inf, values[last])
+
+
+def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Area under the ROC curve: the chance that a same pair scores above a different one.
+
+    Ties count 1/2, and so does a comparison with a score that is not finite.
+
+    Args:
+        scores: (P,) float.
+        labels: (P,) 1 = same, 0 = different.
+        weights: (P,) how often each pair counts; once each by default.
+
+    Raises:
+        ValueError: as `roc`.
+    """
+    return _area(*roc(scores, labels, weights)[:2])
+
+
+def equal_error_rate(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> float:
+    """The rate at which false accepts equal false rejects, on the ROC's straight segments.
+
+    Args:
+        scores: (P,) float.
+        labels: (P,) 1 = same, 0 = different.
+        weights: (P,) how often each pair counts; once each by default.
+
+    Raises:
+        ValueError: as `roc`.
+    """
+    return _equal_error(*roc(scores, labels, weights)[:2])
+
+
+def false_rates(scores: np.ndarray, labels: np.ndarray, threshold: float) -> tuple[float, float]:
+    """False accept rate and false reject rate at a threshold.
+
+    Args:
+        scores: (P,) float; one that is not finite counts as half accepted.
+        labels: (P,) 1 = same, 0 = different.
+        threshold: a pair is accepted if score >= threshold.
+
+    Raises:
+        ValueError: the shapes do not fit, or one of the two labels is absent.
+    """
+    scores, labels = _pairs(scores, labels, both=True)
+    wrong = 1 - pair_correct(scores, labels, threshold)
+    return float(wrong[~labels].mean()), float(wrong[labels].mean())
+
+
+def auc_eer_intervals(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Bootstrap intervals over groups of `auc` and of `equal_error_rate`.
+
+    Args:
+        scores: (P,) float.
+        labels: (P,) 1 = same, 0 = different.
+        groups: (P,) int group of each pair.
+        num_resamples: how many times the groups are drawn.
+        seed: of the resampling.
+        confidence: of the interval.
+
+    Returns:
+        The two intervals; NaN where there are fewer than two groups. Draws that hold only one of
+        the two labels are left out.
+    """
+    scores, labels = _pairs(scores, labels, both=True)
+    groups = _group_index(groups, scores)
+    drawn = _group_draws(groups, num_resamples, seed)
+    figures = []
+    for counts in drawn:
+        weights = counts[groups].astype(np.float64)
+        if weights[labels].any() and weights[~labels].any():
+            fpr, tpr, _ = roc(scores, labels, weights)
+            figures.append((_area(fpr, tpr), _equal_error(fpr, tpr)))
+    if drawn.shape[1] < 2 or not figures:
+        return (np.nan, np.nan), (np.nan, np.nan)
+    areas, errors = np.transpose(figures)
+    return _percentiles(areas, confidence), _percentiles(errors, confidence)
+
+
+# ------------------------------------------------------------------------------------ intervals
+
+
+def wilson_interval(correct: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, as if the trials were independent.
+
+    Args:
+        correct: number of right trials; a fraction where ties were shared.
+        total: number of trials, at least 1.
+        confidence: of the interval.
+
+    Returns:
+        Lower and upper limit, in [0, 1].
+
+    Raises:
+        ValueError: correct is not in [0, total], or there are no trials.
+
+    References:
+        Wilson (1927), Probable inference, the law of succession, and statistical inference.
+    """
+    if not (total >= 1 and -1e-9 <= correct <= total + 1e-9):
+        raise ValueError(f"{correct} right of {total} trials is no proportion")
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    share = min(max(correct / total, 0.0), 1.0)
+    centre = share + z**2 / (2 * total)
+    half = z * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    scale = 1 + z**2 / total
+    return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    groups: np.ndarray,
+    *,
+    num_resamples: int = 5000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `values`, drawing whole groups with replacement.
+
+    Trials of one run share their supports, and those of one alphabet its characters, so they are
+    not independent; groups are. A draw's figure is the sum of the drawn groups' values over the
+    number of their trials. With few groups (10 alphabets) such an interval is somewhat too narrow.
+
+    Args:
+        values: (T,) one number a trial, such as right = 1, wrong = 0.
+        groups: (T,) int group of each trial.
+        num_resamples: how many times the groups are drawn.
+        seed: of the resampling.
+        confidence: of the interval.
+
+    Returns:
+        Lower and upper limit; NaN where there are fewer than two groups.
+    """
+    values = np.asarray(values, np.float64)
+    groups = _group_index(groups, values)
+    drawn = _group_draws(groups, num_resamples, seed)
+    if drawn.shape[1] < 2:
+        return np.nan, np.nan
+    sums = np.bincount(groups, values)
+    sizes = np.bincount(groups)
+    return _percentiles((drawn @ sums) / (drawn @ sizes), confidence)
+
+
+def paired_difference(
+    correct_a: np.ndarray,
+    correct_b: np.ndarray,
+    groups: np.ndarray,
+    *,
+    num_resamples: int = 5000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, tuple[float, float]]:
+    """How much better system a is than system b on the same trials, with its interval.
+
+    What the two find hard together cancels, so this resolves what two intervals cannot.
+
+    Args:
+        correct_a: (T,) how right system a is on each trial.
+        correct_b: (T,) the same of system b.
+        groups: (T,) int group of each trial.
+        num_resamples: how many times the groups are drawn.
+        seed: of the resampling.
+        confidence: of the interval.
+
+    Returns:
+        mean(a) - mean(b), and its bootstrap interval over groups.
+
+    Raises:
+        ValueError: the two do not have the same trials.
+    """
+    a, b = np.asarray(correct_a, np.float64), np.asarray(correct_b, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"paired systems need the same trials, got {a.shape} and {b.shape}")
+    interval = bootstrap_interval(
+        a - b, groups, num_resamples=num_resamples, seed=seed, confidence=confidence
+    )
+    return float((a - b).mean()), interval
+
+
+# -------------------------------------------------------------------------------------- helpers
+
+
+def _pairs(scores, labels, both: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Scores as (P,) float64 and labels as (P,) bool, checked."""
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
+    if scores.ndim != 1 or scores.shape != labels.shape or len(scores) == 0:
+        raise ValueError(
+            "scores and labels must be (P,) with P at least 1, got "
+            f"{scores.shape} and {labels.shape}"
+        )
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("labels must be 1 (same) or 0 (different)")
+    if both and labels.all() == labels.any():
+        raise ValueError(f"all {len(labels)} labels are {int(labels[0])}: both kinds are needed")
+    return scores, labels.astype(bool)
+
+
+def _area(fpr: np.ndarray, tpr: np.ndarray) -> float:
+    """Area under a curve of `roc`; comparisons with scores that are not finite count 1/2."""
+    covered = (fpr[-1] - fpr[0]) * (tpr[-1] - tpr[0])
+    inside = np.sum(np.diff(fpr) * ((tpr[1:] + tpr[:-1]) / 2 - tpr[0]))
+    return float(inside + (1 - covered) / 2)
+
+
+def _equal_error(fpr: np.ndarray, tpr: np.ndarray) -> float:
+    """Where a curve of `roc` meets the line fpr = 1 - tpr."""
+    gap = fpr + tpr - 1  # rises along the curve from at most 0 to at least 0
+    after = int(np.argmax(gap >= -1e-12))
+    if after == 0:
+        return float(fpr[0])
+    part = min(gap[after - 1] / (gap[after - 1] - gap[after]), 1.0)
+    return float(fpr[after - 1] + part * (fpr[after] - fpr[after - 1]))
+
+
+def _group_index(groups, values: np.ndarray) -> np.ndarray:
+    """Groups counted 0, 1, ... in the order of their ids."""
+    groups = np.asarray(groups)
+    if groups.shape != values.shape or groups.ndim != 1 or len(groups) == 0:
+        raise ValueError(
+            f"each trial needs its group: got {values.shape} values and {groups.shape} groups"
+        )
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def _group_draws(groups: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
+    """(num_resamples, G) int: how often each of G groups is drawn, G draws a resample."""
+    num_groups = int(groups.max()) + 1
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_resamples)
+
+
+def _percentiles(figures: np.ndarray, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(figures, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

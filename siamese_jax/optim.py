@@ -1,0 +1,226 @@
+"""Optimisers: the layerwise rates, momenta and L2 weights of Koch et al. (2015), and AdamW.
+
+Both are one optax `GradientTransformation`, built by `build` from a config's `optim` section.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+OPTIMISERS = ("layerwise", "adamw")
+
+
+class Rule(NamedTuple):
+    """Settings of the parameters whose path matches a pattern.
+
+    Attributes:
+        pattern: regular expression that must match a whole path, e.g. `encoder/conv1/.*`.
+        rate: initial learning rate eta_j.
+        momentum: final momentum mu_j.
+        l2: weight lambda_j of `lambda_j |w|^2` in the objective.
+    """
+
+    pattern: str
+    rate: float
+    momentum: float
+    l2: float
+
+
+class LayerwiseState(NamedTuple):
+    """State of `layerwise_sgd`; the settings are data, so changing them compiles nothing anew.
+
+    Attributes:
+        count: () int32 updates made.
+        trace: last update of every parameter, dw(t - 1).
+        rate, momentum, l2: () float32 setting of every parameter.
+    """
+
+    count: jax.Array
+    trace: Any
+    rate: Any
+    momentum: Any
+    l2: Any
+
+
+def path_names(params) -> list[str]:
+    """Paths of the leaves of a parameter tree, `encoder/conv1/kernel`, in leaf order."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
+def match_rules(rules: Sequence[Rule], params):
+    """Finds the one rule of each parameter.
+
+    Args:
+        rules: in any order.
+        params: parameter tree.
+
+    Returns:
+        A tree of the structure of `params` with a `Rule` at each leaf.
+
+    Raises:
+        ValueError: a parameter that no rule or more than one rule matches, or a rule without any.
+    """
+    chosen, used = [], set()
+    for name in path_names(params):
+        hits = [rule for rule in rules if re.fullmatch(rule.pattern, name)]
+        if len(hits) != 1:
+            matched = "no rule matches" if not hits else f"{len(hits)} rules match"
+            raise ValueError(
+                f"{matched} parameter {name!r}: exactly one of "
+                f"{[rule.pattern for rule in (hits or rules)]} must"
+            )
+        chosen.append(hits[0])
+        used.add(hits[0].pattern)
+    idle = [rule.pattern for rule in rules if rule.pattern not in used]
+    if idle:
+        raise ValueError(f"rule {idle[0]!r} matches none of the parameters {path_names(params)}")
+    return jax.tree.unflatten(jax.tree.structure(params), chosen)
+
+
+def rate_schedule(rate: float, decay: float, steps_per_epoch: int) -> optax.Schedule:
+    """`rate * decay ** epoch`, the epoch counted in whole steps_per_epoch steps."""
+    return lambda count: rate * decay ** (count // steps_per_epoch)
+
+
+def momentum_schedule(
+    start: float, final: float, ramp_epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
+    """Linear from `start` to `final` over `ramp_epochs` epochs, constant within an epoch."""
+
+    def schedule(count):
+        epoch = count // steps_per_epoch
+        return start + (final - start) * jnp.minimum(epoch / max(ramp_epochs, 1), 1.0)
+
+    return schedule
+
+
+def layerwise_sgd(
+    rules: Sequence[Rule],
+    *,
+    steps_per_epoch: int,
+    decay: float = 0.99,
+    momentum_start: float = 0.5,
+    momentum_epochs: int = 10,
+) -> optax.GradientTransformation:
+    """SGD with a rate, a momentum and an L2 weight for each layer.
+
+    `dw(t) = -eta_j(t) (grad + 2 lambda_j w) + mu_j(t) dw(t - 1)`: the L2 term is part of the
+    gradient, and the rate stands inside the momentum, which differs from `optax.sgd` as soon as the
+    rate changes.
+
+    Args:
+        rules: one for each parameter, see `match_rules`.
+        steps_per_epoch: steps between two changes of rate and momentum.
+        decay: factor of the rate an epoch.
+        momentum_start: momentum of every layer in the first epoch.
+        momentum_epochs: epochs until mu_j is reached.
+
+    Returns:
+        A transformation whose `init` raises ValueError where the rules do not fit the parameters.
+
+    References:
+        Koch et al. (2015), section 3.2. The printed update lacks the minus sign of the gradient; the
+        length of the momentum's ramp is not given there.
+    """
+
+    def init(params):
+        matched = match_rules(rules, params)
+
+        def setting(field):
+            return jax.tree.map(
+                lambda rule: jnp.asarray(getattr(rule, field), jnp.float32),
+                matched,
+                is_leaf=lambda x: isinstance(x, Rule),
+            )
+
+        return LayerwiseState(
+            jnp.zeros((), jnp.int32),
+            jax.tree.map(jnp.zeros_like, params),
+            setting("rate"),
+            setting("momentum"),
+            setting("l2"),
+        )
+
+    def update(grads, state, params):
+        def one(grad, w, trace, rate, momentum, l2):
+            rate = rate_schedule(rate, decay, steps_per_epoch)(state.count)
+            momentum = momentum_schedule(
+                momentum_start, momentum, momentum_epochs, steps_per_epoch
+            )(state.count)
+            new = -rate * (grad + 2 * l2 * w) + momentum * trace
+            return new.astype(trace.dtype)
+
+        trace = jax.tree.map(one, grads, params, state.trace, state.rate, state.momentum, state.l2)
+        return trace, state._replace(count=state.count + 1, trace=trace)
+
+    return optax.GradientTransformation(init, update)
+
+
+def layer_settings(fields: Mapping, params, step: int) -> dict[str, tuple[float, float, float]]:
+    """The rate, momentum and L2 weight in force at a step, by parameter path, for the log."""
+    rules = jax.tree.leaves(
+        match_rules(_rules(fields), params), is_leaf=lambda x: isinstance(x, Rule)
+    )
+    spe = fields["steps_per_epoch"]
+    return {
+        name: (
+            float(rate_schedule(rule.rate, fields["decay"], spe)(step)),
+            float(
+                momentum_schedule(
+                    fields["momentum_start"], rule.momentum, fields["momentum_epochs"], spe
+                )(step)
+            ),
+            rule.l2,
+        )
+        for name, rule in zip(path_names(params), rules, strict=True)
+    }
+
+
+def cosine_schedule(rate: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
+    """Linear from 0 to `rate` over the warm-up, then a half cosine down to 0 at `num_steps`."""
+    if not 0 <= warmup_steps < num_steps:
+        raise ValueError(
+            f"optim.warmup_steps = {warmup_steps} must be less than num_steps = {num_steps}"
+        )
+    return optax.warmup_cosine_decay_schedule(0.0, rate, warmup_steps, num_steps, 0.0)
+
+
+def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
+    """The optimiser that a config's `optim` section describes.
+
+    Args:
+        fields: `name` (one of `OPTIMISERS`) and the settings of that optimiser. `adamw`: `rate`,
+            `warmup_steps`, `weight_decay` (on kernels only). `layerwise`: `rules`, a sequence of
+            (pattern, rate, momentum, l2), and the arguments of `layerwise_sgd`.
+        num_steps: length of the training in steps.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    name = fields["name"]
+    if name == "adamw":
+        return optax.adamw(
+            cosine_schedule(fields["rate"], fields["warmup_steps"], num_steps),
+            weight_decay=fields["weight_decay"],
+            mask=lambda params: jax.tree.map(lambda w: w.ndim > 1, params),
+        )
+    if name == "layerwise":
+        return layerwise_sgd(
+            _rules(fields),
+            steps_per_epoch=fields["steps_per_epoch"],
+            decay=fields["decay"],
+            momentum_start=fields["momentum_start"],
+            momentum_epochs=fields["momentum_epochs"],
+        )
+    raise ValueError(f"optim.name must be one of {OPTIMISERS}, got {name!r}")
+
+
+def _rules(fields):
+    return [Rule(*rule) for rule in fields["rules"]]

@@ -1,0 +1,212 @@
+"""Which images meet: pairs and episodes, drawn on the device as pure functions of a key.
+
+Everything works on row numbers of an `ImageSet` through a small `SetIndex`; no pixels are touched.
+Nothing here depends on how many devices there are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+NEGATIVES = ("any", "same_alphabet")
+TURNS = ("none", "alphabet", "character")
+NUM_TURNS = 8
+
+
+class SetIndex(NamedTuple):
+    """Where the rows of each class and the classes of each alphabet lie (see `ImageSet`).
+
+    Attributes:
+        class_start: (num_classes,) int32 first row of a class.
+        class_count: (num_classes,) int32 images of a class.
+        alphabet_start: (num_alphabets,) int32 first class of an alphabet.
+        alphabet_count: (num_alphabets,) int32 classes of an alphabet.
+        class_alphabet: (num_classes,) int32 alphabet of a class.
+    """
+
+    class_start: jax.Array
+    class_count: jax.Array
+    alphabet_start: jax.Array
+    alphabet_count: jax.Array
+    class_alphabet: jax.Array
+
+    @classmethod
+    def of(cls, image_set) -> SetIndex:
+        """The index of an `ImageSet`."""
+        return cls(
+            jnp.asarray(image_set.class_start),
+            jnp.asarray(image_set.class_count),
+            jnp.asarray(image_set.alphabet_start),
+            jnp.asarray(image_set.alphabet_count),
+            jnp.asarray(image_set.class_alphabets, jnp.int32),
+        )
+
+
+class Pairs(NamedTuple):
+    """A batch of pairs.
+
+    Attributes:
+        rows: (B, 2) int32 rows of the left and of the right image.
+        turns: (B, 2) int32 in 0..7, the symmetry applied to each image (see `augment.turn_matrices`).
+        labels: (B,) float32, 1 = same class.
+    """
+
+    rows: jax.Array
+    turns: jax.Array
+    labels: jax.Array
+
+
+class Episodes(NamedTuple):
+    """N-way episodes: the same characters by one drawer and by another.
+
+    Attributes:
+        rows: (E, 2, N) int32 rows; column n of both sides shows the same character.
+        turns: (E, 2, N) int32 in 0..7, the same on both sides.
+        identities: (E, N) int32, equal exactly where two columns show the same turned character.
+        mask: (E, N) bool, False where an alphabet is too small for another way.
+    """
+
+    rows: jax.Array
+    turns: jax.Array
+    identities: jax.Array
+    mask: jax.Array
+
+
+def _two_drawings(key, index: SetIndex, classes, shape):
+    """Rows of two different images of each class; equal (key, count) gives equal slots.
+
+    The two slots are drawn with `shape`, which must broadcast against `classes`: with one draw an
+    episode and classes that all have the same drawers, each side is one drawer's work.
+    """
+    first, second = jax.random.uniform(key, (2, *shape))
+    count = index.class_count[classes]
+    j = jnp.minimum((first * count).astype(jnp.int32), count - 1)
+    step = 1 + jnp.minimum((second * (count - 1)).astype(jnp.int32), jnp.maximum(count - 2, 0))
+    start = index.class_start[classes]
+    return jnp.stack([start + j, start + (j + step) % count])
+
+
+def sample_pairs(
+    key: jax.Array,
+    index: SetIndex,
+    batch: int,
+    *,
+    negatives: str = "any",
+    turns: str = "none",
+) -> Pairs:
+    """Draws pairs, the first half same and the second half different.
+
+    A same pair is two different images of one class. The classes of a different pair are drawn from
+    the whole set (`any`) or both from one alphabet (`same_alphabet`).
+
+    Args:
+        key: PRNG key.
+        index: of a set whose every class has two images or more.
+        batch: number of pairs, even.
+        negatives: `any` or `same_alphabet`.
+        turns: `none`, or anything else of `TURNS` for a random symmetry a pair, the same for both.
+
+    Returns:
+        `Pairs` of size `batch`.
+    """
+    _check("negatives", negatives, NEGATIVES)
+    _check("turns", turns, TURNS)
+    if batch % 2:
+        raise ValueError(f"a batch of pairs must be even to be half same, half different: {batch}")
+    k_class, k_other, k_same, k_draw, k_turn = jax.random.split(key, 5)
+    half = batch // 2
+    num_classes = index.class_start.shape[0]
+    classes = jax.random.randint(k_class, (batch,), 0, num_classes)
+    same = _two_drawings(k_same, index, classes[:half], (half,))
+
+    left = classes[half:]
+    if negatives == "any":
+        begin, size = jnp.zeros_like(left), jnp.full_like(left, num_classes)
+    else:
+        alphabet = index.class_alphabet[left]
+        begin, size = index.alphabet_start[alphabet], index.alphabet_count[alphabet]
+    shift = 1 + _floor_uniform(k_other, size - 1)
+    right = begin + (left - begin + shift) % size
+    different = jnp.stack([left, right])
+    different = index.class_start[different] + _floor_uniform(k_draw, index.class_count[different])
+
+    symmetry = jnp.zeros((batch,), jnp.int32)
+    if turns != "none":
+        symmetry = jax.random.randint(k_turn, (batch,), 0, NUM_TURNS)
+    labels = (jnp.arange(batch) < half).astype(jnp.float32)
+    rows = jnp.concatenate([same, different], axis=1).T
+    return Pairs(rows, jnp.stack([symmetry, symmetry], axis=1), labels)
+
+
+def sample_episodes(
+    key: jax.Array,
+    index: SetIndex,
+    episodes: int,
+    n_way: int,
+    *,
+    turns: str = "none",
+    fill: bool = False,
+    max_alphabet: int,
+) -> Episodes:
+    """Draws N-way episodes, each inside one alphabet and between two of its drawers.
+
+    The alphabet is drawn in proportion to its number of characters, so that every character is seen
+    equally often.
+
+    Args:
+        key: PRNG key.
+        index: of a set whose every class has two images or more.
+        episodes: number of episodes E.
+        n_way: characters an episode N.
+        turns: `none`; `alphabet`, one random symmetry for all characters of an episode (a turned
+            alphabet is another alphabet); `character`, one for each character.
+        fill: whether an alphabet with fewer than N characters fills up with turned copies of its
+            own (a turned character is another character) instead of taking fewer ways.
+        max_alphabet: number of characters of the largest alphabet (a static size).
+
+    Returns:
+        `Episodes` of shape (E, N).
+    """
+    _check("turns", turns, TURNS)
+    k_alphabet, k_order, k_draw, k_turn = jax.random.split(key, 4)
+    num_classes = index.class_start.shape[0]
+    alphabet = index.class_alphabet[jax.random.randint(k_alphabet, (episodes,), 0, num_classes)]
+    size = index.alphabet_count[alphabet][:, None]
+
+    order = jax.random.uniform(k_order, (episodes, max_alphabet))
+    order = jnp.where(jnp.arange(max_alphabet)[None, :] < size, order, 2.0)
+    order = jnp.argsort(order, axis=1)  # a random order of the characters, absent ones last
+    slot = jnp.arange(n_way)[None, :]
+    character = jnp.take_along_axis(order, jnp.minimum(slot % size, max_alphabet - 1), axis=1)
+    classes = index.alphabet_start[alphabet][:, None] + character
+    rows = _two_drawings(k_draw, index, classes, (episodes, 1))
+
+    symmetry = jnp.zeros((episodes, n_way), jnp.int32)
+    if turns == "alphabet":
+        symmetry += jax.random.randint(k_turn, (episodes, 1), 0, NUM_TURNS)
+    elif turns == "character":
+        symmetry += jax.random.randint(k_turn, (episodes, n_way), 0, NUM_TURNS)
+        symmetry = jnp.where(slot < size, symmetry, jnp.take_along_axis(symmetry, slot % size, 1))
+    copies = slot // size
+    symmetry = (symmetry + copies) % NUM_TURNS
+    mask = (copies < NUM_TURNS) if fill else (copies < 1)
+    return Episodes(
+        rows.swapaxes(0, 1),
+        jnp.stack([symmetry, symmetry], axis=1),
+        classes * NUM_TURNS + symmetry,
+        mask,
+    )
+
+
+def _floor_uniform(key, size):
+    """Integers in 0 .. size - 1, one for each entry of the int32 array `size`."""
+    draw = (jax.random.uniform(key, size.shape) * size).astype(jnp.int32)
+    return jnp.minimum(draw, size - 1)
+
+
+def _check(field, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{field} must be one of {allowed}, got {value!r}")

@@ -1,0 +1,285 @@
+"""The compiled steps, and the only place that knows how many devices there are.
+
+Each step is one per-device function. On one device it is compiled with `jax.jit`, on several with
+`jax.pmap`; gradients, batch statistics and metrics are joined by collectives, and the sampling does
+not depend on the number of devices.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from siamese_jax import augment, models, objectives, sampling
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run carries from one step to the next.
+
+    Attributes:
+        step: () int32 updates made.
+        rng: PRNG key of the run, never advanced: a step's key is folded in from the step's number.
+        params: trained parameters.
+        batch_stats: running statistics of the normalisations, empty where there are none.
+        opt_state: state of the optimiser.
+        sums: sums of the metrics since the log was last written, and the number of `steps` in them.
+    """
+
+    step: jax.Array
+    rng: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    sums: dict[str, jax.Array]
+
+    @property
+    def variables(self):
+        """What the encoder and the comparator are applied with."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class Devices:
+    """One device or several: compiles per-device functions, shares arrays out, brings them home.
+
+    Args:
+        count: number of devices, 0 for all there are.
+
+    Raises:
+        ValueError: more devices than there are.
+    """
+
+    def __init__(self, count: int = 1):
+        available = jax.device_count()
+        if not 0 <= count <= available:
+            raise ValueError(f"num_devices is {count}, but there are {available} devices (0 = all)")
+        self.count = count or available
+        self.axis_name = "devices" if self.count > 1 else None
+
+    def compile(self, function: Callable, donate_argnums=()) -> Callable:
+        """Compiles a per-device function; on several devices arguments carry a device axis."""
+        if self.axis_name is None:
+            return jax.jit(function, donate_argnums=donate_argnums)
+        return jax.pmap(
+            function,
+            axis_name=self.axis_name,
+            devices=jax.devices()[: self.count],
+            donate_argnums=donate_argnums,
+        )
+
+    def replicate(self, tree):
+        """Puts one copy of a tree on every device."""
+        if self.axis_name is None:
+            return jax.tree.map(jnp.array, tree)
+        copy = jax.pmap(
+            lambda tree, _: tree, in_axes=(None, 0), devices=jax.devices()[: self.count]
+        )
+        return copy(tree, np.arange(self.count))
+
+    def first(self, tree):
+        """The first device's copy of a replicated tree."""
+        return tree if self.axis_name is None else jax.tree.map(lambda x: x[0], tree)
+
+    def share(self, tree):
+        """This device's part of arrays that every device holds whole (inside a compiled step)."""
+        if self.axis_name is None:
+            return tree
+        part = jax.lax.axis_index(self.axis_name)
+
+        def cut(x):
+            size = x.shape[0] // self.count
+            return jax.lax.dynamic_slice_in_dim(x, part * size, size)
+
+        return jax.tree.map(cut, tree)
+
+    def gather(self, x):
+        """The whole of an array whose leading axis the devices share (inside a compiled step)."""
+        return x if self.axis_name is None else jax.lax.all_gather(x, self.axis_name, tiled=True)
+
+    def mean(self, tree):
+        """Mean over devices (inside a compiled step)."""
+        return tree if self.axis_name is None else jax.lax.pmean(tree, self.axis_name)
+
+    def batches(self, step: Callable, variables, images: np.ndarray, batch: int) -> np.ndarray:
+        """Runs an image step over any number of images, in equal batches shared by the devices.
+
+        The last batch is padded with copies of the last image, whose results are dropped.
+
+        Args:
+            step: compiled (variables, (B, H, W, C)) -> (B, ...).
+            variables: replicated.
+            images: (M, H, W, C).
+            batch: images a call over all devices; rounded up to a multiple of their number.
+
+        Returns:
+            (M, ...) NumPy results.
+        """
+        batch = min(batch, 1 << (len(images) - 1).bit_length())  # few shapes, few compilations
+        batch = -(-batch // self.count) * self.count
+        parts = []
+        for begin in range(0, len(images), batch):
+            part = images[begin : begin + batch]
+            padded = np.concatenate([part, np.repeat(part[-1:], batch - len(part), 0)])
+            if self.axis_name is not None:
+                padded = padded.reshape(self.count, -1, *padded.shape[1:])
+            out = np.asarray(step(variables, padded))
+            if self.axis_name is not None:
+                out = out.reshape(batch, *out.shape[2:])
+            parts.append(out[: len(part)])
+        return np.concatenate(parts)
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """uint8 pixels to float32 in [0, 1]; floats pass as they are."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+def init_state(
+    model: models.SiameseNet,
+    tx: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    metrics: tuple[str, ...] = (),
+) -> TrainState:
+    """The state before the first step, a function of the seed alone.
+
+    Args:
+        model: the network.
+        tx: the optimiser.
+        image_shape: (H, W, C) of the network's input.
+        seed: of the parameters and of every later draw.
+        metrics: names of the metrics that are summed besides the loss.
+    """
+    k_init, k_run = jax.random.split(jax.random.key(seed))
+    images = jnp.zeros((1, *image_shape))
+    variables = jax.jit(model.init)(k_init, images, images)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        rng=k_run,
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+        sums={name: jnp.zeros(()) for name in ("loss", *metrics, "steps")},
+    )
+
+
+def make_train_step(
+    model: models.SiameseNet,
+    tx: optax.GradientTransformation,
+    objective: objectives.Objective,
+    augmentation: Mapping,
+    fill: str,
+    devices: Devices,
+) -> Callable:
+    """Compiles one training step: sample, gather, warp, forward, backward, update.
+
+    Args:
+        model: the network, built with `devices.axis_name`.
+        tx: the optimiser.
+        objective: what the step asks.
+        augmentation: keyword arguments of `augment.augment` (`affine` already an `Affine` or None).
+        fill: `paper` or `edge`, what a warp reads outside of an image.
+        devices: where the step runs.
+
+    Returns:
+        `step(state, images, index) -> (state, metrics)`, the state donated. `images` is the whole
+        (M, H, W, C) uint8 set and `index` its `SetIndex`, both replicated; the batch is a pure
+        function of (state.rng, state.step). Metrics: `loss` (nats) and the objective's own.
+
+    Raises:
+        ValueError: the global batch does not divide among the devices.
+    """
+    if objective.units % devices.count:
+        raise ValueError(
+            f"a batch of {objective.units} does not divide among {devices.count} devices"
+        )
+
+    def step(state: TrainState, images: jax.Array, index: sampling.SetIndex):
+        key = jax.random.fold_in(state.rng, state.step)
+        k_sample, k_augment, k_dropout = jax.random.split(key, 3)
+        batch = objective.sample(k_sample, index)
+        keys = jax.random.split(k_augment, batch.rows.shape)
+        rows, turns, keys = devices.share((batch.rows, batch.turns, keys))
+        if devices.axis_name is not None:
+            k_dropout = jax.random.fold_in(k_dropout, jax.lax.axis_index(devices.axis_name))
+        pixels = to_float(images[rows.reshape(-1)])
+        pixels = augment.augment(
+            keys.reshape(-1), pixels, turns.reshape(-1), fill=fill, **augmentation
+        )
+
+        def loss_function(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            h, updated = model.apply(
+                variables,
+                pixels,
+                True,
+                method="embed",
+                mutable=["batch_stats"],
+                rngs={"dropout": k_dropout},
+            )
+            compare = objectives.Compare(
+                functools.partial(model.apply, variables, method="compare"),
+                functools.partial(model.apply, variables, method="compare_all"),
+            )
+            h = devices.gather(h.reshape(*rows.shape, -1))
+            loss, metrics = objective.loss(compare, h, batch)
+            return loss, ({"loss": loss, **metrics}, updated.get("batch_stats", {}))
+
+        grads, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(state.params)
+        # Every device has the loss of all embeddings, and its own images' share of the gradient.
+        grads = devices.mean(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            sums={
+                name: state.sums[name] + value for name, value in {**metrics, "steps": 1}.items()
+            },
+        )
+        return state, metrics
+
+    return devices.compile(step, donate_argnums=(0,))
+
+
+def make_embed_step(model: models.SiameseNet, devices: Devices) -> Callable:
+    """Compiles `(variables, images (B, H, W, C)) -> (B, D)` embeddings; uint8 or float in [0, 1]."""
+    return devices.compile(
+        lambda variables, images: model.apply(variables, to_float(images), method="embed")
+    )
+
+
+def make_pair_step(model: models.SiameseNet, devices: Devices) -> Callable:
+    """Compiles `(variables, images1 (B, H, W, C), images2 (B, H, W, C)) -> (B,)` scores.
+
+    A score is the logit of "same class".
+    """
+    return devices.compile(
+        lambda variables, images1, images2: model.apply(
+            variables, to_float(images1), to_float(images2)
+        )
+    )
+
+
+def make_one_shot_step(model: models.SiameseNet, devices: Devices) -> Callable:
+    """Compiles `(variables, queries (Q, H, W, C), supports (S, H, W, C)) -> (Q, S)` scores.
+
+    Every image is embedded once, Q + S passes for Q x S scores.
+    """
+
+    def step(variables, queries, supports):
+        both = jnp.concatenate([to_float(queries), to_float(supports)])
+        h = model.apply(variables, both, method="embed")
+        queries, supports = h[: len(queries)], h[len(queries) :]
+        return model.apply(variables, queries, supports, method="compare_all")
+
+    return devices.compile(step)

@@ -1,0 +1,196 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+
+import jax
+from tqdm import tqdm
+
+from siamese_jax import (
+    augment,
+    checkpoints,
+    datasets,
+    evaluate,
+    inference,
+    models,
+    objectives,
+    optim,
+    sampling,
+    steps,
+    trials,
+    workdir,
+)
+
+
+_log = logging.getLogger(__name__)
+
+
+def train_and_evaluate(
+    config, path: str, *, should_stop: Callable[[], bool] = lambda: False, progress: bool = False
+) -> dict:
+    """Trains a network, or goes on with its training; the same call resumes after any interruption.
+
+    Args:
+        config: see `configs/`.
+        path: workdir of the run.
+        should_stop: asked after every step; once true, the state is saved and the call returns.
+        progress: whether to show a progress bar.
+
+    Returns:
+        `step` (the last one made), `best_step`, `best_value` (validation accuracy), `finished`.
+
+    Raises:
+        ValueError: settings that do not go together, or a workdir with another run.
+        FloatingPointError: the loss is not finite; the last good checkpoint is kept.
+    """
+    _check(config)
+    data = datasets.load(config.data)
+    _log.info("data: %s", data.note)
+    devices = steps.Devices(config.num_devices)
+    model = models.build(config.model, devices.axis_name)
+    tx = optim.build(config.optim, config.num_steps)
+    train_set = data.train
+    objective = objectives.build(config.objective, int(train_set.alphabet_count.max()))
+    _check_set(config, train_set)
+    train_step = steps.make_train_step(
+        model,
+        tx,
+        objective,
+        _augmentation(config.augment),
+        "paper" if train_set.kind == "ink" else "edge",
+        devices,
+    )
+    validation = trials.within_trials(
+        data.validation,
+        n_way=config.eval.n_way,
+        num_trials=config.eval.trials,
+        seed=config.eval.seed,
+        skip_small=True,
+    )
+
+    details = {"image_shape": train_set.image_shape, "kind": train_set.kind, "data": data.note}
+    with workdir.Run(path, config, data.fingerprint, details) as run:
+        saved = checkpoints.Checkpoints(path, config.keep_best)
+        try:
+            state = steps.init_state(
+                model, tx, train_set.image_shape, config.seed, objective.metrics
+            )
+            start = saved.latest or 0
+            rows = run.resume(start)
+            if start:
+                _log.info("resuming at step %d", start)
+                state = saved.restore(start, state)
+            state = devices.replicate(state)
+            images, index = devices.replicate((train_set.images, sampling.SetIndex.of(train_set)))
+            net = inference.bind(
+                config, state.variables, train_set.image_shape, train_set.kind, "model", devices
+            )
+            judged = [row for row in rows if row["kind"] == "validation"]
+            bar = tqdm(
+                total=config.num_steps,
+                initial=start,
+                unit="step",
+                disable=not progress,
+                smoothing=0.05,
+            )
+            since, before = time.perf_counter(), start
+            step = start
+            while step < config.num_steps and not _patience_over(config, judged):
+                state, last = train_step(state, images, index)
+                step += 1
+                bar.update()
+                stopping = should_stop()
+                judging = step % config.eval.every == 0 or step == config.num_steps
+                if step % config.log_every == 0 or judging or stopping:
+                    sums = jax.device_get(devices.first(state.sums))
+                    if not math.isfinite(sums["loss"]):
+                        raise FloatingPointError(
+                            f"the loss is not finite between steps {step - int(sums['steps']) + 1} "
+                            f"and {step}: lower the learning rate and start again from "
+                            f"{'checkpoint ' + str(saved.latest) if saved.latest else 'the start'}"
+                        )
+                if step % config.log_every == 0:
+                    speed = objective.images * (step - before) / (time.perf_counter() - since)
+                    means = {k: float(v / sums["steps"]) for k, v in sums.items() if k != "steps"}
+                    run.log(step, "train", {**means, "images_per_second": round(speed, 1)})
+                    state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
+                    bar.set_postfix(_shown(means, judged, speed))
+                    since, before = time.perf_counter(), step
+                if judging:
+                    result = evaluate.evaluate_trials(
+                        net.with_variables(state.variables).system(), validation
+                    )
+                    judged.append(run.log(step, "validation", {"accuracy": result.accuracy}))
+                    saved.save(step, devices.first(state), result.accuracy)
+                    since, before = time.perf_counter(), step
+                if stopping:
+                    saved.save(step, devices.first(state))
+                    break
+                jax.block_until_ready(last)
+            bar.close()
+            best = saved.best
+            values = {row["step"]: row["accuracy"] for row in judged}
+            finished = step == config.num_steps or _patience_over(config, judged)
+        finally:
+            saved.close()
+    return {
+        "step": step,
+        "best_step": best,
+        "best_value": values.get(best),
+        "finished": finished,
+    }
+
+
+def _check(config):
+    if config.eval.every % config.log_every:
+        raise ValueError(
+            f"eval.every = {config.eval.every} must be a multiple of log_every = {config.log_every}"
+        )
+    if config.num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {config.num_steps}")
+
+
+def _check_set(config, image_set):
+    if image_set.class_count.min() < 2:
+        poor = image_set.class_names[int(image_set.class_count.argmin())]
+        raise ValueError(f"class {poor!r} has one image: a same pair needs two of each class")
+    height, width, _ = image_set.image_shape
+    if config.objective.turns != "none" and (height != width or image_set.kind != "ink"):
+        raise ValueError(
+            f"objective.turns = {config.objective.turns!r} needs square images of kind ink; these "
+            f"are {height} x {width} of kind {image_set.kind}: set it to 'none'"
+        )
+    if config.objective.get("negatives") == "same_alphabet" and image_set.alphabet_count.min() < 2:
+        raise ValueError("objective.negatives = 'same_alphabet' needs two classes an alphabet")
+
+
+def _augmentation(fields) -> dict:
+    fields = dict(fields)
+    if not fields.pop("distort"):
+        return {"affine": None}
+    return {
+        "affine": augment.Affine.of(fields["affine"]),
+        "elastic_size": fields["elastic_size"],
+        "elastic_grid": fields["elastic_grid"],
+    }
+
+
+def _patience_over(config, judged) -> bool:
+    """Whether `eval.patience` evaluations passed without a better one (0: never)."""
+    values = [row["accuracy"] for row in judged]
+    return bool(
+        config.eval.patience
+        and values
+        and len(values) - 1 - values.index(max(values)) >= config.eval.patience
+    )
+
+
+def _shown(means, judged, speed) -> dict:
+    shown = {"loss": f"{means['loss']:.3f}", "images/s": f"{speed:.0f}"}
+    if judged:
+        shown["validation"] = f"{judged[-1]['accuracy']:.2%}"
+    return shown

@@ -1,0 +1,197 @@
+"""The folder of a run: its config, where it came from, and its metrics, all readable as they are."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import jax
+import ml_collections
+import tensorboardX
+
+# Fields that may change between two starts of one run: they say where it runs, not what it computes.
+# What was read from these places is held by the data's fingerprint.
+_PLACES = ("num_devices", "data.archives", "data.data_dir", "data.path")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+
+
+class Run:
+    """An open run; `close` it, or use it in a `with` statement.
+
+    Args:
+        workdir: folder, made if it is missing.
+        config: config of the run.
+        fingerprint: of the data.
+        details: further fields of the provenance.
+
+    Raises:
+        ValueError: the folder holds a run of another config or other data, or one that is running.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, config, fingerprint: str, details: dict):
+        self.path = pathlib.Path(workdir).absolute()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise ValueError(f"{self.path} is in use by another process") from None
+        self._events = None
+        try:
+            self._check(config, fingerprint)
+        except ValueError:
+            self.close()
+            raise
+        self._record_start(config, fingerprint, details)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        if self._events is not None:
+            self._events.close()
+        self._lock.close()
+
+    def resume(self, step: int) -> list[dict]:
+        """Forgets the rows after `step` (they will be written again) and returns the others."""
+        rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        _write_whole(self.path / "metrics.jsonl", text)
+        self._events = tensorboardX.SummaryWriter(
+            str(self.path / "tensorboard"), purge_step=step + 1
+        )
+        return rows
+
+    def log(self, step: int, kind: str, values: dict[str, float]) -> dict:
+        """Adds a row to `metrics.jsonl` and its values to the TensorBoard events.
+
+        Args:
+            step: updates made.
+            kind: what the values belong to, e.g. `train` or `validation`.
+            values: finite numbers by name.
+        """
+        row = {"step": step, "kind": kind, **values}
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in values.items():
+            self._events.add_scalar(f"{kind}/{name}", value, step)
+        return row
+
+    def _check(self, config, fingerprint):
+        path = self.path / "config.json"
+        if not path.exists():
+            return
+        old, new = flatten(read_config(self.path)), flatten(config)
+        differ = [
+            f"{name} is {new.get(name, 'absent')!r} and was {old.get(name, 'absent')!r}"
+            for name in sorted(old.keys() | new.keys())
+            if name not in _PLACES and old.get(name, "absent") != new.get(name, "absent")
+        ]
+        if differ:
+            raise ValueError(
+                f"{self.path} holds a run of another config ({'; '.join(differ)}): "
+                "choose another --workdir"
+            )
+        was = read_provenance(self.path)[-1]["data_fingerprint"]
+        if was != fingerprint:
+            raise ValueError(
+                f"{self.path} holds a run on data {was}, and this is data {fingerprint}: "
+                "choose another --workdir"
+            )
+
+    def _record_start(self, config, fingerprint, details):
+        starts = read_provenance(self.path) + [
+            {**provenance(), "seed": config.seed, "data_fingerprint": fingerprint, **details}
+        ]
+        _write_whole(self.path / "provenance.json", json.dumps(starts, indent=1))
+        if not (self.path / "config.json").exists():
+            text = json.dumps(plain(config), indent=1)
+            _write_whole(self.path / "config.json", text)
+
+
+def provenance() -> dict:
+    """What a figure's reader needs to know of where it was computed."""
+    commit = subprocess.run(
+        ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "commit": commit.stdout.strip() or None,
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+        "cores": len(os.sched_getaffinity(0)),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a run.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.exists():
+        raise ValueError(f"{workdir} holds no run (it has no config.json)")
+    return ml_collections.ConfigDict(json.loads(path.read_text())).lock()
+
+
+def read_provenance(workdir: str | pathlib.Path) -> list[dict]:
+    """One record a start of the run, oldest first."""
+    path = pathlib.Path(workdir) / "provenance.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def read_metrics(workdir: str | pathlib.Path) -> list[dict]:
+    """The rows of a run's log in order; a last line cut short by a crash is left out."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def flatten(config, prefix: str = "") -> dict:
+    """A config as one level of dotted names; sequences count as values."""
+    flat = {}
+    for name, value in plain(config).items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def plain(config) -> dict:
+    """The config as what JSON reads back: dicts, lists, strings and numbers."""
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    return json.loads(json.dumps(config))
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
+    """Replaces a file at once: a crash leaves the old one or the new one."""
+    part = path.with_suffix(".part")
+    with open(part, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,263 @@
+"""Figures against hand-worked values, closed forms, brute force and scikit-learn."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk_metrics
+
+from siamese_jax import metrics
+
+NAN, INF = math.nan, math.inf
+
+
+def test_ties_are_shared_and_unusable_rows_are_chance():
+    scores = [
+        [3.0, 1.0, 2.0, 0.0],  # right: 0, alone at the top
+        [3.0, 3.0, 2.0, 0.0],  # right: 1, two tied
+        [3.0, 3.0, 3.0, 0.0],  # right: 3, below three tied
+        [5.0, 5.0, 5.0, 5.0],  # all tied
+        [NAN, 9.0, 0.0, 0.0],  # right: 1, but a score is missing
+        [INF, 0.0, 0.0, 0.0],  # right: 0, but it is no number
+    ]
+    correct = metrics.n_way_correct(np.array(scores), np.array([0, 1, 3, 2, 1, 0]))
+    np.testing.assert_array_equal(correct, [1, 1 / 2, 0, 1 / 4, 1 / 4, 1 / 4])
+    shares = metrics.answer_shares(np.array(scores))
+    np.testing.assert_array_equal(shares[1], [0.5, 0.5, 0, 0])
+    np.testing.assert_array_equal(shares[4], [0.25] * 4)
+    assert metrics.n_way_accuracy(scores, [0, 1, 3, 2, 1, 0]) == pytest.approx(2.25 / 6)
+
+
+def test_n_way_keeps_leading_axes():
+    rng = np.random.default_rng(0)
+    scores, answers = rng.random((3, 5, 7)), rng.integers(0, 7, (3, 5))
+    expected = scores.argmax(-1) == answers
+    assert 0 < expected.sum() < 15
+    np.testing.assert_array_equal(metrics.n_way_correct(scores, answers), expected)
+
+
+@pytest.mark.parametrize(
+    ("scores", "answers", "message"),
+    [
+        (np.zeros((2, 3)), np.array([0, 3]), "answers must be in 0 .. 2, got 0 .. 3"),
+        (np.zeros((2, 3)), np.array([0]), "need answers of shape"),
+        (np.zeros((2, 0)), np.array([0, 0]), "N at least 1"),
+    ],
+)
+def test_n_way_refuses(scores, answers, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.n_way_correct(scores, answers)
+
+
+def test_accuracy_and_false_rates_at_a_threshold_by_hand():
+    scores = np.array([3.0, 1.0, 2.0, 0.0, 2.0, NAN])
+    labels = np.array([1, 1, 0, 0, 1, 0])
+    # At 2 (included): right, wrong, wrong, right, right, half.
+    assert metrics.accuracy_at_threshold(scores, labels, 2.0) == pytest.approx(3.5 / 6)
+    far, frr = metrics.false_rates(scores, labels, 2.0)
+    assert far == pytest.approx(1.5 / 3)  # 2.0 accepted, NaN half
+    assert frr == pytest.approx(1 / 3)
+
+
+def test_best_threshold_against_brute_force():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        scores = rng.integers(0, 6, 12) / 4  # with ties
+        labels = rng.integers(0, 2, 12)
+        best = max(
+            metrics.accuracy_at_threshold(scores, labels, t) for t in np.arange(-1, 8) / 4 - 0.1
+        )
+        threshold = metrics.best_threshold(scores, labels)
+        assert metrics.accuracy_at_threshold(scores, labels, threshold) == best
+
+
+def test_best_threshold_lies_halfway_and_stays_finite():
+    assert metrics.best_threshold([1.0, 2.0, 5.0, 6.0], [0, 0, 1, 1]) == 3.5
+    assert metrics.best_threshold([1.0, 2.0], [1, 1]) == 1.0  # accept all
+    assert metrics.best_threshold([1.0, 2.0], [0, 0]) == np.nextafter(2.0, 3.0)  # reject all
+    assert metrics.best_threshold([NAN, 1.0, 3.0], [1, 0, 1]) == 2.0
+    assert metrics.best_threshold([NAN, NAN], [1, 0]) == 0.0
+    above = np.nextafter(1.0, 2.0)  # no float lies between
+    assert metrics.best_threshold([1.0, above], [0, 1]) == above
+
+
+def _brute_auc(scores, labels):
+    total = []
+    for s, d in itertools.product(np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)):
+        a, b = scores[s], scores[d]
+        usable = np.isfinite(a) and np.isfinite(b)
+        total.append(0.5 if not usable or a == b else float(a > b))
+    return np.mean(total)
+
+
+def test_auc_by_hand():
+    # 3 > 2, 3 > 1, 2 = 2, 2 > 1: 3.5 of 4.
+    assert metrics.auc([3.0, 2.0, 2.0, 1.0], [1, 1, 0, 0]) == 3.5 / 4
+    assert metrics.auc([7.0, 7.0, 7.0], [1, 0, 0]) == 0.5
+    assert metrics.auc([NAN, NAN, NAN], [1, 0, 0]) == 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_and_roc_against_other_ways(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, 60)
+    scores = np.round(rng.normal(size=60) + labels, 1)  # with ties
+    assert metrics.auc(scores, labels) == pytest.approx(sk_metrics.roc_auc_score(labels, scores))
+    fpr, tpr, thresholds = sk_metrics.roc_curve(labels, scores, drop_intermediate=False)
+    mine = metrics.roc(scores, labels)
+    np.testing.assert_allclose(mine[0], fpr, atol=1e-15)
+    np.testing.assert_allclose(mine[1], tpr, atol=1e-15)
+    np.testing.assert_array_equal(mine[2], thresholds)
+    scores[rng.integers(0, 60, 8)] = [NAN, INF, -INF, NAN] * 2
+    assert metrics.auc(scores, labels) == pytest.approx(_brute_auc(scores, labels))
+
+
+def test_weights_count_pairs_several_times():
+    rng = np.random.default_rng(3)
+    labels = np.tile([0, 1], 20)
+    scores = np.round(rng.normal(size=40) + labels, 1)
+    scores[5] = NAN
+    weights = rng.integers(0, 4, 40)
+    repeated = np.repeat(np.arange(40), weights)
+    for figure in (metrics.auc, metrics.equal_error_rate):
+        expected = figure(scores[repeated], labels[repeated])
+        assert figure(scores, labels, weights) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("same", "different", "expected"),
+    [
+        ([2.0, 3.0], [0.0, 1.0], 0.0),
+        ([0.0, 1.0], [2.0, 3.0], 1.0),
+        ([1.0, 3.0], [0.0, 2.0], 0.5),  # the curve passes (1/2, 1/2)
+        ([1.0, 2.0], [0.0, 1.0], 0.25),  # half-way from (0, 1/2) to (1/2, 1)
+        ([1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 1.5], 0.25),  # the corner (1/4, 3/4)
+        ([5.0, 5.0], [5.0], 0.5),
+        ([NAN, NAN], [NAN], 0.5),
+        ([NAN, 3.0], [0.0, 1.0], 0.25),  # from (0, 3/4), up to which 1/4 is rejected: FAR 0 .. 1/2
+    ],
+)
+def test_equal_error_rate_by_hand(same, different, expected):
+    labels = [1] * len(same) + [0] * len(different)
+    fpr, tpr, _ = metrics.roc(same + different, labels)
+    assert metrics.equal_error_rate(same + different, labels) == pytest.approx(expected)
+    assert fpr[0] <= 1 - tpr[0] and fpr[-1] >= 1 - tpr[-1]  # so the curve meets the line
+
+
+def test_equal_error_rate_of_two_normals():
+    # Same ~ N(2, 1), different ~ N(0, 1): both error rates are Phi(-1) at the threshold 1.
+    rng = np.random.default_rng(0)
+    scores = np.concatenate([rng.normal(2, 1, 40_000), rng.normal(0, 1, 40_000)])
+    labels = np.repeat([1, 0], 40_000)
+    expected = 0.5 * math.erfc(1 / math.sqrt(2))
+    assert metrics.equal_error_rate(scores, labels) == pytest.approx(expected, abs=0.003)
+    assert metrics.auc(scores, labels) == pytest.approx(0.5 * math.erfc(-1), abs=0.003)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        ([1.0, 2.0], [1, 1], "both kinds are needed"),
+        ([1.0, 2.0], [1, 2], "labels must be 1"),
+        ([1.0, 2.0], [1], "scores and labels must be"),
+        ([], [], "P at least 1"),
+    ],
+)
+def test_roc_refuses(scores, labels, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.roc(scores, labels)
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [  # Newcombe (1998), Two-sided confidence intervals for the single proportion, table I
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_against_published_values(correct, total, low, high):
+    assert metrics.wilson_interval(correct, total) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_limits_solve_the_score_equation():
+    # |p - limit| = z sqrt(limit (1 - limit) / n), which defines the interval.
+    z = 1.6448536269514722  # 95 % point of the normal, for 90 %
+    for limit in metrics.wilson_interval(12.5, 40, confidence=0.9):
+        assert abs(12.5 / 40 - limit) == pytest.approx(z * math.sqrt(limit * (1 - limit) / 40))
+    with pytest.raises(ValueError, match="5 right of 4"):
+        metrics.wilson_interval(5, 4)
+
+
+def test_bootstrap_is_a_ratio_of_sums_over_groups():
+    # Group 0: one trial, right. Group 1: three trials, wrong. Draws: {0, 0} -> 1 (chance 1/4),
+    # one of each -> 1/4 (1/2), {1, 1} -> 0 (1/4).
+    values, groups = [1.0, 0.0, 0.0, 0.0], [7, 9, 9, 9]
+    assert metrics.bootstrap_interval(values, groups) == (0.0, 1.0)
+    assert metrics.bootstrap_interval(values, groups, confidence=0.4) == (0.25, 0.25)
+
+
+def test_bootstrap_against_the_closed_form():
+    # The mean of G group means has variance s^2 / G, with s^2 over the groups.
+    rng = np.random.default_rng(0)
+    means = rng.random(400)
+    values = np.repeat(means, 5) + np.tile([-0.2, -0.1, 0, 0.1, 0.2], 400)
+    low, high = metrics.bootstrap_interval(values, np.repeat(np.arange(400), 5), seed=1)
+    half = 1.959964 * means.std() / 20
+    assert (low, high) == pytest.approx((means.mean() - half, means.mean() + half), abs=0.05 * half)
+    # As if trials were independent, it would be narrower.
+    single = metrics.bootstrap_interval(values, np.arange(2000), seed=1)
+    assert single[1] - single[0] < 0.6 * (high - low)
+
+
+def test_bootstrap_is_seeded_and_needs_two_groups():
+    values, groups = np.random.default_rng(0).random(40), np.repeat(np.arange(8), 5)
+    assert metrics.bootstrap_interval(values, groups, seed=3) == metrics.bootstrap_interval(
+        values, groups, seed=3
+    )
+    assert metrics.bootstrap_interval(values, groups, seed=3) != metrics.bootstrap_interval(
+        values, groups, seed=4
+    )
+    assert np.isnan(metrics.bootstrap_interval(values, np.zeros(40, int))).all()
+    with pytest.raises(ValueError, match="each trial needs its group"):
+        metrics.bootstrap_interval(values, groups[:-1])
+
+
+def test_paired_difference_resolves_what_intervals_cannot():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(10), 40)
+    hard = np.repeat(rng.random(10), 40)  # groups differ a lot
+    a = (rng.random(400) < hard).astype(float)
+    b = a.copy()
+    wrong = np.arange(0, 400, 20)  # two a group
+    a[wrong], b[wrong] = 1, 0
+    difference, interval = metrics.paired_difference(a, b, groups)
+    assert difference == pytest.approx(0.05)
+    assert interval == pytest.approx((0.05, 0.05))
+    low_a, high_b = (
+        metrics.bootstrap_interval(a, groups)[0],
+        metrics.bootstrap_interval(b, groups)[1],
+    )
+    assert low_a < high_b
+    assert metrics.paired_difference(b, a, groups)[0] == pytest.approx(-0.05)
+    with pytest.raises(ValueError, match="same trials"):
+        metrics.paired_difference(a, b[:-1], groups)
+
+
+def test_auc_eer_intervals():
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1], 200)
+    scores = rng.normal(size=400) + labels
+    groups = np.repeat(np.arange(20), 20)
+    intervals = metrics.auc_eer_intervals(scores, labels, groups, num_resamples=200)
+    for interval, figure in zip(intervals, (metrics.auc, metrics.equal_error_rate), strict=True):
+        assert interval[0] < figure(scores, labels) < interval[1]
+        assert interval[1] - interval[0] < 0.2
+    # Equal groups: every draw gives the same figure.
+    same = np.tile(scores[:20], 20)
+    (low, high), _ = metrics.auc_eer_intervals(same, labels, groups, num_resamples=20)
+    assert low == pytest.approx(high) == pytest.approx(metrics.auc(scores[:20], labels[:20]))
+    one_group = metrics.auc_eer_intervals(scores, labels, np.zeros(400, int), num_resamples=5)
+    assert np.isnan(one_group).all()
