@@ -18,10 +18,10 @@ setuptools.setup(
         "matplotlib",
         "ml_collections",
         "numpy",
-        "opencv-python-headless",  # tfds decodes pictures with it
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<1.0",
-        "pillow",
+        "pillow>=10.1",
+        "requests",  # asks whether the public download answers
         "scipy",
         "tensorboardX",
         "tensorflow-datasets>=4.9.10",

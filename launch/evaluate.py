@@ -9,8 +9,9 @@ the test alphabets. The table goes to results.json and the page to report.html i
 
 import sys
 
-import siamese_jax
 from absl import flags
+
+import siamese_jax
 from siamese_jax import commands
 
 siamese_jax.tune_cpu()

@@ -10,9 +10,10 @@ again), 130 stopped by Ctrl-C after saving.
 import signal
 import sys
 
-import siamese_jax
 from absl import flags
 from ml_collections import config_flags
+
+import siamese_jax
 from siamese_jax import commands
 
 siamese_jax.tune_cpu()

@@ -40,6 +40,22 @@ class Affine(NamedTuple):
         return cls(**fields)
 
 
+def build(fields: Mapping) -> dict:
+    """What a config's `augment` section describes, as keyword arguments of `augment`.
+
+    Args:
+        fields: `distort`, and where it is true `affine` (fields of `Affine`), `elastic_size` and
+            `elastic_grid`.
+    """
+    if not fields["distort"]:
+        return {"affine": None}
+    return {
+        "affine": Affine.of(fields["affine"]),
+        "elastic_size": fields["elastic_size"],
+        "elastic_grid": fields["elastic_grid"],
+    }
+
+
 def turn_matrices(turns: jax.Array) -> jax.Array:
     """The eight symmetries of the square as matrices on (x, y) offsets from the centre.
 

@@ -85,6 +85,11 @@ class Checkpoints:
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(template))
         return jax.tree.map(_from_host, restored, like)
 
+    def variables(self, step: int) -> dict:
+        """The parameters and batch statistics of a checkpoint, whatever optimiser made it."""
+        restored = self._manager.restore(step, args=ocp.args.StandardRestore())
+        return {name: restored.get(name) or {} for name in ("params", "batch_stats")}
+
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
         self._manager.wait_until_finished()

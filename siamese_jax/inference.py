@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from siamese_jax import checkpoints, evaluate, models, optim, steps, workdir
+from siamese_jax import checkpoints, evaluate, models, steps, workdir
 from siamese_jax.datasets.imageset import resize_images
 
 
@@ -133,12 +133,9 @@ def load(path: str | pathlib.Path, checkpoint: str | int = "best", num_devices: 
     if step is None or step not in saved.steps:
         saved.close()
         raise ValueError(f"{path} holds no checkpoint {checkpoint!r}; it has {saved.steps}")
-    devices = steps.Devices(num_devices)
-    shape = tuple(start["image_shape"])
-    model = models.build(config.model)
-    tx = optim.build(config.optim, config.num_steps)
-    state = saved.restore(step, jax.eval_shape(lambda: steps.init_state(model, tx, shape, 0)))
+    variables = saved.variables(step)
     saved.close()
+    devices = steps.Devices(num_devices)
     name = f"{pathlib.Path(path).absolute().name} @ {step}"
-    variables = devices.replicate(state.variables)
-    return bind(config, variables, shape, start["kind"], name, devices)
+    shape = tuple(start["image_shape"])
+    return bind(config, devices.replicate(variables), shape, start["kind"], name, devices)

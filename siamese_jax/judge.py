@@ -54,7 +54,9 @@ def judge_run(
     config = workdir.read_config(path)
     start = workdir.read_provenance(path)[-1]
     net = inference.load(path, int(checkpoint) if checkpoint.isdigit() else checkpoint, num_devices)
-    fields = {**config.data.to_dict(), "image_size": None}
+    fields = config.data.to_dict()
+    if fields["name"] != "folder":  # whose pictures may be of many sizes
+        fields["image_size"] = None
     if archives:
         fields["archives"] = archives
     data = datasets.load(fields)
@@ -85,10 +87,13 @@ def judge_run(
         "settings": dict(settings),
         "results": [r.to_dict() for by in results.values() for r in by.values()],
     }
-    for target in [pathlib.Path(path) / "results.json", *([pathlib.Path(record)] if record else [])]:
+    for target in [
+        pathlib.Path(path) / "results.json",
+        *([pathlib.Path(record)] if record else []),
+    ]:
         target.write_text(json.dumps(summary, indent=1) + "\n")
     if report:
-        from siamese_jax import report as pages
+        from siamese_jax import report as pages  # matplotlib is slow to import
 
         print(f"report: {pages.write_report(path, config, data, net, results)}")
     return results

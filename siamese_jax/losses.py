@@ -46,7 +46,8 @@ def episode(logits: jax.Array, allowed: jax.Array) -> jax.Array:
     Raises:
         ValueError: the shapes differ or are not square.
     """
-    if logits.shape != allowed.shape or logits.shape[-1] != logits.shape[-2]:
+    square = logits.ndim >= 2 and logits.shape[-1] == logits.shape[-2]
+    if logits.shape != allowed.shape or not square:
         raise ValueError(f"logits {logits.shape} and allowed {allowed.shape} must be (..., N, N)")
     logits = jnp.where(allowed, logits, -1e9)
     right = jnp.diagonal(logits, axis1=-2, axis2=-1)

@@ -18,6 +18,7 @@ Dtype = Any
 
 ENCODERS = ("koch", "residual")
 COMPARATORS = ("l1", "cosine")
+DTYPES = ("float32", "bfloat16", "float64")
 
 
 def normal_init(mean: float, std: float):
@@ -104,7 +105,7 @@ class KochEncoder(nn.Module):
             bias_init=bias,
             name="embedding",
         )(x)
-        return nn.sigmoid(x.astype(jnp.float32))
+        return nn.sigmoid(_at_least_float32(x))
 
 
 class ResidualEncoder(nn.Module):
@@ -178,8 +179,7 @@ class ResidualEncoder(nn.Module):
         x = x.reshape(x.shape[0], -1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = nn.Dense(self.units, use_bias=False, dtype=self.dtype, name="embedding")(x)
-        x = norm(x, "embedding_norm").astype(jnp.float32)
-        return unit(x)
+        return unit(_at_least_float32(norm(x, "embedding_norm")))
 
 
 class Comparator(nn.Module):
@@ -224,6 +224,10 @@ class Comparator(nn.Module):
                 return scale * jnp.einsum("...qd,...sd->...qs", h1, h2) + bias
             return scale * jnp.sum(h1 * h2, -1) + bias
         raise ValueError(f"comparator must be one of {COMPARATORS}, got {self.kind!r}")
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def unit(h: jax.Array) -> jax.Array:
@@ -273,25 +277,22 @@ def build(fields: Mapping, axis_name: str | None = None) -> SiameseNet:
     """The network that a config's `model` section describes.
 
     Args:
-        fields: `encoder` (one of `ENCODERS`) and `comparator` (one of `COMPARATORS`), `dtype`, and
-            under `encoder_args` and `head_args` the attributes of the chosen classes.
+        fields: `encoder` (one of `ENCODERS`), `comparator` (one of `COMPARATORS`), `dtype` (one of
+            `DTYPES`), and under `encoder_args` and `head_args` the attributes of the chosen classes.
         axis_name: mapped axis over which batch statistics are averaged, None on one device.
 
     Raises:
-        ValueError: an unknown encoder or comparator, or an attribute that it does not have.
+        ValueError: an unknown encoder, comparator or dtype, or an attribute that they do not have.
     """
+    for field, known in (("encoder", ENCODERS), ("comparator", COMPARATORS), ("dtype", DTYPES)):
+        if fields[field] not in known:
+            raise ValueError(f"model.{field} must be one of {known}, got {fields[field]!r}")
     name = fields["encoder"]
-    if name not in ENCODERS:
-        raise ValueError(f"model.encoder must be one of {ENCODERS}, got {name!r}")
     args = dict(fields["encoder_args"])
     args["dtype"] = jnp.dtype(fields["dtype"])
     if name == "residual":
         args["axis_name"] = axis_name
     encoder = {"koch": KochEncoder, "residual": ResidualEncoder}[name]
-    if fields["comparator"] not in COMPARATORS:
-        raise ValueError(
-            f"model.comparator must be one of {COMPARATORS}, got {fields['comparator']!r}"
-        )
     try:
         return SiameseNet(
             encoder(**args), Comparator(kind=fields["comparator"], **dict(fields["head_args"]))

@@ -157,7 +157,7 @@ def init_state(
         seed: of the parameters and of every later draw.
         metrics: names of the metrics that are summed besides the loss.
     """
-    k_init, k_run = jax.random.split(jax.random.key(seed))
+    k_init, k_run = _seed_keys(seed)
     images = jnp.zeros((1, *image_shape))
     variables = jax.jit(model.init)(k_init, images, images)
     params = variables["params"]
@@ -203,17 +203,13 @@ def make_train_step(
         )
 
     def step(state: TrainState, images: jax.Array, index: sampling.SetIndex):
-        key = jax.random.fold_in(state.rng, state.step)
-        k_sample, k_augment, k_dropout = jax.random.split(key, 3)
-        batch = objective.sample(k_sample, index)
-        keys = jax.random.split(k_augment, batch.rows.shape)
-        rows, turns, keys = devices.share((batch.rows, batch.turns, keys))
+        batch, pixels, k_dropout = _draw_batch(
+            state.rng, state.step, images, index, objective, augmentation, fill, devices
+        )
+        shape = pixels.shape[: batch.rows.ndim]  # of this device's part of the batch
+        pixels = pixels.reshape(-1, *images.shape[1:])
         if devices.axis_name is not None:
             k_dropout = jax.random.fold_in(k_dropout, jax.lax.axis_index(devices.axis_name))
-        pixels = to_float(images[rows.reshape(-1)])
-        pixels = augment.augment(
-            keys.reshape(-1), pixels, turns.reshape(-1), fill=fill, **augmentation
-        )
 
         def loss_function(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
@@ -229,7 +225,7 @@ def make_train_step(
                 functools.partial(model.apply, variables, method="compare"),
                 functools.partial(model.apply, variables, method="compare_all"),
             )
-            h = devices.gather(h.reshape(*rows.shape, -1))
+            h = devices.gather(h.reshape(*shape, -1))
             loss, metrics = objective.loss(compare, h, batch)
             return loss, ({"loss": loss, **metrics}, updated.get("batch_stats", {}))
 
@@ -249,6 +245,59 @@ def make_train_step(
         return state, metrics
 
     return devices.compile(step, donate_argnums=(0,))
+
+
+def preview_batch(
+    seed: int,
+    step: int,
+    images: np.ndarray,
+    index: sampling.SetIndex,
+    objective: objectives.Objective,
+    augmentation: Mapping,
+    fill: str,
+):
+    """The batch of one training step as the network sees it, drawn by the training step's own code.
+
+    Args:
+        seed: of the run.
+        step: updates made before; 0 gives the first batch.
+        images: (M, H, W, C) uint8 training set.
+        index: its `SetIndex`.
+        objective: as in `make_train_step`.
+        augmentation: as in `make_train_step`.
+        fill: as in `make_train_step`.
+
+    Returns:
+        What `objective.sample` drew, and the warped pixels (*rows.shape, H, W, C) float32 in [0, 1].
+    """
+
+    @jax.jit
+    def draw(rng, step, images, index):
+        drawn = _draw_batch(rng, step, images, index, objective, augmentation, fill, Devices(1))
+        return drawn[:2]
+
+    return draw(_seed_keys(seed)[1], jnp.int32(step), images, index)
+
+
+def _seed_keys(seed: int):
+    """The key of the parameters and the key of the run (`TrainState.rng`)."""
+    return jax.random.split(jax.random.key(seed))
+
+
+def _draw_batch(rng, step, images, index, objective, augmentation, fill, devices: Devices):
+    """Samples, gathers and warps (inside a compiled step).
+
+    Returns:
+        The whole batch, the pixels of this device's part of it in the shape (*rows, H, W, C), and the
+        key of the step's dropout.
+    """
+    k_sample, k_augment, k_dropout = jax.random.split(jax.random.fold_in(rng, step), 3)
+    batch = objective.sample(k_sample, index)
+    keys = jax.random.split(k_augment, batch.rows.shape)
+    rows, turns, keys = devices.share((batch.rows, batch.turns, keys))
+    pixels = to_float(images[rows.reshape(-1)])
+    pixels = augment.augment(keys.reshape(-1), pixels, turns.reshape(-1), fill=fill, **augmentation)
+    return batch, pixels.reshape(*rows.shape, *images.shape[1:]), k_dropout
 
 
 def make_embed_step(model: models.SiameseNet, devices: Devices) -> Callable:

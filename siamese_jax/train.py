@@ -25,7 +25,6 @@ from siamese_jax import (
     workdir,
 )
 
-
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +48,6 @@ def train_and_evaluate(
     """
     _check(config)
     data = datasets.load(config.data)
-    _log.info("data: %s", data.note)
     devices = steps.Devices(config.num_devices)
     model = models.build(config.model, devices.axis_name)
     tx = optim.build(config.optim, config.num_steps)
@@ -60,7 +58,7 @@ def train_and_evaluate(
         model,
         tx,
         objective,
-        _augmentation(config.augment),
+        augment.build(config.augment),
         "paper" if train_set.kind == "ink" else "edge",
         devices,
     )
@@ -166,17 +164,6 @@ def _check_set(config, image_set):
         )
     if config.objective.get("negatives") == "same_alphabet" and image_set.alphabet_count.min() < 2:
         raise ValueError("objective.negatives = 'same_alphabet' needs two classes an alphabet")
-
-
-def _augmentation(fields) -> dict:
-    fields = dict(fields)
-    if not fields.pop("distort"):
-        return {"affine": None}
-    return {
-        "affine": augment.Affine.of(fields["affine"]),
-        "elastic_size": fields["elastic_size"],
-        "elastic_grid": fields["elastic_grid"],
-    }
 
 
 def _patience_over(config, judged) -> bool:

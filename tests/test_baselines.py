@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from siamese_jax import baselines, evaluate
+from siamese_jax.datasets import omniglot
+from siamese_jax.trials import official_trials
 
 
 def _drawings(seed, count, size=12, channels=1):
@@ -79,16 +81,10 @@ def test_images_of_two_shapes_are_refused(score):
         score(_drawings(0, 1), _drawings(0, 1, size=9))
 
 
-def test_official_runs(official_runs):
-    trials = evaluate.official_trials(official_runs)
+def test_official_runs(prepared_omniglot):
+    trials = official_trials(omniglot.load_runs(prepared_omniglot))
     result = evaluate.evaluate_trials(baselines.pixel_nearest_neighbour, trials)
     assert (result.num_trials, result.accuracy) == (400, 0.19)
     result = evaluate.evaluate_trials(baselines.modified_hausdorff, trials)
     assert result.accuracy == pytest.approx(0.6125)
     assert result.diagnostics["asymmetry"] < 1e-12
-
-
-@pytest.fixture
-def official_runs(real_data, tmp_path):
-    omniglot = pytest.importorskip("siamese_jax.datasets.omniglot")
-    return omniglot.load_runs(omniglot.prepare(tmp_path, real_data / "omniglot"))

@@ -422,6 +422,29 @@ def test_killed_half_way_then_called_again(tmp_path, files):
     assert left_in(data_dir) == ["omniglot_drawers"]
 
 
+def test_two_processes_prepare_once(tmp_path, files):
+    """Each holds the lock in turn; the second finds the set of the first."""
+    zips, data_dir = write(tmp_path / "zips", files), tmp_path / "data"
+    contents = archives.read(archives.find(zips), TINY)
+    made = []
+
+    def make(folder):
+        if folder != data_dir:
+            made.append(folder)
+        return omniglot.OmniglotDrawers(data_dir=folder, contents=contents, layout=TINY)
+
+    threads = [
+        threading.Thread(target=preparation.prepare, args=(make, data_dir, contents.fingerprint))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert left_in(data_dir) == ["omniglot_drawers"]
+
+
 def test_damaged_prepared_set_is_named(tmp_path, files):
     builder = omniglot.prepare(tmp_path / "data", write(tmp_path / "zips", files), layout=TINY)
     place = pathlib.Path(builder.data_dir)

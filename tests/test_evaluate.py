@@ -503,7 +503,9 @@ def test_official_trials_keep_images_and_answers(small):
     np.testing.assert_array_equal(trials.images[trials.queries], runs.queries)
     np.testing.assert_array_equal(trials.images[trials.supports[..., 0]], runs.supports)
     assert evaluate.evaluate_trials(perfect, trials).accuracy == 1
-    assert trials.group_names == ("run01", "run02") and trials.scope == "official runs"
+    assert trials.group_names == ("run01", "run02") and trials.name == "official"
+    runs.name = "runs of glyphs"
+    assert trial_lists.official_trials(runs).name == "runs"
     runs.queries = 255 - runs.queries
     assert trial_lists.official_trials(runs).hash != trials.hash
 

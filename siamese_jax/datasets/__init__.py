@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import logging
 from collections.abc import Mapping
 from typing import Any
-
-from absl import logging
 
 from siamese_jax.datasets import folder, glyphs, mnist, omniglot, preparation, splits
 from siamese_jax.datasets.imageset import ImageSet
 from siamese_jax.datasets.runs import Runs, make_runs
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["DEFAULTS", "Data", "ImageSet", "Runs", "load", "make_runs"]
 
@@ -61,6 +62,16 @@ class Data:
         parts = [self.train, self.validation, self.test] + ([self.runs] if self.runs else [])
         return hashlib.sha256("".join(p.fingerprint for p in parts).encode()).hexdigest()[:16]
 
+    def resized(self, image_size: tuple[int, int]) -> Data:
+        """The same data with every image resized to (height, width) pixels."""
+        return dataclasses.replace(
+            self,
+            train=self.train.resized(*image_size),
+            validation=self.validation.resized(*image_size),
+            test=self.test.resized(*image_size),
+            runs=self.runs and self.runs.resized(*image_size),
+        )
+
 
 def load(config: Mapping[str, Any]) -> Data:
     """Loads the data that a mapping describes.
@@ -97,15 +108,8 @@ def load(config: Mapping[str, Any]) -> Data:
         }
         data = loaders[name](fields)
     if fields["image_size"] is not None:
-        height, width = fields["image_size"]
-        data = dataclasses.replace(
-            data,
-            train=data.train.resized(height, width),
-            validation=data.validation.resized(height, width),
-            test=data.test.resized(height, width),
-            runs=data.runs and data.runs.resized(height, width),
-        )
-    logging.info("data: %s", data.note)
+        data = data.resized(fields["image_size"])
+    _log.info("data: %s", data.note)
     return data
 
 

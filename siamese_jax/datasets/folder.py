@@ -149,8 +149,8 @@ def _header(
             turned = picture.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
             size = picture.size if turned else picture.size[::-1]
             return size, picture.mode in ("1", "L", "LA") or picture.mode.startswith("I")
-    except _ERRORS:
-        raise ValueError(f"{path}: {'/'.join(parts)} is not an image") from None
+    except _ERRORS as error:
+        raise _unreadable(path, parts, error) from None
 
 
 def _pixels(
@@ -169,5 +169,9 @@ def _pixels(
                 picture = Image.alpha_composite(paper, picture)
             pixels = np.asarray(picture.convert(mode))
     except _ERRORS as error:
-        raise ValueError(f"{path}: {'/'.join(parts)} is a damaged image ({error})") from None
+        raise _unreadable(path, parts, error) from None
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _unreadable(path: pathlib.Path, parts: tuple[str, ...], error: Exception) -> ValueError:
+    return ValueError(f"{path}: {'/'.join(parts)} is not a readable image ({type(error).__name__})")

@@ -158,14 +158,12 @@ def prepare(
             be written.
     """
     root = preparation.resolve_data_dir(data_dir)
-    prepared = preparation.find_prepared(MnistDigits, root)
     if folder:
         contents = read(find(folder), counts)
-        if prepared is not None and prepared.info.metadata["fingerprint"] == contents.fingerprint:
-            return prepared
         return preparation.prepare(
-            lambda place: MnistDigits(data_dir=place, contents=contents), root
+            lambda place: MnistDigits(data_dir=place, contents=contents), root, contents.fingerprint
         )
+    prepared = preparation.find_prepared(MnistDigits, root)
     if prepared is not None:
         return prepared
     try:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
 from siamese_jax.datasets import archives as archives_lib
 from siamese_jax.datasets import preparation
 from siamese_jax.datasets.imageset import ImageSet
 from siamese_jax.datasets.runs import Runs
+
+_log = logging.getLogger(__name__)
 
 ENVIRONMENT = "SIAMESE_JAX_ARCHIVES"
 _PUBLIC = "https://github.com/brendenlake/omniglot/raw/master/python/"
@@ -216,26 +218,28 @@ def _prepare_from(
     paths = archives_lib.find(archives)
     if prepared is not None:
         given = archives_lib.fingerprint(paths)
-        kept = prepared.info.metadata["fingerprint"]
+        kept = prepared.info.metadata.get("fingerprint", "unknown")
         if given == kept:
             return prepared
-        logging.warning(
+        _log.warning(
             "%s was prepared from other archives (%s) than those in %s (%s): preparing anew",
             prepared.data_dir,
             kept[:16],
             archives,
             given[:16],
         )
-    logging.info("checking the archives in %s", archives)
+    _log.info("checking the archives in %s", archives)
     contents = archives_lib.read(paths, layout)
     return preparation.prepare(
-        lambda folder: OmniglotDrawers(data_dir=folder, contents=contents, layout=layout), root
+        lambda folder: OmniglotDrawers(data_dir=folder, contents=contents, layout=layout),
+        root,
+        contents.fingerprint,
     )
 
 
 def fingerprint(builder: OmniglotDrawers) -> str:
     """First 16 hexadecimal digits of the fingerprint of the archives behind a prepared set."""
-    return builder.info.metadata["fingerprint"][:16]
+    return builder.info.metadata.get("fingerprint", "unknown")[:16]
 
 
 def load_background(builder: OmniglotDrawers) -> ImageSet:

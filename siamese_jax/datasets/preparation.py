@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import logging
 import os
 import pathlib
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
 import requests
 import tensorflow_datasets as tfds
-from absl import logging
+
+_log = logging.getLogger(__name__)
 
 FILE_FORMAT = "array_record"
 
@@ -44,15 +47,18 @@ def find_prepared(
 def prepare(
     make_builder: Callable[[pathlib.Path], tfds.core.GeneratorBasedBuilder],
     data_dir: pathlib.Path,
+    fingerprint: str | None = None,
 ) -> tfds.core.GeneratorBasedBuilder:
     """Prepares a set in a side folder, then puts it in its place in one move.
 
     A process that is killed half way leaves the set that was there before, or none, and a side
-    folder that the next call removes. Two processes take turns.
+    folder that the next call removes. Of two processes the second waits, and takes what the first
+    has prepared.
 
     Args:
         make_builder: makes the builder for a data folder.
         data_dir: folder of the prepared sets.
+        fingerprint: of the sources; a set of other sources is replaced. None takes any set.
 
     Returns:
         The builder of the prepared set.
@@ -60,19 +66,26 @@ def prepare(
     Raises:
         ValueError: `data_dir` cannot be written.
     """
-    builder_name = make_builder(data_dir).name
-    place = data_dir / builder_name
-    with _side_folder(data_dir, builder_name) as side:
-        builder = make_builder(side)
-        with contextlib.redirect_stdout(io.StringIO()):  # tfds would print the side folder's name
-            builder.download_and_prepare(
-                download_dir=side / "downloads",
-                download_config=tfds.download.DownloadConfig(force_checksums_validation=True),
-            )
-        if place.exists():
-            os.replace(place, side / "replaced")
-        os.replace(side / builder_name, place)
-    logging.info("prepared %s in %s", builder_name, place)
+    kind = type(make_builder(data_dir))
+    place = data_dir / kind.name
+    with _side_folder(data_dir, kind.name) as side:
+        found = find_prepared(kind, data_dir)
+        if found is not None and fingerprint in (None, found.info.metadata.get("fingerprint")):
+            return found
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # tfds prints the side folder's name
+                make_builder(side).download_and_prepare(
+                    download_dir=side / "downloads",
+                    download_config=tfds.download.DownloadConfig(force_checksums_validation=True),
+                )
+            if place.exists():
+                os.replace(place, side / "replaced")
+            os.replace(side / kind.name, place)
+        except OSError as error:
+            raise ValueError(f"{data_dir}: cannot hold prepared data ({error})") from None
+    _log.info("prepared %s in %s", kind.name, place)
     return make_builder(data_dir)
 
 
@@ -84,7 +97,7 @@ def _side_folder(data_dir: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock = open(data_dir / f".{name}.lock", "w")
     except OSError as error:
-        raise ValueError(f"{data_dir}: cannot hold prepared data ({error.strerror})") from None
+        raise ValueError(f"{data_dir}: cannot hold prepared data ({error})") from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         shutil.rmtree(side, ignore_errors=True)
@@ -124,7 +137,7 @@ def download(
     """
     paths = {}
     for name, (url, size, checksum) in downloads.items():
-        logging.info("downloading %s", url)
+        _log.info("downloading %s", url)
         try:
             paths[name] = pathlib.Path(manager.download(url))
         except tfds.core.download.download_manager.NonMatchingChecksumError:

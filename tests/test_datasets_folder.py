@@ -1,0 +1,201 @@
+"""Folders and zips of pictures as image sets."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamese_jax.datasets.folder import load_folder
+
+
+def grey(value, height=6, width=4):
+    return np.full((height, width), value, np.uint8)
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def test_classes_and_images_sort_by_their_numbers(tmp_path):
+    for c in (10, 2, 1):
+        for i in (10, 9, 1):
+            save(tmp_path / f"s{c}" / f"{i}.png", grey(10 * c + i))
+    images = load_folder(tmp_path, name="people")
+    assert images.class_names == ("s1", "s2", "s10")
+    assert images.alphabet_names == ("people",) and images.name == "people"
+    assert images.kind == "photo" and images.image_shape == (6, 4, 1)
+    np.testing.assert_array_equal(
+        images.images[:, 0, 0, 0], [11, 19, 20, 21, 29, 30, 101, 109, 110]
+    )
+    np.testing.assert_array_equal(images.classes, [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(images.drawers, [1, 2, 3] * 3)
+
+
+def test_alphabets(tmp_path):
+    for alphabet, characters in (("b", 1), ("a", 2)):
+        for c in range(characters):
+            for i in range(2):
+                save(tmp_path / alphabet / f"c{c}" / f"{i}.png", grey(0))
+    images = load_folder(tmp_path)
+    assert images.alphabet_names == ("a", "b")
+    assert images.class_names == ("a/c0", "a/c1", "b/c0")
+    np.testing.assert_array_equal(images.class_alphabets, [0, 0, 1])
+    assert images.name == tmp_path.name
+
+
+def test_formats_give_the_same_grey_pixels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4), dtype=np.uint8)
+    for extension in ("png", "pgm", "bmp", "tif", "gif"):
+        save(tmp_path / "a" / f"x.{extension}", pixels)
+    smooth = np.broadcast_to(np.arange(0, 120, 30, dtype=np.uint8), (6, 4)).copy()
+    save(tmp_path / "b" / "x.jpg", smooth, quality=100)
+    images = load_folder(tmp_path)
+    assert images.image_shape[2] in (1, 3)
+    np.testing.assert_array_equal(images.images[:5, ..., 0], np.broadcast_to(pixels, (5, 6, 4)))
+    np.testing.assert_allclose(images.images[5, ..., 0], smooth, atol=2)
+
+
+def test_grey_only_when_all_are_grey(tmp_path):
+    save(tmp_path / "a" / "1.png", grey(7))
+    assert load_folder(tmp_path).image_shape == (6, 4, 1)
+    colour = np.zeros((6, 4, 3), np.uint8)
+    colour[..., 1] = 200
+    save(tmp_path / "a" / "2.png", colour)
+    images = load_folder(tmp_path)
+    assert images.image_shape == (6, 4, 3)
+    np.testing.assert_array_equal(images.images[0], np.full((6, 4, 3), 7))
+    np.testing.assert_array_equal(images.images[1], colour)
+
+
+def test_sixteen_bits_transparency_and_orientation(tmp_path):
+    save(tmp_path / "a" / "1.png", np.full((6, 4), 257 * 100, np.uint16))
+    assert load_folder(tmp_path).images.max() == 100
+    clear = np.zeros((6, 4, 4), np.uint8)
+    clear[:3, :, 3] = 255
+    save(tmp_path / "b" / "1.png", clear)
+    through = load_folder(tmp_path).images[1, :, 0, 0]
+    np.testing.assert_array_equal(through, [0, 0, 0, 255, 255, 255])
+
+    upright = np.zeros((8, 16, 3), np.uint8)
+    upright[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    save(tmp_path / "photos" / "c" / "1.png", upright, exif=exif)
+    turned = load_folder(tmp_path / "photos")
+    assert turned.image_shape == (16, 8, 3)
+    np.testing.assert_array_equal(turned.images[0], np.rot90(upright, -1))
+
+
+def test_mixed_sizes_become_the_most_common_or_the_given_one(tmp_path):
+    rng = np.random.default_rng(0)
+    big = rng.integers(0, 256, (12, 8), dtype=np.uint8)
+    save(tmp_path / "a" / "1.png", big)
+    save(tmp_path / "a" / "2.png", grey(50))
+    save(tmp_path / "a" / "3.png", grey(60))
+    images = load_folder(tmp_path)
+    assert images.image_shape == (6, 4, 1)
+    area = big.reshape(6, 2, 4, 2).astype(float).mean((1, 3))
+    np.testing.assert_allclose(images.images[0, ..., 0], area, atol=0.51)
+    given = load_folder(tmp_path, image_size=(3, 2))
+    assert given.image_shape == (3, 2, 1)
+    np.testing.assert_allclose(
+        given.images[0, ..., 0], big.reshape(3, 4, 2, 4).astype(float).mean((1, 3)), atol=0.51
+    )
+
+
+def test_ink_is_dark_on_light(tmp_path):
+    paper = np.full((6, 4, 3), 255, np.uint8)
+    paper[2] = 0
+    save(tmp_path / "a" / "1.png", paper)
+    images = load_folder(tmp_path, ink=True)
+    assert images.kind == "ink" and images.image_shape == (6, 4, 1)
+    np.testing.assert_array_equal(images.images[0, :, 0, 0], [0, 0, 255, 0, 0, 0])
+    half = load_folder(tmp_path, ink=True, image_size=(3, 2))
+    np.testing.assert_allclose(half.images[0, :, 0, 0], [0, 127.5, 0], atol=0.51)
+
+
+def test_hidden_files_and_papers_at_the_top_are_passed_over(tmp_path):
+    save(tmp_path / "a" / "1.png", grey(1))
+    for name in ("README", "readme.md", "LICENSE", "notes.txt", ".DS_Store", "a/.hidden"):
+        (tmp_path / name).write_text("no image")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "x").write_text("no image")
+    assert len(load_folder(tmp_path)) == 1
+
+
+def test_zip_of_a_folder(tmp_path):
+    for c in ("s1", "s2"):
+        for i in (1, 2):
+            save(tmp_path / "faces" / c / f"{i}.pgm", grey(10 * i))
+    (tmp_path / "faces" / "README").write_text("faces")
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as packed:
+        packed.writestr("s1/", "")
+        for file in sorted((tmp_path / "faces").rglob("*.*")):
+            packed.write(file, file.relative_to(tmp_path / "faces").as_posix())
+        packed.write(tmp_path / "faces" / "README", "README")
+    loose, zipped = load_folder(tmp_path / "faces"), load_folder(tmp_path / "faces.zip")
+    assert loose.fingerprint == zipped.fingerprint
+    assert zipped.name == "faces"
+
+
+def png_bytes():
+    data = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(
+        data, format="PNG"
+    )
+    return data.getvalue()
+
+
+def test_faults_are_named(tmp_path):
+    cases = {
+        "no such folder": {},
+        "holds no images": {"README": b"nothing else"},
+        "a/2.png is not a readable image": {"a/1.png": png_bytes(), "a/2.png": b"hello"},
+        "a/notes.txt is not a readable image": {"a/1.png": png_bytes(), "a/notes.txt": b"hello"},
+        "a/2.png is not a readable image [(]OSError[)]": {
+            "a/1.png": png_bytes(),
+            "a/2.png": png_bytes()[:2000],
+        },
+        "b.png does not lie at <class>/<image>": {"a/1.png": png_bytes(), "b.png": png_bytes()},
+        "a/1.png does not lie at <alphabet>/<class>/<image>": {
+            "a/1.png": png_bytes(),
+            "a/b/1.png": png_bytes(),
+            "a/c/1.png": png_bytes(),
+        },
+    }
+    for k, (words, files) in enumerate(cases.items()):
+        folder = tmp_path / str(k)
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        with pytest.raises(ValueError, match=words) as caught:
+            load_folder(folder)
+        assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_neither_folder_nor_zip(tmp_path):
+    (tmp_path / "x.zip").write_bytes(b"PK half a zip")
+    with pytest.raises(ValueError, match="x.zip: neither a folder nor a whole zip"):
+        load_folder(tmp_path / "x.zip")
+
+
+def test_fewest_images_of_a_class(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        save(tmp_path / name, grey(0))
+    assert load_folder(tmp_path).num_classes == 2
+    with pytest.raises(ValueError, match="class b has 1 image, at least 2"):
+        load_folder(tmp_path, min_images=2)
+
+
+def test_att_faces(real_data):
+    faces = load_folder(real_data / "att_faces" / "att_faces.zip")
+    assert faces.grid().shape == (40, 10, 112, 92, 1)
+    assert faces.kind == "photo"
+    assert faces.class_names == tuple(f"s{k}" for k in range(1, 41))
+    with zipfile.ZipFile(real_data / "att_faces" / "att_faces.zip") as packed:
+        raw = packed.read("s10/10.pgm")
+    pixels = np.frombuffer(raw[-112 * 92 :], np.uint8).reshape(112, 92)
+    np.testing.assert_array_equal(faces.grid()[9, 9, ..., 0], pixels)

@@ -1,0 +1,214 @@
+"""The splits, and the one function that loads the data of a run."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamese_jax import datasets
+from siamese_jax.datasets import omniglot, preparation, splits
+from siamese_jax.datasets.imageset import ImageSet
+
+SMALL = {"glyphs_alphabets": 5, "glyphs_characters": (4, 6), "glyphs_drawers": 10}
+
+
+def blank(alphabets: dict[str, int], drawers: int = 20, name: str = "blank") -> ImageSet:
+    """A set without ink: alphabets with so many characters each, images numbered by their pixels."""
+    names = sorted(alphabets)
+    classes = sum(alphabets.values())
+    count = classes * drawers
+    pixels = np.arange(count, dtype=np.uint32).view(np.uint8).reshape(count, 2, 2, 1)
+    return ImageSet(
+        images=pixels,
+        classes=np.repeat(np.arange(classes, dtype=np.int32), drawers),
+        drawers=np.tile(np.arange(1, drawers + 1, dtype=np.int32), classes),
+        class_names=tuple(
+            f"{a}/character{c:02d}" for a in names for c in range(1, alphabets[a] + 1)
+        ),
+        class_alphabets=np.repeat(np.arange(len(names)), [alphabets[a] for a in names]),
+        alphabet_names=tuple(names),
+        kind="ink",
+        name=name,
+    )
+
+
+@pytest.fixture(scope="module")
+def lake_like():
+    """Sets with Omniglot's alphabet names and few characters."""
+    background = blank({f"background{k:02d}": 2 for k in range(30)}, name="omniglot background")
+    evaluation = blank(
+        dict.fromkeys(splits.TEST_ALPHABETS + splits.VALIDATION_ALPHABETS, 2),
+        name="omniglot evaluation",
+    )
+    return background, evaluation
+
+
+def test_alphabets_of_the_splits():
+    assert len(splits.TEST_ALPHABETS) == len(splits.VALIDATION_ALPHABETS) == 10
+    assert not set(splits.TEST_ALPHABETS) & set(splits.VALIDATION_ALPHABETS)
+    drawers = splits.TRAIN_DRAWERS + splits.VALIDATION_DRAWERS + splits.TEST_DRAWERS
+    assert drawers == tuple(range(1, 21))
+    assert [len(splits.TRAIN_DRAWERS), len(splits.TEST_DRAWERS)] == [12, 4]
+
+
+def test_lake(lake_like):
+    train, validation, test = splits.lake(*lake_like)
+    assert train is lake_like[0]
+    assert set(validation.alphabet_names) == set(splits.VALIDATION_ALPHABETS)
+    assert set(test.alphabet_names) == set(splits.TEST_ALPHABETS)
+    assert len(validation) == len(test) == 10 * 2 * 20
+    assert test.name == "omniglot test"
+
+
+def test_koch(lake_like):
+    train, validation, test = splits.koch(*lake_like)
+    assert (train.num_alphabets, validation.num_alphabets, test.num_alphabets) == (30, 10, 10)
+    assert set(train.drawers.tolist()) == set(range(1, 13))
+    assert set(validation.drawers.tolist()) == {13, 14, 15, 16}
+    assert set(test.drawers.tolist()) == {17, 18, 19, 20}
+    assert len(train) == 30 * 2 * 12
+
+
+def test_by_fraction_of_alphabets():
+    images = blank({f"a{k}": 3 for k in range(10)}, drawers=2)
+    parts = splits.by_fraction(images, 0)
+    assert [part.num_alphabets for part in parts] == [6, 2, 2]
+    assert sorted(name for part in parts for name in part.alphabet_names) == sorted(
+        images.alphabet_names
+    )
+    assert [part.name for part in parts] == ["blank train", "blank validation", "blank test"]
+    again = splits.by_fraction(images, 0)
+    assert [p.alphabet_names for p in parts] == [p.alphabet_names for p in again]
+    assert len({splits.by_fraction(images, seed)[2].alphabet_names for seed in range(9)}) > 4
+    assert [p.num_alphabets for p in splits.by_fraction(images, 0, (0.1, 0.1, 0.8))] == [1, 1, 8]
+
+
+@pytest.mark.parametrize("alphabets", [{"a": 9}, {"a": 4, "b": 5}])
+def test_by_fraction_of_classes_when_alphabets_are_few(alphabets):
+    images = blank(alphabets, drawers=2)
+    parts = splits.by_fraction(images, 0, (0.5, 0.25, 0.25))
+    assert [part.num_classes for part in parts] == [5, 2, 2]
+    assert sorted(name for part in parts for name in part.class_names) == sorted(images.class_names)
+
+
+def test_each_part_gets_one_and_three_are_needed():
+    for count in range(3, 8):
+        parts = splits.by_fraction(blank({"a": count}, 2), 0, (0.98, 0.01, 0.01))
+        assert [part.num_classes for part in parts] == [count - 2, 1, 1]
+        parts = splits.by_fraction(blank({"a": count}, 2), 0, (0.01, 0.98, 0.01))
+        assert [part.num_classes for part in parts] == [1, count - 2, 1]
+    with pytest.raises(ValueError, match="'blank' has 2 classes"):
+        splits.by_fraction(blank({"a": 2}, 2), 0)
+    for bad in ((0.5, 0.5), (0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (1.0, 0.0, 0.0)):
+        with pytest.raises(ValueError, match="fractions"):
+            splits.by_fraction(blank({"a": 9}, 2), 0, bad)
+
+
+def test_own_drawers():
+    parts = splits.own_drawers(splits.by_fraction(blank({"a": 9}), 0))
+    assert [sorted(set(part.drawers.tolist())) for part in parts] == [
+        list(splits.TRAIN_DRAWERS),
+        list(splits.VALIDATION_DRAWERS),
+        list(splits.TEST_DRAWERS),
+    ]
+    with pytest.raises(ValueError, match="4 drawers"):
+        splits.own_drawers(splits.by_fraction(blank({"a": 9}, 4), 0))
+    whole = blank({"a": 9})
+    with pytest.raises(ValueError, match="same drawers"):
+        splits.own_drawers((whole, whole, whole.select(drawers=[1, 2])))
+
+
+def test_load_glyphs():
+    data = datasets.load({"name": "glyphs", **SMALL, "image_size": (28, 28)})
+    parts = (data.train, data.validation, data.test)
+    assert [part.num_alphabets for part in parts] == [3, 1, 1]
+    assert all(part.image_shape == (28, 28, 1) and part.kind == "ink" for part in parts)
+    names = [name for part in parts for name in part.alphabet_names]
+    assert len(set(names)) == 5
+    assert len(data.runs) == 20 and data.runs.queries.shape[2:] == (28, 28, 1)
+    assert set(data.runs.alphabets) <= set(data.test.alphabet_names)
+    assert data.runs.n_way == data.test.alphabet_count.max()
+    assert data.runs_name == f"runs ({data.runs.n_way}-way)" and "official" not in data.runs.name
+    assert "glyphs" in data.note and "seed 0" in data.note
+    again = datasets.load({"name": "glyphs", **SMALL, "image_size": (28, 28)})
+    assert again.fingerprint == data.fingerprint
+    other = datasets.load({"name": "glyphs", **SMALL, "image_size": (28, 28), "seed": 1})
+    assert other.fingerprint != data.fingerprint
+
+
+def test_load_glyphs_with_own_drawers():
+    data = datasets.load({"name": "glyphs", **SMALL, "split": "koch"})
+    drawers = [set(part.drawers.tolist()) for part in (data.train, data.validation, data.test)]
+    assert drawers == [set(range(1, 7)), {7, 8}, {9, 10}]
+
+
+def test_auto_without_omniglot_says_so(tmp_path, monkeypatch):
+    monkeypatch.delenv(omniglot.ENVIRONMENT, raising=False)
+    closed = {"x": ("http://127.0.0.1:9/x.zip", 1, "0" * 64)}
+    monkeypatch.setattr(omniglot.prepare, "__kwdefaults__", omniglot.prepare.__kwdefaults__ | {
+        "downloads": closed})  # fmt: skip
+    data = datasets.load({"data_dir": tmp_path, **SMALL})
+    assert data.note.startswith("glyphs") and "NOT OMNIGLOT" in data.note
+    assert "http://127.0.0.1:9/x.zip" in data.note and "\n" not in data.note
+    assert data.runs_name != "official"
+    with pytest.raises(preparation.SourceUnavailable, match="glyphs"):
+        datasets.load({"name": "omniglot", "data_dir": tmp_path})
+
+
+def test_auto_with_bad_archives_is_an_error(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="images_background.zip: no such archive"):
+        datasets.load({"data_dir": tmp_path / "data", "archives": tmp_path})
+    monkeypatch.setenv(omniglot.ENVIRONMENT, str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
+        datasets.load({"data_dir": tmp_path / "data"})
+
+
+def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
+    import socket
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        table = {"x": (f"http://127.0.0.1:{silent.getsockname()[1]}/x.zip", 1, "0" * 64)}
+        with pytest.raises(preparation.DownloadFailed, match="no answer|Timeout"):
+            preparation.require_answers(table, 0.2)
+
+
+def test_load_folder(tmp_path):
+    for c in range(5):
+        for i in range(3):
+            path = tmp_path / "mine" / f"class{c}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), 10 * c + i, np.uint8)).save(path)
+    data = datasets.load({"name": "folder", "path": tmp_path / "mine", "image_size": (4, 4)})
+    assert [part.num_classes for part in (data.train, data.validation, data.test)] == [3, 1, 1]
+    assert data.train.kind == "photo" and data.train.image_shape == (4, 4, 1)
+    assert data.runs is None and "mine" in data.note
+    ink = datasets.load({"name": "folder", "path": str(tmp_path / "mine"), "ink": True})
+    assert ink.train.kind == "ink" and ink.train.image_shape == (8, 8, 1)
+    (tmp_path / "mine" / "class4" / "1.png").unlink()
+    (tmp_path / "mine" / "class4" / "2.png").unlink()
+    with pytest.raises(ValueError, match="class4 has 1 image"):
+        datasets.load({"name": "folder", "path": tmp_path / "mine"})
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"nam": "glyphs"}, "no field 'nam'; did you mean name"),
+        ({"name": "omnoglot"}, "name must be one of.*omniglot.*'omnoglot'"),
+        ({"split": "koh"}, "split must be one of lake, koch, got 'koh'"),
+        ({"name": "folder"}, "needs a path"),
+        ({"name": "folder", "path": "/nowhere"}, "/nowhere: no such folder"),
+    ],
+)
+def test_bad_fields(config, words):
+    with pytest.raises(ValueError, match=words):
+        datasets.load(config)
+
+
+def test_config_dict_loads_too():
+    import ml_collections
+
+    config = ml_collections.ConfigDict({"name": "glyphs", **SMALL, "archives": None})
+    assert datasets.load(config.lock()).train.num_alphabets == 3

@@ -1,0 +1,391 @@
+"""The networks: parameters, initialisation, and a forward pass written again in NumPy and SciPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+import scipy.stats
+
+from siamese_jax import models
+
+KOCH = {
+    "encoder": "koch",
+    "encoder_args": {},
+    "comparator": "l1",
+    "head_args": {},
+    "dtype": "float32",
+}
+SMALL_KOCH = {
+    **KOCH,
+    "encoder_args": {"filters": (3, 4, 5, 6), "kernels": (4, 3, 3, 2), "units": 7},
+}
+RESIDUAL = {
+    "encoder": "residual",
+    "encoder_args": {"widths": (32, 64, 64, 128), "stem": 32, "stem_stride": 2, "units": 512},
+    "comparator": "cosine",
+    "head_args": {"scale": 10.0},
+    "dtype": "float32",
+}
+SMALL_RESIDUAL = {
+    **RESIDUAL,
+    "encoder_args": {"widths": (4, 6), "stem": 4, "stem_stride": 2, "units": 8},
+}
+
+
+def made_up(fields, shape):
+    """The net of a config section and variables of any size, as after training."""
+    net = models.build(fields)
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    rng = np.random.default_rng(0)
+
+    def leaf(path, x):
+        if path[-1].key == "var":
+            return rng.uniform(0.5, 1.5, x.shape).astype(x.dtype)
+        return 0.3 * rng.normal(size=x.shape).astype(x.dtype)
+
+    variables = jax.eval_shape(net.init, jax.random.key(0), images, images)
+    return net, jax.tree_util.tree_map_with_path(leaf, variables)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def embed(net, variables, images):
+    return net.apply(variables, images, method="embed")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def score(net, variables, images1, images2):
+    return net.apply(variables, images1, images2)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def embed_in_training(net, variables, images, key):
+    return net.apply(
+        *(variables, images, True), method="embed", mutable=["batch_stats"], rngs={"dropout": key}
+    )
+
+
+def shapes(fields, shape):
+    """Parameter path -> shape, without computing anything."""
+    net = models.build(fields)
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    params = jax.eval_shape(net.init, jax.random.key(0), images, images)["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape for p, leaf in leaves}
+
+
+def random_images(seed, count, *shape):
+    return np.random.default_rng(seed).uniform(size=(count, *shape)).astype(np.float32)
+
+
+def unit_noise(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# --- Koch's network -------------------------------------------------------------------------------
+
+
+def test_koch_parameters_are_those_of_the_paper():
+    found = shapes(KOCH, (105, 105, 1))
+    assert found == {
+        "encoder/conv1/kernel": (10, 10, 1, 64),
+        "encoder/conv1/bias": (64,),
+        "encoder/conv2/kernel": (7, 7, 64, 128),
+        "encoder/conv2/bias": (128,),
+        "encoder/conv3/kernel": (4, 4, 128, 128),
+        "encoder/conv3/bias": (128,),
+        "encoder/conv4/kernel": (4, 4, 128, 256),
+        "encoder/conv4/bias": (256,),
+        "encoder/embedding/kernel": (9216, 4096),  # 6 x 6 x 256 flattened
+        "encoder/embedding/bias": (4096,),
+        "head/kernel": (4096,),
+        "head/bias": (),
+    }
+    assert sum(int(np.prod(shape)) for shape in found.values()) == 38_951_745
+
+
+def test_koch_initialisation_is_as_published():
+    net = models.build({**KOCH, "encoder_args": {"units": 300}})
+    images = jnp.zeros((1, 105, 105, 1))
+    variables = jax.jit(net.init)(jax.random.key(0), images, images)
+    encoder, head = variables["params"]["encoder"], variables["params"]["head"]
+    convolutions = [encoder[f"conv{i}"] for i in range(1, 5)]
+    samples = {
+        **{f"conv{i + 1}": (layer["kernel"], 0.0, 0.01) for i, layer in enumerate(convolutions)},
+        "embedding": (encoder["embedding"]["kernel"], 0.0, 0.2),
+        "head": (head["kernel"], 0.0, 0.2),
+        "convolution biases": (
+            np.concatenate([np.asarray(layer["bias"]) for layer in convolutions]),
+            0.5,
+            0.01,
+        ),
+        "embedding bias": (encoder["embedding"]["bias"], 0.5, 0.01),
+    }
+    for name, (values, mean, std) in samples.items():
+        values = np.asarray(values, np.float64).ravel()
+        n = len(values)
+        assert abs(values.mean() - mean) < 4 * std / np.sqrt(n), name
+        assert abs(values.std() - std) < 4 * std / np.sqrt(2 * n), name
+        some = values[:: max(1, n // 5000)]
+        assert scipy.stats.kstest(some, "norm", (mean, std)).pvalue > 1e-3, name
+    assert abs(float(head["bias"]) - 0.5) < 0.05
+
+
+@pytest.fixture(scope="module")
+def koch():
+    return made_up(SMALL_KOCH, (40, 46, 2))
+
+
+def koch_reference(params, images):
+    """The encoder's forward pass in float64: SciPy's correlations, loops over channels and pools."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    rows = []
+    for image in images.astype(np.float64):
+        x = image  # (H, W, C)
+        for i in range(1, 5):
+            kernel, bias = params[f"conv{i}"]["kernel"], params[f"conv{i}"]["bias"]
+            out = [
+                sum(
+                    scipy.signal.correlate2d(x[..., c], kernel[..., c, f], "valid")
+                    for c in range(x.shape[-1])
+                )
+                + bias[f]
+                for f in range(kernel.shape[-1])
+            ]
+            x = np.maximum(np.stack(out, -1), 0)
+            if i < 4:
+                x = pool_reference(x[None])[0]
+        dense = x.ravel() @ params["embedding"]["kernel"] + params["embedding"]["bias"]
+        rows.append(1 / (1 + np.exp(-dense)))
+    return np.stack(rows)
+
+
+def pool_reference(x):
+    """2x2 maxima by loops; (B, H, W, C)."""
+    batch, height, width, channels = x.shape
+    out = np.empty((batch, height // 2, width // 2, channels), x.dtype)
+    for i in range(height // 2):
+        for j in range(width // 2):
+            out[:, i, j] = x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max((1, 2))
+    return out
+
+
+def test_koch_forward_pass_against_numpy(koch):
+    net, variables = koch
+    params = variables["params"]
+    images1, images2 = random_images(1, 3, 40, 46, 2), random_images(2, 3, 40, 46, 2)
+    h1, h2 = (koch_reference(params["encoder"], images) for images in (images1, images2))
+    assert h1.std() > 0.05
+    np.testing.assert_allclose(embed(net, variables, images1), h1, atol=2e-5)
+    logits = np.abs(h1 - h2) @ np.asarray(params["head"]["kernel"], np.float64)
+    logits += float(params["head"]["bias"])
+    found = score(net, variables, images1, images2)
+    np.testing.assert_allclose(found, logits, atol=2e-5)
+
+
+def test_koch_score_is_symmetric_and_its_own_bias_on_the_diagonal(koch):
+    net, variables = koch
+    a, b = random_images(3, 3, 40, 46, 2), random_images(4, 3, 40, 46, 2)
+    forth, back = score(net, variables, a, b), score(net, variables, b, a)
+    np.testing.assert_allclose(forth, back, rtol=1e-5)
+    assert np.std(forth) > 0.01
+    bias = float(variables["params"]["head"]["bias"])
+    same = jax.nn.sigmoid(score(net, variables, a, a))
+    np.testing.assert_allclose(same, np.full(3, 1 / (1 + np.exp(-bias))), rtol=1e-6)
+
+
+def test_the_twins_share_their_weights(koch):
+    net, variables = koch
+    assert set(variables["params"]) == {"encoder", "head"}
+    left, right = random_images(5, 3, 40, 46, 2), random_images(6, 3, 40, 46, 2)
+    encoder = variables["params"]["encoder"]
+    negated = {**encoder, "embedding": jax.tree.map(np.negative, encoder["embedding"])}
+    for params in (variables["params"], {**variables["params"], "encoder": negated}):
+        weights = {"params": params}
+        h1, h2 = embed(net, weights, left), embed(net, weights, right)
+        apart = net.apply(weights, h1, h2, method="compare")
+        np.testing.assert_allclose(score(net, weights, left, right), apart, rtol=1e-4)
+    np.testing.assert_allclose(h1, 1 - embed(net, variables, left), atol=1e-5)  # both have changed
+    np.testing.assert_allclose(h2, 1 - embed(net, variables, right), atol=1e-5)
+
+
+def test_koch_says_which_layer_is_too_large_for_the_images():
+    with pytest.raises(ValueError, match=r"conv3 needs at least 4 x 4 pixels and gets .* \(35, 35"):
+        shapes(KOCH, (35, 35, 1))
+
+
+# --- max-pool -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("height, width", [(6, 4), (7, 5), (5, 8), (3, 2)])
+def test_max_pool2_against_a_loop(height, width):
+    x = unit_noise(0, 2, height, width, 3)
+    np.testing.assert_array_equal(models.max_pool2(jnp.asarray(x)), pool_reference(x))
+
+
+def test_max_pool2_gradient_by_finite_differences():
+    x = np.random.default_rng(0).permutation(2 * 5 * 7 * 2).reshape(2, 5, 7, 2) * 1.0  # no ties
+    weights = unit_noise(1, 2, 2, 3, 2).astype(np.float64)
+
+    found = jax.grad(lambda x: jnp.sum(models.max_pool2(x) * weights))(jnp.asarray(x, jnp.float32))
+    expected = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        for sign in (1, -1):
+            moved = x.copy()
+            moved[index] += sign * 0.25
+            expected[index] += sign * np.sum(pool_reference(moved) * weights) / 0.5
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert not np.any(expected[:, 4]) and not np.any(expected[:, :, 6])  # the odd row and column
+
+
+def test_max_pool2_shares_the_gradient_of_a_tie():
+    found = jax.grad(lambda x: models.max_pool2(x).sum())(jnp.ones((1, 2, 2, 1)))
+    np.testing.assert_allclose(found, np.full((1, 2, 2, 1), 0.25))
+
+
+# --- the residual encoder -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def residual():
+    return made_up(SMALL_RESIDUAL, (17, 20, 1))
+
+
+def test_residual_parameters_by_hand():
+    found = shapes(RESIDUAL, (56, 56, 1))
+    per_stage = [
+        32 * 32 * 9 + 2 * 32 + 32 * 32 * 9 + 2 * 32,  # 32 -> 32: no skip convolution
+        32 * 64 * 9 + 2 * 64 + 64 * 64 * 9 + 2 * 64 + 32 * 64,
+        64 * 64 * 9 + 2 * 64 + 64 * 64 * 9 + 2 * 64,
+        64 * 128 * 9 + 2 * 128 + 128 * 128 * 9 + 2 * 128 + 64 * 128,
+    ]
+    stem = 5 * 5 * 32 + 2 * 32
+    embedding = 3 * 3 * 128 * 512 + 2 * 512  # 56 -> 28 -> 14 -> 7 -> 3
+    expected = stem + sum(per_stage) + embedding + 2  # scale and bias of the cosine
+    assert sum(int(np.prod(shape)) for shape in found.values()) == expected == 971_746
+    assert found["encoder/embedding/kernel"] == (1152, 512)
+    assert found["head/scale"] == found["head/bias"] == ()
+
+
+def test_residual_embeddings_have_length_one(residual):
+    images = random_images(0, 5, 17, 20, 1)
+    trained, _ = embed_in_training(*residual, images, jax.random.key(0))
+    for h in (embed(*residual, images), trained):
+        np.testing.assert_allclose(np.linalg.norm(h, axis=-1), np.ones(5), rtol=1e-5)
+
+
+def test_residual_evaluation_does_not_see_the_rest_of_the_batch(residual):
+    images = random_images(1, 5, 17, 20, 1)
+    other = np.concatenate([images[:1], 1 - images[1:]])
+    np.testing.assert_allclose(embed(*residual, images)[0], embed(*residual, other)[0], atol=1e-6)
+    np.testing.assert_allclose(
+        embed(*residual, images)[:1], embed(*residual, images[:1]), atol=1e-6
+    )
+    in_training = [
+        embed_in_training(*residual, part, jax.random.key(0))[0][0] for part in (images, other)
+    ]
+    assert not np.allclose(*in_training, atol=1e-2)  # there it does
+
+
+def test_residual_running_statistics_move_towards_those_of_the_batch(residual):
+    _, variables = residual
+    images = random_images(2, 5, 17, 20, 1)
+    _, updated = embed_in_training(*residual, images, jax.random.key(0))
+    kernel = np.asarray(variables["params"]["encoder"]["stem"]["kernel"], np.float64)
+    padded = np.pad(images[..., 0], ((0, 0), (2, 2), (2, 2))).astype(np.float64)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), (1, 2))
+    # SAME with stride 2: 17 rows begin 2 before the image, 20 columns 1 before (and end 2 after).
+    stem = np.einsum("bhwij,ijf->bhwf", windows[:, ::2, 1::2], kernel[:, :, 0])
+    assert stem.shape == (5, 9, 10, 4)
+    for name, values in (("mean", stem.mean((0, 1, 2))), ("var", stem.var((0, 1, 2)))):
+        before = variables["batch_stats"]["encoder"]["stem_norm"][name]
+        after = updated["batch_stats"]["encoder"]["stem_norm"][name]
+        np.testing.assert_allclose(after, 0.9 * before + 0.1 * values, rtol=1e-4)
+
+
+def test_dropout_acts_in_training_only(residual):
+    _, variables = residual
+    args = {**SMALL_RESIDUAL["encoder_args"], "dropout": 0.5}
+    dropping = models.build({**SMALL_RESIDUAL, "encoder_args": args})
+    images = random_images(3, 5, 17, 20, 1)
+    np.testing.assert_array_equal(embed(dropping, variables, images), embed(*residual, images))
+    noisy = [
+        embed_in_training(dropping, variables, images, jax.random.key(seed))[0] for seed in range(2)
+    ]
+    assert not np.allclose(*noisy, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["koch", "residual"])
+def test_bfloat16_is_close_to_float32(name, request):
+    net, variables = request.getfixturevalue(name)
+    fields, shape = {
+        "koch": (SMALL_KOCH, (40, 46, 2)),
+        "residual": (SMALL_RESIDUAL, (17, 20, 1)),
+    }[name]
+    images = random_images(4, 5, *shape)
+    exact = embed(net, variables, images)
+    rough = embed(models.build({**fields, "dtype": "bfloat16"}), variables, images)
+    assert rough.dtype == jnp.float32
+    assert not np.array_equal(exact, rough)
+    np.testing.assert_allclose(exact, rough, atol=0.05)
+
+
+def test_residual_says_that_nothing_is_left():
+    many = {**SMALL_RESIDUAL, "encoder_args": {"widths": (4, 4, 4, 4, 4), "stem": 4, "units": 8}}
+    with pytest.raises(ValueError, match=r"5 stages leave nothing of images of \(17, 20\)"):
+        shapes(many, (17, 20, 1))
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", models.COMPARATORS)
+def test_compare_all_is_a_loop_over_compare(kind):
+    head = models.Comparator(kind)
+    h1, h2 = unit_noise(0, 2, 3, 5), unit_noise(1, 2, 4, 5)
+    params = head.init(jax.random.key(0), h1[0, :1], h2[0, :1])
+    table = head.apply(params, h1, h2, all_pairs=True)
+    assert table.shape == (2, 3, 4)
+    for b, q, s in np.ndindex(2, 3, 4):
+        one = head.apply(params, h1[b, q : q + 1], h2[b, s : s + 1])
+        np.testing.assert_allclose(table[b, q, s], one[0], rtol=1e-5, atol=1e-6)
+    swapped = head.apply(params, h2, h1, all_pairs=True)
+    np.testing.assert_allclose(table, np.swapaxes(swapped, 1, 2), rtol=1e-5, atol=1e-6)
+
+
+def test_cosine_by_hand():
+    head = models.Comparator("cosine", scale=4.0)
+    h1, h2 = jnp.array([[3.0, 4.0], [1.0, 0.0]]), jnp.array([[4.0, 3.0], [0.0, 2.0]])
+    params = head.init(jax.random.key(0), h1, h2)
+    params["params"]["bias"] = jnp.asarray(0.5)
+    np.testing.assert_allclose(head.apply(params, h1, h2), [4 * 24 / 25 + 0.5, 0.5], rtol=1e-6)
+
+
+def test_the_gradient_of_unit_is_finite_at_zero():
+    grad = jax.grad(lambda h: models.unit(h).sum())(jnp.zeros((1, 3)))
+    assert np.all(np.isfinite(grad))
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"encoder": "kock"}, r"model.encoder must be one of \('koch', 'residual'\), got 'kock'"),
+        ({"comparator": "l2"}, r"model.comparator must be one of \('l1', 'cosine'\), got 'l2'"),
+        ({"encoder_args": {"width": 3}}, r"do not fit koch: .*'width'"),
+        ({"head_args": {"sacle": 3}}, r"do not fit koch: .*'sacle'"),
+        ({"dtype": "flout32"}, r"model.dtype must be one of .* got 'flout32'"),
+    ],
+)
+def test_build_says_what_does_not_fit(change, words):
+    with pytest.raises(ValueError, match=words):
+        models.build({**KOCH, **change})
+
+
+def test_an_unknown_comparator_is_an_error():
+    with pytest.raises(ValueError, match=r"comparator must be one of .* got 'dot'"):
+        models.Comparator("dot").init(jax.random.key(0), jnp.ones((1, 2)), jnp.ones((1, 2)))
