@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv in the project's folder once and puts it to use.
 #
 #   environment EXTRAS     e.g. environment "[test]"

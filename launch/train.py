@@ -5,8 +5,13 @@
 Any field of the config can be set: --config.seed=1 (after --config). The same command resumes a run
 that was interrupted. Exit codes: 0 finished, 1 an error, 75 stopped by SIGTERM after saving (start it
 again), 130 stopped by Ctrl-C after saving.
+
+Several processes, one a host: give each --coordinator, --num_processes and --process_id, or where
+jax finds these out by itself (Slurm, TPU pods) --distributed. See launch/local.sh and its neighbours.
 """
 
+import logging
+import os
 import signal
 import sys
 
@@ -21,6 +26,11 @@ siamese_jax.tune_cpu()
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the config.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
+_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Number of processes.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process_id", 0, "Number of this process.", lower_bound=0)
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Find the other processes by itself.")
+_HEARTBEAT = flags.DEFINE_integer("heartbeat", 100, "Seconds until a silent process counts as lost.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 _EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
@@ -28,17 +38,30 @@ _EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 def main(argv):
     del argv
-    from siamese_jax import train  # after the flags are parsed: --help should not wait for jax
-
     caught = []
     for number in _EXIT_CODES:
         signal.signal(number, lambda number, frame: caught.append(number))
+    import jax  # after the flags are parsed: --help should not wait for it
+
+    from siamese_jax import train
+
+    together = _DISTRIBUTED.value or _PROCESSES.value > 1
+    if together:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
+        place = () if _DISTRIBUTED.value else (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        jax.distributed.initialize(*place, heartbeat_timeout_seconds=_HEARTBEAT.value)
+        if jax.process_index() > 0:  # only the first process speaks of what goes well
+            logging.getLogger("siamese_jax").setLevel(logging.WARNING)
+            sys.stdout = open(os.devnull, "w")
     summary = train.train_and_evaluate(
         _CONFIG.value, _WORKDIR.value, should_stop=lambda: bool(caught), progress=_PROGRESS.value
     )
+    if together:
+        jax.distributed.shutdown()
     if not summary["finished"]:
         print(f"stopped and saved at step {summary['step']}; the same command goes on from there")
-        return _EXIT_CODES[caught[0]]
+        return _EXIT_CODES[caught[0] if caught else signal.SIGTERM]  # else another process was
     print(
         f"finished at step {summary['step']}; best on validation: step {summary['best_step']}, "
         f"accuracy {summary['best_value']:.2%}"

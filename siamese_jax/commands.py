@@ -16,7 +16,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     A mistake of the user's (a misspelt flag or field, a missing file, settings that do not go
     together) is one line and exit code 1; `--verbosity=1` shows the traceback as well.
     """
-    absl_logging.set_verbosity(absl_logging.WARNING)  # the libraries speak when something is wrong
+    absl_logging.set_verbosity(absl_logging.ERROR)  # of the libraries; this package speaks for itself
     notes = logging.getLogger("siamese_jax")
     notes.addHandler(logging.StreamHandler())
     notes.setLevel(logging.INFO)

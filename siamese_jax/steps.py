@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from siamese_jax import augment, models, objectives, sampling
 
@@ -49,19 +50,41 @@ class TrainState:
 class Devices:
     """One device or several: compiles per-device functions, shares arrays out, brings them home.
 
+    Several processes (`jax.distributed`) run the same program, each on its own devices; arrays that
+    carry a device axis hold the part of the calling process.
+
     Args:
-        count: number of devices, 0 for all there are.
+        count: number of devices over all processes, 0 for all there are.
 
     Raises:
-        ValueError: more devices than there are.
+        ValueError: more devices than there are, or not all of several processes.
     """
 
     def __init__(self, count: int = 1):
         available = jax.device_count()
         if not 0 <= count <= available:
             raise ValueError(f"num_devices is {count}, but there are {available} devices (0 = all)")
+        if jax.process_count() > 1 and count not in (0, available):
+            raise ValueError(
+                f"num_devices is {count}, but {jax.process_count()} processes have {available} "
+                "devices and use them all: set it to 0"
+            )
         self.count = count or available
         self.axis_name = "devices" if self.count > 1 else None
+        self._all = jax.devices()[: self.count]
+        mine = [i for i, d in enumerate(self._all) if d.process_index == jax.process_index()]
+        self._mine = slice(mine[0], mine[-1] + 1)
+
+    @property
+    def primary(self) -> bool:
+        """Whether this is the process that logs."""
+        return jax.process_index() == 0
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process says so; every process must ask, and all get the same answer."""
+        if jax.process_count() == 1:
+            return flag
+        return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
     def compile(self, function: Callable, donate_argnums=()) -> Callable:
         """Compiles a per-device function; on several devices arguments carry a device axis."""
@@ -70,7 +93,7 @@ class Devices:
         return jax.pmap(
             function,
             axis_name=self.axis_name,
-            devices=jax.devices()[: self.count],
+            devices=self._all,
             donate_argnums=donate_argnums,
         )
 
@@ -78,14 +101,14 @@ class Devices:
         """Puts one copy of a tree on every device."""
         if self.axis_name is None:
             return jax.tree.map(jnp.array, tree)
-        copy = jax.pmap(
-            lambda tree, _: tree, in_axes=(None, 0), devices=jax.devices()[: self.count]
-        )
-        return copy(tree, np.arange(self.count))
+        copy = jax.pmap(lambda tree, _: tree, in_axes=(None, 0), devices=self._all)
+        return copy(tree, np.arange(self.count)[self._mine])
 
     def first(self, tree):
-        """The first device's copy of a replicated tree."""
-        return tree if self.axis_name is None else jax.tree.map(lambda x: x[0], tree)
+        """This process's first copy of a replicated tree; the devices do nothing for it."""
+        if self.axis_name is None:
+            return tree
+        return jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), tree)
 
     def share(self, tree):
         """This device's part of arrays that every device holds whole (inside a compiled step)."""
@@ -113,7 +136,7 @@ class Devices:
         The last batch is padded with copies of the last image, whose results are dropped.
 
         Args:
-            step: compiled (variables, (B, H, W, C)) -> (B, ...).
+            step: compiled (variables, (B, H, W, C)) -> (B, ...), its results gathered.
             variables: replicated.
             images: (M, H, W, C).
             batch: images a call over all devices; rounded up to a multiple of their number.
@@ -128,11 +151,8 @@ class Devices:
             part = images[begin : begin + batch]
             padded = np.concatenate([part, np.repeat(part[-1:], batch - len(part), 0)])
             if self.axis_name is not None:
-                padded = padded.reshape(self.count, -1, *padded.shape[1:])
-            out = np.asarray(step(variables, padded))
-            if self.axis_name is not None:
-                out = out.reshape(batch, *out.shape[2:])
-            parts.append(out[: len(part)])
+                padded = padded.reshape(self.count, -1, *padded.shape[1:])[self._mine]
+            parts.append(np.asarray(self.first(step(variables, padded)))[: len(part)])
         return np.concatenate(parts)
 
 
@@ -301,9 +321,14 @@ def _draw_batch(rng, step, images, index, objective, augmentation, fill, devices
 
 
 def make_embed_step(model: models.SiameseNet, devices: Devices) -> Callable:
-    """Compiles `(variables, images (B, H, W, C)) -> (B, D)` embeddings; uint8 or float in [0, 1]."""
+    """Compiles `(variables, images (B, H, W, C)) -> (B, D)` embeddings; uint8 or float in [0, 1].
+
+    On several devices each embeds its part of the images and holds the embeddings of all.
+    """
     return devices.compile(
-        lambda variables, images: model.apply(variables, to_float(images), method="embed")
+        lambda variables, images: devices.gather(
+            model.apply(variables, to_float(images), method="embed")
+        )
     )
 
 

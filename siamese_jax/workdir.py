@@ -18,7 +18,7 @@ import tensorboardX
 
 # Fields that may change between two starts of one run: they say where it runs, not what it computes.
 # What was read from these places is held by the data's fingerprint.
-_PLACES = ("num_devices", "data.archives", "data.data_dir", "data.path")
+_PLACES = ("num_devices", "data.archives", "data.data_dir", "data.path", "search_space")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
@@ -30,21 +30,33 @@ class Run:
         config: config of the run.
         fingerprint: of the data.
         details: further fields of the provenance.
+        primary: whether this process writes; of several processes only the first one does.
 
     Raises:
         ValueError: the folder holds a run of another config or other data, or one that is running.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, config, fingerprint: str, details: dict):
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        config,
+        fingerprint: str,
+        details: dict,
+        primary: bool = True,
+    ):
         self.path = pathlib.Path(workdir).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
+        self._primary = primary
+        self._lock = self._events = None
+        if not primary:
+            self._check(config, fingerprint)
+            return
         self._lock = open(self.path / "lock", "w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
             raise ValueError(f"{self.path} is in use by another process") from None
-        self._events = None
         try:
             self._check(config, fingerprint)
         except ValueError:
@@ -62,11 +74,14 @@ class Run:
         """Lets go of the folder."""
         if self._events is not None:
             self._events.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def resume(self, step: int) -> list[dict]:
         """Forgets the rows after `step` (they will be written again) and returns the others."""
         rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+        if not self._primary:
+            return rows
         text = "".join(json.dumps(row) + "\n" for row in rows)
         _write_whole(self.path / "metrics.jsonl", text)
         self._events = tensorboardX.SummaryWriter(
@@ -83,6 +98,8 @@ class Run:
             values: finite numbers by name.
         """
         row = {"step": step, "kind": kind, **values}
+        if not self._primary:
+            return row
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
@@ -95,12 +112,7 @@ class Run:
         path = self.path / "config.json"
         if not path.exists():
             return
-        old, new = flatten(read_config(self.path)), flatten(config)
-        differ = [
-            f"{name} is {new.get(name, 'absent')!r} and was {old.get(name, 'absent')!r}"
-            for name in sorted(old.keys() | new.keys())
-            if name not in _PLACES and old.get(name, "absent") != new.get(name, "absent")
-        ]
+        differ = differences(read_config(self.path), config)
         if differ:
             raise ValueError(
                 f"{self.path} holds a run of another config ({'; '.join(differ)}): "
@@ -167,6 +179,16 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict]:
     path = pathlib.Path(workdir) / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def differences(old, new) -> list[str]:
+    """The fields in which two configs differ, in words; where a run runs is no difference."""
+    old, new = flatten(old), flatten(new)
+    return [
+        f"{name} is {new.get(name, 'absent')!r} and was {old.get(name, 'absent')!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name not in _PLACES and old.get(name, "absent") != new.get(name, "absent")
+    ]
 
 
 def flatten(config, prefix: str = "") -> dict:

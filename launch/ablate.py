@@ -1,0 +1,72 @@
+"""Trains variants of a config, judges them on the same trials and prints their table.
+
+    python launch/ablate.py --config=configs/quickstart.py --over=objective,augmentation,seeds \
+        --workdir=runs/ablation --jobs=2
+
+`--over` names what varies: resolution, objective, pairs, augmentation, distortions, encoder,
+comparator, regularisation, shots, seeds; several make the product. `axis` takes all its variants,
+'axis:label1|label2' (in quotes) some of them; resolution, shots and seeds take any whole numbers. Any
+field of the config can be set for all runs: --config.num_steps=500 (after --config). The same command
+goes on after an interruption; a finished run is not run again. On one GPU, --jobs shares its memory.
+Exit codes: 0 done, 1 an error or a failed run, 75 stopped by SIGTERM, 130 by Ctrl-C (both after
+saving).
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+import siamese_jax
+from siamese_jax import commands
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU
+siamese_jax.tune_cpu()
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the config.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs and of the table.")
+_OVER = flags.DEFINE_list("over", None, "Axes; see the top of this page.")
+_SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds; also --over=...,seeds (three).")
+_JOBS = flags.DEFINE_integer("jobs", 1, "Trainings at a time, each on its share of the cores.", 1)
+_CPU_MINUTES = flags.DEFINE_float("cpu_minutes", None, "CPU time of each training, in minutes.", 0)
+_TRIALS = flags.DEFINE_integer("num_trials", 4000, "Trials within the alphabets.")
+_RECORD = flags.DEFINE_string("record", None, "File for the figures besides ablation.json.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only list the runs.")
+_PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
+flags.mark_flags_as_required(["config", "workdir", "over"])
+
+_EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+
+
+def main(argv):
+    del argv
+    from siamese_jax import ablation
+
+    caught = []
+    for number in _EXIT_CODES:
+        signal.signal(number, lambda number, frame: caught.append(number))
+    summary = ablation.run_ablation(
+        _CONFIG.value,
+        _OVER.value,
+        _WORKDIR.value,
+        pathlib.Path(__file__).parent.parent,
+        seeds=_SEEDS.value,
+        jobs=_JOBS.value,
+        cpu_minutes=_CPU_MINUTES.value,
+        num_trials=_TRIALS.value,
+        record=_RECORD.value,
+        dry_run=_DRY_RUN.value,
+        should_stop=lambda: bool(caught),
+        progress=_PROGRESS.value,
+    )
+    if not summary["finished"]:
+        print("stopped and saved; the same command goes on from there")
+        return _EXIT_CODES[caught[0]]
+    return 1 if summary["failed"] else 0
+
+
+if __name__ == "__main__":
+    commands.run(main)

@@ -1,0 +1,64 @@
+"""Searches a config's settings by Bayesian optimisation; resumes, and shares with other workers.
+
+    python launch/search.py --config=configs/quickstart.py --trials=20 --workdir=runs/search
+
+The config's `search_space` says what varies. Start the same command on several machines that share
+the workdir (or give all of them the --storage of one database), and they work on one study; a killed
+worker's trial is begun again by another one. At the end: the table of the best trials, plots, and
+best.json for `launch/train.py --config=configs/recorded.py:runs/search/best.json`. Only validation
+accuracy is looked at. Exit codes: 0 done, 1 an error, 75 stopped by SIGTERM, 130 by Ctrl-C.
+"""
+
+import signal
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+import siamese_jax
+from siamese_jax import commands
+
+siamese_jax.tune_cpu()
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the config.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the search.")
+_TRIALS = flags.DEFINE_integer("trials", 20, "Trials in all, of all workers.", lower_bound=1)
+_STORAGE = flags.DEFINE_string("storage", None, "URL of a database in place of a file.")
+_ONLY = flags.DEFINE_list("only", [], "Search only fields that begin so, e.g. optim.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the proposals.")
+_STALE = flags.DEFINE_float("stale_seconds", 120, "Silence after which a worker counts as dead.", 1)
+_PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+_EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+
+
+def main(argv):
+    del argv
+    try:
+        from siamese_jax import search
+    except ImportError as error:
+        raise ValueError(f"{error}: the search needs pip install 'siamese_jax[search]'") from None
+
+    caught = []
+    for number in _EXIT_CODES:
+        signal.signal(number, lambda number, frame: caught.append(number))
+    summary = search.run_search(
+        _CONFIG.value,
+        _WORKDIR.value,
+        num_trials=_TRIALS.value,
+        storage=_STORAGE.value,
+        only=_ONLY.value,
+        seed=_SEED.value,
+        stale_seconds=_STALE.value,
+        should_stop=lambda: bool(caught),
+        progress=_PROGRESS.value,
+    )
+    if not summary["finished"]:
+        print("stopped; the same command goes on from there")
+        return _EXIT_CODES[caught[0]]
+    return 0
+
+
+if __name__ == "__main__":
+    commands.run(main)

@@ -1,0 +1,141 @@
+"""Several real processes on the CPU, started by launch/local.sh."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from siamese_jax import checkpoints, workdir
+
+ROOT = pathlib.Path(__file__).parents[1]
+FIELDS = ("--config.objective.episodes=4", "--config.eval.every=5", "--config.log_every=5")
+
+
+def _start(path, processes, devices_each, *more):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "PORT": str(port),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices_each}",
+    }
+    return subprocess.Popen(
+        ["bash", ROOT / "launch/local.sh", str(processes)]
+        + [f"--config={ROOT}/configs/quickstart.py:smoke", *FIELDS, f"--workdir={path}", *more],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _finish(process):
+    try:
+        output, _ = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, output
+
+
+def _figures(path):
+    return [
+        (r["step"], r["kind"], r.get("loss"), r["accuracy"]) for r in workdir.read_metrics(path)
+    ]
+
+
+@pytest.fixture(scope="module")
+def two_by_two(tmp_path_factory):
+    path = tmp_path_factory.mktemp("processes") / "two"
+    code, output = _finish(_start(path, 2, 2))
+    assert code == 0, output
+    return path, output
+
+
+def test_two_processes_of_two_devices_reach_what_one_of_four_reaches(two_by_two, tmp_path):
+    code, output = _finish(_start(tmp_path / "one", 1, 4))
+    assert code == 0, output
+    one, two = _figures(tmp_path / "one"), _figures(two_by_two[0])
+    assert [row[:2] for row in one] == [row[:2] for row in two]
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(np.float64(a[2:]), np.float64(b[2:]), rtol=1e-4)
+    first, second = (
+        checkpoints.Checkpoints(path).variables(20) for path in (tmp_path / "one", two_by_two[0])
+    )
+    for name, kernel in first["params"]["encoder"].items():
+        for part, value in kernel.items():
+            other = second["params"]["encoder"][name][part]
+            np.testing.assert_allclose(value, other, rtol=1e-3, atol=1e-4, err_msg=f"{name}/{part}")
+
+
+def test_only_the_first_process_speaks_and_logs(two_by_two):
+    path, output = two_by_two
+    assert len(re.findall(r"finished at step 20", output)) == 1
+    assert len(workdir.read_provenance(path)) == 1
+    steps = [row["step"] for row in workdir.read_metrics(path) if row["kind"] == "train"]
+    assert steps == [5, 10, 15, 20]
+
+
+def test_a_lost_process_stops_the_others_with_a_line_and_the_run_goes_on(tmp_path):
+    path = tmp_path / "run"
+    more = ("--config.num_steps=100000",)
+    process = _start(path, 2, 1, *more)
+    _wait_for_checkpoint(path, process)
+    os.kill(_second_process(process.pid), signal.SIGKILL)
+    before = time.monotonic()
+    code, output = _finish(process)
+    assert time.monotonic() - before < 60
+    assert code == 137 and "error: a process ended with code 137" in output, output
+    saved = checkpoints.Checkpoints(path)
+    reached = saved.latest
+    saved.close()
+
+    # On one process and one device this time: a checkpoint does not ask who made it.
+    process = _start(path, 1, 1, *more)
+    deadline = time.monotonic() + 120
+    while not any(row["step"] > reached + 5 for row in workdir.read_metrics(path)):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGTERM)
+    code, output = _finish(process)
+    assert code == 75 and "stopped and saved" in output, output
+    steps = [row["step"] for row in workdir.read_metrics(path) if row["kind"] == "train"]
+    assert steps == list(range(5, steps[-1] + 1, 5))
+
+
+def test_wrong_number_of_processes_is_one_line():
+    for given in ("0", "two"):
+        done = subprocess.run(
+            ["bash", ROOT / "launch/local.sh", given], capture_output=True, text=True
+        )
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+
+
+def _wait_for_checkpoint(path, process):
+    deadline = time.monotonic() + 180
+    while not [p for p in (path / "checkpoints").glob("*") if p.name.isdigit()]:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+
+
+def _second_process(group):
+    """The id of process 1 of those that a launcher started in its process group."""
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            found = b"--process_id=1" in command and os.getpgid(int(folder.name)) == group
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if found:
+            return int(folder.name)
+    raise AssertionError("process 1 is not running")
