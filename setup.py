@@ -28,6 +28,7 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "ruff", "scikit-learn"],
+        "search": ["optuna>=5.0,<6"],
+        "test": ["optuna>=5.0,<6", "pytest", "ruff", "scikit-learn"],
     },
 )

@@ -94,6 +94,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.eval.seed = 0
     config.eval.patience = 20  # epochs, as published
 
+    config.search_space = _search_space((3, 20), (16, 256, 16), (128, 4096, 16))
+
     if arg == "smoke":
         config.num_steps = 20
         config.log_every = 5
@@ -110,4 +112,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.eval.every = 10
         config.eval.trials = 50
         config.eval.n_way = 5
+        config.search_space = _search_space((2, 6), (2, 8, 2), (8, 32, 8))
     return config.lock()
+
+
+def _search_space(kernel, filters, units):
+    """The paper's space (section 3.2): a rate, momentum and L2 weight a layer, and all sizes."""
+    layers, convolutions = range(6), range(4)
+    return (
+        *((f"optim.rules.{i}.rate", "log", 1e-4, 1e-1) for i in layers),
+        *((f"optim.rules.{i}.momentum", "float", 0.0, 1.0) for i in layers),
+        *((f"optim.rules.{i}.l2", "float", 0.0, 0.1) for i in layers),
+        *((f"model.encoder_args.kernels.{i}", "int", *kernel) for i in convolutions),
+        *((f"model.encoder_args.filters.{i}", "int", *filters) for i in convolutions),
+        ("model.encoder_args.units", "int", *units),
+    )

@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"configs/quickstart.py has the variant 'smoke', not {arg!r}")
     config = ml_collections.ConfigDict()
     config.seed = 0  # of parameters, batches and warps
-    config.num_steps = 1800  # updates
+    config.num_steps = 2000  # updates
     config.num_devices = 0  # 0: all there are
     config.log_every = 20  # steps
     config.keep_best = 1  # checkpoints kept besides the latest
@@ -69,16 +69,26 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.optim = ml_collections.ConfigDict()
     config.optim.name = "adamw"
-    config.optim.rate = 2e-3
+    config.optim.rate = 4e-3
     config.optim.warmup_steps = 100
     config.optim.weight_decay = 0.05
 
     config.eval = ml_collections.ConfigDict()
-    config.eval.every = 300  # steps
+    config.eval.every = 400  # steps
     config.eval.trials = 2000  # within-alphabet trials on the validation alphabets
     config.eval.n_way = 20
     config.eval.seed = 0
     config.eval.patience = 0  # evaluations without a better one before stopping; 0: never
+
+    config.search_space = (
+        ("optim.rate", "log", 1e-4, 1e-1),
+        ("optim.weight_decay", "log", 1e-3, 1.0),
+        ("model.head_args.scale", "log", 2.0, 50.0),
+        ("augment.affine.rotation", "float", 0.0, 30.0),
+        ("augment.affine.shear", "float", 0.0, 0.6),
+        ("augment.affine.probability", "float", 0.0, 1.0),
+        ("objective.turns", "choice", "none", "alphabet", "character"),
+    )
 
     if arg == "smoke":
         config.num_steps = 20

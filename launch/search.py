@@ -9,6 +9,7 @@ best.json for `launch/train.py --config=configs/recorded.py:runs/search/best.jso
 accuracy is looked at. Exit codes: 0 done, 1 an error, 75 stopped by SIGTERM, 130 by Ctrl-C.
 """
 
+import logging
 import signal
 import sys
 
@@ -40,6 +41,7 @@ def main(argv):
     except ImportError as error:
         raise ValueError(f"{error}: the search needs pip install 'siamese_jax[search]'") from None
 
+    logging.getLogger("siamese_jax.datasets").setLevel(logging.WARNING)  # else said every trial
     caught = []
     for number in _EXIT_CODES:
         signal.signal(number, lambda number, frame: caught.append(number))

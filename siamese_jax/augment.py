@@ -7,11 +7,16 @@ paper (0) outside, photos repeat their edge.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+# Accelerators round the factors of a matrix product to 8 or 11 bits unless told not to; a position
+# needs more.
+_einsum = functools.partial(jnp.einsum, precision="highest")
 
 
 class Affine(NamedTuple):
@@ -33,8 +38,15 @@ class Affine(NamedTuple):
 
     @classmethod
     def of(cls, fields: Mapping) -> Affine:
-        """From a config's fields; an unknown one is a TypeError of the constructor."""
+        """From a config's fields.
+
+        Raises:
+            ValueError: an unknown field.
+        """
         fields = dict(fields)
+        unknown = sorted(set(fields) - set(cls._fields))
+        if unknown:
+            raise ValueError(f"augment.affine has no field {unknown[0]!r}: it has {cls._fields}")
         if "scale" in fields:
             fields["scale"] = tuple(fields["scale"])
         return cls(**fields)
@@ -60,7 +72,8 @@ def turn_matrices(turns: jax.Array) -> jax.Array:
     """The eight symmetries of the square as matrices on (x, y) offsets from the centre.
 
     Args:
-        turns: (...) int32 in 0..7: `turns % 4` quarter turns, mirrored first where `turns >= 4`.
+        turns: (...) int32 in 0..7: the image makes `turns % 4` quarter turns against the clock and is
+            then mirrored left to right where `turns >= 4`.
 
     Returns:
         (..., 2, 2) float32. Symmetry 0 is the identity.
@@ -83,8 +96,8 @@ def affine_matrices(key: jax.Array, ranges: Affine) -> tuple[jax.Array, jax.Arra
         ranges: see `Affine`.
 
     Returns:
-        (2, 2) matrix and (2,) shift on (x, y) offsets from the centre; the shift is in pixels of a
-        105-pixel image.
+        (2, 2) matrix and (2,) shift from output to source offsets (x, y), see `warp`; the shift is in
+        pixels of a 105-pixel image.
     """
     k_value, k_keep = jax.random.split(key)
     low = jnp.array(
@@ -104,7 +117,7 @@ def affine_matrices(key: jax.Array, ranges: Affine) -> tuple[jax.Array, jax.Arra
     rotation = jnp.array([[cos, -sin], [sin, cos]])
     shear = jnp.array([[1.0, shear_x], [shear_y, 1.0]])
     scale = jnp.array([[scale_x, 0.0], [0.0, scale_y]])
-    return rotation @ shear @ scale, jnp.array([shift_x, shift_y])
+    return _einsum("ij,jk,kl->il", rotation, shear, scale), jnp.array([shift_x, shift_y])
 
 
 def elastic_displacement(key: jax.Array, height: int, width: int, grid: int, size: float):
@@ -124,7 +137,7 @@ def elastic_displacement(key: jax.Array, height: int, width: int, grid: int, siz
     """
     knots = size * jax.random.normal(key, (grid, grid, 2))
     field = jax.image.resize(knots, (height, width, 2), "cubic")
-    return field * jnp.array([width, height], jnp.float32)
+    return field * jnp.array([[[width, height]]], jnp.float32)
 
 
 def warp(
@@ -152,10 +165,8 @@ def warp(
         jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij"
     )
     offsets = jnp.stack([x, y], -1).reshape(1, height * width, 2)
-    source = jnp.einsum(
-        "bnk,bjk->bnj", jnp.broadcast_to(offsets, (batch, *offsets.shape[1:])), matrices
-    )
-    source = source + shifts[:, None, :]
+    offsets = jnp.broadcast_to(offsets, (batch, *offsets.shape[1:]))
+    source = _einsum("bnk,bjk->bnj", offsets, matrices) + shifts[:, None, :]
     if displacements is not None:
         source = source + displacements.reshape(batch, height * width, 2)
     source_x = source[..., 0] + (width - 1) / 2
@@ -210,7 +221,7 @@ def augment(
     shifts = jnp.zeros((batch, 2))
     if affine is not None:
         matrices, shifts = jax.vmap(affine_matrices, (0, None))(k_affine, affine)
-        shifts = shifts * jnp.array([width / 105, height / 105])
+        shifts = shifts * jnp.array([[width / 105, height / 105]])
     displacements = None
     if elastic_size:
         displacements = jax.vmap(
@@ -218,6 +229,7 @@ def augment(
         )(k_elastic)
     symmetry = turn_matrices(turns)
     if displacements is not None:
-        displacements = jnp.einsum("bjk,bhwk->bhwj", symmetry, displacements)
-    shifts = jnp.einsum("bjk,bk->bj", symmetry, shifts)
-    return warp(images, symmetry @ matrices, shifts, displacements, fill=fill)
+        displacements = _einsum("bjk,bhwk->bhwj", symmetry, displacements)
+    shifts = _einsum("bjk,bk->bj", symmetry, shifts)
+    matrices = _einsum("bij,bjk->bik", symmetry, matrices)
+    return warp(images, matrices, shifts, displacements, fill=fill)

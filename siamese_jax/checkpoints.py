@@ -16,15 +16,17 @@ class Checkpoints:
     Args:
         workdir: folder of the run; the checkpoints lie in its `checkpoints/`.
         keep_best: how many of the best are kept, besides the latest.
+        read_only: for one who only reads, who must not tidy up what a training is about to write.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, keep_best: int = 1):
+    def __init__(self, workdir: str | pathlib.Path, keep_best: int = 1, *, read_only: bool = False):
         def value(metrics):
             return metrics["value"]
 
         options = ocp.CheckpointManagerOptions(
             best_fn=value,
-            cleanup_tmp_directories=True,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(1),
@@ -79,10 +81,17 @@ class Checkpoints:
             The state as a tree of arrays.
 
         Raises:
-            ValueError: the checkpoint's shapes are not those of `like`.
+            ValueError: the checkpoint's structure or shapes are not those of `like`.
         """
         template = jax.tree.map(_to_host, like)
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(template))
+        found = jax.tree_util.tree_leaves_with_path(restored)
+        for (path, x), wanted in zip(found, jax.tree.leaves(template), strict=True):
+            if x.shape != wanted.shape:
+                raise ValueError(
+                    f"checkpoint {step} has {jax.tree_util.keystr(path, simple=True, separator='/')}"
+                    f" of shape {x.shape}, the network of shape {wanted.shape}"
+                )
         return jax.tree.map(_from_host, restored, like)
 
     def variables(self, step: int) -> dict:
@@ -103,7 +112,7 @@ class Checkpoints:
 def _to_host(x):
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
-    return np.asarray(x)
+    return np.array(x)  # a copy: the device may reuse the buffer while it is written
 
 
 def _from_host(x, like):

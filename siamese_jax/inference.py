@@ -128,7 +128,7 @@ def load(path: str | pathlib.Path, checkpoint: str | int = "best", num_devices: 
     """
     config = workdir.read_config(path)
     start = workdir.read_provenance(path)[-1]
-    saved = checkpoints.Checkpoints(path, config.keep_best)
+    saved = checkpoints.Checkpoints(path, config.keep_best, read_only=True)
     step = {"best": saved.best, "latest": saved.latest}.get(checkpoint, checkpoint)
     if step is None or step not in saved.steps:
         saved.close()

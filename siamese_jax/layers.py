@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -80,20 +82,21 @@ def layer_table(model: models.SiameseNet, image_shape: tuple[int, int, int]) -> 
                     multiply_adds=_multiply_adds(module, given, returned),
                 )
             )
-    # A dry run notes the inner calls first; the order of computation is that of the first call.
     return tuple(layers)
 
 
-def first_kernel(
-    model: models.SiameseNet, params, image_shape: tuple[int, int, int]
-) -> jax.Array | None:
-    """The kernel (h, w, C, filters) of the first convolution, or None where there is none."""
-    for layer in layer_table(model, image_shape):
+def first_kernel(table: Sequence[Layer], params) -> jax.Array | None:
+    """The kernel (h, w, C, filters) of a network's first convolution, or None if it has none.
+
+    Args:
+        table: of the network, see `layer_table`.
+        params: of the network.
+    """
+    for layer in table:
         if layer.kind == "Conv":
-            own = params
-            for part in layer.name.split("/"):
-                own = own[part]
-            return own["kernel"]
+            return functools.reduce(lambda tree, part: tree[part], layer.name.split("/"), params)[
+                "kernel"
+            ]
     return None
 
 

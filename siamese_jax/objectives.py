@@ -16,6 +16,10 @@ from siamese_jax import losses, sampling
 
 OBJECTIVES = ("verification", "episode")
 CONTRASTS = ("episode", "batch")
+_SETTINGS = {
+    "verification": ("turns", "batch", "negatives"),
+    "episode": ("turns", "episodes", "n_way", "fill", "contrast"),
+}
 
 
 class Objective(NamedTuple):
@@ -59,9 +63,12 @@ def build(fields: Mapping, max_alphabet: int) -> Objective:
         max_alphabet: characters of the largest training alphabet.
 
     Raises:
-        ValueError: an unknown name, or settings that do not go together.
+        ValueError: an unknown name, a setting that is missing, or settings that do not go together.
     """
     name = fields["name"]
+    missing = sorted(set(_SETTINGS.get(name, ())) - set(fields))
+    if missing:
+        raise ValueError(f"objective.name = {name!r} needs the fields {missing}")
     if name == "verification":
         return _verification(fields)
     if name == "episode":
@@ -112,7 +119,7 @@ def _episode(fields, max_alphabet) -> Objective:
         # A character that stands in two episodes is not wrong, so it is no distractor of its own.
         twin = identities[..., :, None] == identities[..., None, :]
         allowed = mask[..., :, None] & mask[..., None, :]
-        allowed &= ~twin | jnp.eye(mask.shape[-1], dtype=bool)
+        allowed &= ~twin | jnp.eye(mask.shape[-1], dtype=bool)[None]
         answer = jnp.where(allowed, logits, -jnp.inf).argmax(-1)
         correct = mask & (answer == jnp.arange(mask.shape[-1])[None, :])
         count = mask.sum()

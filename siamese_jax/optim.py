@@ -15,6 +15,13 @@ import optax
 
 OPTIMISERS = ("layerwise", "adamw")
 
+# Settings that lie in the optimiser's state: changing them compiles nothing anew.
+_DATA = ("rules", "rate", "weight_decay")
+_SETTINGS = {
+    "layerwise": ("rules", "steps_per_epoch", "decay", "momentum_start", "momentum_epochs"),
+    "adamw": ("rate", "warmup_steps", "weight_decay"),
+}
+
 
 class Rule(NamedTuple):
     """Settings of the parameters whose path matches a pattern.
@@ -197,20 +204,29 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
 
     Args:
         fields: `name` (one of `OPTIMISERS`) and the settings of that optimiser. `adamw`: `rate`,
-            `warmup_steps`, `weight_decay` (on kernels only). `layerwise`: `rules`, a sequence of
-            (pattern, rate, momentum, l2), and the arguments of `layerwise_sgd`.
+            `warmup_steps`, `weight_decay` (on parameters of two axes or more). `layerwise`: `rules`,
+            a sequence of (pattern, rate, momentum, l2), and the arguments of `layerwise_sgd`.
         num_steps: length of the training in steps.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a setting that is missing.
     """
     name = fields["name"]
+    missing = sorted(set(_SETTINGS.get(name, ())) - set(fields))
+    if missing:
+        raise ValueError(f"optim.name = {name!r} needs the fields {missing}")
     if name == "adamw":
-        return optax.adamw(
-            cosine_schedule(fields["rate"], fields["warmup_steps"], num_steps),
-            weight_decay=fields["weight_decay"],
-            mask=lambda params: jax.tree.map(lambda w: w.ndim > 1, params),
-        )
+        shape = cosine_schedule(1.0, fields["warmup_steps"], num_steps)
+
+        @optax.inject_hyperparams  # the two settings are data, in the state
+        def adamw(rate, weight_decay):
+            return optax.adamw(
+                lambda count: rate * shape(count),
+                weight_decay=weight_decay,
+                mask=lambda params: jax.tree.map(lambda w: w.ndim > 1, params),
+            )
+
+        return adamw(rate=float(fields["rate"]), weight_decay=float(fields["weight_decay"]))
     if name == "layerwise":
         return layerwise_sgd(
             _rules(fields),
@@ -220,6 +236,11 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
             momentum_epochs=fields["momentum_epochs"],
         )
     raise ValueError(f"optim.name must be one of {OPTIMISERS}, got {name!r}")
+
+
+def compiled_settings(fields: Mapping) -> dict:
+    """The settings of an `optim` section that are compiled into a step; the others are data."""
+    return {name: value for name, value in fields.items() if name not in _DATA}
 
 
 def _rules(fields):

@@ -101,7 +101,13 @@ class Devices:
         """Puts one copy of a tree on every device."""
         if self.axis_name is None:
             return jax.tree.map(jnp.array, tree)
-        copy = jax.pmap(lambda tree, _: tree, in_axes=(None, 0), devices=self._all)
+        # The same axis name as in `compile`: another one would compile every step twice.
+        copy = jax.pmap(
+            lambda tree, _: tree,
+            axis_name=self.axis_name,
+            in_axes=(None, 0),
+            devices=self._all,
+        )
         return copy(tree, np.arange(self.count)[self._mine])
 
     def first(self, tree):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -29,7 +30,13 @@ _log = logging.getLogger(__name__)
 
 
 def train_and_evaluate(
-    config, path: str, *, should_stop: Callable[[], bool] = lambda: False, progress: bool = False
+    config,
+    path: str,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_validation: Callable[[int, float], object] = lambda step, accuracy: None,
+    programs: dict | None = None,
+    progress: bool = False,
 ) -> dict:
     """Trains a network, or goes on with its training; the same call resumes after any interruption.
 
@@ -37,6 +44,10 @@ def train_and_evaluate(
         config: see `configs/`.
         path: workdir of the run.
         should_stop: asked after every step; once true, the state is saved and the call returns.
+        on_validation: called after every validation, with the step and the accuracy; what it raises
+            ends the training.
+        programs: compiled steps, filled and used by calls that are given the same empty dict: runs
+            that differ in the data of their optimisers alone compile nothing anew.
         progress: whether to show a progress bar.
 
     Returns:
@@ -71,7 +82,7 @@ def train_and_evaluate(
     )
 
     details = {"image_shape": train_set.image_shape, "kind": train_set.kind, "data": data.note}
-    with workdir.Run(path, config, data.fingerprint, details) as run:
+    with workdir.Run(path, config, data.fingerprint, details, devices.primary) as run:
         saved = checkpoints.Checkpoints(path, config.keep_best)
         try:
             state = steps.init_state(
@@ -87,6 +98,8 @@ def train_and_evaluate(
             net = inference.bind(
                 config, state.variables, train_set.image_shape, train_set.kind, "model", devices
             )
+            if programs is not None:
+                train_step, net = programs.setdefault(_program(config), (train_step, net))
             judged = [row for row in rows if row["kind"] == "validation"]
             bar = tqdm(
                 total=config.num_steps,
@@ -101,7 +114,7 @@ def train_and_evaluate(
                 state, last = train_step(state, images, index)
                 step += 1
                 bar.update()
-                stopping = should_stop()
+                stopping = devices.agree(should_stop())
                 judging = step % config.eval.every == 0 or step == config.num_steps
                 if step % config.log_every == 0 or judging or stopping:
                     sums = jax.device_get(devices.first(state.sums))
@@ -114,7 +127,11 @@ def train_and_evaluate(
                 if step % config.log_every == 0:
                     speed = objective.images * (step - before) / (time.perf_counter() - since)
                     means = {k: float(v / sums["steps"]) for k, v in sums.items() if k != "steps"}
-                    run.log(step, "train", {**means, "images_per_second": round(speed, 1)})
+                    spent = {
+                        "images_per_second": round(speed, 1),
+                        "cpu_seconds": round(time.process_time(), 3),
+                    }
+                    run.log(step, "train", {**means, **spent})
                     state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
                     bar.set_postfix(_shown(means, judged, speed))
                     since, before = time.perf_counter(), step
@@ -124,6 +141,7 @@ def train_and_evaluate(
                     )
                     judged.append(run.log(step, "validation", {"accuracy": result.accuracy}))
                     saved.save(step, devices.first(state), result.accuracy)
+                    on_validation(step, result.accuracy)
                     since, before = time.perf_counter(), step
                 if stopping:
                     saved.save(step, devices.first(state))
@@ -164,6 +182,15 @@ def _check_set(config, image_set):
         )
     if config.objective.get("negatives") == "same_alphabet" and image_set.alphabet_count.min() < 2:
         raise ValueError("objective.negatives = 'same_alphabet' needs two classes an alphabet")
+
+
+def _program(config) -> str:
+    """What the steps are compiled from; the rest is data, or belongs to the loop."""
+    fields = workdir.plain(config)
+    for name in ("seed", "log_every", "keep_best", "eval", "search_space"):
+        fields.pop(name, None)
+    fields["optim"] = optim.compiled_settings(fields["optim"])
+    return json.dumps(fields, sort_keys=True)
 
 
 def _patience_over(config, judged) -> bool:

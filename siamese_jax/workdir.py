@@ -137,23 +137,37 @@ class Run:
 
 def provenance() -> dict:
     """What a figure's reader needs to know of where it was computed."""
-    commit = subprocess.run(
-        ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "commit": commit.stdout.strip() or None,
+        "commit": _git("rev-parse", "--verify", "HEAD"),
+        "changed_files": (_git("status", "--porcelain", "--untracked-files=no") or "").splitlines(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "device": jax.devices()[0].device_kind,
+        "processor": _processor(),
         "num_devices": jax.device_count(),
         "cores": len(os.sched_getaffinity(0)),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def _git(*words) -> str | None:
+    """What git says of the package's own checkout, None where it is none."""
+    here = str(pathlib.Path(__file__).parent)
+    try:
+        done = subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _processor() -> str:
+    """The processor's name as Linux gives it."""
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:

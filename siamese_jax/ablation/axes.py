@@ -1,0 +1,265 @@
+"""What an ablation varies: named axes, each a list of changes to a config."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from siamese_jax import models, objectives, optim, trials, workdir
+
+
+class Axis(NamedTuple):
+    """One thing that is varied.
+
+    Attributes:
+        labels: names of its variants; of a whole-number axis those that are taken unless others are
+            asked for.
+        fields: (config as a plain dict, label) -> changed fields by dotted name. ValueError where
+            the axis does not fit the config.
+        number: whether any whole number is a label.
+        judged: whether the fields are settings of the evaluation, which need no training of their
+            own.
+    """
+
+    labels: tuple[str, ...]
+    fields: Callable[[Mapping, str], dict[str, Any]]
+    number: bool = False
+    judged: bool = False
+
+
+def _resolution(config, label):
+    return {"data.image_size": [int(label), int(label)]}
+
+
+def _objective(config, label):
+    """The same encoder, data and (nearly) the same number of images a step."""
+    old = config["objective"]
+    if label == old["name"]:
+        return {}
+    images = objectives.build(old, 1).images
+    new = {"name": label, "turns": old["turns"]}
+    if label == "verification":
+        new |= {"batch": images // 2, "negatives": "any"}
+    else:
+        n_way = config["eval"]["n_way"]
+        new |= {"episodes": max(1, images // (2 * n_way)), "n_way": n_way}
+        new |= {"fill": old["turns"] != "none", "contrast": "batch"}
+    return {"objective": new}
+
+
+def _pairs(config, label):
+    if "negatives" not in config["objective"]:
+        raise ValueError(
+            f"objective {config['objective']['name']!r} draws no pairs: take objective:verification"
+        )
+    return {"objective.negatives": label}
+
+
+def _augmentation(config, label):
+    parts = label.split("+")
+    turns = config["objective"]["turns"]
+    turns = ("alphabet" if turns == "none" else turns) if "turns" in parts else "none"
+    fields = {"objective.turns": turns, "augment.distort": "affine" in parts}
+    if "fill" in config["objective"]:  # with turned copies of characters
+        fields["objective.fill"] = "turns" in parts
+    size = config["augment"]["elastic_size"] or 0.02
+    return {**fields, "augment.elastic_size": size if "elastic" in parts else 0.0}
+
+
+def _distortions(config, label):
+    return {"augment.distort": label == "on"}
+
+
+def _encoder(config, label):
+    old = config["model"]
+    if label == "koch":
+        if old["encoder"] == "koch":
+            return {}
+        side = min(config["data"]["image_size"] or [105])
+        args = {
+            "filters": [32, 64, 64, 128],
+            "kernels": [max(2, round(k * side / 105)) for k in (10, 7, 4, 4)],
+            "units": old["encoder_args"]["units"],
+            "conv_std": 0.05,
+            "dense_std": 0.02,
+            "bias_mean": 0.0,
+        }
+        return {"model.encoder": "koch", "model.encoder_args": args}
+    if old["encoder"] == "residual":
+        args = dict(old["encoder_args"])
+    else:
+        args = {"widths": [32, 64, 64, 128], "blocks": 1, "stem": 32, "stem_stride": 2}
+        args["units"] = 512
+    factor = {"residual-half": 0.5, "residual": 1, "residual-double": 2}[label]
+    args["widths"] = [max(1, round(factor * width)) for width in args["widths"]]
+    return {"model.encoder": "residual", "model.encoder_args": args}
+
+
+def _comparator(config, label):
+    if label == config["model"]["comparator"]:
+        return {}
+    args = {"scale": 10.0} if label == "cosine" else {}
+    return {"model.comparator": label, "model.head_args": args}
+
+
+def _regularisation(config, label):
+    parts, old = label.split("+"), config["optim"]
+    fields = {}
+    if config["model"]["encoder"] == "residual":
+        rate = config["model"]["encoder_args"].get("dropout") or 0.3
+        fields["model.encoder_args.dropout"] = rate if "dropout" in parts else 0.0
+    elif "dropout" in parts:
+        raise ValueError(f"encoder {config['model']['encoder']!r} has no dropout")
+    if old["name"] == "adamw":
+        fields["optim.weight_decay"] = (old["weight_decay"] or 0.05) if "l2" in parts else 0.0
+    else:
+        fields["optim.rules"] = [
+            [*rule[:3], (rule[3] or 1e-4) if "l2" in parts else 0.0] for rule in old["rules"]
+        ]
+    return fields
+
+
+def _shots(config, label):
+    return {"k_shot": int(label)}
+
+
+# In the order in which they are applied, whatever the order of asking.
+AXES: Mapping[str, Axis] = {
+    "resolution": Axis(("28", "35", "56"), _resolution, number=True),
+    "objective": Axis(("verification", "episode"), _objective),
+    "pairs": Axis(("any", "same_alphabet"), _pairs),
+    "augmentation": Axis(
+        ("none", "turns", "affine", "affine+turns", "affine+turns+elastic"), _augmentation
+    ),
+    "distortions": Axis(("on", "off"), _distortions),
+    "encoder": Axis(("koch", "residual-half", "residual", "residual-double"), _encoder),
+    "comparator": Axis(("l1", "cosine"), _comparator),
+    "regularisation": Axis(("none", "dropout", "l2", "dropout+l2"), _regularisation),
+    "shots": Axis(("1", "2", "5"), _shots, number=True, judged=True),
+}
+
+
+def parse_over(over: Iterable[str], seeds: int | None) -> tuple[dict[str, list[str]], list[int]]:
+    """Reads what is to be varied.
+
+    Args:
+        over: `axis` for all labels of an axis, `axis:label1|label2` for some; `seeds` stands for
+            three seeds.
+        seeds: number of seeds, counted from 0; None: three or one, as `over` says.
+
+    Returns:
+        Labels by axis, in the order of `AXES`, and the seeds.
+
+    Raises:
+        ValueError: an unknown axis or label, an axis named twice, or seeds said twice.
+    """
+    asked, chosen = {}, [0] if seeds is None else list(range(seeds))
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"at least one seed is needed, got {seeds}")
+    for entry in over:
+        name, _, listed = entry.partition(":")
+        trials.check_names("axis", [name], [*AXES, "seeds"])
+        if name in asked:
+            raise ValueError(f"axis {name!r} is named twice: write {name}:label1|label2")
+        asked[name] = labels = [label for label in listed.split("|") if label]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"{entry!r} names a label twice")
+        number = name == "seeds" or AXES[name].number
+        if number and not all(label.isdigit() for label in labels):
+            raise ValueError(f"labels of axis {name!r} are whole numbers, got {listed!r}")
+        if not number:
+            trials.check_names(f"label of axis {name!r}", labels, AXES[name].labels)
+        if name == "seeds" and labels and seeds is not None:
+            raise ValueError(f"{entry!r} and --seeds={seeds} say two things: leave one out")
+        if name == "seeds" and seeds is None:
+            chosen = [int(label) for label in labels] or [0, 1, 2]
+    return {n: asked[n] or list(axis.labels) for n, axis in AXES.items() if n in asked}, chosen
+
+
+@dataclasses.dataclass
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        labels: label by axis.
+        trained: name of its training, shared by variants that are only judged otherwise.
+        config: as a plain dict; the seed is that of the base config.
+        settings: of the evaluation, `k_shot`.
+        images: images a step.
+    """
+
+    labels: dict[str, str]
+    trained: str
+    config: dict
+    settings: dict
+    images: int = 0
+
+    @property
+    def name(self) -> str:
+        return ", ".join(self.labels.values()) or "as configured"
+
+    def run(self, seed: int) -> str:
+        """Name of the folder of a run."""
+        return f"{self.trained}seed={seed}"
+
+
+def make_variants(config, chosen: Mapping[str, Sequence[str]]) -> list[Variant]:
+    """The product of the axes, the last axis fastest.
+
+    Args:
+        config: the base config.
+        chosen: labels by axis, in the order of `AXES`.
+
+    Raises:
+        ValueError: an axis does not fit the config.
+    """
+    base = {k: v for k, v in workdir.plain(config).items() if k != "search_space"}
+    variants = []
+    for labels in itertools.product(*chosen.values()):
+        variant = Variant(dict(zip(chosen, labels, strict=True)), "", base, {"k_shot": 1})
+        for name, label in variant.labels.items():
+            axis = AXES[name]
+            try:
+                fields = axis.fields(variant.config, label)
+                if axis.judged:
+                    variant.settings = {**variant.settings, **fields}
+                else:
+                    variant.config = changed(variant.config, fields)
+                    variant.trained += f"{name}={label},"
+            except (ValueError, KeyError) as error:
+                text = f"it has no field {error}" if isinstance(error, KeyError) else error
+                raise ValueError(f"axis {name}:{label} does not fit this config: {text}") from None
+        variants.append(variant)
+    return variants
+
+
+def changed(config: Mapping, fields: Mapping[str, Any]) -> dict:
+    """A copy of a plain config in which dotted fields have other values."""
+    config = json.loads(json.dumps(config))
+    for dotted, value in fields.items():
+        *path, last = dotted.split(".")
+        part = config
+        for name in path:
+            part = part[name]
+        part[last] = value
+    return config
+
+
+def check_fits(variant: Variant, train_set) -> None:
+    """Builds all parts of a variant's training without computing, and counts its images a step."""
+    config = variant.config
+    height, width, channels = train_set.image_shape
+    height, width = config["data"]["image_size"] or (height, width)
+    if config["objective"]["turns"] != "none" and (height != width or train_set.kind != "ink"):
+        raise ValueError(f"turns need square images of kind ink, got {train_set.name!r}")
+    model = models.build(config["model"])
+    images = jax.ShapeDtypeStruct((1, height, width, channels), "float32")
+    params = jax.eval_shape(model.init, jax.random.key(0), images, images)["params"]
+    jax.eval_shape(optim.build(config["optim"], config["num_steps"]).init, params)
+    most = int(train_set.alphabet_count.max())
+    variant.images = objectives.build(config["objective"], most).images

@@ -1,0 +1,493 @@
+"""Ablations: the axes, the queue, the budget, the figures of the table, and a real run."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import ml_collections
+import numpy as np
+import pytest
+import scipy.stats
+
+from siamese_jax import ablation, datasets, workdir
+from siamese_jax.ablation import axes, table, training
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def config_of(name, arg="smoke"):
+    scope = {}
+    exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
+    return scope["get_config"](arg)
+
+
+@pytest.fixture(scope="module")
+def quickstart():
+    return config_of("quickstart")
+
+
+@pytest.fixture(scope="module")
+def data(quickstart):
+    return datasets.load({**workdir.plain(quickstart)["data"], "image_size": None})
+
+
+# ----------------------------------------------------------------------------------------- axes
+
+
+def test_over_is_read_in_the_order_of_the_axes():
+    chosen, seeds = axes.parse_over(["shots:5|1", "objective", "seeds"], None)
+    assert chosen == {"objective": ["verification", "episode"], "shots": ["5", "1"]}
+    assert list(chosen) == ["objective", "shots"]
+    assert seeds == [0, 1, 2]
+    assert axes.parse_over(["resolution:40"], None) == ({"resolution": ["40"]}, [0])
+    assert axes.parse_over(["seeds:3|7"], None) == ({}, [3, 7])
+    assert axes.parse_over(["pairs", "seeds"], 2)[1] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "over, seeds, words",
+    [
+        (["objectives"], None, "did you mean objective"),
+        (["augmentation:afine"], None, "did you mean affine"),
+        (["shots:one"], None, "whole numbers"),
+        (["pairs", "pairs:any"], None, "named twice"),
+        (["pairs:any|any"], None, "a label twice"),
+        (["seeds:1|2"], 3, "two things"),
+        (["pairs"], 0, "at least one seed"),
+    ],
+)
+def test_a_mistake_in_over_is_named(over, seeds, words):
+    with pytest.raises(ValueError, match=words):
+        axes.parse_over(over, seeds)
+
+
+def only(config, over):
+    return {v.name: v for v in axes.make_variants(config, axes.parse_over(over, 1)[0])}
+
+
+def changes(config, variant):
+    """The fields of a variant that differ from the config, by dotted name."""
+    old, new = workdir.flatten(config), workdir.flatten(variant.config)
+    both = (old.keys() | new.keys()) - {"search_space"}
+    return {n: new.get(n) for n in both if old.get(n) != new.get(n)}
+
+
+def test_the_other_objective_sees_as_many_images(quickstart):
+    full = config_of("quickstart", "")  # 4 episodes x 2 drawers x 20 characters
+    found = only(full, ["objective"])
+    assert changes(full, found["episode"]) == {}
+    objective = found["verification"].config["objective"]
+    assert objective == {
+        "name": "verification",
+        "turns": "alphabet",
+        "batch": 80,
+        "negatives": "any",
+    }
+    koch = config_of("koch2015", "")  # 128 pairs; 256 // 40 = 6 episodes of 20
+    objective = only(koch, ["objective"])["episode"].config["objective"]
+    assert objective == {
+        **{"name": "episode", "turns": "none", "episodes": 6, "n_way": 20},
+        **{"fill": False, "contrast": "batch"},
+    }
+
+
+def test_augmentation_turns_each_part_on_and_off(quickstart):
+    found = only(quickstart, ["augmentation"])
+    told = {
+        name: (
+            v.config["objective"]["turns"],
+            v.config["objective"]["fill"],
+            v.config["augment"]["distort"],
+            v.config["augment"]["elastic_size"],
+        )
+        for name, v in found.items()
+    }
+    assert told == {
+        "none": ("none", False, False, 0.0),
+        "turns": ("alphabet", True, False, 0.0),
+        "affine": ("none", False, True, 0.0),
+        "affine+turns": ("alphabet", True, True, 0.0),
+        "affine+turns+elastic": ("alphabet", True, True, 0.02),
+    }
+
+
+def test_small_axes_change_their_fields_alone(quickstart):
+    assert changes(quickstart, only(quickstart, ["distortions"])["off"]) == {
+        "augment.distort": False
+    }
+    assert changes(quickstart, only(quickstart, ["resolution:33"])["33"]) == {
+        "data.image_size": [33, 33]
+    }
+    assert changes(quickstart, only(quickstart, ["encoder"])["residual-half"]) == {
+        "model.encoder_args.widths": [4, 4]
+    }
+    assert changes(quickstart, only(quickstart, ["comparator"])["l1"]) == {
+        "model.comparator": "l1",
+        "model.head_args.scale": None,
+        "model.head_args": {},
+    }
+    found = only(quickstart, ["regularisation"])
+    assert changes(quickstart, found["none"]) == {
+        "model.encoder_args.dropout": 0.0,
+        "optim.weight_decay": 0.0,
+    }
+    assert changes(quickstart, found["dropout+l2"]) == {"model.encoder_args.dropout": 0.3}
+    koch = config_of("koch2015")
+    rules = only(koch, ["regularisation:none"])["none"].config["optim"]["rules"]
+    assert [rule[3] for rule in rules] == [0.0] * 6
+    assert changes(koch, only(koch, ["pairs"])["same_alphabet"]) == {
+        "objective.negatives": "same_alphabet"
+    }
+
+
+def test_axes_make_the_product_and_shots_share_a_training(quickstart):
+    variants = axes.make_variants(
+        quickstart, axes.parse_over(["shots:1|5", "augmentation:none|affine"], 1)[0]
+    )
+    assert [v.name for v in variants] == ["none, 1", "none, 5", "affine, 1", "affine, 5"]
+    assert [v.settings["k_shot"] for v in variants] == [1, 5, 1, 5]
+    assert len({v.trained for v in variants}) == 2
+    assert variants[0].run(3) == "augmentation=none,seed=3"
+
+
+def test_pairs_follow_the_objective(quickstart):
+    with pytest.raises(ValueError, match=r"axis pairs:any does not fit.*objective:verification"):
+        only(quickstart, ["pairs"])
+    assert len(only(quickstart, ["pairs", "objective:verification"])) == 2
+
+
+def test_what_cannot_be_built_does_not_fit(data):
+    koch = config_of("koch2015")
+    with pytest.raises(ValueError, match="'koch' has no dropout"):
+        only(koch, ["regularisation"])
+    residual = only(koch, ["encoder:residual"])["residual"]
+    with pytest.raises(ValueError, match="no rule matches parameter"):  # rules of Koch's layers
+        axes.check_fits(residual, data.train)
+    small = only(koch, ["resolution:20"])["20"]
+    with pytest.raises(ValueError, match="needs at least"):
+        axes.check_fits(small, data.train)
+    photos = dataclasses.replace(data.train, kind="photo")
+    turned = only(config_of("quickstart"), ["augmentation:turns"])["turns"]
+    with pytest.raises(ValueError, match="square images of kind ink"):
+        axes.check_fits(turned, photos)
+
+
+@pytest.mark.parametrize("name", axes.AXES)
+def test_every_label_builds(name, data):
+    config = config_of("quickstart", "")
+    over = [name] + (["objective:verification"] if name == "pairs" else [])
+    for variant in only(config, over).values():
+        axes.check_fits(variant, data.train)
+        assert 150 <= variant.images <= 160
+
+
+# ---------------------------------------------------------------------------------------- queue
+
+FAKE = """
+import json, os, pathlib, signal, sys, time
+config = next(a for a in sys.argv if a.startswith("--config=")).split(":", 1)[1]
+folder = pathlib.Path(next(a for a in sys.argv if a.startswith("--workdir=")).split("=", 1)[1])
+seconds = json.loads(pathlib.Path(config).read_text())["seconds"]
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+(folder / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
+(folder / "begun").touch()
+time.sleep(seconds)
+while time.process_time() < 0.2: pass
+print("the reason", file=sys.stderr)
+sys.exit(3 if seconds == 0.01 else 0)
+"""
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """A folder with a `launch/train.py` that sleeps, works for 0.2 s, and fails if told 0.01 s."""
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "train.py").write_text(FAKE)
+    return tmp_path
+
+
+def test_each_run_has_its_share_of_the_cores_and_a_failure_stops_nothing(fake):
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("one core cannot be shared out")
+    trainer = training.Trainer(fake, 2)
+    found = {}
+    whole = trainer.each(
+        [0.3, 0.01, 0.31],
+        lambda s: trainer.train({"seconds": s}, fake / str(s)),
+        found.__setitem__,
+        lambda: False,
+    )
+    assert whole and {s: o["code"] for s, o in found.items()} == {0.3: 0, 0.01: 3, 0.31: 0}
+    assert found[0.01]["line"] == "the reason"
+    assert all(0.2 <= o["cpu_seconds"] < 2 for o in found.values())
+    shares = [set(json.loads((fake / str(s) / "cores").read_text())) for s in (0.3, 0.01)]
+    assert shares[0] | shares[1] == set(cores) and not shares[0] & shares[1]
+    assert sorted(os.sched_getaffinity(0)) == cores
+
+
+def test_cores_are_dealt_out():
+    cores = sorted(os.sched_getaffinity(0))
+    assert training._shares(1) == [cores]
+    assert sorted(sum(training._shares(len(cores)), [])) == cores
+    assert all(training._shares(len(cores) + 3))
+
+
+def test_a_second_start_adds_its_cpu_time(fake):
+    trainer = training.Trainer(fake, 1)
+    first = trainer.train({"seconds": 0}, fake / "run")
+    second = trainer.train({"seconds": 0}, fake / "run")
+    assert second["cpu_seconds"] >= first["cpu_seconds"] + 0.2
+    assert json.loads((fake / "run" / "outcome.json").read_text()) == second
+
+
+def test_stopping_ends_the_trainings_and_begins_no_more(fake):
+    trainer = training.Trainer(fake, 2)
+    done = []
+    began = time.monotonic()
+    whole = trainer.each(
+        range(4),
+        lambda n: trainer.train({"seconds": 60}, fake / str(n)),
+        lambda n, outcome: done.append(n),
+        lambda: (fake / "0" / "begun").exists() and (fake / "1" / "begun").exists(),
+    )
+    assert not whole and not done and time.monotonic() - began < 30
+    outcomes = [json.loads((fake / n / "outcome.json").read_text()) for n in "01"]
+    assert [o["code"] for o in outcomes] == [75, 75]
+    assert not (fake / "2").exists() and threading.active_count() < 20
+
+
+# --------------------------------------------------------------------------------------- budget
+
+
+def test_a_budget_is_spent_on_start_evaluations_and_steps(quickstart):
+    config = workdir.plain(config_of("quickstart", ""))  # 1800 steps, every 300, warm-up 100
+    cost = {"start": 30.0, "step": 0.3, "evaluation": 5.0}
+    planned = training.plan_budget(config, cost, 5.0)
+    # 300 s x 0.97 - 30 - 6 x 5 = 231 s; / 0.3 = 770 steps; 128 between evaluations; in 7 logs of 18
+    assert planned["num_steps"] == 6 * 126 and planned["eval"]["every"] == 126
+    assert planned["log_every"] == 18 and planned["optim"]["warmup_steps"] == 42
+    seconds = 30 + 6 * 5 + planned["num_steps"] * 0.3
+    assert 0.9 * 300 < seconds <= 300
+    assert config["num_steps"] == 1800
+    with pytest.raises(ValueError, match="1 CPU minutes are too few: the start takes 30 s"):
+        training.plan_budget(config, cost, 1.0)
+    tiny = training.plan_budget(config, {**cost, "step": 38.0}, 5.0)
+    assert tiny["num_steps"] == 6 and tiny["optim"]["warmup_steps"] < 6
+
+
+def test_costs_are_read_off_the_log(tmp_path, quickstart):
+    """A training whose CPU time is known: 10 s to start, 4 s the first evaluation, 2 s each later."""
+
+    class Known:
+        steps = []
+
+        def train(self, config, path):
+            part = config["log_every"]
+            self.steps.append(config["num_steps"])
+            path.mkdir(parents=True)
+            spent, rows = 10.0, []
+            for step in range(1, config["num_steps"] + 1):
+                spent += 0.05
+                if step % part == 0:
+                    rows.append({"step": step, "kind": "train", "cpu_seconds": spent})
+                if step % config["eval"]["every"] == 0:
+                    spent += 4.0 if step == config["eval"]["every"] else 2.0
+            (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+            return {"code": 0}
+
+    cost = training.measure(Known(), workdir.plain(quickstart), tmp_path / "m")
+    assert cost == pytest.approx({"start": 12.0, "step": 0.05, "evaluation": 2.0})
+    assert Known.steps == [24, 120]  # four steps took 0.2 s of the second that is asked for
+    assert not (tmp_path / "m").exists()
+
+
+# ---------------------------------------------------------------------------------------- table
+
+
+def test_intervals_over_seeds():
+    # t(0.975, 2) = 4.302653; the standard deviation of 1, 2, 3 is 1
+    half = 4.302653 / np.sqrt(3)
+    assert table.seed_interval([1, 2, 3]) == pytest.approx((2 - half, 2 + half), abs=1e-6)
+    assert np.isnan(table.seed_interval([0.5])).all()
+    a, b = [0.8, 0.83, 0.81, 0.9], [0.7, 0.69, 0.75]
+    wanted = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert table.seed_difference(a, b) == pytest.approx((wanted.low, wanted.high), rel=1e-9)
+    assert np.isnan(table.seed_difference(a, [0.7])).all()
+    assert np.isnan(table.seed_difference([0.5, 0.5], [0.7, 0.7])).all()
+
+
+@pytest.fixture(scope="module")
+def judge(data):
+    return table.Judge(data, 5, 100)
+
+
+def made_up(judge, rates, k_shot=1, seed=0):
+    """A run whose answers are right by chance at given rates."""
+    rng = np.random.default_rng(seed)
+    correct = {
+        t.hash: (rng.uniform(size=t.queries.shape) < rates[name]).astype(float)
+        for name, t in judge.lists(k_shot).items()
+    }
+    told = {"steps": 60, "best_step": 40, "validation": 0.5, "cpu_minutes": 1.25}
+    return {"trained": "", "seed": seed, "correct": correct, **told}
+
+
+def test_a_variant_is_summed_up(judge):
+    variant = axes.Variant({"pairs": "any"}, "", {}, {"k_shot": 1}, images=160)
+    rates = {"official": 0.6, "within": 0.7, "training": 0.9}
+    runs = [made_up(judge, rates, seed=s) for s in (0, 1)]
+    runs.append({"trained": "", "seed": 2, "line": "the loss is not finite"})
+    found = table.summary(variant, judge, runs)
+    hashes = {name: t.hash for name, t in judge.lists(1).items()}
+    within = [run["correct"][hashes["within"]] for run in runs[:2]]
+    assert found["within"]["seeds"] == pytest.approx([c.mean() for c in within])
+    assert found["within"]["mean"] == pytest.approx(np.mean(within))
+    low, high = found["within"]["wilson"]
+    wanted = scipy.stats.binomtest(int(np.sum(within)), 200).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((wanted.low, wanted.high))
+    training_ = [run["correct"][hashes["training"]].mean() for run in runs[:2]]
+    gap = np.mean(training_) - np.mean(within)
+    assert found["gap"]["mean"] == pytest.approx(gap)
+    assert found["images"] == [9600, 9600]
+    cells = table.rows([found])
+    assert cells[0][0] == "pairs"
+    assert cells[1][:5] == ["any", "2 of 3", "60", "9,600", "1.2"]
+    assert cells[2][:2] == ["any", "seed 2"] and cells[2][-1] == "FAILED: the loss is not finite"
+    assert "| any | 2 of 3 | 60 |" in table.markdown(cells)
+    json.dumps(table.rounded(found), allow_nan=False)
+
+
+def test_a_difference_is_of_the_same_trials(judge):
+    """Two variants that differ in every fifth trial: what they share cancels."""
+    within = judge.lists(1)["within"]
+    rng = np.random.default_rng(0)
+    hard = (rng.uniform(size=within.queries.shape) < 0.5).astype(float)
+    better = hard.copy()
+    better.flat[::5] = 1.0
+    others = {name: t.hash for name, t in judge.lists(1).items() if name != "within"}
+
+    def runs(correct):
+        zero = {h: np.zeros(judge.lists(1)[name].queries.shape) for name, h in others.items()}
+        return [{"seed": s, "correct": {within.hash: correct, **zero}} for s in (0, 1)]
+
+    variants = [axes.Variant({"pairs": n}, n, {}, {"k_shot": k}) for n, k in (("a", 1), ("b", 1))]
+    variants.append(axes.Variant({"pairs": "c"}, "c", {}, {"k_shot": 2}))
+    found = table.differences(variants, judge, {"a": runs(hard), "b": runs(better), "c": []})
+    assert [(d["variant"], d["against"], d["protocol"]) for d in found] == [
+        ("b", "a", "official"),
+        ("b", "a", "within"),
+    ]
+    assert found[0]["difference"] == 0
+    low, high = found[1]["trial_interval"]
+    assert found[1]["difference"] == pytest.approx((better - hard).mean())
+    assert 0 < low <= found[1]["difference"] <= high < 0.2
+    both = table.differences(
+        variants[:2], judge, {"a": runs(hard), "b": [*runs(better), *runs(hard)]}
+    )
+    assert both[1]["difference"] == pytest.approx((better - hard).mean() / 2)  # mean over seeds
+
+
+def test_runs_meet_trials_of_the_images_own_size(judge, data):
+    lists = judge.lists(1)
+    assert list(lists) == ["official", "within", "training"]
+    assert lists["within"].images is data.test.images
+    assert lists["training"].images is data.train.images
+    assert lists["official"].num_trials == data.runs.answers.size
+    assert {t.k_shot for t in judge.lists(3).values()} == {3} and "official" not in judge.lists(3)
+
+
+# ------------------------------------------------------------------------------------- real runs
+
+
+def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys):
+    path = tmp_path / "ablation"
+    kept, broken = (path / f"augmentation={label},seed=0" for label in ("none", "affine"))
+    broken.mkdir(parents=True)
+    (broken / "checkpoints").write_text("a file where a folder is wanted")
+    config = config_of("quickstart")
+    config.num_devices = 1
+
+    def ablate(over="augmentation:none|affine", **more):
+        found = ablation.run_ablation(config, [over], path, ROOT, jobs=2, num_trials=100, **more)
+        return found, capsys.readouterr().out
+
+    found, out = ablate()
+    assert found == {"finished": True, "failed": 1}
+    assert "augmentation=affine,seed=0: FAILED: " in out
+    assert [line.split()[1:3] for line in out.splitlines() if line.startswith("affine")] == [
+        ["seed", "0"]
+    ]
+    recorded = json.loads((path / "ablation.json").read_text())
+    none, affine = recorded["variants"]
+    assert none["runs"][0]["steps"] == 20 and not none["failed"]
+    assert not affine["runs"] and affine["failed"][0]["line"] in out
+    assert recorded["data"]["fingerprint"] and "archives" not in recorded["config"]["data"]
+
+    # The next call runs what is missing, and only that.
+    (broken / "checkpoints").unlink()
+    before = (kept / "train.log").stat().st_mtime_ns
+    found, out = ablate(record=str(tmp_path / "copy.json"))
+    assert found == {"finished": True, "failed": 0}
+    assert (kept / "train.log").stat().st_mtime_ns == before
+    recorded = json.loads((tmp_path / "copy.json").read_text())
+    assert len(recorded["differences"]) == 2  # official and within
+    assert len({v["within"]["trials"] for v in recorded["variants"]}) == 1
+    accuracy = f"{100 * recorded['variants'][0]['within']['mean']:.2f}"
+    assert accuracy in out and accuracy in (path / "ablation.md").read_text()
+    assert (path / "ablation.png").read_bytes()[:4] == b"\x89PNG"
+
+    # A list says what is there, and other settings do not mix with it.
+    _, out = ablate("augmentation:none|turns", dry_run=True)
+    assert "augmentation=none,seed=0  (finished)" in out
+    assert "augmentation=turns,seed=0  (new)" in out
+    config.num_steps = 40
+    with pytest.raises(ValueError, match="num_steps is 40 and was 20"):
+        ablate()
+
+
+def test_an_interrupted_ablation_saves_and_goes_on(tmp_path):
+    path = tmp_path / "ablation"
+    command = [sys.executable, str(ROOT / "launch" / "ablate.py"), f"--workdir={path}"]
+    command += [f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke", "--over=distortions:off"]
+    command += ["--config.num_steps=1000", "--config.eval.every=500", "--num_trials=100"]
+
+    def start():
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    child, run = start(), path / "distortions=off,seed=0"
+    until = time.monotonic() + 200
+    while not workdir.read_metrics(run) and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == 75, err
+    assert "the same command goes on" in out
+    assert 0 < workdir.read_metrics(run)[-1]["step"] < 1000
+    child = start()
+    out, err = child.communicate(timeout=200)
+    assert child.returncode == 0, err
+    rows = workdir.read_metrics(run)
+    assert [r["step"] for r in rows if r["kind"] == "train"] == list(range(5, 1001, 5))
+    assert len(workdir.read_provenance(run)) == 2
+    assert f"{json.loads((run / 'outcome.json').read_text())['cpu_seconds'] / 60:.1f}" in out
+
+
+def test_a_recorded_config_is_the_config(tmp_path, quickstart):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"config": workdir.plain(quickstart)}))
+    scope = {}
+    exec((ROOT / "configs" / "recorded.py").read_text(), scope)
+    read = scope["get_config"](str(file))
+    assert workdir.plain(read) == workdir.plain(quickstart)
+    assert isinstance(read, ml_collections.ConfigDict) and read.is_locked
+    read.data.archives = "/somewhere"  # an empty field can be set, as in the config itself
+    assert isinstance(read.data.image_size, tuple)
+    with pytest.raises(ValueError, match="needs a file"):
+        scope["get_config"]("")

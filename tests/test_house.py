@@ -1,0 +1,132 @@
+"""The rules of the house: imports go down, launchers are thin, and everything public is explained."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "siamese_jax"
+FLOORS = (
+    # 0: pure functions
+    (
+        *("models", "losses", "metrics", "augment", "sampling", "optim", "baselines"),
+        *("objectives", "layers"),
+    ),
+    # 1: the world: files, devices, flags
+    ("datasets", "checkpoints", "steps", "workdir", "trials", "tuning", "commands"),
+    # 2: what is made of a trained network
+    ("evaluate", "inference", "gallery", "report", "figures", "pages"),
+    # 3: what a launcher runs
+    ("train", "judge", "search", "ablation", "tables", "benchmarks"),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# The package itself may hand out anything; nothing in it imports anything from the package itself.
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+LAUNCHERS = sorted((ROOT / "launch").glob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports(path):
+    """Dotted names of all modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            if node.module == "siamese_jax":
+                names |= {f"siamese_jax.{alias.name}" for alias in node.names}
+            else:
+                names.add(node.module)
+    return names
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def rooms_imported(path):
+    """Rooms of the package that a file imports."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("siamese_jax.")}
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_import_goes_up(path):
+    room = room_of(path)
+    assert room in FLOOR, f"{room} has no floor: add it to FLOORS"
+    assert "siamese_jax" not in imports(path)
+    for other in rooms_imported(path):
+        assert FLOOR[other] <= FLOOR[room], f"{room} (floor {FLOOR[room]}) imports {other}"
+
+
+def test_no_imports_go_in_circles():
+    below = {}
+    for path in MODULES:
+        below.setdefault(room_of(path), set()).update(rooms_imported(path) - {room_of(path)})
+    while below:
+        ground = [room for room, needed in below.items() if not needed & below.keys()]
+        assert ground, f"these import one another: {sorted(below)}"
+        for room in ground:
+            del below[room]
+
+
+def test_nobody_else_touches_the_benchmarks_or_torch():
+    for path in MODULES:
+        found = {name.split(".")[0] for name in imports(path)} & {"torch", "tensorflow", "keras"}
+        assert not found or room_of(path) == "benchmarks", f"{path} imports {found}"
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=name_of)
+def test_a_launcher_is_thin(path):
+    assert len(path.read_text().splitlines()) < 80
+    assert not any(name.startswith(("launch", "configs", "tests")) for name in imports(path))
+
+
+def test_nobody_imports_a_launcher_or_a_config():
+    for path in [*MODULES, *CONFIGS, PACKAGE / "__init__.py"]:
+        roots = {name.split(".")[0] for name in imports(path)}
+        assert not roots & {"launch", "configs", "tests"}, path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_a_config_knows_ml_collections_only(path):
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert roots - sys.stdlib_module_names <= {"ml_collections"}
+
+
+@pytest.mark.parametrize("path", [PACKAGE / "__init__.py", *MODULES, *LAUNCHERS], ids=name_of)
+def test_everything_public_is_explained(path):
+    tree = tree_of(path)
+    assert ast.get_docstring(tree), "the module has no docstring"
+    if path in LAUNCHERS:
+        return
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for scope in [tree, *(node for node in classes if not node.name.startswith("_"))]:
+        for node in scope.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                words = " ".join(ast.unparse(d) for d in getattr(node, "decorator_list", []))
+                if "property" not in words:  # the class's text lists its attributes
+                    assert ast.get_docstring(node), f"line {node.lineno}: {node.name}"
+
+
+def test_there_is_no_drawer_for_odds_and_ends():
+    for path in MODULES:
+        assert path.stem not in ("utils", "util", "helpers", "misc", "common"), path
+    assert not any("importlib" in imports(path) for path in MODULES)
+
+
+def test_importing_the_package_does_not_start_jax():
+    code = "import siamese_jax, sys; assert 'jax' not in sys.modules, 'jax was imported'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

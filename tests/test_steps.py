@@ -1,0 +1,321 @@
+"""The compiled steps against plain loops, and one device against several."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from siamese_jax import augment, models, objectives, optim, steps
+from siamese_jax.sampling import SetIndex
+
+NETS = {  # at 16 x 16
+    "koch": {
+        "encoder": "koch",
+        "encoder_args": {
+            "filters": (3, 3, 3, 4),
+            "kernels": (3, 2, 2, 1),
+            "units": 6,
+        },
+        "comparator": "l1",
+        "head_args": {},
+    },
+    "residual": {
+        "encoder": "residual",
+        "encoder_args": {"widths": (4, 6), "stem": 4, "stem_stride": 2, "units": 8},
+        "comparator": "cosine",
+        "head_args": {"scale": 10.0},
+    },
+}
+OBJECTIVES = {
+    "verification": {
+        "name": "verification",
+        "batch": 8,
+        "negatives": "any",
+        "turns": "none",
+    },
+    **{
+        f"episode, {contrast} contrast": {
+            "name": "episode",
+            "episodes": 8,
+            "n_way": 2,
+            "fill": False,
+            "turns": "none",
+            "contrast": contrast,
+        }
+        for contrast in objectives.CONTRASTS
+    },
+}
+OPTIMISERS = {
+    "layerwise": {
+        "name": "layerwise",
+        "rules": [(".*", 0.05, 0.9, 1e-3)],
+        "steps_per_epoch": 5,
+        "decay": 0.9,
+        "momentum_start": 0.5,
+        "momentum_epochs": 2,
+    },
+    "adamw": {"name": "adamw", "rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.05},
+}
+PLAIN = {"affine": None}
+
+
+@pytest.fixture(scope="module")
+def small(glyphs):
+    """The glyphs at 16 x 16."""
+    return glyphs.resized(16, 16)
+
+
+def build(net, objective, optimiser, count=1, dtype="float32", **changes):
+    """All that a train step is made of, on so many devices."""
+    devices = steps.Devices(count)
+    model = models.build({**NETS[net], "dtype": dtype}, devices.axis_name)
+    tx = optim.build(OPTIMISERS[optimiser], 100)
+    return devices, model, tx, objectives.build({**OBJECTIVES[objective], **changes}, 8)
+
+
+def made_up(model, image_shape, dtype="float32"):
+    """Variables of any size, as after training; quicker than to compile the initialisation."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    rng = np.random.default_rng(0)
+
+    def leaf(path, x):
+        if path[-1].key in ("var", "scale"):
+            return rng.uniform(1, 2, x.shape).astype(dtype)
+        return (0.3 * rng.normal(size=x.shape)).astype(dtype)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images, images)
+    return jax.tree_util.tree_map_with_path(leaf, {"batch_stats": {}, **shapes})
+
+
+def start(parts, small, dtype="float32"):
+    """A state to begin from."""
+    _, model, tx, objective = parts
+    variables = made_up(model, small.image_shape, dtype)
+    sums = {name: np.zeros((), dtype) for name in ("loss", *objective.metrics, "steps")}
+    return steps.TrainState(
+        step=np.int32(0),
+        rng=jax.random.split(jax.random.key(0))[1],
+        opt_state=tx.init(variables["params"]),
+        sums=sums,
+        **variables,
+    )
+
+
+def train(small, parts, num_steps, dtype="float32", augmentation=PLAIN):
+    """The state after some steps and the losses on the way."""
+    devices, model, tx, objective = parts
+    step = steps.make_train_step(model, tx, objective, augmentation, "paper", devices)
+    state = start(parts, small, dtype)
+    state, images, index = devices.replicate((state, small.images, SetIndex.of(small)))
+    losses = []
+    for _ in range(num_steps):
+        state, metrics = step(state, images, index)
+        losses.append(float(devices.first(metrics)["loss"]))
+    return jax.device_get(devices.first(state)), np.array(losses)
+
+
+def floats(state):
+    """The parts of a state that training changes, as one list of arrays."""
+    return jax.tree.leaves((state.params, state.batch_stats, state.sums))
+
+
+# --- training -------------------------------------------------------------------------------------
+
+CASES = [
+    ("koch", "verification", "layerwise"),
+    ("koch", "episode, batch contrast", "adamw"),
+    ("residual", "verification", "adamw"),
+    ("residual", "episode, episode contrast", "layerwise"),
+    ("residual", "episode, batch contrast", "adamw"),
+]
+
+
+@pytest.mark.parametrize("net, objective, optimiser", CASES)
+def test_one_device_or_several_make_the_same_run(small, net, objective, optimiser):
+    with jax.enable_x64(True):
+        runs = {
+            count: train(small, build(net, objective, optimiser, count, "float64"), 20, "float64")
+            for count in (1, 2, 4, 8)
+        }
+    one, losses = runs[1]
+    assert one.step == 20 and losses.dtype == np.float64
+    assert all(x.dtype == np.float64 for x in floats(one))
+    assert np.ptp(losses) > 1e-3  # it moves
+    for count in (2, 4, 8):
+        np.testing.assert_allclose(runs[count][1], losses, rtol=0, atol=1e-8)
+        for found, expected in zip(floats(runs[count][0]), floats(one), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "net, objective", [("koch", "verification"), ("residual", "episode, batch contrast")]
+)
+def test_one_device_or_several_in_float32(small, net, objective):
+    one, few = (train(small, build(net, objective, "layerwise", count), 1)[0] for count in (1, 8))
+    for found, expected in zip(floats(few), floats(one), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_step_is_sample_gather_forward_backward_update(small):
+    """The compiled step against its parts, one after the other, each twin by itself."""
+    parts = _, model, tx, objective = build("koch", "verification", "layerwise")
+    begin = start(parts, small)
+    found, losses = train(small, parts, 2)
+    params, opt_state = begin.params, begin.opt_state
+    for i in range(2):
+        batch, pixels = steps.preview_batch(
+            *(0, i, small.images, SetIndex.of(small), objective, PLAIN, "paper")
+        )
+        expected = small.images[np.asarray(batch.rows)].astype(np.float32) / 255
+        np.testing.assert_allclose(pixels, expected, atol=1e-6)
+
+        def loss(params, pixels=pixels, labels=batch.labels):
+            one, two = (
+                model.apply({"params": params}, pixels[:, side], method="embed") for side in (0, 1)
+            )
+            logits = model.apply({"params": params}, one, two, method="compare")
+            p = jax.nn.sigmoid(logits)
+            return -jnp.mean(labels * jnp.log(p) + (1 - labels) * jnp.log(1 - p))
+
+        value, grads = jax.jit(jax.value_and_grad(loss))(params)
+        np.testing.assert_allclose(losses[i], value, rtol=1e-5)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_allclose(found.sums["loss"], losses.sum(), rtol=1e-6)
+    assert found.sums["steps"] == 2
+
+
+def test_training_lowers_the_loss(small):
+    augmentation = {"affine": augment.Affine()}
+    parts = build("residual", "episode, batch contrast", "adamw", turns="alphabet")
+    _, losses = train(small, parts, 60, augmentation=augmentation)
+    assert losses[-10:].mean() < 0.75 * losses[:5].mean()
+
+
+def test_the_same_seed_and_step_give_the_same_batch(small):
+    _, _, _, objective = build("koch", "verification", "layerwise", turns="character")
+    settings = {"affine": augment.Affine(), "elastic_size": 0.02}
+
+    def preview(seed, step):
+        index = SetIndex.of(small)
+        return steps.preview_batch(seed, step, small.images, index, objective, settings, "paper")
+
+    batch, pixels = preview(3, 5)
+    again, same_pixels = preview(3, 5)
+    jax.tree.map(np.testing.assert_array_equal, (batch, pixels), (again, same_pixels))
+    assert pixels.shape == (8, 2, 16, 16, 1) and pixels.min() >= 0 and pixels.max() <= 1
+    for other in (preview(3, 6), preview(4, 5)):
+        assert not np.array_equal(batch.rows, other[0].rows)
+        assert not np.array_equal(pixels, other[1])
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    devices, model, tx, objective = build("koch", "verification", "layerwise", 4, batch=6)
+    with pytest.raises(ValueError, match="a batch of 6 does not divide among 4 devices"):
+        steps.make_train_step(model, tx, objective, PLAIN, "paper", devices)
+
+
+# --- scoring --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=NETS)
+def net(request, small):
+    """A model and its variables."""
+    model = models.build({**NETS[request.param], "dtype": "float32"})
+    return model, made_up(model, small.image_shape)
+
+
+def plain_score(net, image1, image2):
+    """The logit of one pair of uint8 images: two passes of one image each."""
+    model, variables = net
+    h1, h2 = (
+        _embed_one(model, variables, x[None].astype(np.float32) / 255) for x in (image1, image2)
+    )
+    return float(model.apply(variables, h1, h2, method="compare")[0])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed_one(model, variables, image):
+    return model.apply(variables, image, method="embed")
+
+
+def test_the_pair_step_is_a_loop_over_pairs(net, small):
+    left, right = small.images[[0, 3, 70, 9]], small.images[[1, 200, 70, 130]]
+    expected = [plain_score(net, *pair) for pair in zip(left, right, strict=True)]
+    step = steps.make_pair_step(net[0], steps.Devices(1))
+    assert np.ptp(expected) > 1e-3
+    np.testing.assert_allclose(step(net[1], left, right), expected, rtol=1e-4, atol=1e-5)
+    as_floats = [x.astype(np.float32) / 255 for x in (left, right)]
+    np.testing.assert_allclose(step(net[1], *as_floats), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_one_shot_step_is_a_loop_over_all_pairs(net, small):
+    queries, supports = small.images[[0, 60, 120]], small.images[[5, 65, 125, 300, 0]]
+    expected = [[plain_score(net, q, s) for s in supports] for q in queries]
+    found = steps.make_one_shot_step(net[0], steps.Devices(1))(net[1], queries, supports)
+    assert found.shape == (3, 5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_steps_on_several_devices(net, small):
+    """Arrays carry a device axis; each device scores its own pairs, or its own run."""
+    model, variables = net
+    devices = steps.Devices(2)
+    variables2 = devices.replicate(variables)
+    left, right = (
+        small.images[:8].reshape(2, 4, 16, 16, 1),
+        small.images[100:108].reshape(2, 4, 16, 16, 1),
+    )
+    pairs = steps.make_pair_step(model, devices)(variables2, left, right)
+    tables = steps.make_one_shot_step(model, devices)(variables2, left, right)
+    one = steps.make_one_shot_step(model, steps.Devices(1))
+    for device in range(2):
+        expected = one(variables, left[device], right[device])
+        np.testing.assert_allclose(tables[device], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(pairs[device], np.diag(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_padding_changes_no_embedding(small, net, count):
+    model, variables = net
+    devices = steps.Devices(count)
+    step = steps.make_embed_step(model, devices)
+    images = small.images[:21]
+    expected = _embed_one(model, variables, images.astype(np.float32) / 255)
+    on_devices = devices.replicate(variables)
+    shapes = set()
+
+    def noted(variables, images):
+        shapes.add(images.shape)
+        return step(variables, images)
+
+    for length, batch in [(21, 8), (21, 6), (16, 8), (3, 8), (1, 8)]:
+        found = devices.batches(noted, on_devices, images[:length], batch)
+        np.testing.assert_allclose(found, expected[:length], rtol=1e-4, atol=1e-5)
+    assert len(shapes) <= 4
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+def test_devices():
+    assert steps.Devices(0).count == jax.device_count() == 8
+    for count in (9, -1):
+        with pytest.raises(ValueError, match=f"num_devices is {count}, but there are 8 devices"):
+            steps.Devices(count)
+    tree = {"a": np.arange(3), "b": np.float32(2)}
+    for count in (1, 3):
+        devices = steps.Devices(count)
+        copies = devices.replicate(tree)
+        assert copies["a"].shape == ((3,) if count == 1 else (3, 3))
+        jax.tree.map(np.testing.assert_array_equal, devices.first(copies), tree)
+
+
+def test_pixels_become_floats():
+    np.testing.assert_allclose(steps.to_float(jnp.array([0, 51, 255], jnp.uint8)), [0, 0.2, 1])
+    np.testing.assert_array_equal(steps.to_float(jnp.array([0.3, 7.0])), jnp.array([0.3, 7.0]))
