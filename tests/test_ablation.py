@@ -457,21 +457,22 @@ def test_an_interrupted_ablation_saves_and_goes_on(tmp_path):
     command = [sys.executable, str(ROOT / "launch" / "ablate.py"), f"--workdir={path}"]
     command += [f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke", "--over=distortions:off"]
     command += ["--config.num_steps=1000", "--config.eval.every=500", "--num_trials=100"]
+    command += ["--config.num_devices=1"]
 
     def start():
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     child, run = start(), path / "distortions=off,seed=0"
-    until = time.monotonic() + 200
+    until = time.monotonic() + 600
     while not workdir.read_metrics(run) and child.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
     child.send_signal(signal.SIGTERM)
-    out, err = child.communicate(timeout=120)
+    out, err = child.communicate(timeout=600)
     assert child.returncode == 75, err
     assert "the same command goes on" in out
     assert 0 < workdir.read_metrics(run)[-1]["step"] < 1000
     child = start()
-    out, err = child.communicate(timeout=200)
+    out, err = child.communicate(timeout=600)
     assert child.returncode == 0, err
     rows = workdir.read_metrics(run)
     assert [r["step"] for r in rows if r["kind"] == "train"] == list(range(5, 1001, 5))

@@ -1,0 +1,417 @@
+"""The search: its space, its study, compiled steps that are shared, and workers that are killed."""
+
+import json
+import logging
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from siamese_jax import search, train, workdir
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def config_of(name, arg="smoke"):
+    scope = {}
+    exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
+    config = scope["get_config"](arg)
+    config.num_devices = 1
+    return config
+
+
+def study_of(path):
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path / "study.journal")))
+    return optuna.load_study(study_name=path.name, storage=storage)
+
+
+# ---------------------------------------------------------------------------------------- space
+
+
+def test_the_papers_space_is_koch2015s():
+    space = search.read_space(workdir.plain(config_of("koch2015", "")))
+    by_end = {}
+    for d in space:
+        named = [part for part in d.field.split(".") if not part.isdigit()]
+        by_end.setdefault(named[-1], []).append(d)
+    assert {end: len(found) for end, found in by_end.items()} == {
+        **{"rate": 6, "momentum": 6, "l2": 6},
+        **{"kernels": 4, "filters": 4, "units": 1},
+    }
+    wanted = {
+        "rate": ("log", (1e-4, 1e-1)),
+        "momentum": ("float", (0.0, 1.0)),
+        "l2": ("float", (0.0, 0.1)),
+        "kernels": ("int", (3, 20)),
+        "filters": ("int", (16, 256, 16)),
+        "units": ("int", (128, 4096, 16)),
+    }
+    for end, found in by_end.items():
+        assert {(d.kind, d.values) for d in found} == {wanted[end]}
+
+
+@pytest.mark.parametrize("name", ["quickstart", "koch2015"])
+@pytest.mark.parametrize("arg", ["", "smoke"])
+def test_every_config_lies_in_its_own_space(name, arg):
+    assert search.read_space(workdir.plain(config_of(name, arg)))
+
+
+def test_fields_are_read_and_written_by_their_names():
+    config = workdir.plain(config_of("koch2015"))
+    assert search.get_field(config, "optim.rules.2.momentum") == 0.9
+    changed = search.with_fields(
+        config, {"optim.rules.2.momentum": 0.25, "model.encoder_args.kernels.0": 5, "seed": 3}
+    )
+    assert changed["optim"]["rules"][2] == ["encoder/conv3/.*", 0.01, 0.25, 1e-05]
+    assert changed["model"]["encoder_args"]["kernels"] == [5, 3, 3, 2] and changed["seed"] == 3
+    assert config["optim"]["rules"][2][2] == 0.9 and config["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    "entry, words",
+    [
+        (("optim.rat", "log", 1e-4, 1), r"no field 'optim.rat' \('rat'"),
+        (("optim.rate", "lin", 1e-4, 1), "not understood"),
+        (("optim.rate", "log", 1e-4), "not understood"),
+        (("optim.rate",), "not understood"),
+        (("optim.rate", "log", 0.1, 1.0), "optim.rate is 0.002, which is outside"),
+        (("objective.n_way", "int", 2, 8, 2), "objective.n_way is 5, which is outside"),
+        (("objective.turns", "choice", "none"), "is 'alphabet', which is outside"),
+        (("model.encoder_args.widths.2", "int", 1, 9), "'2' is not there"),
+    ],
+)
+def test_a_mistake_in_a_space_is_named(entry, words):
+    config = {**workdir.plain(config_of("quickstart")), "search_space": [list(entry)]}
+    with pytest.raises(ValueError, match=words):
+        search.read_space(config)
+
+
+def test_a_part_of_a_space_can_be_searched():
+    config = workdir.plain(config_of("quickstart"))
+    assert [d.field for d in search.read_space(config, ["optim."])] == [
+        "optim.rate",
+        "optim.weight_decay",
+    ]
+    with pytest.raises(ValueError, match="begins with 'optimiser'"):
+        search.read_space(config, ["optimiser"])
+    with pytest.raises(ValueError, match="states no search_space"):
+        search.read_space({**config, "search_space": []})
+
+
+# ---------------------------------------------------------------------------------------- steps
+
+
+class Compiled(logging.Handler):
+    """Names of the functions that jax compiles."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def emit(self, record):
+        words = record.getMessage().split()
+        if words[0] == "Compiling":
+            self.names.append(words[1])
+
+
+@pytest.mark.parametrize(
+    "name, fields",
+    [
+        ("quickstart", {"optim.rate": 0.02, "optim.weight_decay": 0}),
+        ("koch2015", {"optim.rules.0.rate": 0.1, "optim.rules.4.l2": 0.05}),
+    ],
+)
+def test_settings_of_the_optimiser_compile_nothing_anew(name, fields, tmp_path):
+    """The second run shares the first one's steps, and is what it is by itself."""
+    import jax
+
+    base = workdir.plain(config_of(name))
+    base = search.with_fields(base, {"num_steps": 10, "log_every": 5, "eval.every": 10})
+    other = search.with_fields(base, fields)
+    programs, compiled = {}, Compiled()
+    logger = logging.getLogger("jax._src.interpreters.pxla")
+    logger.addHandler(compiled)
+    jax.config.update("jax_log_compiles", True)
+    try:
+        counts = []
+        for config, folder in ((base, "a"), (other, "b")):
+            config = search.ml_collections.ConfigDict(config)
+            train.train_and_evaluate(config, str(tmp_path / folder), programs=programs)
+            counts.append(compiled.names.count("jit(step)"))
+    finally:
+        jax.config.update("jax_log_compiles", False)
+        logger.removeHandler(compiled)
+    assert counts == [1, 1] and len(programs) == 1
+    train.train_and_evaluate(search.ml_collections.ConfigDict(other), str(tmp_path / "alone"))
+
+    def rows(folder):
+        timed = ("images_per_second", "cpu_seconds")
+        found = workdir.read_metrics(tmp_path / folder)
+        return [{k: v for k, v in row.items() if k not in timed} for row in found]
+
+    assert rows("b") == rows("alone")
+    assert rows("b") != rows("a")
+
+
+def test_another_network_is_another_program():
+    base = config_of("koch2015")
+    program = train._program(base)
+    for field, same in (
+        ("optim.rules", True),
+        ("seed", True),
+        ("eval.every", True),
+        ("optim.decay", False),
+        ("model.encoder_args.units", False),
+        ("objective.batch", False),
+        ("augment.distort", False),
+    ):
+        value = search.get_field(workdir.plain(base), field)
+        value = value[::-1] if isinstance(value, list) else 0.5 * value
+        changed = search.with_fields(workdir.plain(base), {field: value})
+        assert (train._program(changed) == program) is same, field
+
+
+# ------------------------------------------------------- the study, with a training that is a formula
+
+
+class Formula:
+    """Stands for a training: the accuracy at step 20 is highest at a rate of 0.02."""
+
+    def __init__(self, path):
+        self.path, self.rates, self.at_rate = path, [], {}
+
+    def __call__(self, config, path, *, should_stop, on_validation, programs, progress):
+        rate = config.optim.rate
+        self.rates.append(rate)
+        self.at_rate.get(len(self.rates), lambda: None)()
+        value = 1 / (1 + np.log10(rate / 0.02) ** 2)
+        on_validation(10, 0.5 * value)
+        if should_stop():
+            return {"finished": False}
+        on_validation(20, value)
+        return {"finished": True, "best_step": 20, "best_value": value}
+
+
+@pytest.fixture
+def formula(tmp_path, monkeypatch):
+    found = Formula(tmp_path / "s")
+    monkeypatch.setattr(train, "train_and_evaluate", found)
+    return found
+
+
+def run(formula, num_trials, **more):
+    more = {"only": ["optim.rate"], **more}
+    return search.run_search(config_of("quickstart"), formula.path, num_trials=num_trials, **more)
+
+
+def test_the_config_is_first_and_the_search_improves_on_it(formula):
+    found = run(formula, 25)
+    assert formula.rates[0] == 0.002 and len(formula.rates) == 25
+    assert found["finished"] and found["accuracy"] > 0.95 > 0.5 == 1 / (1 + 1**2)
+    assert found["fields"] == {"optim.rate": formula.rates[found["number"]]}
+    record = json.loads((formula.path / "search.json").read_text())
+    assert [t["fields"]["optim.rate"] for t in record["trials"]] == formula.rates
+    best = json.loads((formula.path / "best.json").read_text())["config"]
+    assert best["optim"]["rate"] == found["fields"]["optim.rate"]
+    assert "search_space" not in best
+    pruned = [t for t in record["trials"] if t["state"] == "pruned"]
+    assert pruned and all("below the median" in t["reason"] for t in pruned)
+    for name in ("history", "importance"):
+        assert (formula.path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    assert f"{100 * found['accuracy']:.2f}" in (formula.path / "search.txt").read_text()
+
+
+def test_a_resumed_search_proposes_what_an_unbroken_one_does(formula, tmp_path):
+    run(formula, 6)
+    run(formula, 14)
+    assert len(formula.rates) == 14  # nothing was done again
+    broken, formula.rates, formula.path = formula.rates, [], tmp_path / "unbroken"
+    run(formula, 14)
+    assert formula.rates == broken
+    formula.rates, formula.path = [], tmp_path / "other"
+    run(formula, 4, seed=1)
+    assert formula.rates[0] == broken[0] and formula.rates[1:] != broken[1:4]
+
+
+def test_another_config_is_refused(formula):
+    run(formula, 1)
+    config = config_of("quickstart")
+    config.num_steps = 40
+    with pytest.raises(ValueError, match="num_steps is 40 and was 20"):
+        search.run_search(config, formula.path, num_trials=2)
+
+
+def test_a_diverged_trial_counts_what_it_reached(formula, monkeypatch):
+    def diverge(config, path, *, on_validation, **_):
+        if config.optim.rate == 0.002:
+            on_validation(10, 0.25)
+        raise FloatingPointError("the loss is not finite")
+
+    monkeypatch.setattr(train, "train_and_evaluate", diverge)
+    found = run(formula, 2)
+    assert (found["number"], found["accuracy"]) == (0, 0.25)
+    first, second = study_of(formula.path).trials
+    assert second.state == TrialState.PRUNED and second.value is None
+    assert "not finite" in second.user_attrs["reason"]
+
+
+def test_an_error_of_the_users_ends_the_search(formula):
+    def fail():
+        raise ValueError("eval.every must be a multiple of log_every")
+
+    formula.at_rate[1] = fail
+    with pytest.raises(ValueError, match="multiple of log_every"):
+        run(formula, 3)
+    assert [t.state for t in study_of(formula.path).trials] == [TrialState.FAIL]
+
+
+def test_an_impossible_network_is_not_trained_and_not_counted(tmp_path, monkeypatch):
+    trained = []
+
+    def accept(config, path, *, on_validation, **_):
+        trained.append(tuple(config.model.encoder_args.kernels))
+        return {"finished": True, "best_step": 10, "best_value": 0.1 + 0.01 * len(trained)}
+
+    monkeypatch.setattr(train, "train_and_evaluate", accept)
+    config = config_of("koch2015")
+    search.run_search(config, tmp_path / "s", num_trials=8, only=["model.encoder_args.kernels"])
+    assert len(trained) == 8
+
+    def fits(kernels, side=52):
+        for i, kernel in enumerate(kernels):
+            side = side - kernel + 1
+            if side < 1:
+                return False
+            side = side // 2 if i < 3 else side
+        return True
+
+    trials = study_of(tmp_path / "s").trials
+    impossible = [t for t in trials if "impossible" in t.user_attrs]
+    assert impossible and len(trials) == 8 + len(impossible)
+    for t in trials:
+        kernels = [t.params[f"model.encoder_args.kernels.{i}"] for i in range(4)]
+        assert fits(kernels) is ("impossible" not in t.user_attrs)
+    assert all(t.user_attrs["reason"].startswith("impossible network: conv") for t in impossible)
+
+    config.data.image_size = (20, 20)
+    with pytest.raises(ValueError, match="21 of 21 trials had impossible networks"):
+        search.run_search(config, tmp_path / "t", num_trials=1)
+
+
+def test_a_silent_workers_trial_is_begun_again_in_its_folder(formula):
+    run(formula, 1)
+    study = study_of(formula.path)
+    dead = study.ask()  # by a worker that ends here
+    rate = dead.suggest_float("optim.rate", 1e-4, 1e-1, log=True)
+    dead.set_user_attr("alive", time.time() - 100)
+    waiting = study.ask()  # by one that lives
+    waiting.suggest_float("optim.rate", 1e-4, 1e-1, log=True)
+    waiting.set_user_attr("alive", time.time() + 1000)
+    formula.at_rate[2] = lambda: study.tell(waiting.number, 0.01)  # it ends when its time has come
+    found = run(formula, 3, stale_seconds=50)
+    assert found["finished"] and formula.rates == [0.002, rate]
+    trials = study_of(formula.path).trials
+    assert [t.state.name for t in trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    again = trials[3].user_attrs
+    assert (again["after"], again["folder"], again["attempt"]) == (1, "00001", 2)
+
+
+def test_a_trial_that_kills_its_workers_is_given_up(formula):
+    run(formula, 1)
+    study = study_of(formula.path)
+    for number in (1, 2, 3):
+        trial = study.ask()
+        assert trial.number == number
+        trial.suggest_float("optim.rate", 1e-4, 1e-1, log=True)
+        trial.set_user_attr("alive", 0.0)
+        search.requeue_silent(study, 50)
+        search.requeue_silent(study, 50)  # a second worker that comes too late
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "FAIL", "FAIL"]
+    assert run(formula, 2)["finished"] and len(formula.rates) == 1
+
+
+def test_a_stopped_trial_waits_to_be_gone_on_with(formula):
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return len(asked) > 1  # not before the first trial, but within it
+
+    assert not run(formula, 2, should_stop=stop)["finished"]
+    assert [t.state.name for t in study_of(formula.path).trials] == ["FAIL", "WAITING"]
+    assert run(formula, 2)["finished"]
+    assert formula.rates[:2] == [0.002, 0.002] and len(formula.rates) == 3
+
+
+def test_a_trial_taken_over_by_another_worker_is_left_alone(formula):
+    def take_over():
+        study = study_of(formula.path)
+        study.tell(0, state=TrialState.FAIL)
+
+    formula.at_rate[1] = take_over
+    assert run(formula, 2)["finished"]
+    assert [t.state.name for t in study_of(formula.path).trials] == ["FAIL", "COMPLETE"]
+
+
+# ------------------------------------------------------------------------------------- real runs
+
+
+def test_a_short_search_improves_on_the_smoke_config(tmp_path):
+    path = tmp_path / "search"
+    found = search.run_search(config_of("quickstart"), path, num_trials=4, only=["optim."])
+    first = study_of(path).trials[0]
+    assert first.params == {"optim.rate": 0.002, "optim.weight_decay": 0.05}
+    assert found["accuracy"] > first.value
+    judged = [r for r in workdir.read_metrics(path / "trials" / "00000") if r["kind"] != "train"]
+    assert first.value == max(r["accuracy"] for r in judged)
+    kept = [p.parent.name for p in path.glob("trials/*/checkpoints")]
+    assert kept == [f"{found['number']:05d}"]
+
+
+def test_a_worker_that_is_killed_is_replaced_by_another(tmp_path):
+    """Two workers share a study; one is killed in a trial, and the other goes on with that trial."""
+    path = tmp_path / "search"
+    command = [sys.executable, str(ROOT / "launch" / "search.py"), f"--workdir={path}"]
+    command += [f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke", "--config.num_devices=1"]
+    command += ["--config.num_steps=600", "--config.eval.every=100", "--only=optim"]
+    command += ["--trials=3", "--stale_seconds=4"]
+    workers = []
+    for name in "ab":
+        log = open(tmp_path / f"{name}.log", "w")
+        workers.append(subprocess.Popen(command, stdout=log, stderr=log))
+    victim = None
+    until = time.monotonic() + 600
+    while victim is None and time.monotonic() < until:
+        time.sleep(0.1)
+        assert all(w.poll() is None for w in workers), (tmp_path / "a.log").read_text()
+        running = study_of(path).trials if (path / "study.journal").exists() else []
+        for trial in running:
+            rows = workdir.read_metrics(path / "trials" / f"{trial.number:05d}")
+            judged = [row["step"] for row in rows if row["kind"] == "validation"]
+            if trial.state == TrialState.RUNNING and judged and judged[-1] < 500:
+                pid = int(trial.user_attrs["worker"].rpartition(":")[2])
+                victim, killed = next(w for w in workers if w.pid == pid), trial
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    other = next(w for w in workers if w is not victim)
+    assert other.wait(timeout=600) == 0, [p.read_text() for p in tmp_path.glob("*.log")]
+
+    trials = study_of(path).trials
+    assert trials[killed.number].state == TrialState.FAIL
+    again = next(t for t in trials if t.user_attrs.get("after") == killed.number)
+    assert again.params == killed.params and again.state.is_finished()
+    assert again.user_attrs["worker"].endswith(f":{other.pid}")
+    folder = path / "trials" / f"{killed.number:05d}"
+    assert len(workdir.read_provenance(folder)) == 2  # it went on where the other had been
+    steps = [row["step"] for row in workdir.read_metrics(folder) if row["kind"] == "train"]
+    assert steps == list(range(5, steps[-1] + 1, 5))
+    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(ended) == 3 and len({json.dumps(t.params) for t in ended}) == 3
+    assert (path / "history.png").exists()
