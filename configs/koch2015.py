@@ -20,6 +20,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.seed = 0
     config.num_steps = 200 * 1172  # 200 epochs of 150,000 pairs in batches of 128
     config.num_devices = 0  # 0: all there are
+    config.feed = "auto"  # where the images to train on lie: device, host, or by their size
     config.log_every = 293
     config.keep_best = 1
 
@@ -29,6 +30,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data.image_size = (105, 105)  # pixels
     config.data.archives = placeholder(str)  # folder of the three Omniglot zips
     config.data.data_dir = placeholder(str)  # of prepared sets; None: where tfds keeps its own
+    config.data.stream = False  # whether Omniglot's images to train on stay on disk
     config.data.path = placeholder(str)  # folder of pictures, for name = "folder"
     config.data.glyphs_alphabets = 20  # of the glyphs
     config.data.glyphs_characters = (20, 32)  # least and most an alphabet

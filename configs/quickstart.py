@@ -20,7 +20,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0  # of parameters, batches and warps
     config.num_steps = 2000  # updates
-    config.num_devices = 0  # 0: all there are
+    config.num_devices = 1  # 0: all there are; their number must divide the episodes
+    config.feed = "auto"  # where the images to train on lie: device, host, or by their size
     config.log_every = 20  # steps
     config.keep_best = 1  # checkpoints kept besides the latest
 
@@ -30,6 +31,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data.image_size = (56, 56)  # pixels
     config.data.archives = placeholder(str)  # folder of the three Omniglot zips
     config.data.data_dir = placeholder(str)  # of prepared sets; None: where tfds keeps its own
+    config.data.stream = False  # whether Omniglot's images to train on stay on disk
     config.data.path = placeholder(str)  # folder of pictures, for name = "folder"
     config.data.glyphs_alphabets = 20  # of the glyphs
     config.data.glyphs_characters = (20, 32)  # least and most an alphabet
@@ -75,7 +77,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every = 400  # steps
-    config.eval.trials = 2000  # within-alphabet trials on the validation alphabets
+    config.eval.trials = 10_000  # within-alphabet trials on the validation alphabets
     config.eval.n_way = 20
     config.eval.seed = 0
     config.eval.patience = 0  # evaluations without a better one before stopping; 0: never

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from siamese_jax import augment, models, objectives, sampling
 
@@ -80,6 +81,12 @@ class Devices:
         """Whether this is the process that logs."""
         return jax.process_index() == 0
 
+    @property
+    def memory(self) -> int | None:
+        """Bytes of the smallest memory among this process's devices; None where none tells."""
+        told = [device.memory_stats() or {} for device in self._all[self._mine]]
+        return min((stats["bytes_limit"] for stats in told if "bytes_limit" in stats), default=None)
+
     def agree(self, flag: bool) -> bool:
         """Whether any process says so; every process must ask, and all get the same answer."""
         if jax.process_count() == 1:
@@ -127,6 +134,26 @@ class Devices:
             return jax.lax.dynamic_slice_in_dim(x, part * size, size)
 
         return jax.tree.map(cut, tree)
+
+    def own(self, x: np.ndarray) -> np.ndarray:
+        """What `share` gives this process's devices together, read off an array on the host.
+
+        Args:
+            x: (B, ...), B a multiple of the number of devices.
+
+        Returns:
+            (B x own devices / all devices, ...).
+        """
+        return x.reshape(self.count, -1, *x.shape[1:])[self._mine].reshape(-1, *x.shape[1:])
+
+    def place(self, x: np.ndarray) -> jax.Array:
+        """Puts this process's part of an array, as `own` gives it, on its devices for a step."""
+        if self.axis_name is None:
+            return jax.device_put(x)
+        x = x.reshape(self._mine.stop - self._mine.start, -1, *x.shape[1:])
+        mesh = Mesh(np.array(self._all), (self.axis_name,))
+        sharding = NamedSharding(mesh, PartitionSpec(self.axis_name))
+        return jax.make_array_from_process_local_data(sharding, x)
 
     def gather(self, x):
         """The whole of an array whose leading axis the devices share (inside a compiled step)."""
@@ -204,6 +231,7 @@ def make_train_step(
     augmentation: Mapping,
     fill: str,
     devices: Devices,
+    fed: bool = False,
 ) -> Callable:
     """Compiles one training step: sample, gather, warp, forward, backward, update.
 
@@ -214,11 +242,13 @@ def make_train_step(
         augmentation: keyword arguments of `augment.augment` (`affine` already an `Affine` or None).
         fill: `paper` or `edge`, what a warp reads outside of an image.
         devices: where the step runs.
+        fed: whether the host gathers the pixels (see `feed`) instead of the step.
 
     Returns:
         `step(state, images, index) -> (state, metrics)`, the state donated. `images` is the whole
-        (M, H, W, C) uint8 set and `index` its `SetIndex`, both replicated; the batch is a pure
-        function of (state.rng, state.step). Metrics: `loss` (nats) and the objective's own.
+        (M, H, W, C) uint8 set and `index` its `SetIndex`, both replicated; if `fed`, `images` are
+        those of each device's rows of this batch. Which images meet, and how they are warped, is a
+        pure function of (state.rng, state.step). Metrics: `loss` (nats) and the objective's own.
 
     Raises:
         ValueError: the global batch does not divide among the devices.
@@ -230,7 +260,7 @@ def make_train_step(
 
     def step(state: TrainState, images: jax.Array, index: sampling.SetIndex):
         batch, pixels, k_dropout = _draw_batch(
-            state.rng, state.step, images, index, objective, augmentation, fill, devices
+            state.rng, state.step, images, index, objective, augmentation, fill, devices, fed
         )
         shape = pixels.shape[: batch.rows.ndim]  # of this device's part of the batch
         pixels = pixels.reshape(-1, *images.shape[1:])
@@ -287,7 +317,7 @@ def preview_batch(
     Args:
         seed: of the run.
         step: updates made before; 0 gives the first batch.
-        images: (M, H, W, C) uint8 training set.
+        images: (M, H, W, C) uint8 training set; only the rows of the batch are read.
         index: its `SetIndex`.
         objective: as in `make_train_step`.
         augmentation: as in `make_train_step`.
@@ -299,10 +329,19 @@ def preview_batch(
 
     @jax.jit
     def draw(rng, step, images, index):
-        drawn = _draw_batch(rng, step, images, index, objective, augmentation, fill, Devices(1))
+        drawn = _draw_batch(
+            rng, step, images, index, objective, augmentation, fill, Devices(1), fed=True
+        )
         return drawn[:2]
 
-    return draw(_seed_keys(seed)[1], jnp.int32(step), images, index)
+    rng, step = _seed_keys(seed)[1], jnp.int32(step)
+    rows = np.asarray(make_rows(objective)(rng, step, index))
+    return draw(rng, step, images[rows.reshape(-1)], index)
+
+
+def make_rows(objective: objectives.Objective) -> Callable:
+    """Compiles `(rng, step, index) -> rows` of the whole batch that the training step draws."""
+    return jax.jit(lambda rng, step, index: _sample(rng, step, index, objective)[0].rows)
 
 
 def _seed_keys(seed: int):
@@ -310,18 +349,25 @@ def _seed_keys(seed: int):
     return jax.random.split(jax.random.key(seed))
 
 
-def _draw_batch(rng, step, images, index, objective, augmentation, fill, devices: Devices):
-    """Samples, gathers and warps (inside a compiled step).
+def _sample(rng, step, index, objective):
+    """The batch of a step, and the keys of its warps and of its dropout."""
+    k_sample, k_augment, k_dropout = jax.random.split(jax.random.fold_in(rng, step), 3)
+    return objective.sample(k_sample, index), k_augment, k_dropout
+
+
+def _draw_batch(
+    rng, step, images, index, objective, augmentation, fill, devices: Devices, fed: bool
+):
+    """Samples, gathers (unless the images are `fed`) and warps (inside a compiled step).
 
     Returns:
         The whole batch, the pixels of this device's part of it in the shape (*rows, H, W, C), and the
         key of the step's dropout.
     """
-    k_sample, k_augment, k_dropout = jax.random.split(jax.random.fold_in(rng, step), 3)
-    batch = objective.sample(k_sample, index)
+    batch, k_augment, k_dropout = _sample(rng, step, index, objective)
     keys = jax.random.split(k_augment, batch.rows.shape)
     rows, turns, keys = devices.share((batch.rows, batch.turns, keys))
-    pixels = to_float(images[rows.reshape(-1)])
+    pixels = to_float(images if fed else images[rows.reshape(-1)])
     pixels = augment.augment(keys.reshape(-1), pixels, turns.reshape(-1), fill=fill, **augmentation)
     return batch, pixels.reshape(*rows.shape, *images.shape[1:]), k_dropout
 

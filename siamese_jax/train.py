@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import logging
 import math
@@ -16,6 +18,7 @@ from siamese_jax import (
     checkpoints,
     datasets,
     evaluate,
+    feed,
     inference,
     models,
     objectives,
@@ -65,6 +68,7 @@ def train_and_evaluate(
     train_set = data.train
     objective = objectives.build(config.objective, int(train_set.alphabet_count.max()))
     _check_set(config, train_set)
+    fed = feed.from_host(config.get("feed", "auto"), train_set.images, devices)
     train_step = steps.make_train_step(
         model,
         tx,
@@ -72,6 +76,7 @@ def train_and_evaluate(
         augment.build(config.augment),
         "paper" if train_set.kind == "ink" else "edge",
         devices,
+        fed,
     )
     validation = trials.within_trials(
         data.validation,
@@ -82,7 +87,10 @@ def train_and_evaluate(
     )
 
     details = {"image_shape": train_set.image_shape, "kind": train_set.kind, "data": data.note}
-    with workdir.Run(path, config, data.fingerprint, details, devices.primary) as run:
+    with (
+        workdir.Run(path, config, data.fingerprint, details, devices.primary) as run,
+        contextlib.ExitStack() as stack,
+    ):
         saved = checkpoints.Checkpoints(path, config.keep_best)
         try:
             state = steps.init_state(
@@ -93,8 +101,14 @@ def train_and_evaluate(
             if start:
                 _log.info("resuming at step %d", start)
                 state = saved.restore(start, state)
-            state = devices.replicate(state)
-            images, index = devices.replicate((train_set.images, sampling.SetIndex.of(train_set)))
+            index = sampling.SetIndex.of(train_set)
+            if fed:
+                batches = stack.enter_context(
+                    feed.HostFeed(train_set.images, objective, index, state.rng, start, devices)
+                )
+            else:
+                batches = itertools.repeat(devices.replicate(train_set.images[:]))
+            state, index = devices.replicate((state, index))
             net = inference.bind(
                 config, state.variables, train_set.image_shape, train_set.kind, "model", devices
             )
@@ -111,7 +125,7 @@ def train_and_evaluate(
             since, before = time.perf_counter(), start
             step = start
             while step < config.num_steps and not _patience_over(config, judged):
-                state, last = train_step(state, images, index)
+                state, last = train_step(state, next(batches), index)
                 step += 1
                 bar.update()
                 stopping = devices.agree(should_stop())

@@ -18,7 +18,10 @@ import tensorboardX
 
 # Fields that may change between two starts of one run: they say where it runs, not what it computes.
 # What was read from these places is held by the data's fingerprint.
-_PLACES = ("num_devices", "data.archives", "data.data_dir", "data.path", "search_space")
+_PLACES = (
+    *("num_devices", "feed", "search_space"),
+    *("data.archives", "data.data_dir", "data.path", "data.stream"),
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 

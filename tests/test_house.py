@@ -16,7 +16,7 @@ FLOORS = (
         *("objectives", "layers"),
     ),
     # 1: the world: files, devices, flags
-    ("datasets", "checkpoints", "steps", "workdir", "trials", "tuning", "commands"),
+    ("datasets", "checkpoints", "steps", "feed", "workdir", "trials", "tuning", "commands"),
     # 2: what is made of a trained network
     ("evaluate", "inference", "gallery", "report", "figures", "pages"),
     # 3: what a launcher runs

@@ -15,7 +15,12 @@ import pytest
 from siamese_jax import checkpoints, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
-FIELDS = ("--config.objective.episodes=4", "--config.eval.every=5", "--config.log_every=5")
+FIELDS = (
+    "--config.num_devices=0",
+    "--config.objective.episodes=4",
+    "--config.eval.every=5",
+    "--config.log_every=5",
+)
 
 
 def _start(path, processes, devices_each, *more):

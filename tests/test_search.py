@@ -24,6 +24,8 @@ def config_of(name, arg="smoke"):
     exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
     config = scope["get_config"](arg)
     config.num_devices = 1
+    if name == "quickstart" and arg == "smoke":  # what the tests below start from
+        config.optim.rate, config.optim.weight_decay = 0.002, 0.05
     return config
 
 
@@ -386,6 +388,14 @@ def test_a_worker_that_is_killed_is_replaced_by_another(tmp_path):
     for name in "ab":
         log = open(tmp_path / f"{name}.log", "w")
         workers.append(subprocess.Popen(command, stdout=log, stderr=log))
+    try:
+        _kill_one_of(workers, path, tmp_path)
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _kill_one_of(workers, path, tmp_path):
     victim = None
     until = time.monotonic() + 600
     while victim is None and time.monotonic() < until:

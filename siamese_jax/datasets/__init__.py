@@ -1,4 +1,4 @@
-"""The data of a run: one function from a plain mapping to image sets in memory."""
+"""The data of a run: one function from a plain mapping to image sets."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ DEFAULTS: Mapping[str, Any] = {
     "data_dir": None,  # folder of prepared sets; None: tfds's own
     "archives": None,  # folder of Omniglot's three zips, or of MNIST's four gz files
     "path": None,  # the folder (or zip) of pictures of the set `folder`
+    "stream": False,  # Omniglot's images to train on stay on disk, and are read batch by batch
     "image_size": None,  # (height, width) in pixels; None: as the set has it
     "seed": 0,  # of the glyphs, of their runs, and of the splits by fraction
     "split": "lake",  # lake: by alphabets; koch: by alphabets and drawers
@@ -97,6 +98,8 @@ def load(config: Mapping[str, Any]) -> Data:
         if fields[key] not in choices:
             raise ValueError(f"data {key} must be one of {', '.join(choices)}, got {fields[key]!r}")
     name = fields["name"]
+    if fields["stream"] and name not in ("auto", "omniglot"):
+        raise ValueError(f"data stream goes with Omniglot only; {name!r} is held in memory")
     if name == "auto":
         data = _load_auto(fields)
     else:
@@ -124,7 +127,8 @@ def _load_auto(fields: Mapping[str, Any]) -> Data:
 def _load_omniglot(fields: Mapping[str, Any]) -> Data:
     builder = omniglot.prepare(fields["data_dir"], fields["archives"])
     split = {"lake": splits.lake, "koch": splits.koch}[fields["split"]]
-    parts = split(omniglot.load_background(builder), omniglot.load_evaluation(builder))
+    background = omniglot.load_background(builder, fields["stream"])
+    parts = split(background, omniglot.load_evaluation(builder))
     note = (
         f"Omniglot, split {fields['split']}, prepared in {builder.data_dir} "
         f"(archives {omniglot.fingerprint(builder)})"

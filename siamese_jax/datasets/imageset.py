@@ -1,28 +1,70 @@
-"""The in-memory image set that every other room works on."""
+"""The image set that every other room works on."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 KINDS = ("ink", "photo")
+_CHUNK = 512  # images at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamedImages:
+    """(M, H, W, C) uint8 images that stay on disk: indexed by rows like an array, read each time.
+
+    Attributes:
+        read: (B,) int numbers of stored images -> (B, H, W, C) uint8; any thread may call it.
+        stored: (M,) int number of the stored image that each row shows.
+        image_shape: (H, W, C).
+    """
+
+    read: Callable[[np.ndarray], np.ndarray]
+    stored: np.ndarray
+    image_shape: tuple[int, int, int]
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        stored = self.stored[rows]
+        return self.read(stored.reshape(-1)).reshape(*stored.shape, *self.image_shape)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(M, H, W, C)."""
+        return (len(self), *self.image_shape)
+
+    def select(self, keep: np.ndarray) -> StreamedImages:
+        """The rows where `keep`, (M,) bool, is true; nothing is read."""
+        return dataclasses.replace(self, stored=self.stored[keep])
+
+    def resized(self, height: int, width: int) -> StreamedImages:
+        """The images resized by `resize_images` whenever they are read."""
+
+        def read(stored):
+            return resize_images(self.read(stored), height, width)
+
+        return StreamedImages(read, self.stored, (height, width, self.image_shape[2]))
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """Labelled images in memory, sorted by (alphabet, class, drawer).
+    """Labelled images, sorted by (alphabet, class, drawer).
 
     Rows of one class are contiguous, and so are the classes of one alphabet: image `j` of class `c`
     is row `class_start[c] + j`. In a set where every class has the same drawers (Omniglot, glyphs)
     equal `j` means equal drawer.
 
     Attributes:
-        images: (M, H, W, C) uint8. For kind `ink` the value is ink coverage: 0 paper, 255 ink. For
-            kind `photo` it is the usual intensity.
+        images: (M, H, W, C) uint8, in memory or streamed from disk. For kind `ink` the value is ink
+            coverage: 0 paper, 255 ink. For kind `photo` it is the usual intensity.
         classes: (M,) int32 class id of each image, non-decreasing.
         drawers: (M,) int32, 1-based number of the drawer (or of the picture inside its class).
         class_names: one name a class, `alphabet/character`.
@@ -33,7 +75,7 @@ class ImageSet:
         name: what the set is called in logs and reports.
     """
 
-    images: np.ndarray
+    images: np.ndarray | StreamedImages
     classes: np.ndarray
     drawers: np.ndarray
     class_names: tuple[str, ...]
@@ -114,7 +156,8 @@ class ImageSet:
         digest = hashlib.sha256()
         for array in (self.images, self.classes, self.drawers, self.class_alphabets):
             digest.update(repr((array.shape, array.dtype.str)).encode())
-            digest.update(np.ascontiguousarray(array))
+            for begin in range(0, len(array), _CHUNK):
+                digest.update(np.ascontiguousarray(array[begin : begin + _CHUNK]))
         digest.update(repr((self.class_names, self.alphabet_names, self.kind)).encode())
         return digest.hexdigest()[:16]
 
@@ -129,7 +172,7 @@ class ImageSet:
             raise ValueError(
                 f"classes of {self.name!r} have between {counts[0]} and {counts[-1]} images: no grid"
             )
-        return self.images.reshape(self.num_classes, counts[0], *self.image_shape)
+        return self.images[:].reshape(self.num_classes, counts[0], *self.image_shape)
 
     def select(
         self,
@@ -175,8 +218,9 @@ class ImageSet:
         kept_alphabets, new_alphabets = np.unique(
             self.class_alphabets[kept_classes], return_inverse=True
         )
+        streamed = isinstance(self.images, StreamedImages)
         return ImageSet(
-            images=self.images[keep],
+            images=self.images.select(keep) if streamed else self.images[keep],
             classes=new_classes.astype(np.int32),
             drawers=self.drawers[keep],
             class_names=tuple(self.class_names[c] for c in kept_classes),
@@ -190,6 +234,8 @@ class ImageSet:
         """The set with every image resized to (height, width) pixels by area averaging."""
         if self.image_shape[:2] == (height, width):
             return self
+        if isinstance(self.images, StreamedImages):
+            return dataclasses.replace(self, images=self.images.resized(height, width))
         return dataclasses.replace(self, images=resize_images(self.images, height, width))
 
 
@@ -211,11 +257,11 @@ def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = _axis_weights(images.shape[1], height)
     columns = _axis_weights(images.shape[2], width)
     out = np.empty((len(images), height, width, images.shape[3]), np.uint8)
-    for begin in range(0, len(images), 512):
-        part = images[begin : begin + 512].astype(np.float32)
+    for begin in range(0, len(images), _CHUNK):
+        part = images[begin : begin + _CHUNK].astype(np.float32)
         part = np.einsum("ph,mhwc->mpwc", rows, part, optimize=True)
         part = np.einsum("qw,mpwc->mpqc", columns, part, optimize=True)
-        out[begin : begin + 512] = np.clip(np.rint(part), 0, 255)
+        out[begin : begin + _CHUNK] = np.clip(np.rint(part), 0, 255)
     return out
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from siamese_jax.datasets import archives as archives_lib
 from siamese_jax.datasets import preparation
-from siamese_jax.datasets.imageset import ImageSet
+from siamese_jax.datasets.imageset import ImageSet, StreamedImages
 from siamese_jax.datasets.runs import Runs
 
 _log = logging.getLogger(__name__)
@@ -242,9 +242,9 @@ def fingerprint(builder: OmniglotDrawers) -> str:
     return builder.info.metadata.get("fingerprint", "unknown")[:16]
 
 
-def load_background(builder: OmniglotDrawers) -> ImageSet:
-    """The background set: 964 characters of 30 alphabets by 20 drawers."""
-    return _load(builder, "background")
+def load_background(builder: OmniglotDrawers, stream: bool = False) -> ImageSet:
+    """The background set: 964 characters of 30 alphabets by 20 drawers; in memory, or streamed."""
+    return _load(builder, "background", stream)
 
 
 def load_evaluation(builder: OmniglotDrawers) -> ImageSet:
@@ -272,16 +272,19 @@ def load_runs(builder: OmniglotDrawers) -> Runs:
     )
 
 
-def _load(builder: OmniglotDrawers, split: str) -> ImageSet:
+def _load(builder: OmniglotDrawers, split: str, stream: bool = False) -> ImageSet:
     """One image set from a split whose examples come sorted by alphabet, character, drawer."""
     count = builder.info.splits[split].num_examples
-    images = np.empty((count, archives_lib.SIZE, archives_lib.SIZE, 1), np.uint8)
+    shape = (archives_lib.SIZE, archives_lib.SIZE, 1)
+    images = None if stream else np.empty((count, *shape), np.uint8)
     keys, drawers = [], np.empty(count, np.int32)
     for row, example in enumerate(preparation.examples(builder, split)):
-        images[row] = example["image"]
+        if images is not None:
+            images[row] = example["image"] * np.uint8(255)
         drawers[row] = example["drawer"]
         keys.append((example["alphabet"], int(example["character"])))
-    np.multiply(images, 255, out=images)
+    if images is None:
+        images = StreamedImages(_pixel_reader(builder, split), np.arange(count), shape)
     kept = list(dict.fromkeys(keys))
     alphabets = list(dict.fromkeys(alphabet for alphabet, _ in kept))
     class_ids = {key: index for index, key in enumerate(kept)}
@@ -295,3 +298,16 @@ def _load(builder: OmniglotDrawers, split: str) -> ImageSet:
         kind="ink",
         name=f"omniglot {split}",
     )
+
+
+def _pixel_reader(builder: OmniglotDrawers, split: str) -> Callable[[np.ndarray], np.ndarray]:
+    """(B,) numbers of examples -> (B, 105, 105, 1) uint8, ink 255."""
+    examples = preparation.reader(builder, split)
+
+    def read(numbers):
+        images = np.empty((len(numbers), archives_lib.SIZE, archives_lib.SIZE, 1), np.uint8)
+        for image, example in zip(images, examples(numbers), strict=True):
+            image[...] = example["image"] * np.uint8(255)
+        return images
+
+    return read

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import requests
 import tensorflow_datasets as tfds
 
@@ -114,8 +115,32 @@ def examples(builder: tfds.core.GeneratorBasedBuilder, split: str) -> Iterator[d
     Raises:
         ValueError: a record file is missing or damaged.
     """
-    try:
+    with _naming_damage(builder, split):
         yield from builder.as_data_source(split)
+
+
+def reader(
+    builder: tfds.core.GeneratorBasedBuilder, split: str
+) -> Callable[[np.ndarray], list[dict]]:
+    """Random access to a prepared split: a function from (B,) int numbers to examples.
+
+    Raises:
+        ValueError: a record file is missing or damaged; here or when it is read.
+    """
+    with _naming_damage(builder, split):
+        source = builder.as_data_source(split)
+
+    def read(numbers):
+        with _naming_damage(builder, split):
+            return source.__getitems__(numbers.tolist())
+
+    return read
+
+
+@contextlib.contextmanager
+def _naming_damage(builder: tfds.core.GeneratorBasedBuilder, split: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # the reader raises whatever its C++ parts come across
         raise ValueError(
             f"{builder.data_dir}: the prepared split {split!r} is damaged "

@@ -1,0 +1,299 @@
+"""Steps that the host feeds against steps whose device holds the whole set: the same batches."""
+
+import importlib.util
+import pathlib
+import threading
+
+import jax
+import numpy as np
+import pytest
+from test_datasets_omniglot import TINY, tiny_files, write
+
+from siamese_jax import (
+    augment,
+    checkpoints,
+    datasets,
+    feed,
+    models,
+    objectives,
+    optim,
+    steps,
+    train,
+    workdir,
+)
+from siamese_jax.datasets import omniglot, splits
+from siamese_jax.datasets.imageset import StreamedImages
+from siamese_jax.sampling import SetIndex
+
+CONFIG = pathlib.Path(__file__).parents[1] / "configs/quickstart.py"
+MODEL = {
+    "encoder": "residual",
+    "encoder_args": {"widths": (4,), "stem": 4, "stem_stride": 2, "units": 6},
+    "comparator": "cosine",
+    "head_args": {"scale": 10.0},
+    "dtype": "float32",
+}
+EPISODES = {
+    "name": "episode",
+    "episodes": 4,
+    "n_way": 3,
+    "fill": False,
+    "turns": "alphabet",
+    "contrast": "batch",
+}
+WARPS = {"affine": augment.Affine(), "elastic_size": 0.02}
+
+
+@pytest.fixture(scope="module")
+def small(glyphs):
+    """The glyphs at 16 x 16."""
+    return glyphs.resized(16, 16)
+
+
+def no_thread_is_left():
+    return not [t for t in threading.enumerate() if t.name.startswith("host-feed")]
+
+
+def run(image_set, count, fed, num_steps=10):
+    """The parameters and sums after some steps, and the loss of each."""
+    devices = steps.Devices(count)
+    model = models.build(MODEL, devices.axis_name)
+    tx = optim.build({"name": "adamw", "rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.0}, 100)
+    objective = objectives.build(EPISODES, 8)
+    step = steps.make_train_step(model, tx, objective, WARPS, "paper", devices, fed)
+    begin = steps.init_state(model, tx, image_set.image_shape, 0, objective.metrics)
+    index = SetIndex.of(image_set)
+    state, all_index = devices.replicate((begin, index))
+    losses = []
+    if fed:
+        with feed.HostFeed(image_set.images, objective, index, begin.rng, 0, devices) as batches:
+            for images in (next(batches) for _ in range(num_steps)):
+                state, metrics = step(state, images, all_index)
+                losses.append(float(devices.first(metrics)["loss"]))
+    else:
+        images = devices.replicate(image_set.images)
+        for _ in range(num_steps):
+            state, metrics = step(state, images, all_index)
+            losses.append(float(devices.first(metrics)["loss"]))
+    return jax.device_get(devices.first((state.params, state.batch_stats, state.sums))), losses
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_either_way_makes_the_same_run(small, count):
+    held, losses = run(small, count, False)
+    fed, fed_losses = run(small, count, True)
+    assert fed_losses == losses and np.ptp(losses) > 1e-3
+    jax.tree.map(np.testing.assert_array_equal, fed, held)
+    assert no_thread_is_left()
+
+
+def test_each_process_reads_the_rows_of_its_own_devices(small):
+    """Of four devices a process that has the last two reads the last two's."""
+    objective = objectives.build(EPISODES, 8)
+    index, rng = SetIndex.of(small), jax.random.key(3)
+    rows = np.asarray(steps.make_rows(objective)(rng, np.int32(5), index))
+    devices = steps.Devices(4)
+    np.testing.assert_array_equal(devices.own(rows), rows)
+    devices._mine = slice(2, 4)
+    asked = []
+
+    class Noted:
+        def __getitem__(self, rows):
+            asked.append(rows)
+            raise KeyError("enough")
+
+    with feed.HostFeed(Noted(), objective, index, rng, 5, devices, depth=1) as batches:
+        with pytest.raises(KeyError, match="enough"):
+            next(batches)
+    np.testing.assert_array_equal(asked[0], rows[2:].reshape(-1))
+
+
+# --- whole runs -----------------------------------------------------------------------------------
+
+
+def smoke(**changes):
+    """The config `quickstart.py:smoke` for ten steps on one device, with changes."""
+    spec = importlib.util.spec_from_file_location("quickstart", CONFIG)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("smoke")
+    fields = {"num_devices": 1, "num_steps": 10, "log_every": 5, "eval.every": 5}
+    config.update_from_flattened_dict({**fields, **changes})
+    return config
+
+
+def figures(path):
+    return [
+        (row["step"], row["kind"], row.get("loss"), row["accuracy"])
+        for row in workdir.read_metrics(path)
+    ]
+
+
+def test_a_run_resumes_with_the_other_feed(tmp_path):
+    train.train_and_evaluate(smoke(feed="device"), str(tmp_path / "held"))
+    path = tmp_path / "both"
+    asked = iter([False] * 6 + [True])
+    done = train.train_and_evaluate(
+        smoke(feed="device"), str(path), should_stop=lambda: next(asked)
+    )
+    assert done["step"] == 7 and not done["finished"]
+    assert train.train_and_evaluate(smoke(feed="host"), str(path))["finished"]
+    assert figures(path) == figures(tmp_path / "held")
+    assert [row[:2] for row in figures(path)][-2:] == [(10, "train"), (10, "validation")]
+    found, expected = (
+        checkpoints.Checkpoints(p, read_only=True).variables(10) for p in (path, tmp_path / "held")
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert no_thread_is_left()
+
+
+# --- choice and failure ---------------------------------------------------------------------------
+
+
+class Device:
+    """As much of a device as the choice asks for."""
+
+    process_index = 0
+
+    def __init__(self, stats):
+        self.memory_stats = lambda: stats
+
+
+def test_auto_chooses_by_size(small):
+    devices = steps.Devices(2)
+    size = small.images.size
+    assert devices.memory is None  # of the CPU
+    assert not feed.from_host("auto", small.images, devices)
+    gibibytes = StreamedImages(None, np.broadcast_to(0, 2 << 30), (1, 1, 1))
+    for images, limits, expected in [
+        (small.images, (2 * size + 1, 9 * size), False),
+        (small.images, (9 * size, 2 * size), True),
+        (np.broadcast_to(np.uint8(0), ((2 << 30) - 1, 1, 1, 1)), None, False),
+        (np.broadcast_to(np.uint8(0), (2 << 30, 1, 1, 1)), None, True),
+        (gibibytes, (1 << 40, 1 << 40), True),  # streamed: not to be held anywhere
+    ]:
+        devices._all = [Device(limits and {"bytes_limit": limit}) for limit in limits or (0, 0)]
+        assert feed.from_host("auto", images, devices) is expected
+    assert feed.from_host("host", small.images, devices)
+    assert not feed.from_host("device", gibibytes, devices)
+    with pytest.raises(ValueError, match="feed must be one of .*, got 'disk'"):
+        feed.from_host("disk", small.images, devices)
+
+
+def test_a_failing_source_is_heard_and_the_thread_ends(small):
+    class Failing:
+        calls = 0
+
+        def __getitem__(self, rows):
+            self.calls += 1
+            if self.calls == 3:
+                raise ValueError("the disk is gone")
+            return small.images[rows]
+
+    objective = objectives.build(EPISODES, 8)
+    source = Failing()
+    with feed.HostFeed(
+        *(source, objective, SetIndex.of(small), jax.random.key(0), 0, steps.Devices(1))
+    ) as batches:
+        assert next(batches).shape == next(batches).shape == (24, 16, 16, 1)
+        with pytest.raises(ValueError, match="^the disk is gone$"):
+            next(batches)
+    assert no_thread_is_left()
+
+
+def test_it_reads_no_further_than_asked(small):
+    read = []
+    seen = threading.Event()
+
+    class Noted:
+        def __getitem__(self, rows):
+            read.append(rows)
+            if len(read) == 3:
+                seen.set()
+            return small.images[rows]
+
+    objective = objectives.build(EPISODES, 8)
+    with feed.HostFeed(
+        *(Noted(), objective, SetIndex.of(small), jax.random.key(0), 0, steps.Devices(1)), depth=2
+    ) as batches:
+        next(batches)
+        assert seen.wait(10)
+    assert len(read) == 3
+
+
+# --- images that stay on disk ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The builder of a tiny set like Omniglot."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return omniglot.prepare(folder / "data", write(folder / "zips", tiny_files()), layout=TINY)
+
+
+def test_streamed_images_are_those_in_memory(tiny):
+    held = omniglot.load_background(tiny)
+    streamed = omniglot.load_background(tiny, stream=True)
+    assert isinstance(streamed.images, StreamedImages) and isinstance(held.images, np.ndarray)
+    assert streamed.fingerprint == held.fingerprint
+    for change in [
+        lambda s: s,
+        lambda s: s.resized(28, 30),
+        lambda s: s.resized(28, 30).select(alphabets=["Beta_(old)"], drawers=[2, 4]),
+        lambda s: s.select(classes=[1, 4]).resized(20, 20).resized(30, 30),
+    ]:
+        a, b = change(held).images, change(streamed).images
+        assert isinstance(b, StreamedImages)
+        assert (b.shape, b.dtype, b.ndim, len(b)) == (a.shape, a.dtype, a.ndim, len(a))
+        for rows in [
+            *(slice(None), 1, slice(1, 4), np.array([2, 0, 2]), np.array([[1, 0], [3, 1]])),
+            np.arange(len(a)) % 2 == 0,
+            np.array([], int),
+        ]:
+            np.testing.assert_array_equal(b[rows], a[rows])
+    np.testing.assert_array_equal(streamed.grid(), held.grid())
+
+
+def test_load_streams_the_images_to_train_on(tiny, monkeypatch):
+    monkeypatch.setattr(omniglot, "prepare", lambda *_: tiny)
+    monkeypatch.setattr(splits, "VALIDATION_ALPHABETS", ("Delta",))
+    monkeypatch.setattr(splits, "TEST_ALPHABETS", ("Gamma",))
+    fields = {"name": "omniglot", "image_size": (28, 28)}
+    held, streamed = (datasets.load({**fields, "stream": s}) for s in (False, True))
+    assert isinstance(streamed.train.images, StreamedImages)
+    assert isinstance(streamed.validation.images, np.ndarray)
+    assert streamed.fingerprint == held.fingerprint
+    with pytest.raises(ValueError, match="stream goes with Omniglot only; 'glyphs'"):
+        datasets.load({"name": "glyphs", "stream": True})
+
+
+def test_streamed_images_feed_the_same_run(tiny):
+    """Steps fed from disk, on two devices, against steps that hold the set."""
+    parts = omniglot.load_background(tiny), omniglot.load_background(tiny, stream=True)
+    held, streamed = (part.resized(16, 16) for part in parts)
+    expected, losses = run(held, 2, False, 3)
+    found, fed_losses = run(streamed, 2, True, 3)
+    assert fed_losses == losses
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_damaged_records_are_named(tmp_path):
+    builder = omniglot.prepare(
+        tmp_path / "data", write(tmp_path / "zips", tiny_files()), layout=TINY
+    )
+    images = omniglot.load_background(builder, stream=True).images
+    with pytest.raises(ValueError, match="the prepared split 'background' is damaged"):
+        images.read(np.array([10_000]))
+
+
+def test_streamed_omniglot_is_omniglot(prepared_omniglot):
+    held = omniglot.load_background(prepared_omniglot)
+    streamed = omniglot.load_background(prepared_omniglot, stream=True)
+    np.testing.assert_array_equal(streamed.classes, held.classes)
+    rows = np.random.default_rng(0).choice(len(held), 300, replace=False)
+    np.testing.assert_array_equal(streamed.images[rows], held.images[rows])
+    size = 56, 56
+    some = held.select(classes=range(0, 960, 64)).resized(*size)
+    np.testing.assert_array_equal(
+        streamed.select(classes=range(0, 960, 64)).resized(*size).images[::-1], some.images[::-1]
+    )

@@ -1,0 +1,39 @@
+"""The Python of README runs as it stands there."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("train_and_evaluate", r"right: [01]\.\d+\nembeddings: \(10, 16\)"),
+        ("print_table", r"mine +runs .* 20 +1 +400 .*\nmine +within "),
+    ],
+)
+def test_block_runs(word, expected, tmp_path):
+    (block,) = [block for block in BLOCKS if word in block]
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(expected, done.stdout), done.stdout
+
+
+def test_every_file_and_flag_that_readme_names_is_there():
+    text = (ROOT / "README.md").read_text()
+    for path in set(re.findall(r"(?:launch|configs|results)/[\w./]+\w", text)):
+        assert (ROOT / path).exists(), path
