@@ -11,6 +11,9 @@ from siamese_jax import baselines as baseline_scores
 from siamese_jax import datasets, evaluate, inference, workdir
 
 _log = logging.getLogger(__name__)
+# What a record for others holds of each result; results.json holds all.
+_RECORDED = ("system", "name", "scope", "n_way", "k_shot", "accuracy", "num_trials", "wilson")
+_RECORDED += ("bootstrap", "trial_hash", "figures")
 
 
 def judge_run(
@@ -41,7 +44,7 @@ def judge_run(
         baselines: whether random scores, pixel nearest neighbour and modified Hausdorff distance
             (this one on the fixed runs only: it takes seconds a hundred trials) are judged too.
         report: whether to write `report.html`.
-        record: path of a further copy of `results.json`.
+        record: path of a short copy of `results.json` without the names of folders.
         num_devices: devices to run on, 0 for all.
         progress: whether to show progress bars.
 
@@ -80,18 +83,20 @@ def judge_run(
         )
     shown = [r for by in results.values() for key, r in by.items() if not key.startswith("curve/")]
     evaluate.print_table(shown)
+    evaluation = workdir.provenance()
     summary = {
         "config": workdir.plain(config),
         "training": start,
-        "evaluation": workdir.provenance(),
+        "evaluation": evaluation,
         "settings": dict(settings),
         "results": [r.to_dict() for by in results.values() for r in by.values()],
     }
-    for target in [
-        pathlib.Path(path) / "results.json",
-        *([pathlib.Path(record)] if record else []),
-    ]:
-        target.write_text(json.dumps(summary, indent=1) + "\n")
+    workdir.write_whole(pathlib.Path(path) / "results.json", json.dumps(summary, indent=1) + "\n")
+    if record:
+        plain, (training, evaluation) = workdir.without_places(config, [start, evaluation])
+        brief = [{name: row[name] for name in _RECORDED} for row in summary["results"]]
+        summary |= {"config": plain, "training": training, "evaluation": evaluation, "results": brief}
+        workdir.write_whole(pathlib.Path(record), json.dumps(summary, indent=1) + "\n")
     if report:
         from siamese_jax import report as pages  # matplotlib is slow to import
 

@@ -18,7 +18,7 @@ import tensorboardX
 
 # Fields that may change between two starts of one run: they say where it runs, not what it computes.
 # What was read from these places is held by the data's fingerprint.
-_PLACES = (
+PLACES = (
     *("num_devices", "feed", "search_space"),
     *("data.archives", "data.data_dir", "data.path", "data.stream"),
 )
@@ -86,7 +86,7 @@ class Run:
         if not self._primary:
             return rows
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        _write_whole(self.path / "metrics.jsonl", text)
+        write_whole(self.path / "metrics.jsonl", text)
         self._events = tensorboardX.SummaryWriter(
             str(self.path / "tensorboard"), purge_step=step + 1
         )
@@ -132,10 +132,10 @@ class Run:
         starts = read_provenance(self.path) + [
             {**provenance(), "seed": config.seed, "data_fingerprint": fingerprint, **details}
         ]
-        _write_whole(self.path / "provenance.json", json.dumps(starts, indent=1))
+        write_whole(self.path / "provenance.json", json.dumps(starts, indent=1))
         if not (self.path / "config.json").exists():
             text = json.dumps(plain(config), indent=1)
-            _write_whole(self.path / "config.json", text)
+            write_whole(self.path / "config.json", text)
 
 
 def provenance() -> dict:
@@ -173,6 +173,30 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def without_places(config, starts: list[dict]) -> tuple[dict, list[dict]]:
+    """A config and provenance for a record that others read: what ran, not in which folders.
+
+    Args:
+        config: of the run.
+        starts: records of `provenance`.
+
+    Returns:
+        The config as a plain dict without its places, and the records with a command that names no
+        folder.
+    """
+    plain_config = plain(config)
+    for place in PLACES:
+        holder, _, field = place.rpartition(".")
+        (plain_config[holder] if holder else plain_config).pop(field, None)
+    hidden = tuple(f"--config.{place}=" for place in PLACES) + ("--workdir=", "--archives=", "--record=")
+    shown = []
+    for start in starts:
+        script, *words = start["command"]
+        words = [word for word in words if not word.startswith(hidden)]
+        shown.append({**start, "command": ["/".join(pathlib.Path(script).parts[-2:]), *words]})
+    return plain_config, shown
+
+
 def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
     """The config of a run.
 
@@ -204,7 +228,7 @@ def differences(old, new) -> list[str]:
     return [
         f"{name} is {new.get(name, 'absent')!r} and was {old.get(name, 'absent')!r}"
         for name in sorted(old.keys() | new.keys())
-        if name not in _PLACES and old.get(name, "absent") != new.get(name, "absent")
+        if name not in PLACES and old.get(name, "absent") != new.get(name, "absent")
     ]
 
 
@@ -226,7 +250,7 @@ def plain(config) -> dict:
     return json.loads(json.dumps(config))
 
 
-def _write_whole(path: pathlib.Path, text: str) -> None:
+def write_whole(path: pathlib.Path, text: str) -> None:
     """Replaces a file at once: a crash leaves the old one or the new one."""
     part = path.with_suffix(".part")
     with open(part, "w") as file:

@@ -130,7 +130,7 @@ def _load_omniglot(fields: Mapping[str, Any]) -> Data:
     background = omniglot.load_background(builder, fields["stream"])
     parts = split(background, omniglot.load_evaluation(builder))
     note = (
-        f"Omniglot, split {fields['split']}, prepared in {builder.data_dir} "
+        f"Omniglot, split {fields['split']} "
         f"(archives {omniglot.fingerprint(builder)})"
     )
     return Data(*parts, omniglot.load_runs(builder), "official", note)
@@ -161,7 +161,7 @@ def _load_mnist(fields: Mapping[str, Any]) -> Data:
     """All ten digits in each part: 50,000 images train, 10,000 validate, 10,000 test."""
     builder = mnist.prepare(fields["data_dir"], fields["archives"])
     parts = (mnist.load_mnist(builder, part) for part in _MNIST_PARTS)
-    return Data(*parts, None, "", f"MNIST, prepared in {builder.data_dir}")
+    return Data(*parts, None, "", "MNIST")
 
 
 def _load_folder(fields: Mapping[str, Any]) -> Data:
