@@ -10,7 +10,7 @@ import sys
 import warnings
 
 # By jaxlib version, since a flag that a jaxlib does not know ends the process. The flag takes single
-# convolutions off a slow path: three times the training steps a second on two cores.
+# convolutions off a slow path.
 _XLA_FLAGS = {"0.10.2": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"}
 
 
@@ -18,7 +18,7 @@ def tune_cpu(cache: bool = True) -> None:
     """Sets the XLA flag for fast convolutions, and keeps compiled programs and freed memory.
 
     XLA's buffers of one step are as large as those of the next: glibc would give them back to the
-    system each time, which zeroes them anew (a fifth of a training step of the quickstart).
+    system each time, which would zero them anew.
 
     Call it before the first computation with jax. The user's own XLA_FLAGS are kept, and a flag or a
     cache folder that is set already is left as it is. The flag is set only for a jaxlib on which it
