@@ -77,7 +77,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every = 400  # steps
-    config.eval.trials = 10_000  # within-alphabet trials on the validation alphabets
+    config.eval.trials = 2000  # within-alphabet trials on the validation alphabets
     config.eval.n_way = 20
     config.eval.seed = 0
     config.eval.patience = 0  # evaluations without a better one before stopping; 0: never

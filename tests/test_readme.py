@@ -1,5 +1,6 @@
 """The Python of README runs as it stands there."""
 
+import json
 import os
 import pathlib
 import re
@@ -37,3 +38,22 @@ def test_every_file_and_flag_that_readme_names_is_there():
     text = (ROOT / "README.md").read_text()
     for path in set(re.findall(r"(?:launch|configs|results)/[\w./]+\w", text)):
         assert (ROOT / path).exists(), path
+
+
+def test_the_quickstart_table_is_the_recorded_run():
+    record = json.loads((ROOT / "results/quickstart.json").read_text())
+    rows = {(r["system"], r["name"]): r for r in record["results"]}
+    (network,) = {system for system, _ in rows if system.startswith("quickstart @")}
+    table = re.findall(
+        r"^\| (network|pixel 1-NN|modified Hausdorff|random) \| (\w+)[^|]*\|[^|]*\| "
+        r"\*{0,2}([\d.]+)\*{0,2} \| ([\d.]+) - ([\d.]+) \| ([\d.]+) - ([\d.]+) \| `(\w+)` \|",
+        (ROOT / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(table) >= 8
+    for system, name, *shown, trial_hash in table:
+        row = rows[network if system == "network" else system, name]
+        figures = [row["accuracy"], *row["wilson"], *row["bootstrap"]]
+        digits = [2, 1, 1, 1, 1]
+        expected = [f"{100 * x:.{d}f}" for x, d in zip(figures, digits, strict=True)]
+        assert (list(shown), trial_hash) == (expected, row["trial_hash"]), (system, name)
