@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from tqdm import tqdm
 
 from siamese_jax import (
@@ -61,10 +62,10 @@ def train_and_evaluate(
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
     _check(config)
-    data = datasets.load(config.data)
     devices = steps.Devices(config.num_devices)
     model = models.build(config.model, devices.axis_name)
     tx = optim.build(config.optim, config.num_steps)
+    data = datasets.load(config.data)
     train_set = data.train
     objective = objectives.build(config.objective, int(train_set.alphabet_count.max()))
     _check_set(config, train_set)
@@ -86,6 +87,11 @@ def train_and_evaluate(
         skip_small=True,
     )
 
+    # What does not go together shows here, before the workdir is taken.
+    state = steps.init_state(model, tx, train_set.image_shape, config.seed, objective.metrics)
+    index = sampling.SetIndex.of(train_set)
+    jax.eval_shape(objective.sample, state.rng, index)
+
     details = {"image_shape": train_set.image_shape, "kind": train_set.kind, "data": data.note}
     with (
         workdir.Run(path, config, data.fingerprint, details, devices.primary) as run,
@@ -93,15 +99,11 @@ def train_and_evaluate(
     ):
         saved = checkpoints.Checkpoints(path, config.keep_best)
         try:
-            state = steps.init_state(
-                model, tx, train_set.image_shape, config.seed, objective.metrics
-            )
             start = saved.latest or 0
             rows = run.resume(start)
             if start:
                 _log.info("resuming at step %d", start)
                 state = saved.restore(start, state)
-            index = sampling.SetIndex.of(train_set)
             if fed:
                 batches = stack.enter_context(
                     feed.HostFeed(train_set.images, objective, index, state.rng, start, devices)
@@ -132,11 +134,14 @@ def train_and_evaluate(
                 judging = step % config.eval.every == 0 or step == config.num_steps
                 if step % config.log_every == 0 or judging or stopping:
                     sums = jax.device_get(devices.first(state.sums))
-                    if not math.isfinite(sums["loss"]):
+                    good = math.isfinite(sums["loss"])
+                    if good and (judging or stopping):  # what is saved can be gone on from
+                        good = _finite(devices.first(state.params))
+                    if not good:
                         raise FloatingPointError(
-                            f"the loss is not finite between steps {step - int(sums['steps']) + 1} "
-                            f"and {step}: lower the learning rate and start again from "
-                            f"{'checkpoint ' + str(saved.latest) if saved.latest else 'the start'}"
+                            "the loss or a parameter is not finite between steps "
+                            f"{step - int(sums['steps']) + 1} and {step}: choose a lower learning "
+                            f"rate and another workdir; the last good checkpoint is {saved.latest}"
                         )
                 if step % config.log_every == 0:
                     speed = objective.images * (step - before) / (time.perf_counter() - since)
@@ -188,14 +193,28 @@ def _check_set(config, image_set):
     if image_set.class_count.min() < 2:
         poor = image_set.class_names[int(image_set.class_count.argmin())]
         raise ValueError(f"class {poor!r} has one image: a same pair needs two of each class")
+    if image_set.num_classes < 2:
+        raise ValueError(f"{image_set.name!r} has one class: a different pair needs two")
+    objective = config.objective
     height, width, _ = image_set.image_shape
-    if config.objective.turns != "none" and (height != width or image_set.kind != "ink"):
-        raise ValueError(
-            f"objective.turns = {config.objective.turns!r} needs square images of kind ink; these "
-            f"are {height} x {width} of kind {image_set.kind}: set it to 'none'"
-        )
+    if height != width or image_set.kind != "ink":
+        needs = f"needs square images of kind ink; these are {height} x {width}, {image_set.kind}"
+        if objective.turns != "none":
+            raise ValueError(
+                f"objective.turns = {objective.turns!r} {needs}: set objective.turns to 'none'"
+            )
+        smallest = image_set.alphabet_count.min()
+        if objective.get("fill") and smallest < objective.n_way:
+            raise ValueError(
+                f"objective.fill, with an alphabet of {smallest} classes for {objective.n_way} ways, "
+                f"turns images and {needs}: set objective.fill to False"
+            )
     if config.objective.get("negatives") == "same_alphabet" and image_set.alphabet_count.min() < 2:
         raise ValueError("objective.negatives = 'same_alphabet' needs two classes an alphabet")
+
+
+def _finite(tree) -> bool:
+    return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(tree))
 
 
 def _program(config) -> str:

@@ -88,7 +88,9 @@ class Run:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_whole(self.path / "metrics.jsonl", text)
         self._events = tensorboardX.SummaryWriter(
-            str(self.path / "tensorboard"), purge_step=step + 1
+            str(self.path / "tensorboard"),
+            purge_step=step + 1,
+            filename_suffix=f".{len(read_provenance(self.path))}",  # two starts in one second differ
         )
         return rows
 
@@ -109,6 +111,7 @@ class Run:
             os.fsync(file.fileno())
         for name, value in values.items():
             self._events.add_scalar(f"{kind}/{name}", value, step)
+        self._events.flush()
         return row
 
     def _check(self, config, fingerprint):
@@ -159,7 +162,9 @@ def _git(*words) -> str | None:
     """What git says of the package's own checkout, None where it is none."""
     here = str(pathlib.Path(__file__).parent)
     try:
-        done = subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", here, *words], capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -188,7 +193,11 @@ def without_places(config, starts: list[dict]) -> tuple[dict, list[dict]]:
     for place in PLACES:
         holder, _, field = place.rpartition(".")
         (plain_config[holder] if holder else plain_config).pop(field, None)
-    hidden = tuple(f"--config.{place}=" for place in PLACES) + ("--workdir=", "--archives=", "--record=")
+    hidden = tuple(f"--config.{place}=" for place in PLACES) + (
+        "--workdir=",
+        "--archives=",
+        "--record=",
+    )
     shown = []
     for start in starts:
         script, *words = start["command"]

@@ -103,10 +103,11 @@ def run_ablation(
     (path / "ablation.txt").write_text(text + "\n")
     page = [*map(table.markdown, tables), "\n".join(f"- {note}" for note in notes)]
     (path / "ablation.md").write_text("\n\n".join(page) + "\n")
+    plain, (start,) = workdir.without_places(config, [workdir.provenance()])
     recorded = {
-        "config": _without_places(workdir.plain(config)),
+        "config": plain,
         "data": {"name": data.test.name, "fingerprint": data.fingerprint},
-        "evaluation": workdir.provenance(),
+        "evaluation": start,
         "cpu_minutes": cpu_minutes,
         "notes": notes,
         "variants": summaries,
@@ -218,9 +219,3 @@ def _state(path: pathlib.Path) -> str:
     if outcome is not None:
         return f"failed: {outcome['line']}" if outcome["code"] else "finished"
     return "begun" if (path / "config.json").exists() else "new"
-
-
-def _without_places(config: dict) -> dict:
-    """The config without folders, which say nothing to others."""
-    places = ("archives", "data_dir", "path")
-    return {**config, "data": {k: v for k, v in config["data"].items() if k not in places}}

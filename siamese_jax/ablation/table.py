@@ -255,7 +255,8 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
         with_figure = [(y, s[protocol]) for y, s in enumerate(shown) if protocol in s]
         for number, (y, f) in enumerate(with_figure):
             limits = f["wilson"] if math.isnan(f["t_interval"][0]) else f["t_interval"]
-            axes.plot([100 * x for x in limits], [y + shift] * 2, color=colour, linewidth=1.6)
+            line = [100 * min(max(x, 0.0), 1.0) for x in limits]
+            axes.plot(line, [y + shift] * 2, color=colour, linewidth=1.6)
             axes.scatter(
                 *([100 * x for x in f["seeds"]], [y + shift] * len(f["seeds"])),
                 **{"s": 14, "color": colour, "edgecolors": "white", "linewidths": 0.5, "zorder": 3},

@@ -185,6 +185,4 @@ def read_json(path: pathlib.Path):
 
 def write_json(path: pathlib.Path, value) -> None:
     """Replaces a file at once."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.replace(path)
+    workdir.write_whole(path, json.dumps(value, indent=1) + "\n")

@@ -1,0 +1,520 @@
+"""The real loop on the smoke configs: what it writes, and that it goes on after any interruption."""
+
+import json
+import os
+import pathlib
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from tensorboardX.proto import event_pb2
+
+import siamese_jax
+from siamese_jax import models, objectives, optim, train, workdir
+from siamese_jax.checkpoints import Checkpoints
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
+RECORDED = CONFIGS.pop("recorded")  # it needs a run: see test_a_run_is_repeated_from_its_record
+TIMINGS = ("images_per_second", "cpu_seconds")
+PATIENCE = 600  # seconds that a command may take on a busy machine
+
+
+def config_of(name, arg="smoke", **changes):
+    """A config by file name; dotted fields may be changed, dots written as two underscores."""
+    scope = {}
+    exec(compile(CONFIGS[name].read_text(), CONFIGS[name], "exec"), scope)
+    config = scope["get_config"](arg)
+    with config.unlocked():
+        config.num_devices = 1
+        for field, value in changes.items():
+            *path, last = field.split("__")
+            part = config
+            for step in path:
+                part = part[step]
+            part[last] = value
+    return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Compiled programs, kept between the runs of this module and its subprocesses."""
+    folder = tmp_path_factory.mktemp("compiled")
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """Compiled steps, shared by runs that differ in data alone."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory, programs):
+    """name -> (config, workdir, summary) of the finished smoke run, made once."""
+    runs = {}
+
+    def run(name):
+        if name not in runs:
+            config, path = config_of(name), tmp_path_factory.mktemp(name)
+            runs[name] = config, path, train.train_and_evaluate(config, path, programs=programs)
+        return runs[name]
+
+    return run
+
+
+def variables(path, step="latest"):
+    """Parameters and statistics of a checkpoint of a run."""
+    saved = Checkpoints(path, read_only=True)
+    found = saved.variables(saved.latest if step == "latest" else step)
+    saved.close()
+    return found
+
+
+def metrics(path):
+    """The rows of the log without what depends on the clock."""
+    return [
+        {name: value for name, value in row.items() if name not in TIMINGS}
+        for row in workdir.read_metrics(path)
+    ]
+
+
+def assert_same_run(one, other):
+    jax.tree.map(np.testing.assert_array_equal, variables(one), variables(other))
+    assert metrics(one) == metrics(other)
+
+
+# --- the configs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("arg", ["", "smoke"])
+def test_every_config_builds(name, arg):
+    config = config_of(name, arg)
+    model = models.build(config.model)
+    images = jax.ShapeDtypeStruct((1, *config.data.image_size, 1), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
+    tx = optim.build(config.optim, config.num_steps)
+    jax.eval_shape(tx.init, variables["params"])  # every parameter has its rule
+    objectives.build(config.objective, 20)
+    train._check(config)
+    assert config.is_locked
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_smoke_config_trains(name, smoke):
+    config, path, summary = smoke(name)
+    assert summary["step"] == config.num_steps and summary["finished"]
+    rows = workdir.read_metrics(path)
+    kinds = {
+        kind: [row["step"] for row in rows if row["kind"] == kind]
+        for kind in ("train", "validation")
+    }
+    every = range(config.log_every, config.num_steps + 1, config.log_every)
+    assert kinds["train"] == list(every)
+    every = range(config.eval.every, config.num_steps + 1, config.eval.every)
+    assert kinds["validation"] == list(every)
+    assert all(np.isfinite(value) for row in rows for k, value in row.items() if k != "kind")
+    judged = {row["step"]: row["accuracy"] for row in rows if row["kind"] == "validation"}
+    assert summary["best_value"] == judged[summary["best_step"]] == max(judged.values())
+    saved = Checkpoints(path, read_only=True)
+    assert saved.steps == sorted({summary["best_step"], config.num_steps})
+    saved.close()
+
+
+# --- what a run leaves ----------------------------------------------------------------------------
+
+
+def test_the_workdir_says_where_a_run_comes_from(smoke):
+    config, path, _ = smoke("quickstart")
+    assert workdir.differences(workdir.read_config(path), config) == []
+    (start,) = workdir.read_provenance(path)
+    assert {"command", "commit", "device", "num_devices", "cores", "xla_flags"} <= start.keys()
+    assert start["versions"]["jax"] == jax.__version__
+    assert start["seed"] == config.seed and start["kind"] == "ink"
+    assert start["image_shape"] == [20, 20, 1] and "glyphs" in start["data"]
+    assert len(start["data_fingerprint"]) == 16
+
+
+def events(path):
+    """(tag, step, value) of the TensorBoard events, where a restart purges what it writes anew."""
+    found = {}
+    files = (path / "tensorboard").iterdir()
+    for file in sorted(files, key=lambda file: int(file.suffix[1:])):  # numbered by start
+        data = file.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            event = event_pb2.Event.FromString(data[12 : 12 + size])
+            data = data[12 + size + 4 :]
+            if event.HasField("session_log"):
+                found = {key: value for key, value in found.items() if key[1] < event.step}
+            for value in event.summary.value:
+                found[value.tag, event.step] = value.simple_value
+    return found
+
+
+def assert_events_are_the_log(path):
+    expected = {
+        (f"{row['kind']}/{name}", row["step"]): value
+        for row in workdir.read_metrics(path)
+        for name, value in row.items()
+        if name not in ("step", "kind")
+    }
+    found = events(path)
+    assert found.keys() == expected.keys()
+    assert all(found[key] == pytest.approx(value, rel=1e-6) for key, value in expected.items())
+
+
+def test_tensorboard_has_the_rows_of_the_log(smoke):
+    assert_events_are_the_log(smoke("quickstart")[1])
+
+
+def test_a_trained_network_is_loaded_in_one_line(smoke, glyphs):
+    config, path, summary = smoke("quickstart")
+    net = siamese_jax.load(path)
+    images = glyphs.images[:6]
+    h = net.embed(images)
+    assert h.shape == (6, config.model.encoder_args.units)
+    np.testing.assert_allclose(np.linalg.norm(h, axis=1), np.ones(6), rtol=1e-5)
+    scores = net.score(images[:2], images)
+    np.testing.assert_allclose(scores, net.score(images, images[:2]).T, rtol=1e-4, atol=1e-5)
+    best = variables(path, summary["best_step"])
+    jax.tree.map(np.testing.assert_array_equal, dict(net.variables), best)
+    with pytest.raises(ValueError, match=r"holds no checkpoint 7; it has \[.*20\]"):
+        siamese_jax.load(path, 7)
+    with pytest.raises(ValueError, match="images must be"):
+        net.embed(images.astype(np.float32))
+
+
+def test_a_run_is_repeated_from_its_record(smoke):
+    config, path, _ = smoke("koch2015")
+    scope = {}
+    exec(compile(RECORDED.read_text(), RECORDED, "exec"), scope)
+    again = scope["get_config"](str(path / "config.json"))
+    assert workdir.differences(config, again) == []
+    assert (
+        train.train_and_evaluate(again, path)["step"] == config.num_steps
+    )  # taken as the same run
+
+
+# --- going on, within one process -----------------------------------------------------------------
+
+
+class Died(Exception):
+    """Stands for a death that leaves no time to save."""
+
+
+def interruptions(deaths=(), stops=()):
+    """`should_stop` that dies or stops after so many steps of the call."""
+    made = 0
+
+    def should_stop():
+        nonlocal made
+        made += 1
+        if made in deaths:
+            raise Died
+        return made in stops
+
+    return should_stop
+
+
+@pytest.mark.parametrize("name", ["koch2015", "quickstart"])
+def test_interrupted_training_ends_the_same(name, smoke, tmp_path, programs):
+    """Dies before the first checkpoint, after it, is stopped at an odd step, dies in the last one."""
+    config, unbroken, expected = smoke(name)
+
+    def go_on(**interrupted):
+        should_stop = interruptions(**interrupted)
+        return train.train_and_evaluate(
+            config, tmp_path, should_stop=should_stop, programs=programs
+        )
+
+    with pytest.raises(Died):
+        go_on(deaths=[7])
+    with pytest.raises(Died):
+        go_on(deaths=[12])  # from the start, past the checkpoint of step 10
+    summary = go_on(stops=[3])
+    assert summary["step"] == 13 and not summary["finished"]
+    with pytest.raises(Died):
+        go_on(deaths=[7])  # in step 20, before it is judged
+    assert go_on() == expected
+    assert_same_run(tmp_path, unbroken)
+    assert_events_are_the_log(tmp_path)
+    assert len(workdir.read_provenance(tmp_path)) == 5
+
+
+def test_a_finished_run_is_left_alone(smoke):
+    config, path, summary = smoke("quickstart")
+    rows = workdir.read_metrics(path)
+    assert train.train_and_evaluate(config, path) == summary
+    assert workdir.read_metrics(path) == rows
+
+
+def test_patience_stops_and_resumes(tmp_path, programs):
+    """At a rate of 0 nothing gets better: the first evaluation stays the best."""
+    config = config_of(
+        "koch2015", eval__patience=2, eval__every=5, num_steps=40, optim__decay=1.0, seed=3
+    )
+    rules = tuple((pattern, 0.0, 0.0, 0.0) for pattern, *_ in config.optim.rules)
+    with config.unlocked():
+        config.optim.rules = rules
+    summary = train.train_and_evaluate(config, tmp_path / "one", programs=programs)
+    expected = {"step": 15, "best_step": 5, "finished": True}
+    assert {name: summary[name] for name in expected} == expected
+    for stop in (7, 5):  # step 7, step 12
+        part = train.train_and_evaluate(
+            *(config, tmp_path / "two"), should_stop=interruptions(stops=[stop]), programs=programs
+        )
+        assert not part["finished"]
+    for _ in range(2):  # goes on to the end of its patience, and has none left
+        again = train.train_and_evaluate(config, tmp_path / "two", programs=programs)
+        assert again == summary
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_step_is_compiled_once_however_long_the_run(tmp_path):
+    compiled, late = [], []
+
+    def note(event, duration, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(details["fun_name"])
+
+    def on_validation(step, accuracy):
+        late.extend(compiled if step > 10 else ())
+        compiled.clear()
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        config = config_of("koch2015", num_devices=2, num_steps=20)
+        train.train_and_evaluate(config, tmp_path, on_validation=on_validation)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert late == []
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_another_config_is_refused(smoke):
+    _, path, _ = smoke("koch2015")
+    other = config_of("koch2015", seed=5, optim__decay=0.9)
+    words = (
+        r"holds a run of another config \(optim.decay is 0.9 and was 0.99; seed is 5 and was 0\)"
+    )
+    with pytest.raises(ValueError, match=words):
+        train.train_and_evaluate(other, path)
+
+
+def test_other_data_are_refused(smoke, tmp_path):
+    config, path, _ = smoke("koch2015")
+    for name in ("config.json", "provenance.json"):
+        (tmp_path / name).write_text((path / name).read_text())
+    starts = json.loads((tmp_path / "provenance.json").read_text())
+    starts[-1]["data_fingerprint"] = "0" * 16
+    (tmp_path / "provenance.json").write_text(json.dumps(starts))
+    with pytest.raises(ValueError, match=f"holds a run on data {'0' * 16}, and this is data"):
+        train.train_and_evaluate(config, tmp_path)
+
+
+def test_a_workdir_in_use_is_refused(smoke):
+    config, path, _ = smoke("koch2015")
+    fingerprint = workdir.read_provenance(path)[-1]["data_fingerprint"]
+    with (
+        workdir.Run(path, config, fingerprint, {}),
+        pytest.raises(ValueError, match="is in use by another process"),
+    ):
+        train.train_and_evaluate(config, path)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"eval__every": 12}, "eval.every = 12 must be a multiple of log_every = 5"),
+        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"objective__batch": 7}, "must be even .* 7"),
+        ({"objective__turns": "flip"}, "turns must be one of .* got 'flip'"),
+        ({"data__image_size": (20, 20)}, "conv4 needs at least 2 x 2 pixels"),
+        ({"eval__n_way": 500}, "500"),
+        ({"data__image_size": (52, 40), "objective__turns": "alphabet"}, "needs square images"),
+        ({"objective__name": "episode"}, r"needs the fields \['contrast', 'episodes'"),
+    ],
+)
+def test_settings_that_do_not_go_together(changes, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        train.train_and_evaluate(config_of("koch2015", **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # a corrected config may have it
+
+
+def test_a_set_that_the_objective_cannot_use(glyphs):
+    episodes = config_of("quickstart", objective__turns="none", objective__n_way=9)
+    with pytest.raises(
+        ValueError, match="an alphabet of 8 classes for 9 ways.*objective.fill to False"
+    ):
+        train._check_set(episodes, glyphs.resized(28, 20))
+    train._check_set(episodes, glyphs)
+    pairs = config_of("koch2015", objective__negatives="same_alphabet")
+    train._check_set(pairs, glyphs)
+    with pytest.raises(ValueError, match="has one class: a different pair needs two"):
+        train._check_set(pairs, glyphs.select(classes=[3]))
+    with pytest.raises(ValueError, match="needs two classes an alphabet"):
+        train._check_set(pairs, glyphs.select(classes=[3, 20]))
+    with pytest.raises(ValueError, match="class 'alphabet01/character01' has one image"):
+        train._check_set(pairs, glyphs.select(drawers=[2]))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, programs):
+    """The rate is 0 in the first step of the warm-up, and then far too large."""
+    config = config_of("quickstart", optim__rate=1e30, log_every=1, eval__every=1)
+    with pytest.raises(FloatingPointError, match="not finite between steps 3 and 3: .*lower learn"):
+        train.train_and_evaluate(config, tmp_path, programs=programs)
+    saved = Checkpoints(tmp_path, read_only=True)
+    assert saved.best == 1 and saved.steps == [1, 2]
+    saved.close()
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(variables(tmp_path, 1)))
+    assert [row["step"] for row in metrics(tmp_path) if row["kind"] == "train"] == [1, 2]
+    assert siamese_jax.load(tmp_path).name.endswith("@ 1")
+    with pytest.raises(FloatingPointError, match="the last good checkpoint is 2"):
+        train.train_and_evaluate(config, tmp_path, programs=programs)  # the same again
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path, programs):
+    """The first loss is finite, and its update is not."""
+    config = config_of("koch2015", eval__every=5)
+    rules = tuple((pattern, 3e38, 0.9, 10.0) for pattern, *_ in config.optim.rules)
+    with config.unlocked():
+        config.optim.rules = rules
+    with pytest.raises(FloatingPointError, match="last good checkpoint is None"):
+        train.train_and_evaluate(
+            *(config, tmp_path), should_stop=interruptions(stops=[1]), programs=programs
+        )
+    saved = Checkpoints(tmp_path, read_only=True)
+    assert saved.steps == []
+    saved.close()
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def command(cache):
+    """Starts launch/train.py; returns the process."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAX_", "XLA_", "SIAMESE_JAX_"))
+    }
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(cache / "command")
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+    def start(*flags):
+        return subprocess.Popen(
+            [sys.executable, "launch/train.py", *flags],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+LONG = (
+    "--config=configs/quickstart.py:smoke",
+    "--config.num_steps=400",
+    "--config.eval.every=20",
+    "--config.num_devices=1",
+)
+
+
+def interrupted(process, path, number, step, kind):
+    """Sends a signal as soon as the log has a row of this kind at this step or later."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and process.poll() is None:
+        if any(row["step"] >= step and row["kind"] == kind for row in workdir.read_metrics(path)):
+            process.send_signal(number)
+            break
+        time.sleep(0.002)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode not in (0, 1), f"it ended before the signal came: {err}"
+    return process.returncode, out, err
+
+
+def test_killed_and_started_again_is_as_never_killed(command, tmp_path):
+    """SIGKILL early, and while a checkpoint is written; SIGTERM; Ctrl-C; then to the end."""
+    unbroken, path = tmp_path / "unbroken", tmp_path / "broken"
+    whole = command(*LONG, f"--workdir={unbroken}")
+    out, err = whole.communicate(timeout=PATIENCE)
+    assert whole.returncode == 0, err
+    assert "finished at step 400; best on validation: step" in out
+
+    def start():
+        return command(*LONG, f"--workdir={path}")
+
+    code, _, _ = interrupted(start(), path, signal.SIGKILL, 5, "train")
+    assert code == -signal.SIGKILL
+    code, _, _ = interrupted(start(), path, signal.SIGKILL, 60, "validation")
+    assert code == -signal.SIGKILL
+    for number, expected, step in [(signal.SIGTERM, 75, 120), (signal.SIGINT, 130, 200)]:
+        code, out, err = interrupted(start(), path, number, step, "train")
+        assert code == expected, err
+        stopped = int(out.split("stopped and saved at step ")[1].split(";")[0])
+        assert step <= stopped < 400
+        saved = Checkpoints(path, read_only=True)
+        assert saved.latest == stopped
+        saved.close()
+        assert "Traceback" not in err
+    last = start()
+    out, err = last.communicate(timeout=PATIENCE)
+    assert last.returncode == 0, err
+    assert "resuming at step" in err
+    assert_same_run(path, unbroken)
+    assert_events_are_the_log(path)
+    assert [len(workdir.read_provenance(p)) for p in (unbroken, path)] == [1, 5]
+    steps = [row["step"] for row in metrics(path) if row["kind"] == "train"]
+    assert steps == list(range(5, 401, 5))
+
+
+SMOKE = "--config=configs/koch2015.py:smoke"
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ([SMOKE, "--config.sede=1"], "sede"),
+        ([SMOKE, "--config.optim.name=sgd"], "optim.name must be one of"),
+        ([SMOKE, "--config.num_steps=many"], "num_steps"),
+        ([SMOKE, "--wrokdir=x"], "workdir"),
+        ([SMOKE, "--workdir=", "loose"], "'loose' is no flag"),
+        (["--config=configs/koch2015.py:smok"], "has the variant"),
+        (["--config=configs/koch2051.py"], "koch2051"),
+        ([SMOKE, "--config.data.name=folder", "--config.data.path=nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, words, command, tmp_path):
+    given = [] if any("dir=" in flag for flag in flags) else [f"--workdir={tmp_path / 'run'}"]
+    process = command(*flags, *given)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, err
+    lines = [line for line in err.splitlines() if not line.startswith("data: ")]
+    assert len(lines) == 1, err
+    assert words in err and "Traceback" not in err
+    assert out == "" and not (tmp_path / "run").exists()
