@@ -12,7 +12,7 @@ fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 new_enough() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 environment() {
-    local extras=$1 python="" candidate mark log
+    local extras=$1 python="" candidate mark log cause
     mark=.venv/installed${extras//[^a-z]/-}
     if [ ! -x .venv/bin/python ] || ! new_enough .venv/bin/python; then
         for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
@@ -26,8 +26,8 @@ environment() {
     say "Installing siamese_jax$extras and what it needs (about 1 GB; a few minutes the first time) ..."
     log=$(mktemp)
     if ! .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -e ".$extras" >"$log" 2>&1; then
-        cause=$(grep -iE 'no space|error' "$log" | tail -n 1)
-        fail "the installation failed: ${cause:-unknown}. Needed: a network that reaches PyPI, and 2 GB of disk. Log: $log"
+        cause=$(grep -iEo -m 1 'no space left on device|no matching distribution found for .*|permission denied' "$log" || true)
+        fail "the installation failed (${cause:-see $log}); it needs a network that reaches PyPI, and 2 GB of disk"
     fi
     rm -f "$log"
     touch "$mark"
