@@ -267,7 +267,8 @@ def test_stopping_ends_the_trainings_and_begins_no_more(fake):
 
 
 def test_a_budget_is_spent_on_start_evaluations_and_steps(quickstart):
-    config = workdir.plain(config_of("quickstart", ""))  # 1800 steps, every 300, warm-up 100
+    length = {"num_steps": 1800, "eval.every": 300, "log_every": 20, "optim.warmup_steps": 100}
+    config = axes.changed(workdir.plain(quickstart), length)
     cost = {"start": 30.0, "step": 0.3, "evaluation": 5.0}
     planned = training.plan_budget(config, cost, 5.0)
     # 300 s x 0.97 - 30 - 6 x 5 = 231 s; / 0.3 = 770 steps; 128 between evaluations; in 7 logs of 18

@@ -151,15 +151,16 @@ def test_settings_of_the_optimiser_compile_nothing_anew(name, fields, tmp_path):
         jax.config.update("jax_log_compiles", False)
         logger.removeHandler(compiled)
     assert counts == [1, 1] and len(programs) == 1
-    train.train_and_evaluate(search.ml_collections.ConfigDict(other), str(tmp_path / "alone"))
 
     def rows(folder):
         timed = ("images_per_second", "cpu_seconds")
         found = workdir.read_metrics(tmp_path / folder)
         return [{k: v for k, v in row.items() if k not in timed} for row in found]
 
-    assert rows("b") == rows("alone")
     assert rows("b") != rows("a")
+    if name == "quickstart":  # the other one would take as long and show as much
+        train.train_and_evaluate(search.ml_collections.ConfigDict(other), str(tmp_path / "alone"))
+        assert rows("b") == rows("alone")
 
 
 def test_another_network_is_another_program():
@@ -283,8 +284,8 @@ def test_an_impossible_network_is_not_trained_and_not_counted(tmp_path, monkeypa
 
     monkeypatch.setattr(train, "train_and_evaluate", accept)
     config = config_of("koch2015")
-    search.run_search(config, tmp_path / "s", num_trials=8, only=["model.encoder_args.kernels"])
-    assert len(trained) == 8
+    search.run_search(config, tmp_path / "s", num_trials=4, only=["model.encoder_args.kernels"])
+    assert len(trained) == 4
 
     def fits(kernels, side=52):
         for i, kernel in enumerate(kernels):
@@ -296,7 +297,7 @@ def test_an_impossible_network_is_not_trained_and_not_counted(tmp_path, monkeypa
 
     trials = study_of(tmp_path / "s").trials
     impossible = [t for t in trials if "impossible" in t.user_attrs]
-    assert impossible and len(trials) == 8 + len(impossible)
+    assert impossible and len(trials) == 4 + len(impossible)
     for t in trials:
         kernels = [t.params[f"model.encoder_args.kernels.{i}"] for i in range(4)]
         assert fits(kernels) is ("impossible" not in t.user_attrs)
@@ -367,7 +368,7 @@ def test_a_trial_taken_over_by_another_worker_is_left_alone(formula):
 
 def test_a_short_search_improves_on_the_smoke_config(tmp_path):
     path = tmp_path / "search"
-    found = search.run_search(config_of("quickstart"), path, num_trials=4, only=["optim."])
+    found = search.run_search(config_of("quickstart"), path, num_trials=3, only=["optim."])
     first = study_of(path).trials[0]
     assert first.params == {"optim.rate": 0.002, "optim.weight_decay": 0.05}
     assert found["accuracy"] > first.value

@@ -125,14 +125,6 @@ def floats(state):
 # --- training -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def quick_compilation():
-    """Compiles in half the time, for what runs on many device counts."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize(
     "net, objective, optimiser, counts",
     [
@@ -144,9 +136,7 @@ def quick_compilation():
         ("residual", "episode, batch contrast", "adamw", (2, 4, 8)),
     ],
 )
-def test_one_device_or_several_make_the_same_run(
-    small, quick_compilation, net, objective, optimiser, counts
-):
+def test_one_device_or_several_make_the_same_run(small, net, objective, optimiser, counts):
     with jax.enable_x64(True):
         runs = {
             count: train(small, build(net, objective, optimiser, count, "float64"), 20, "float64")
@@ -165,7 +155,7 @@ def test_one_device_or_several_make_the_same_run(
 @pytest.mark.parametrize(
     "net, objective", [("koch", "verification"), ("residual", "episode, batch contrast")]
 )
-def test_one_device_or_several_in_float32(small, quick_compilation, net, objective):
+def test_one_device_or_several_in_float32(small, net, objective):
     one, few = (train(small, build(net, objective, "layerwise", count), 1)[0] for count in (1, 8))
     for found, expected in zip(floats(few), floats(one), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -228,8 +218,8 @@ def test_a_step_is_sample_gather_forward_backward_update(small):
 def test_training_lowers_the_loss(small):
     augmentation = {"affine": augment.Affine()}
     parts = build("residual", "episode, batch contrast", "adamw", turns="alphabet")
-    _, losses = train(small, parts, 60, augmentation=augmentation)
-    assert losses[-10:].mean() < 0.75 * losses[:5].mean()
+    _, losses = train(small, parts, 100, augmentation=augmentation)
+    assert losses[-10:].mean() < 0.85 * losses[:5].mean()
 
 
 def test_the_same_seed_and_step_give_the_same_batch(small):
