@@ -2,15 +2,12 @@
 # Trains with several processes on this machine, each on its own devices.
 #
 #   bash launch/local.sh PROCESSES --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
-#
-# Environment:
-#   PORT      of the first process, where the others join it (default 12355)
-#   RESTARTS  how often to start again after a preemption (default 0)
-#
+# Environment: PORT, where the processes meet (default 12355); RESTARTS, how often to start again after
+# a preemption (default 0).
 # When a process is lost the others are stopped; the same command then goes on from the last checkpoint.
 set -uo pipefail
 case "${1:-}" in
-    "" | -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    "" | -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *[!0-9]* | 0) echo "error: PROCESSES must be a number above 0, got '$1' (see --help)" >&2; exit 1 ;;
 esac
 count=$1 port=${PORT:-12355} pids=() && shift

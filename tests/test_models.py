@@ -240,9 +240,37 @@ def test_max_pool2_gradient_by_finite_differences():
     assert not np.any(expected[:, 4]) and not np.any(expected[:, :, 6])  # the odd row and column
 
 
-def test_max_pool2_shares_the_gradient_of_a_tie():
+def test_max_pool2_gives_a_tie_to_its_first_entry_and_keeps_nan():
     found = jax.grad(lambda x: models.max_pool2(x).sum())(jnp.ones((1, 2, 2, 1)))
-    np.testing.assert_allclose(found, np.full((1, 2, 2, 1), 0.25))
+    np.testing.assert_array_equal(found.ravel(), [1, 0, 0, 0])
+    for entry in range(4):
+        x = jnp.arange(4.0).at[entry].set(jnp.nan).reshape(1, 2, 2, 1)
+        assert np.isnan(models.max_pool2(x)).all()
+
+
+def test_max_pool2_keeps_its_gradient_whatever_the_compiler_computes_anew():
+    """Unoptimised programs round a sum differently where they compute it a second time."""
+    x, y = (
+        unit_noise(2, 4, 8, 8, 3).astype(np.float64),
+        unit_noise(3, 4, 4, 4, 3).astype(np.float64),
+    )
+    scale = unit_noise(4, 1, 1, 1, 3).astype(np.float64)
+
+    def loss(scale):
+        return (models.max_pool2(jax.nn.relu(x * scale + scale + x)) * y).sum()
+
+    sums = np.maximum(x * scale + scale + x, 0).reshape(4, 4, 2, 4, 2, 3).swapaxes(2, 3)
+    chosen = sums.reshape(4, 4, 4, 4, 3).argmax(3)[..., None, :]
+    slopes = (x + 1).reshape(4, 4, 2, 4, 2, 3).swapaxes(2, 3).reshape(4, 4, 4, 4, 3)
+    slopes = np.take_along_axis(slopes, chosen, 3)[..., 0, :] * (sums.max((3, 4)) > 0)
+    expected = (slopes * y).sum((0, 1, 2))
+    with jax.enable_x64(True):
+        jax.config.update("jax_disable_most_optimizations", True)
+        try:
+            found = jax.jit(jax.grad(loss))(jnp.asarray(scale))
+        finally:
+            jax.config.update("jax_disable_most_optimizations", False)
+    np.testing.assert_allclose(found.ravel(), expected, rtol=1e-10)
 
 
 # --- the residual encoder -------------------------------------------------------------------------
