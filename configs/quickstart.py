@@ -6,6 +6,8 @@ against another, all characters of a step against each other.
     bash launch/quickstart.sh
     python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
+Measured on 2026-11-22, two cores of an Intel Xeon, seed 0: 9 min 49 s of training; official runs
+95.75 %, 20-way within the test alphabets 88.48 % (400 and 4,000 trials; README has the intervals).
 Variants: `:smoke` shrinks everything to seconds on the built-in glyphs.
 """
 

@@ -271,9 +271,9 @@ def test_a_budget_is_spent_on_start_evaluations_and_steps(quickstart):
     config = axes.changed(workdir.plain(quickstart), length)
     cost = {"start": 30.0, "step": 0.3, "evaluation": 5.0}
     planned = training.plan_budget(config, cost, 5.0)
-    # 300 s x 0.97 - 30 - 6 x 5 = 231 s; / 0.3 = 770 steps; 128 between evaluations; in 7 logs of 18
-    assert planned["num_steps"] == 6 * 126 and planned["eval"]["every"] == 126
-    assert planned["log_every"] == 18 and planned["optim"]["warmup_steps"] == 42
+    # 300 s x 0.97 - 30 - 6 x 5 = 231 s; / 0.3 = 770 steps; 128 an evaluation, in 8 logs of 16
+    assert planned["num_steps"] == 6 * 128 and planned["eval"]["every"] == 128
+    assert planned["log_every"] == 16 and planned["optim"]["warmup_steps"] == 43
     seconds = 30 + 6 * 5 + planned["num_steps"] * 0.3
     assert 0.9 * 300 < seconds <= 300
     assert config["num_steps"] == 1800

@@ -139,8 +139,9 @@ def plan_budget(config: Mapping, cost: Mapping[str, float], cpu_minutes: float) 
             f"{evaluations} evaluations {evaluations * cost['evaluation']:.0f} s and a step "
             f"{cost['step']:.2g} s"
         )
-    logs = math.ceil(between / config["log_every"])  # an evaluation
-    fields = {"log_every": between // logs, "eval.every": between // logs * logs}
+    most = min(config["log_every"], between)
+    log_every = max(range((most + 1) // 2, most + 1), key=lambda n: (between // n * n, n))
+    fields = {"log_every": log_every, "eval.every": between // log_every * log_every}
     fields["num_steps"] = evaluations * fields["eval.every"]
     if "warmup_steps" in config["optim"]:
         share = config["optim"]["warmup_steps"] / old
