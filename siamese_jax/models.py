@@ -14,10 +14,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from siamese_jax import losses
+
 Dtype = Any
 
-ENCODERS = ("koch", "residual")
-COMPARATORS = ("l1", "cosine")
+ENCODERS = ("koch", "residual", "small", "dense")
+COMPARATORS = ("l1", "l2", "euclidean", "squared_euclidean", "cosine", "bilinear")
+DISTANCES = ("euclidean", "squared_euclidean")  # comparators that fall with the Euclidean distance
+OUTPUTS = ("linear", "sigmoid", "unit")
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -118,7 +122,7 @@ class KochEncoder(nn.Module):
 
 
 class ResidualEncoder(nn.Module):
-    """A small residual encoder with a flattened spatial map and a unit-length embedding.
+    """A small residual encoder with a flattened spatial map.
 
     A strided stem, then one stage a width: `blocks` residual blocks and a 2x2 max-pool (none after
     the last). The map is flattened, not averaged: where a stroke lies tells characters apart.
@@ -129,6 +133,7 @@ class ResidualEncoder(nn.Module):
         stem: channels of the stem.
         stem_stride: stride of the stem, pixels.
         units: size of the embedding.
+        output: what becomes of the normalised embedding, one of `OUTPUTS`.
         dropout: rate on the flattened map, in training only.
         dtype: compute type; parameters, statistics and the embedding stay float32.
         axis_name: mapped axis over which batch statistics are averaged, None on one device.
@@ -139,13 +144,14 @@ class ResidualEncoder(nn.Module):
     stem: int = 32
     stem_stride: int = 2
     units: int = 512
+    output: str = "unit"
     dropout: float = 0.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Embeds images: (B, H, W, C) float in [0, 1] -> (B, units) of length 1."""
+        """Embeds images: (B, H, W, C) float in [0, 1] -> (B, units)."""
 
         def norm(x, name):
             return nn.BatchNorm(
@@ -188,24 +194,126 @@ class ResidualEncoder(nn.Module):
         x = x.reshape(x.shape[0], -1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = nn.Dense(self.units, use_bias=False, dtype=self.dtype, name="embedding")(x)
-        return unit(_at_least_float32(norm(x, "embedding_norm")))
+        return _finish(norm(x, "embedding_norm"), self.output)
+
+
+class SmallEncoder(nn.Module):
+    """Two 5x5 convolutions with ReLU and 2x2 max-pools, then three dense layers.
+
+    The network that the tutorials on the contrastive loss train, on digits and on faces.
+
+    Attributes:
+        filters: channels of the two convolutions.
+        hidden: units of the dense layers with ReLU.
+        units: size of the embedding.
+        output: what becomes of the last layer, one of `OUTPUTS`.
+        dropout: rate on the flattened map, in training only.
+        dtype: compute type; parameters and the embedding stay float32.
+
+    References:
+        Hadsell, Chopra, LeCun (2006), Dimensionality reduction by learning an invariant mapping. The
+        channels and the padding are our choice.
+    """
+
+    filters: Sequence[int] = (32, 64)
+    hidden: Sequence[int] = (256, 256)
+    units: int = 128
+    output: str = "linear"
+    dropout: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Embeds images: (B, H, W, C) float in [0, 1] -> (B, units)."""
+        x = images.astype(self.dtype)
+        for i, features in enumerate(self.filters):
+            name = f"conv{i + 1}"
+            x = max_pool2(nn.relu(nn.Conv(features, (5, 5), dtype=self.dtype, name=name)(x)))
+        if min(x.shape[1:3]) < 1:
+            raise ValueError(f"the pools leave nothing of images of {images.shape[1:3]} pixels")
+        x = x.reshape(x.shape[0], -1)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        for i, features in enumerate(self.hidden):
+            x = nn.relu(nn.Dense(features, dtype=self.dtype, name=f"dense{i + 1}")(x))
+        return _finish(nn.Dense(self.units, dtype=self.dtype, name="embedding")(x), self.output)
+
+
+class DenseEncoder(nn.Module):
+    """A fully connected encoder of flattened images, or of vectors.
+
+    Attributes:
+        hidden: units of the layers with ReLU before the last.
+        units: size of the embedding.
+        output: what becomes of the last layer, one of `OUTPUTS`.
+        dropout: rate on the hidden layers, in training only.
+        std: standard deviation of every initial kernel; None for He's, by the inputs of a layer.
+        bias_mean: mean of the initial biases (standard deviation 0.01); None for zeros.
+        dtype: compute type; parameters and the embedding stay float32.
+    """
+
+    hidden: Sequence[int] = (256,)
+    units: int = 128
+    output: str = "linear"
+    dropout: float = 0.0
+    std: float | None = None
+    bias_mean: float | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Embeds images: (B, H, W, C) float -> (B, units)."""
+        kernel = nn.initializers.he_normal() if self.std is None else normal_init(0.0, self.std)
+        bias = nn.initializers.zeros
+        if self.bias_mean is not None:
+            bias = normal_init(self.bias_mean, 0.01)
+        x = images.astype(self.dtype).reshape(images.shape[0], -1)
+        for i, features in enumerate((*self.hidden, self.units)):
+            last = i == len(self.hidden)
+            x = nn.Dense(
+                features,
+                dtype=self.dtype,
+                kernel_init=kernel,
+                bias_init=bias,
+                name="embedding" if last else f"dense{i + 1}",
+            )(x)
+            if not last:
+                x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
+        return _finish(x, self.output)
 
 
 class Comparator(nn.Module):
-    """Turns two embeddings into a logit of "same class"; symmetric in the two.
+    """Turns two embeddings into a logit of "same class".
+
+    | kind | logit |
+    |---|---|
+    | `l1` | `sum_j alpha_j abs(h1_j - h2_j) + bias`, the weighted L1 head of Koch et al. (2015) |
+    | `l2` | `sum_j alpha_j (h1_j - h2_j)^2 + bias` |
+    | `euclidean` | `bias - scale D`, D the Euclidean distance |
+    | `squared_euclidean` | `bias - scale D^2` |
+    | `cosine` | `scale cos(h1, h2) + bias` |
+    | `bilinear` | `h1' M h2 + bias`, M at first `scale` times the identity |
+
+    alpha, scale, M and bias are learned. All are symmetric in the two, but `bilinear` without
+    `symmetric`.
 
     Attributes:
-        kind: `l1`, the weighted L1 head of Koch et al. (2015): `sum_j alpha_j |h1_j - h2_j| + bias`;
-            `cosine`: `scale * cos(h1, h2) + bias`, scale and bias learned.
-        scale: initial scale of the cosine.
-        kernel_std: standard deviation of the initial alpha of `l1`, as published 0.2.
-        bias_mean: mean of the initial bias of `l1`, as published 0.5 (standard deviation 0.01).
+        kind: one of `COMPARATORS`.
+        scale: initial scale.
+        bias: initial bias, but of `l1` and `l2`.
+        kernel_mean: mean of the initial alpha, as published 0.
+        kernel_std: standard deviation of the initial alpha, as published 0.2.
+        bias_mean: mean of the initial bias of `l1` and `l2`, as published 0.5 (standard deviation
+            0.01).
+        symmetric: whether `bilinear` takes (M + M') / 2 for M.
     """
 
     kind: str = "l1"
     scale: float = 10.0
+    bias: float = 0.0
+    kernel_mean: float = 0.0
     kernel_std: float = 0.2
     bias_mean: float = 0.5
+    symmetric: bool = True
 
     @nn.compact
     def __call__(self, h1: jax.Array, h2: jax.Array, all_pairs: bool = False) -> jax.Array:
@@ -219,20 +327,97 @@ class Comparator(nn.Module):
         Returns:
             (..., Q) logits, or (..., Q, S) for all pairs.
         """
-        if self.kind == "l1":
-            kernel = self.param("kernel", normal_init(0.0, self.kernel_std), (h1.shape[-1],))
+        if self.kind in ("l1", "l2"):
+            init = normal_init(self.kernel_mean, self.kernel_std)
+            kernel = self.param("kernel", init, (h1.shape[-1],))
             bias = self.param("bias", normal_init(self.bias_mean, 0.01), ())
             if all_pairs:
                 h1, h2 = h1[..., :, None, :], h2[..., None, :, :]
-            return jnp.einsum("...d,d->...", jnp.abs(h1 - h2), kernel) + bias
+            apart = jnp.abs(h1 - h2) if self.kind == "l1" else (h1 - h2) ** 2
+            return jnp.einsum("...d,d->...", apart, kernel) + bias
+        bias = self.param("bias", nn.initializers.constant(self.bias), ())
+        products = "...qd,...sd->...qs" if all_pairs else "...d,...d->..."
+        if self.kind == "bilinear":
+            size = h1.shape[-1]
+            matrix = self.param("matrix", lambda key, n: self.scale * jnp.eye(n), size)
+            if self.symmetric:
+                matrix = (matrix + matrix.T) / 2
+            return jnp.einsum(products, h1 @ matrix, h2) + bias
+        scale = self.param("scale", nn.initializers.constant(self.scale), ())
         if self.kind == "cosine":
-            scale = self.param("scale", nn.initializers.constant(self.scale), ())
-            bias = self.param("bias", nn.initializers.zeros, ())
-            h1, h2 = unit(h1), unit(h2)
-            if all_pairs:
-                return scale * jnp.einsum("...qd,...sd->...qs", h1, h2) + bias
-            return scale * jnp.sum(h1 * h2, -1) + bias
+            return scale * jnp.einsum(products, unit(h1), unit(h2)) + bias
+        if self.kind in DISTANCES:
+            measure = losses.all_squared_distances if all_pairs else losses.squared_distances
+            squared = measure(h1, h2)
+            apart = squared if self.kind == "squared_euclidean" else losses.safe_sqrt(squared)
+            return bias - scale * apart
         raise ValueError(f"comparator must be one of {COMPARATORS}, got {self.kind!r}")
+
+
+class FullContext(nn.Module):
+    """Full-context embeddings: every image is embedded in the light of the whole support set.
+
+    A bidirectional LSTM reads the supports in their order, and its two states are added to each. The
+    query's embedding is then refined by an LSTM that attends to the supports several times.
+
+    Attributes:
+        steps: how often the query attends.
+
+    References:
+        Vinyals et al. (2016), Matching networks for one shot learning, section 2.1.2 and appendix A.
+    """
+
+    steps: int = 5
+
+    @nn.compact
+    def __call__(self, queries: jax.Array, supports: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(..., Q, D) and (..., S, D) -> embeddings of the same shapes."""
+        size = queries.shape[-1]
+        lead = queries.shape[:-2]
+        queries = queries.reshape(-1, *queries.shape[-2:])
+        supports = supports.reshape(-1, *supports.shape[-2:])
+        both_ways = nn.Bidirectional(
+            nn.RNN(nn.OptimizedLSTMCell(size, name="forward_cell")),
+            nn.RNN(nn.OptimizedLSTMCell(size, name="backward_cell")),
+            merge_fn=lambda ahead, back: ahead + back,
+            name="supports",
+        )
+        supports = supports + both_ways(supports)
+        cell = nn.OptimizedLSTMCell(size, name="queries")
+        carry = (jnp.zeros_like(queries), queries)
+        refined = queries
+        for _ in range(self.steps):
+            weights = jax.nn.softmax(jnp.einsum("bqd,bsd->bqs", refined, supports))
+            read = jnp.einsum("bqs,bsd->bqd", weights, supports)
+            (memory, state), _ = cell(carry, jnp.concatenate([queries, read], -1))
+            refined = state + queries
+            carry = (memory, refined)
+        return (
+            refined.reshape(*lead, *refined.shape[-2:]),
+            supports.reshape(*lead, *supports.shape[-2:]),
+        )
+
+
+class CosineClassifier(nn.Module):
+    """A softmax layer over the training classes, on the cosine with one learned vector a class.
+
+    Attributes:
+        classes: number of classes.
+        scale: of the cosines, learned from here.
+
+    References:
+        Chen et al. (2019), A closer look at few-shot classification (the layer of Baseline++).
+    """
+
+    classes: int
+    scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> jax.Array:
+        """(..., D) -> (..., classes) logits."""
+        kernel = self.param("kernel", normal_init(0.0, 1.0), (h.shape[-1], self.classes))
+        scale = self.param("scale", nn.initializers.constant(self.scale), ())
+        return scale * (unit(h) @ (kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)))
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:
@@ -244,16 +429,32 @@ def unit(h: jax.Array) -> jax.Array:
     return h * jax.lax.rsqrt(jnp.sum(h * h, -1, keepdims=True) + 1e-12)
 
 
+def _finish(x: jax.Array, output: str) -> jax.Array:
+    x = _at_least_float32(x)
+    if output == "unit":
+        return unit(x)
+    if output == "sigmoid":
+        return nn.sigmoid(x)
+    if output == "linear":
+        return x
+    raise ValueError(f"output must be one of {OUTPUTS}, got {output!r}")
+
+
 class SiameseNet(nn.Module):
     """Twin encoders with shared weights and the comparator of their embeddings.
 
     Attributes:
         encoder: module from images to embeddings.
         head: the comparator.
+        context: what embeddings go through before all of a query set meet all of a support set; None
+            where two embeddings are compared whatever else is there.
+        classifier: of the training classes, for objectives that train one; None otherwise.
     """
 
     encoder: nn.Module
     head: Comparator
+    context: FullContext | None = None
+    classifier: CosineClassifier | None = None
 
     def __call__(self, images1: jax.Array, images2: jax.Array, train: bool = False) -> jax.Array:
         """Logits of "same class" of image pairs.
@@ -267,6 +468,8 @@ class SiameseNet(nn.Module):
             (B,) logits. Both twins go through the encoder in one pass.
         """
         both = self.embed(jnp.concatenate([images1, images2]), train)
+        if self.classifier is not None and self.is_initializing():
+            self.classify(both)
         return self.compare(*jnp.split(both, 2))
 
     def embed(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -274,21 +477,34 @@ class SiameseNet(nn.Module):
         return self.encoder(images, train)
 
     def compare(self, h1: jax.Array, h2: jax.Array) -> jax.Array:
-        """(..., D) and (..., D) -> (...) logits of "same class"."""
-        return self.head(h1, h2)
+        """(..., D) and (..., D) -> (...) logits of "same class"; each pair is a support set of one."""
+        if self.context is None:
+            return self.head(h1, h2)
+        return self.compare_all(h1[..., None, :], h2[..., None, :])[..., 0, 0]
 
     def compare_all(self, h1: jax.Array, h2: jax.Array) -> jax.Array:
-        """(..., Q, D) and (..., S, D) -> (..., Q, S) logits, every first against every second."""
+        """(..., Q, D) and (..., S, D) -> (..., Q, S) logits, every first against every second.
+
+        With a `context` the first are the queries and the second their one support set.
+        """
+        if self.context is not None:
+            h1, h2 = self.context(h1, h2)
         return self.head(h1, h2, all_pairs=True)
 
+    def classify(self, h: jax.Array) -> jax.Array:
+        """(..., D) embeddings -> (..., classes) logits of the training classes."""
+        return self.classifier(h)
 
-def build(fields: Mapping, axis_name: str | None = None) -> SiameseNet:
+
+def build(fields: Mapping, axis_name: str | None = None, classes: int = 0) -> SiameseNet:
     """The network that a config's `model` section describes.
 
     Args:
         fields: `encoder` (one of `ENCODERS`), `comparator` (one of `COMPARATORS`), `dtype` (one of
-            `DTYPES`), and under `encoder_args` and `head_args` the attributes of the chosen classes.
+            `DTYPES`), under `encoder_args` and `head_args` the attributes of the chosen classes, and,
+            if wanted, `context_steps`: those of `FullContext`, 0 for none.
         axis_name: mapped axis over which batch statistics are averaged, None on one device.
+        classes: of the softmax layer that an objective trains; 0 for none.
 
     Raises:
         ValueError: an unknown encoder, comparator or dtype, or an attribute that they do not have.
@@ -301,10 +517,15 @@ def build(fields: Mapping, axis_name: str | None = None) -> SiameseNet:
     args["dtype"] = jnp.dtype(fields["dtype"])
     if name == "residual":
         args["axis_name"] = axis_name
-    encoder = {"koch": KochEncoder, "residual": ResidualEncoder}[name]
+    encoders = (KochEncoder, ResidualEncoder, SmallEncoder, DenseEncoder)
+    encoder = dict(zip(ENCODERS, encoders, strict=True))[name]
+    steps = fields.get("context_steps", 0)
     try:
         return SiameseNet(
-            encoder(**args), Comparator(kind=fields["comparator"], **dict(fields["head_args"]))
+            encoder(**args),
+            Comparator(kind=fields["comparator"], **dict(fields["head_args"])),
+            FullContext(steps) if steps else None,
+            CosineClassifier(classes) if classes else None,
         )
     except TypeError as error:
         raise ValueError(f"model.encoder_args or head_args do not fit {name}: {error}") from None

@@ -59,12 +59,26 @@ class Pairs(NamedTuple):
     labels: jax.Array
 
 
-class Episodes(NamedTuple):
-    """N-way episodes: the same characters by one drawer and by another.
+class Images(NamedTuple):
+    """A batch of single images.
 
     Attributes:
-        rows: (E, 2, N) int32 rows; column n of both sides shows the same character.
-        turns: (E, 2, N) int32 in 0..7, the same on both sides.
+        rows: (B,) int32 rows.
+        turns: (B,) int32 in 0..7, the symmetry applied to each image.
+        labels: (B,) int32, the class times 8 plus the turn: a turned character is another class.
+    """
+
+    rows: jax.Array
+    turns: jax.Array
+    labels: jax.Array
+
+
+class Episodes(NamedTuple):
+    """N-way episodes: the same characters by two drawers, or by more.
+
+    Attributes:
+        rows: (E, K, N) int32 rows; column n of all sides shows the same character.
+        turns: (E, K, N) int32 in 0..7, the same on all sides.
         identities: (E, N) int32, equal exactly where two columns show the same turned character.
         mask: (E, N) bool, False where an alphabet is too small for another way.
     """
@@ -75,18 +89,47 @@ class Episodes(NamedTuple):
     mask: jax.Array
 
 
-def _two_drawings(key, index: SetIndex, classes, shape):
-    """Rows of two different images of each class; equal (key, count) gives equal slots.
+def _drawings(key, index: SetIndex, classes, shape, count=2):
+    """Rows of different images of each class, (count, *classes.shape).
 
-    The two slots are drawn with `shape`, which must broadcast against `classes`: with one draw an
-    episode and classes that all have the same drawers, each side is one drawer's work.
+    Equal (key, number of images) gives equal slots, drawn with `shape`, which must broadcast against
+    `classes`: with one draw an episode and classes that all have the same drawers, each side is one
+    drawer's work.
     """
-    first, second = jax.random.uniform(key, (2, *shape))
-    count = index.class_count[classes]
-    j = jnp.minimum((first * count).astype(jnp.int32), count - 1)
-    step = 1 + jnp.minimum((second * (count - 1)).astype(jnp.int32), jnp.maximum(count - 2, 0))
-    start = index.class_start[classes]
-    return jnp.stack([start + j, start + (j + step) % count])
+    first, *others = jax.random.uniform(key, (count, *shape))
+    images = index.class_count[classes]
+    slots = [jnp.minimum((first * images).astype(jnp.int32), images - 1)]
+    steps = []  # from the first slot on, round the images of the class: different, and not 0
+    for i, draw in enumerate(others):
+        left = images - 1 - i
+        step = 1 + jnp.minimum((draw * left).astype(jnp.int32), jnp.maximum(left - 1, 0))
+        for taken in jnp.sort(jnp.stack(steps), 0) if steps else ():
+            step += step >= taken
+        steps.append(step)
+        slots.append((slots[0] + step) % images)
+    return index.class_start[classes][None] + jnp.stack(slots)
+
+
+def sample_images(key: jax.Array, index: SetIndex, batch: int, *, turns: str = "none") -> Images:
+    """Draws single images, each class equally often.
+
+    Args:
+        key: PRNG key.
+        index: of the set.
+        batch: number of images.
+        turns: `none`, or anything else of `TURNS` for a random symmetry an image.
+
+    Returns:
+        `Images` of size `batch`.
+    """
+    _check("turns", turns, TURNS)
+    k_class, k_draw, k_turn = jax.random.split(key, 3)
+    classes = jax.random.randint(k_class, (batch,), 0, index.class_start.shape[0])
+    rows = index.class_start[classes] + _floor_uniform(k_draw, index.class_count[classes])
+    symmetry = jnp.zeros((batch,), jnp.int32)
+    if turns != "none":
+        symmetry = jax.random.randint(k_turn, (batch,), 0, NUM_TURNS)
+    return Images(rows, symmetry, classes * NUM_TURNS + symmetry)
 
 
 def sample_pairs(
@@ -120,7 +163,7 @@ def sample_pairs(
     half = batch // 2
     num_classes = index.class_start.shape[0]
     classes = jax.random.randint(k_class, (batch,), 0, num_classes)
-    same = _two_drawings(k_same, index, classes[:half], (half,))
+    same = _drawings(k_same, index, classes[:half], (half,))
 
     left = classes[half:]
     if negatives == "any":
@@ -150,15 +193,16 @@ def sample_episodes(
     turns: str = "none",
     fill: bool = False,
     max_alphabet: int,
+    drawings: int = 2,
 ) -> Episodes:
-    """Draws N-way episodes, each inside one alphabet and between two of its drawers.
+    """Draws N-way episodes, each inside one alphabet and between some of its drawers.
 
     The alphabet is drawn in proportion to its number of characters, so that every character is seen
     equally often.
 
     Args:
         key: PRNG key.
-        index: of a set whose every class has two images or more.
+        index: of a set whose every class has `drawings` images or more.
         episodes: number of episodes E.
         n_way: characters an episode N.
         turns: `none`; `alphabet`, one random symmetry for all characters of an episode (a turned
@@ -166,9 +210,10 @@ def sample_episodes(
         fill: whether an alphabet with fewer than N characters fills up with turned copies of its
             own (a turned character is another character) instead of taking fewer ways.
         max_alphabet: number of characters of the largest alphabet (a static size).
+        drawings: different images of each character, K.
 
     Returns:
-        `Episodes` of shape (E, N).
+        `Episodes` of shape (E, K, N).
     """
     _check("turns", turns, TURNS)
     k_alphabet, k_order, k_draw, k_turn = jax.random.split(key, 4)
@@ -182,7 +227,7 @@ def sample_episodes(
     slot = jnp.arange(n_way)[None, :]
     character = jnp.take_along_axis(order, jnp.minimum(slot % size, max_alphabet - 1), axis=1)
     classes = index.alphabet_start[alphabet][:, None] + character
-    rows = _two_drawings(k_draw, index, classes, (episodes, 1))
+    rows = _drawings(k_draw, index, classes, (episodes, 1), drawings)
 
     symmetry = jnp.zeros((episodes, n_way), jnp.int32)
     if turns == "alphabet":
@@ -195,7 +240,7 @@ def sample_episodes(
     mask = (copies < NUM_TURNS) if fill else (copies < 1)
     return Episodes(
         rows.swapaxes(0, 1),
-        jnp.stack([symmetry, symmetry], axis=1),
+        jnp.stack([symmetry] * drawings, axis=1),
         classes * NUM_TURNS + symmetry,
         mask,
     )

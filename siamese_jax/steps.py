@@ -280,6 +280,7 @@ def make_train_step(
             compare = objectives.Compare(
                 functools.partial(model.apply, variables, method="compare"),
                 functools.partial(model.apply, variables, method="compare_all"),
+                functools.partial(model.apply, variables, method="classify"),
             )
             h = devices.gather(h.reshape(*shape, -1))
             loss, metrics = objective.loss(compare, h, batch)

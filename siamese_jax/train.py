@@ -63,12 +63,14 @@ def train_and_evaluate(
     """
     _check(config)
     devices = steps.Devices(config.num_devices)
-    model = models.build(config.model, devices.axis_name)
     tx = optim.build(config.optim, config.num_steps)
     data = datasets.load(config.data)
     train_set = data.train
-    objective = objectives.build(config.objective, int(train_set.alphabet_count.max()))
-    _check_set(config, train_set)
+    objective = objectives.build(
+        config.objective, int(train_set.alphabet_count.max()), train_set.num_classes
+    )
+    model = models.build(config.model, devices.axis_name, objective.classes)
+    _check_set(config, train_set, objective.drawings)
     fed = feed.from_host(config.get("feed", "auto"), train_set.images, devices)
     train_step = steps.make_train_step(
         model,
@@ -156,7 +158,9 @@ def train_and_evaluate(
                     since, before = time.perf_counter(), step
                 if judging:
                     result = evaluate.evaluate_trials(
-                        net.with_variables(state.variables).system(), validation
+                        net.with_variables(state.variables).system(),
+                        validation,
+                        join=config.eval.get("join", "mean"),
                     )
                     judged.append(run.log(step, "validation", {"accuracy": result.accuracy}))
                     saved.save(step, devices.first(state), result.accuracy)
@@ -187,14 +191,29 @@ def _check(config):
         )
     if config.num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {config.num_steps}")
+    name, comparator = config.objective.name, config.model.comparator
+    if name in objectives.BY_DISTANCE and comparator not in models.DISTANCES:
+        raise ValueError(
+            f"objective {name!r} learns Euclidean distances and would leave the comparator "
+            f"{comparator!r} untrained: set model.comparator to one of {models.DISTANCES}"
+        )
+    if config.model.get("context_steps", 0) and name != "matching":
+        raise ValueError(f"model.context_steps goes with the objective 'matching', not {name!r}")
 
 
-def _check_set(config, image_set):
-    if image_set.class_count.min() < 2:
-        poor = image_set.class_names[int(image_set.class_count.argmin())]
-        raise ValueError(f"class {poor!r} has one image: a same pair needs two of each class")
+def _check_set(config, image_set, drawings):
+    if image_set.class_count.min() < drawings:
+        poor = int(image_set.class_count.argmin())
+        raise ValueError(
+            f"class {image_set.class_names[poor]!r} has {image_set.class_count[poor]} image(s): "
+            f"the objective {config.objective.name!r} needs {drawings} of each class"
+        )
     if image_set.num_classes < 2:
         raise ValueError(f"{image_set.name!r} has one class: a different pair needs two")
+    if image_set.kind == "vector" and config.augment.distort:
+        raise ValueError(
+            "augment.distort = True warps pictures, and these are vectors: set it to False"
+        )
     objective = config.objective
     height, width, _ = image_set.image_shape
     if height != width or image_set.kind != "ink":

@@ -21,6 +21,7 @@ import tensorboardX
 PLACES = (
     *("num_devices", "feed", "search_space"),
     *("data.archives", "data.data_dir", "data.path", "data.stream"),
+    *("test_data.archives", "test_data.data_dir", "test_data.path", "test_data.stream"),
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
@@ -192,10 +193,12 @@ def without_places(config, starts: list[dict]) -> tuple[dict, list[dict]]:
     plain_config = plain(config)
     for place in PLACES:
         holder, _, field = place.rpartition(".")
-        (plain_config[holder] if holder else plain_config).pop(field, None)
+        (plain_config.get(holder, {}) if holder else plain_config).pop(field, None)
     hidden = tuple(f"--config.{place}=" for place in PLACES) + (
         "--workdir=",
         "--archives=",
+        "--test_archives=",
+        "--pairs=",
         "--record=",
     )
     shown = []

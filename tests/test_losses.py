@@ -9,6 +9,7 @@ from jax.test_util import check_grads
 from siamese_jax import losses
 
 ALL = np.ones((3, 3), bool)
+ALLOWED = jnp.asarray([[1, 1, 0], [0, 1, 1], [1, 1, 1]], bool)
 
 
 def episode_reference(logits, allowed):
@@ -90,22 +91,159 @@ def test_a_masked_episode_is_a_sliced_one():
     assert not np.any(grad[~allowed])
 
 
-@pytest.mark.parametrize("name", ["verification", "episode"])
+def test_classification_is_the_rows_of_an_episode():
+    # exp(logits) = [[2, 1], [6, 3]]: the queries are right with 2/3 and 3/9.
+    logits = jnp.log(jnp.array([[2.0, 1.0], [6.0, 3.0]]))
+    found = losses.classification(logits, jnp.ones((2, 2), bool))
+    np.testing.assert_allclose(found, [np.log(3 / 2), np.log(3)], rtol=1e-6)
+    absent = losses.classification(logits, jnp.array([[True, False], [False, False]]))
+    np.testing.assert_allclose(absent, [0, 0], atol=1e-6)
+
+
+# --- distances ------------------------------------------------------------------------------------
+
+
+def test_distances_against_numpy():
+    rng = np.random.default_rng(4)
+    h1, h2 = rng.normal(size=(2, 5, 7)), rng.normal(size=(2, 3, 7))
+    expected = np.linalg.norm(h1[:, :, None] - h2[:, None], axis=-1)
+    a, b = jnp.asarray(h1, jnp.float32), jnp.asarray(h2, jnp.float32)
+    found = losses.safe_sqrt(losses.all_squared_distances(a, b))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        losses.distances(a[:, :3], b), expected[:, [0, 1, 2], [0, 1, 2]], 1e-5
+    )
+
+
+def test_the_distance_of_equal_embeddings_has_gradient_zero():
+    h = jnp.array([[1.0, 2.0], [0.0, 0.0]])
+    for function in (
+        losses.distances,
+        lambda a, b: losses.safe_sqrt(losses.all_squared_distances(a, b)),
+    ):
+        assert np.all(np.diagonal(np.atleast_2d(function(h, h)))[:1] == 0)
+        grads = jax.grad(lambda a, b, f=function: f(a, b).sum(), (0, 1))(h, h)
+        assert np.all(np.isfinite(grads))
+    grads = jax.grad(lambda a, b: losses.distances(a, b).sum(), (0, 1))(h, h)
+    np.testing.assert_array_equal(grads, np.zeros((2, 2, 2)))
+
+
+# --- contrastive and triplet ----------------------------------------------------------------------
+
+
+def test_contrastive_by_hand():
+    # Same at distance 0 and 3: 0 and 9/2. Different at 0.5, 2 and 5 with margin 2: 1.5^2 / 2, 0, 0.
+    distance = jnp.array([0.0, 3.0, 0.5, 2.0, 5.0])
+    labels = jnp.array([1.0, 1.0, 0.0, 0.0, 0.0])
+    found = losses.contrastive(distance, labels, 2.0)
+    np.testing.assert_allclose(found, [0, 4.5, 1.125, 0, 0], rtol=1e-6)
+
+
+def test_contrastive_pulls_same_pairs_and_pushes_different_ones_inside_the_margin():
+    anchor = jnp.zeros((3, 2))
+    others = jnp.array([[1.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
+    labels = jnp.array([1.0, 0.0, 0.0])
+
+    def total(x):
+        return losses.contrastive(losses.distances(anchor, x), labels, 2.0).sum()
+
+    # d/dx of x^2 / 2, of (2 - x)^2 / 2 and of nothing.
+    np.testing.assert_allclose(jax.grad(total)(others), [[1, 0], [-1, 0], [0, 0]], atol=1e-6)
+    equal = jax.grad(total)(anchor)
+    np.testing.assert_array_equal(equal, np.zeros((3, 2)))  # and not NaN
+
+
+def test_triplet_by_hand():
+    positive, negative = jnp.array([1.0, 1.0, 2.0]), jnp.array([3.0, 1.2, 1.0])
+    np.testing.assert_allclose(losses.triplet(positive, negative, 0.5), [0, 0.3, 1.5], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mining", losses.MININGS)
+def test_mining_against_brute_force(mining):
+    rng = np.random.default_rng(6)
+    classes = np.array([0, 0, 0, 1, 1, 2, 3, 3])
+    here = np.array(
+        [1, 1, 1, 1, 1, 1, 1, 0], bool
+    )  # so the sixth and the last two have no positive
+    points = rng.normal(size=(8, 2))
+    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    draw = rng.uniform(size=8)
+    same = (classes[:, None] == classes) & ~np.eye(8, dtype=bool) & here[:, None] & here
+    different = (classes[:, None] != classes) & here[:, None] & here
+    args = [jnp.asarray(x) for x in (distance, same, different)]
+    found = losses.mine(*args, mining, jnp.asarray(draw))
+    positive, negative, valid = (np.asarray(x) for x in found)
+    count = 0
+    for a in range(8):
+        positives, negatives = np.flatnonzero(same[a]), np.flatnonzero(different[a])
+        if mining == "batch_hard":
+            assert valid[a, 0] == bool(len(positives))
+            if len(positives):
+                np.testing.assert_allclose(positive[a, 0], distance[a, positives].max(), 1e-6)
+                np.testing.assert_allclose(negative[a, 0], distance[a, negatives].min(), 1e-6)
+                count += 1
+            continue
+        np.testing.assert_array_equal(valid[a], same[a])
+        for p in positives:
+            choices = distance[a, negatives]
+            if mining == "random":
+                expected = choices[int(draw[a] * len(negatives))]
+            else:
+                beyond = choices[choices > distance[a, p]]
+                expected = beyond.min() if len(beyond) else choices.max()
+            np.testing.assert_allclose(positive[a, p], distance[a, p], 1e-6)
+            np.testing.assert_allclose(negative[a, p], expected, 1e-6)
+            count += 1
+    assert count == {"batch_hard": 5}.get(mining, 8)
+
+
+@pytest.mark.parametrize("mining", losses.MININGS)
+def test_mining_of_a_collapsed_batch_is_finite(mining):
+    same = ~np.eye(4, dtype=bool) & np.kron(np.eye(2, dtype=bool), np.ones((2, 2), bool))
+    different = np.kron(~np.eye(2, dtype=bool), np.ones((2, 2), bool))
+    draw = jnp.full(4, 0.5)
+
+    def total(h):
+        distance = losses.safe_sqrt(losses.all_squared_distances(h, h))
+        positive, negative, valid = losses.mine(
+            distance, jnp.asarray(same), jnp.asarray(different), mining, draw
+        )
+        return losses.triplet(positive, negative, 0.2).mean(where=valid)
+
+    value, grad = jax.value_and_grad(total)(jnp.ones((4, 3)))
+    np.testing.assert_allclose(value, 0.2, rtol=1e-6)  # the margin: where a collapse shows
+    assert np.all(np.isfinite(grad))
+
+
+@pytest.mark.parametrize("name", ["verification", "episode", "classification"])
 def test_gradients_by_finite_differences(name):
     rng = np.random.default_rng(3)
     with jax.enable_x64(True):
         second, x = {
             "verification": (jnp.asarray([1.0, 0, 1, 0, 0, 1, 1]), rng.normal(size=7)),
-            "episode": (
-                jnp.asarray([[1, 1, 0], [0, 1, 1], [1, 1, 1]], bool),
-                rng.normal(size=(3, 3)),
-            ),
+            "episode": (ALLOWED, rng.normal(size=(3, 3))),
+            "classification": (ALLOWED, rng.normal(size=(3, 3))),
         }[name]
         function = jax.jit(lambda x: getattr(losses, name)(x, second))
         check_grads(function, (x,), 1, modes=["rev"], atol=1e-7, rtol=1e-7)
 
 
+def test_contrastive_gradient_by_finite_differences():
+    with jax.enable_x64(True):
+        h1, h2 = (jnp.asarray(x) for x in np.random.default_rng(5).normal(size=(2, 6, 3)))
+        labels = jnp.asarray([1.0, 1, 0, 0, 0, 1])
+
+        def function(a, b):
+            return losses.contrastive(losses.distances(a, b), labels, 2.5)
+
+        check_grads(function, (h1, h2), 1, modes=["rev"], atol=1e-6, rtol=1e-6)
+
+
 def test_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"distance \(3,\) and labels \(2,\)"):
+        losses.contrastive(jnp.zeros(3), jnp.zeros(2), 1.0)
+    with pytest.raises(ValueError, match="mining must be one of .* got 'hard'"):
+        losses.mine(jnp.zeros((2, 2)), jnp.eye(2) > 0, jnp.eye(2) == 0, "hard", jnp.zeros(2))
     with pytest.raises(ValueError, match=r"logits \(3,\) and labels \(3, 1\)"):
         losses.verification(jnp.zeros(3), jnp.zeros((3, 1)))
     for shape in [(3, 4), (3,)]:

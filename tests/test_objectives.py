@@ -1,11 +1,12 @@
 """What the objectives make of embeddings, against loops in NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from siamese_jax import objectives
-from siamese_jax.sampling import Episodes, Pairs
+from siamese_jax.sampling import Episodes, Pairs, SetIndex
 
 DOT = objectives.Compare(
     lambda h1, h2: (h1 * h2).sum(-1), lambda h1, h2: jnp.einsum("...qd,...sd->...qs", h1, h2)
@@ -68,6 +69,129 @@ def test_episodes_against_a_loop(contrast):
     assert 0.1 < np.mean(right) < 0.9
 
 
+CONTRASTIVE = {**VERIFICATION, "name": "contrastive", "margin": 2.0}
+
+
+def test_contrastive_against_a_loop():
+    objective = objectives.build(CONTRASTIVE, 5)
+    h = np.random.default_rng(2).normal(size=(6, 2, 3)) * 0.7
+    labels = np.array([1, 1, 1, 0, 0, 0.0])
+    distance = np.linalg.norm(h[:, 0] - h[:, 1], axis=1)
+    expected = [
+        0.5 * d**2 if y else 0.5 * max(0, 2 - d) ** 2 for d, y in zip(distance, labels, strict=True)
+    ]
+    batch = Pairs(None, None, jnp.asarray(labels, jnp.float32))
+    loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
+    assert set(metrics) == set(objective.metrics)
+    np.testing.assert_allclose(metrics["distance_same"], distance[:3].mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["distance_different"], distance[3:].mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], np.mean((distance < 1) == labels), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mining", ["random", "semi_hard", "batch_hard"])
+def test_triplets_of_a_batch_against_a_loop(mining):
+    fields = {**EPISODE, "name": "triplet", "mining": mining, "margin": 0.5}
+    objective = objectives.build(fields, 8)
+    rng = np.random.default_rng(3)
+    h = rng.normal(size=(3, 2, 4, 2))
+    h[:, 1] = h[:, 0] + 0.4 * rng.normal(size=(3, 4, 2))
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], bool)
+    identities = np.array([[1, 2, 3, 9], [4, 1, 2, 2], [9, 5, 6, 1]])
+    rows = np.arange(24).reshape(3, 2, 4)
+    rows[1, 0, 1] = rows[0, 0, 0]  # character 1 twice by one drawer: no positive of itself
+    draw = rng.uniform(size=(3, 2, 4))
+    images = [
+        (h[e, k, n], identities[e, n], rows[e, k, n], draw[e, k, n])
+        for e, k, n in np.ndindex(3, 2, 4)
+        if mask[e, n]
+    ]
+    values, right = [], []
+    for x, identity, row, u in images:
+        negatives = np.array([np.linalg.norm(x - y) for y, i, _, _ in images if i != identity])
+        positives = [np.linalg.norm(x - y) for y, i, r, _ in images if i == identity and r != row]
+        if mining == "batch_hard":
+            found = [(max(positives), negatives.min())]
+        elif mining == "random":
+            found = [(p, negatives[int(u * len(negatives))]) for p in positives]
+        else:
+            found = [
+                (p, negatives[negatives > p].min() if np.any(negatives > p) else negatives.max())
+                for p in positives
+            ]
+        values += [max(p - n + 0.5, 0) for p, n in found]
+        right += [p < n for p, n in found]
+    batch = objectives._Mined(*(jnp.asarray(x) for x in (rows, rows, identities, mask, draw)))
+    loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    np.testing.assert_allclose(loss, np.mean(values), rtol=1e-4)
+    np.testing.assert_allclose(metrics["active"], np.mean(np.array(values) > 0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], np.mean(right), rtol=1e-5)
+    assert set(metrics) == set(objective.metrics)
+    distance = np.array([[np.linalg.norm(x - y) for y, *_ in images] for x, *_ in images])
+    identity, row = (np.array(column) for column in list(zip(*images, strict=True))[1:3])
+    same = (identity[:, None] == identity) & (row[:, None] != row)
+    np.testing.assert_allclose(metrics["distance_same"], distance[same].mean(), rtol=1e-4)
+    different = distance[identity[:, None] != identity]
+    np.testing.assert_allclose(metrics["distance_different"], different.mean(), rtol=1e-4)
+
+
+def test_a_triplet_batch_brings_its_draws(glyphs):
+    fields = {**EPISODE, "name": "triplet", "mining": "random", "margin": 0.5}
+    index = SetIndex.of(glyphs)
+    batch = objectives.build(fields, 8).sample(jax.random.key(0), index)
+    assert batch.rows.shape == batch.draw.shape == (3, 2, 4)
+    assert batch.draw.min() >= 0 and batch.draw.max() < 1
+
+
+@pytest.mark.parametrize("k_shot", [1, 3])
+@pytest.mark.parametrize("name", ["prototypical", "matching"])
+def test_support_sets_against_a_loop(name, k_shot):
+    fields = {**EPISODE, "name": name, "k_shot": k_shot}
+    objective = objectives.build(fields, 8)
+    assert objective.images == 3 * 4 * (k_shot + 1) and objective.drawings == k_shot + 1
+    rng = np.random.default_rng(4)
+    h = rng.normal(size=(3, 1, 4, 5)) + 0.8 * rng.normal(size=(3, k_shot + 1, 4, 5))
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], bool)
+    identities = np.arange(12).reshape(3, 4)
+    values, right = [], []
+    for e, i, n in np.ndindex(3, k_shot + 1, 4):
+        if not mask[e, n]:
+            continue
+        scores = []
+        for m in range(4):
+            if not mask[e, m]:
+                continue
+            support = [h[e, k, m] for k in range(k_shot + 1) if k != i]
+            if name == "prototypical":
+                scores.append(h[e, i, n] @ np.mean(support, 0))
+            else:
+                scores.append(np.log(sum(np.exp(h[e, i, n] @ s) for s in support)))
+        values.append(np.log(np.exp(scores).sum()) - scores[n])
+        right.append(np.argmax(scores) == n)
+    batch = Episodes(None, None, jnp.asarray(identities), jnp.asarray(mask))
+    loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    np.testing.assert_allclose(loss, np.mean(values), rtol=1e-4)
+    np.testing.assert_allclose(metrics["accuracy"], np.mean(right), rtol=1e-5)
+
+
+@pytest.mark.parametrize("turns, classes", [("none", 48), ("alphabet", 8 * 48)])
+def test_classifier_is_a_softmax_over_the_training_characters(glyphs, turns, classes):
+    objective = objectives.build({"name": "classifier", "batch": 64, "turns": turns}, 8, 48)
+    assert (objective.units, objective.images, objective.classes) == (64, 64, classes)
+    drawn = objective.sample(jax.random.key(0), SetIndex.of(glyphs))
+    expected = glyphs.classes[np.asarray(drawn.rows)]
+    if turns != "none":
+        expected = 8 * expected + np.asarray(drawn.turns)
+    np.testing.assert_array_equal(drawn.labels, expected)
+    logits = np.random.default_rng(5).normal(size=(64, classes))
+    logits[:20, expected[:20]] += 9
+    compare = DOT._replace(classify=lambda h: h)
+    loss, metrics = objective.loss(compare, jnp.asarray(logits, jnp.float32), drawn)
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(loss, -np.log(chances[np.arange(64), expected]).mean(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["accuracy"], (logits.argmax(1) == expected).mean())
+
+
 @pytest.mark.parametrize(
     "fields, words",
     [
@@ -76,6 +200,15 @@ def test_episodes_against_a_loop(contrast):
         ({**EPISODE, "name": "verification"}, r"needs the fields \['batch', 'negatives'\]"),
         ({**EPISODE, "n_way": 1}, "objective.n_way must be at least 2, got 1"),
         ({**EPISODE, "contrast": "all"}, "objective.contrast must be one of .* got 'all'"),
+        (
+            {**EPISODE, "name": "triplet", "mining": "hard", "margin": 1},
+            "objective.mining must be one",
+        ),
+        (
+            {**EPISODE, "name": "matching", "k_shot": 0},
+            "objective.k_shot must be at least 1, got 0",
+        ),
+        ({**CONTRASTIVE, "name": "triplet"}, r"needs the fields \['episodes', 'fill', 'mining'"),
     ],
 )
 def test_build_says_what_does_not_fit(fields, words):

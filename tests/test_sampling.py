@@ -1,5 +1,7 @@
 """Which images meet: every rule of the pairs and the episodes, counted."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ pairs = jax.jit(sampling.sample_pairs, static_argnums=2, static_argnames=("negat
 episodes = jax.jit(
     sampling.sample_episodes,
     static_argnums=(2, 3),
-    static_argnames=("turns", "fill", "max_alphabet"),
+    static_argnames=("turns", "fill", "max_alphabet", "drawings"),
 )
 
 
@@ -194,6 +196,42 @@ def test_episodes_of_a_folder_never_show_one_picture_twice():
     assert np.all(seen > 0)
     by_class = np.bincount(classes, weights=seen)
     assert np.all(by_class > 0)
+
+
+@pytest.mark.parametrize("drawings", [1, 3, 5])
+def test_episodes_of_several_drawers(glyphs, drawings):
+    index = SetIndex.of(glyphs)
+    drawn = episodes(jax.random.key(6), index, 3000, 4, max_alphabet=8, drawings=drawings)
+    rows = np.asarray(drawn.rows)
+    assert rows.shape == drawn.turns.shape == (3000, drawings, 4)
+    classes, drawers = glyphs.classes[rows], glyphs.drawers[rows]
+    np.testing.assert_array_equal(classes, np.broadcast_to(classes[:, :1], classes.shape))
+    np.testing.assert_array_equal(drawers, np.broadcast_to(drawers[..., :1], drawers.shape))
+    assert all(len(set(d)) == drawings for d in drawers[..., 0])
+    for side in range(drawings):
+        assert evenly(drawers[:, side, 0] - 1, 8)
+    for one, other in itertools.combinations(range(drawings), 2):
+        assert evenly((drawers[:, other, 0] - drawers[:, one, 0]) % 8 - 1, 7)
+
+
+def test_several_drawings_of_just_as_many_images():
+    index, classes, _, _ = made_set((4,), 3)
+    rows = np.asarray(episodes(jax.random.key(7), index, 50, 4, max_alphabet=4, drawings=3).rows)
+    for episode in rows:
+        for n in range(4):
+            assert len(set(episode[:, n])) == 3 and len(set(classes[episode[:, n]])) == 1
+
+
+def test_single_images_are_of_all_classes_and_turns():
+    index, classes, _, _ = made_set(*UNEVEN)
+    drawn = sampling.sample_images(jax.random.key(8), index, 8000, turns="alphabet")
+    rows, labels = np.asarray(drawn.rows), np.asarray(drawn.labels)
+    np.testing.assert_array_equal(labels, classes[rows] * NUM_TURNS + np.asarray(drawn.turns))
+    assert evenly(classes[rows], classes.max() + 1) and evenly(drawn.turns, NUM_TURNS)
+    one = rows[classes[rows] == 0]
+    assert evenly(one - one.min(), (classes == 0).sum())
+    plain = sampling.sample_images(jax.random.key(8), index, 100)
+    np.testing.assert_array_equal(plain.labels, classes[plain.rows] * NUM_TURNS)
 
 
 # --- all of them ----------------------------------------------------------------------------------
