@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from siamese_jax import ablation, datasets, workdir
+from siamese_jax import ablation, datasets, objectives, workdir
 from siamese_jax.ablation import axes, table, training
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -41,9 +41,9 @@ def data(quickstart):
 
 
 def test_over_is_read_in_the_order_of_the_axes():
-    chosen, seeds = axes.parse_over(["shots:5|1", "objective", "seeds"], None)
-    assert chosen == {"objective": ["verification", "episode"], "shots": ["5", "1"]}
-    assert list(chosen) == ["objective", "shots"]
+    chosen, seeds = axes.parse_over(["shots:5|1", "distortions", "seeds"], None)
+    assert chosen == {"distortions": ["on", "off"], "shots": ["5", "1"]}
+    assert list(chosen) == ["distortions", "shots"]
     assert seeds == [0, 1, 2]
     assert axes.parse_over(["resolution:40"], None) == ({"resolution": ["40"]}, [0])
     assert axes.parse_over(["seeds:3|7"], None) == ({}, [3, 7])
@@ -95,6 +95,32 @@ def test_the_other_objective_sees_as_many_images(quickstart):
         **{"name": "episode", "turns": "none", "episodes": 6, "n_way": 20},
         **{"fill": False, "contrast": "batch"},
     }
+
+
+def test_every_objective_sees_as_many_images_through_the_same_encoder(quickstart):
+    full = config_of("quickstart", "")
+    found = only(full, ["objective"])
+    assert list(found) == [*objectives.OBJECTIVES, "classifier+finetune"]
+    for name, variant in found.items():
+        assert objectives.build(variant.config["objective"], 55, 964).images == 160, name
+        changed = {field for field in changes(full, variant) if not field.startswith("objective.")}
+        assert changed <= {
+            *("model.comparator", "model.head_args.scale", "model.head_args.bias"),
+            "model.encoder_args.output",
+        }
+    assert found["prototypical"].config["model"]["comparator"] == "squared_euclidean"
+    assert found["triplet"].config["objective"]["mining"] == "semi_hard"
+    assert found["contrastive"].config["model"]["head_args"]["bias"] == 0.5  # half the margin
+
+
+def test_a_row_that_is_only_judged_otherwise_shares_its_training(quickstart):
+    found = only(quickstart, ["objective:classifier|classifier+finetune|matching"])
+    plain, tuned, matching = found.values()
+    assert plain.trained == tuned.trained == "objective=classifier," != matching.trained
+    assert (plain.settings["join"], tuned.settings["join"]) == (None, "finetune")
+    variants = only(quickstart, ["comparator:cosine|l2", "join:max|prototype"]).values()
+    assert [v.trained for v in variants] == ["comparator=cosine,"] * 2 + ["comparator=l2,"] * 2
+    assert [v.settings["join"] for v in variants] == ["max", "prototype"] * 2
 
 
 def test_augmentation_turns_each_part_on_and_off(quickstart):
@@ -329,6 +355,10 @@ def judge(data):
     return table.Judge(data, 5, 100)
 
 
+def asking(k_shot):
+    return {"k_shot": k_shot, "join": None}
+
+
 def made_up(judge, rates, k_shot=1, seed=0):
     """A run whose answers are right by chance at given rates."""
     rng = np.random.default_rng(seed)
@@ -341,7 +371,7 @@ def made_up(judge, rates, k_shot=1, seed=0):
 
 
 def test_a_variant_is_summed_up(judge):
-    variant = axes.Variant({"pairs": "any"}, "", {}, {"k_shot": 1}, images=160)
+    variant = axes.Variant({"pairs": "any"}, "", {}, asking(1), images=160)
     rates = {"official": 0.6, "within": 0.7, "training": 0.9}
     runs = [made_up(judge, rates, seed=s) for s in (0, 1)]
     runs.append({"trained": "", "seed": 2, "line": "the loss is not finite"})
@@ -378,8 +408,8 @@ def test_a_difference_is_of_the_same_trials(judge):
         zero = {h: np.zeros(judge.lists(1)[name].queries.shape) for name, h in others.items()}
         return [{"seed": s, "correct": {within.hash: correct, **zero}} for s in (0, 1)]
 
-    variants = [axes.Variant({"pairs": n}, n, {}, {"k_shot": k}) for n, k in (("a", 1), ("b", 1))]
-    variants.append(axes.Variant({"pairs": "c"}, "c", {}, {"k_shot": 2}))
+    variants = [axes.Variant({"pairs": n}, n, {}, asking(k)) for n, k in (("a", 1), ("b", 1))]
+    variants.append(axes.Variant({"pairs": "c"}, "c", {}, asking(2)))
     found = table.differences(variants, judge, {"a": runs(hard), "b": runs(better), "c": []})
     assert [(d["variant"], d["against"], d["protocol"]) for d in found] == [
         ("b", "a", "official"),

@@ -191,9 +191,9 @@ def _train_all(trainer, judge, variants, runs, should_stop, progress) -> bool:
         if outcome["code"]:
             run["line"] = outcome["line"] or f"exit code {outcome['code']}"
         else:
-            k_shots = [v.settings["k_shot"] for v in variants if v.trained == run["trained"]]
+            asked = [v.settings for v in variants if v.trained == run["trained"]]
             try:
-                run["correct"] = judge.judge(run["path"], k_shots)
+                run["correct"] = judge.judge(run["path"], asked)
             except ValueError as error:
                 run["line"] = f"not judged: {error}"
         if "line" in run:
@@ -204,7 +204,7 @@ def _train_all(trainer, judge, variants, runs, should_stop, progress) -> bool:
         best = max(judged, key=lambda row: row["accuracy"])  # of equal ones the first
         run |= {"steps": rows[-1]["step"], "best_step": best["step"]}
         run |= {"validation": best["accuracy"], "cpu_minutes": outcome["cpu_seconds"] / 60}
-        within = run["correct"][judge.lists(k_shots[0])["within"].hash].mean()
+        within = run["correct"][judge.asked(asked[0])["within"][0]].mean()
         tqdm.write(
             f"{run['path'].name}: within {100 * within:.2f} %, {run['steps']} steps, "
             f"{run['cpu_minutes']:.1f} CPU minutes"

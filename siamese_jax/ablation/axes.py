@@ -12,6 +12,8 @@ import jax
 
 from siamese_jax import models, objectives, optim, trials, workdir
 
+_PROTOTYPE_SCALE = 0.02  # 512 normalised numbers an embedding: squared distances of about 1,000
+
 
 class Axis(NamedTuple):
     """One thing that is varied.
@@ -19,17 +21,15 @@ class Axis(NamedTuple):
     Attributes:
         labels: names of its variants; of a whole-number axis those that are taken unless others are
             asked for.
-        fields: (config as a plain dict, label) -> changed fields by dotted name. ValueError where
-            the axis does not fit the config.
+        fields: (config as a plain dict, label) -> changed fields by dotted name; those that begin
+            with `evaluation.` are settings of the evaluation, which need no training of their own.
+            ValueError where the axis does not fit the config.
         number: whether any whole number is a label.
-        judged: whether the fields are settings of the evaluation, which need no training of their
-            own.
     """
 
     labels: tuple[str, ...]
     fields: Callable[[Mapping, str], dict[str, Any]]
     number: bool = False
-    judged: bool = False
 
 
 def _resolution(config, label):
@@ -37,19 +37,43 @@ def _resolution(config, label):
 
 
 def _objective(config, label):
-    """The same encoder, data and (nearly) the same number of images a step."""
-    old = config["objective"]
-    if label == old["name"]:
-        return {}
+    """The same encoder, data and (nearly) the same number of images a step.
+
+    The comparator is the one that the objective is at home with: cosine, or a Euclidean distance for
+    `contrastive` and `triplet` (of embeddings of length 1, so at most 2) and its square, of embeddings
+    of any length, for `prototypical`.
+    """
+    old, model = config["objective"], config["model"]
+    name, _, adapted = label.partition("+")
+    settings = {"evaluation.join": adapted} if adapted else {}
+    if name == old["name"]:
+        return settings
     images = objectives.build(old, 1).images
-    new = {"name": label, "turns": old["turns"]}
-    if label == "verification":
-        new |= {"batch": images // 2, "negatives": "any"}
-    else:
-        n_way = config["eval"]["n_way"]
-        new |= {"episodes": max(1, images // (2 * n_way)), "n_way": n_way}
-        new |= {"fill": old["turns"] != "none", "contrast": "batch"}
-    return {"objective": new}
+    n_way = old.get("n_way", config["eval"]["n_way"])
+    pairs = {"batch": images // 2, "negatives": old.get("negatives", "any")}
+    episodes = {"episodes": max(1, images // (2 * n_way)), "n_way": n_way}
+    episodes["fill"] = old.get("fill", old["turns"] != "none")
+    cosine = {"comparator": "cosine", "head_args": {"scale": 10.0}}
+    unit, margin = "unit", 1.0
+    if model["encoder"] == "koch":
+        cosine, unit = {"comparator": model["comparator"], "head_args": model["head_args"]}, None
+    distance = {"comparator": "euclidean", "head_args": {"scale": 1.0, "bias": margin / 2}}
+    square = {"comparator": "squared_euclidean", "head_args": {"scale": _PROTOTYPE_SCALE}}
+    shots = {**episodes, "k_shot": 1}
+    fields, head, output = {
+        "verification": (pairs, cosine, unit),
+        "contrastive": ({**pairs, "margin": margin}, distance, unit),
+        "triplet": ({**episodes, "mining": "semi_hard", "margin": 0.2}, distance, unit),
+        "episode": ({**episodes, "contrast": "batch"}, cosine, unit),
+        "prototypical": (shots, square, unit and "linear"),
+        "matching": (shots, cosine, unit),
+        "classifier": ({"batch": images}, cosine, unit),
+    }[name]
+    changes = {"objective": {"name": name, "turns": old["turns"], **fields}}
+    changes |= {f"model.{key}": value for key, value in head.items()}
+    if output:
+        changes["model.encoder_args.output"] = output
+    return {**changes, **settings}
 
 
 def _pairs(config, label):
@@ -101,9 +125,19 @@ def _encoder(config, label):
 
 
 def _comparator(config, label):
-    if label == config["model"]["comparator"]:
+    old = config["model"]
+    if label == old["comparator"]:
         return {}
-    args = {"scale": 10.0} if label == "cosine" else {}
+    units = old["encoder_args"].get("units", 512)
+    bounded = old["encoder_args"].get("output", "unit") == "unit"  # squared distances of at most 4
+    args = {
+        "l1": {},
+        "l2": {},
+        "cosine": {"scale": 10.0},
+        "bilinear": {"scale": 10.0 if bounded else 10.0 / units},
+        "euclidean": {"scale": 5.0 if bounded else 5.0 / units**0.5},
+        "squared_euclidean": {"scale": 5.0 if bounded else 5.0 / units},
+    }[label]
     return {"model.comparator": label, "model.head_args": args}
 
 
@@ -125,23 +159,29 @@ def _regularisation(config, label):
 
 
 def _shots(config, label):
-    return {"k_shot": int(label)}
+    return {"evaluation.k_shot": int(label)}
+
+
+def _join(config, label):
+    return {"evaluation.join": label}
 
 
 # In the order in which they are applied, whatever the order of asking.
 AXES: Mapping[str, Axis] = {
     "resolution": Axis(("28", "35", "56"), _resolution, number=True),
-    "objective": Axis(("verification", "episode"), _objective),
+    "objective": Axis((*objectives.OBJECTIVES, "classifier+finetune"), _objective),
     "pairs": Axis(("any", "same_alphabet"), _pairs),
     "augmentation": Axis(
         ("none", "turns", "affine", "affine+turns", "affine+turns+elastic"), _augmentation
     ),
     "distortions": Axis(("on", "off"), _distortions),
     "encoder": Axis(("koch", "residual-half", "residual", "residual-double"), _encoder),
-    "comparator": Axis(("l1", "cosine"), _comparator),
+    "comparator": Axis(models.COMPARATORS, _comparator),
     "regularisation": Axis(("none", "dropout", "l2", "dropout+l2"), _regularisation),
-    "shots": Axis(("1", "2", "5"), _shots, number=True, judged=True),
+    "shots": Axis(("1", "2", "5"), _shots, number=True),
+    "join": Axis(("mean", "max", "sum", "prototype", "finetune"), _join),
 }
+_JUDGED = ("shots", "join")  # axes of the evaluation alone
 
 
 def parse_over(over: Iterable[str], seeds: int | None) -> tuple[dict[str, list[str]], list[int]]:
@@ -189,7 +229,7 @@ class Variant:
         labels: label by axis.
         trained: name of its training, shared by variants that are only judged otherwise.
         config: as a plain dict; the seed is that of the base config.
-        settings: of the evaluation, `k_shot`.
+        settings: of the evaluation: `k_shot` and `join` (None: as the config says).
         images: images a step.
     """
 
@@ -219,21 +259,23 @@ def make_variants(config, chosen: Mapping[str, Sequence[str]]) -> list[Variant]:
         ValueError: an axis does not fit the config.
     """
     base = {k: v for k, v in workdir.plain(config).items() if k != "search_space"}
-    variants = []
+    variants, trainings = [], {}
     for labels in itertools.product(*chosen.values()):
-        variant = Variant(dict(zip(chosen, labels, strict=True)), "", base, {"k_shot": 1})
+        settings = {"k_shot": 1, "join": None}
+        variant = Variant(dict(zip(chosen, labels, strict=True)), "", base, settings)
         for name, label in variant.labels.items():
             axis = AXES[name]
             try:
                 fields = axis.fields(variant.config, label)
-                if axis.judged:
-                    variant.settings = {**variant.settings, **fields}
-                else:
-                    variant.config = changed(variant.config, fields)
-                    variant.trained += f"{name}={label},"
+                for key in [key for key in fields if key.startswith("evaluation.")]:
+                    settings[key.removeprefix("evaluation.")] = fields.pop(key)
+                variant.config = changed(variant.config, fields)
             except (ValueError, KeyError) as error:
                 text = f"it has no field {error}" if isinstance(error, KeyError) else error
                 raise ValueError(f"axis {name}:{label} does not fit this config: {text}") from None
+        # One training serves all variants of one config, and is named after the first of them.
+        own = "".join(f"{n}={x}," for n, x in variant.labels.items() if n not in _JUDGED)
+        variant.trained = trainings.setdefault(json.dumps(variant.config, sort_keys=True), own)
         variants.append(variant)
     return variants
 
@@ -262,4 +304,4 @@ def check_fits(variant: Variant, train_set) -> None:
     params = jax.eval_shape(model.init, jax.random.key(0), images, images)["params"]
     jax.eval_shape(optim.build(config["optim"], config["num_steps"]).init, params)
     most = int(train_set.alphabet_count.max())
-    variant.images = objectives.build(config["objective"], most).images
+    variant.images = objectives.build(config["objective"], most, train_set.num_classes).images

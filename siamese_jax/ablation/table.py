@@ -11,7 +11,7 @@ import numpy as np
 import scipy.stats
 from matplotlib.figure import Figure
 
-from siamese_jax import datasets, evaluate, figures, inference, metrics, trials
+from siamese_jax import datasets, evaluate, figures, inference, metrics, trials, workdir
 from siamese_jax.ablation.axes import Variant
 
 PROTOCOLS = ("official", "within", "training")
@@ -43,21 +43,40 @@ class Judge:
             self._lists[k_shot] = {name: lists[name] for name in PROTOCOLS if name in lists}
         return self._lists[k_shot]
 
-    def judge(self, path: pathlib.Path, k_shots: Iterable[int]) -> dict[str, np.ndarray]:
+    def asked(self, settings: Mapping) -> dict[str, tuple[str, trials.Trials]]:
+        """By protocol, the trials that settings of the evaluation ask for and the key of their results.
+
+        The key is the trials' hash, with the join where it is not the config's.
+        """
+        end = f",{settings['join']}" if settings["join"] else ""
+        return {name: (t.hash + end, t) for name, t in self.lists(settings["k_shot"]).items()}
+
+    def judge(self, path: pathlib.Path, asked: Iterable[Mapping]) -> dict[str, np.ndarray]:
         """How right a run's best checkpoint is on each trial; kept in its `judged.npz`.
 
+        Args:
+            path: workdir of the run.
+            asked: settings of the evaluations.
+
         Returns:
-            (R, Q) float arrays by the hash of the trials.
+            (R, Q) float arrays by their key, see `asked`.
         """
-        wanted = {t.hash: t for k in k_shots for t in self.lists(k).values()}
+        wanted = {
+            key: (frozen, settings["join"])
+            for settings in asked
+            for key, frozen in self.asked(settings).values()
+        }
         kept = {}
         if (path / "judged.npz").exists():
             with np.load(path / "judged.npz") as file:
                 kept = dict(file)
         if wanted.keys() - kept.keys():
             system, cache = inference.load(path, "best").system(), {}
+            usual = workdir.read_config(path).eval.get("join", "mean")
             for name in wanted.keys() - kept.keys():
-                kept[name] = evaluate.evaluate_trials(system, wanted[name], cache=cache).correct
+                frozen, join = wanted[name]
+                result = evaluate.evaluate_trials(system, frozen, join=join or usual, cache=cache)
+                kept[name] = result.correct
             part = path / "judged.part.npz"
             np.savez(part, **kept)
             part.replace(path / "judged.npz")
@@ -95,19 +114,18 @@ def seed_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, floa
 
 def summary(variant: Variant, judge: Judge, runs: list[dict]) -> dict:
     """What the JSON file says of a variant; `runs` as `run_ablation` collects them."""
-    lists = judge.lists(variant.settings["k_shot"])
     good = [run for run in runs if "correct" in run]
     told = ("seed", "steps", "best_step", "validation", "cpu_minutes")
     found = {
         "variant": variant.name,
         "labels": variant.labels,
-        "k_shot": variant.settings["k_shot"],
+        **variant.settings,
         "runs": [{key: run[key] for key in told} for run in good],
         "failed": [{key: run[key] for key in ("seed", "line")} for run in runs if "line" in run],
         "images": [run["steps"] * variant.images for run in good],
     }
-    for protocol, frozen in lists.items():
-        correct = [run["correct"][frozen.hash] for run in good]
+    for protocol, (key, frozen) in judge.asked(variant.settings).items():
+        correct = [run["correct"][key] for run in good]
         if correct:
             values = [float(c.mean()) for c in correct]
             total = sum(float(c.sum()) for c in correct), sum(c.size for c in correct)
@@ -128,11 +146,15 @@ def differences(variants, judge: Judge, runs: Mapping[str, list[dict]]) -> list[
     """Every pair of variants that met the same trials: the later less the earlier one."""
     found = []
     for a, b in itertools.combinations(variants, 2):
-        if a.settings != b.settings:
+        if a.settings["k_shot"] != b.settings["k_shot"]:
             continue
         for protocol, frozen in judge.lists(a.settings["k_shot"]).items():
             sides = [
-                [run["correct"][frozen.hash] for run in runs[v.name] if "correct" in run]
+                [
+                    run["correct"][judge.asked(v.settings)[protocol][0]]
+                    for run in runs[v.name]
+                    if "correct" in run
+                ]
                 for v in (b, a)
             ]
             if protocol == "training" or not all(sides):
