@@ -3,8 +3,11 @@
     python launch/evaluate.py --workdir=runs/quickstart --protocols=official,within,verification,curve
 
 Protocols: official (Lake's 20 runs), within (inside each alphabet), koch (the paper's 400 trials),
-between (characters of any alphabet), verification, curve (accuracy against N). All but official use
-the test alphabets. The table goes to results.json and the page to report.html in the workdir.
+between (characters of any alphabet), verification (with --pairs of a CSV file too: a line is two
+pictures, 1 for same or 0, and perhaps a claim that lines share), curve (accuracy against N), retrieval
+(each test image among all others), open_set (half of the classes enrolled, the others unknown). All
+but official and --pairs use the test alphabets. The table goes to results.json and the page to
+report.html in the workdir.
 """
 
 import sys
@@ -22,10 +25,14 @@ _PROTOCOLS = flags.DEFINE_list(
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _ARCHIVES = flags.DEFINE_string("archives", None, "Folder of the archives, if it has moved.")
+_TEST_ARCHIVES = flags.DEFINE_string("test_archives", None, "The same of the config's test_data.")
+_PAIRS = flags.DEFINE_string("pairs", None, "CSV file of pairs that verification judges too.")
 _TRIALS = flags.DEFINE_integer("num_trials", 4000, "Trials of within and between.")
 _N_WAY = flags.DEFINE_integer("n_way", 20, "Classes a trial.")
 _K_SHOT = flags.DEFINE_integer("k_shot", 1, "Support images a class.")
-_JOIN = flags.DEFINE_enum("join", "mean", ["mean", "max"], "How a class's k scores are joined.")
+_JOIN = flags.DEFINE_string(
+    "join", None, "How a class's supports score: mean, max, sum, prototype, finetune; or by config."
+)
 _NEGATIVES = flags.DEFINE_enum(
     "negatives", "any", ["any", "same_alphabet"], "Different pairs of verification."
 )
@@ -57,6 +64,8 @@ def main(argv):
         settings,
         checkpoint=_CHECKPOINT.value,
         archives=_ARCHIVES.value,
+        test_archives=_TEST_ARCHIVES.value,
+        pairs=_PAIRS.value,
         baselines=_BASELINES.value,
         report=_REPORT.value,
         record=_RECORD.value,

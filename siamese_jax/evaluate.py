@@ -1,20 +1,13 @@
 """The protocols: what any system scores on frozen lists of trials.
 
-A system is judged either as
-
-- an embedder, `from_embedder(embed, score_matrix)`: every image is embedded once, and embeddings
-  are compared; or
-- any callable `score(queries, supports)`: (Q, H, W, C) and (S, H, W, C) uint8 images -> (Q, S),
-  called once a run with that run's images, so it may look at the whole support set.
-
-Of a run with K shots the supports come class by class, K images each, and the K scores of a class
-are joined into one (by their mean unless asked otherwise).
+A system is `from_embedder(...)` or a callable `score(queries, supports)`, see `scoring`. Of a run with
+K shots the supports come class by class, K images each, and `JOINS` are the ways in which they give
+the score of the class.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,24 +17,39 @@ from tqdm import tqdm
 
 from siamese_jax import metrics
 from siamese_jax.datasets.imageset import ImageSet
+from siamese_jax.scoring import (
+    JOINS,
+    JOINS_OF_EMBEDDINGS,
+    Embedder,
+    Scorer,
+    check_join,
+    from_embedder,
+)
 from siamese_jax.trials import (
+    OpenSet,
     Pairs,
+    Retrieval,
     Trials,
     between_trials,
     check_names,
     curve_trials,
     koch_trials,
     official_trials,
+    open_set,
+    retrieval_queries,
     verification_pairs,
     within_trials,
 )
 
+__all__ = ["JOINS", "JOINS_OF_EMBEDDINGS", "Embedder", "from_embedder"]  # beside what is below
+
 PROTOCOLS = ("official", "within", "koch", "between", "verification", "curve")
+PROTOCOLS += ("retrieval", "open_set")
 
 SETTINGS = {
     "num_trials": 4000,  # of `within` and `between`
     "n_way": 20,  # classes a trial
-    "k_shot": 1,  # support images a class
+    "k_shot": 1,  # support images a class, and references a class of `open_set`
     "seed": 0,  # of the trials
     "skip_small": False,  # leave out alphabets with fewer than n_way characters
     "num_pairs": 10_000,  # of `verification`, and as many on the validation set
@@ -49,30 +57,13 @@ SETTINGS = {
     "curve_trials": 1000,  # at each N
     "curve_n_ways": None,  # values of N; None: 1, 3 .. 19, 25, 30, 40, 50, 60
     "curve_scope": "auto",  # `auto` (within where the alphabets are large enough) or `between`
-    "join": "mean",  # of the k scores of a class: `mean` or `max`
+    "join": None,  # of the k supports of a class, one of `JOINS`; None: as a config says, or `mean`
     "batch_size": 128,  # images an embedding pass
 }
 
-_CHECKED_SCORES = 1024  # scores that are asked both ways round for the asymmetry
-
-
-@dataclasses.dataclass(frozen=True)
-class Embedder:
-    """A system that compares embeddings; make it with `from_embedder`."""
-
-    embed: Callable
-    score_matrix: Callable
-
-
-def from_embedder(embed: Callable, score_matrix: Callable) -> Embedder:
-    """Makes a system of an encoder and a comparison of its embeddings.
-
-    Args:
-        embed: (B, H, W, C) uint8 -> (B, D). It is called with batches of one size.
-        score_matrix: (Q, D), (S, D) -> (Q, S), higher = more alike. The score of two embeddings
-            must not depend on the others, since runs are scored together.
-    """
-    return Embedder(embed, score_matrix)
+FALSE_ALARMS = (0.001, 0.01, 0.1)  # rates at which `open_set` reports; the accuracy is at 1 %
+_NO_INTERVAL = (math.nan, math.nan)
+_RETRIEVED = 128  # queries whose scores are held at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,20 +74,26 @@ class Result:
         system: its name in tables.
         name: of the protocol.
         scope: within or between alphabets, official runs, or how negatives were drawn.
-        n_way: classes a trial; None for verification.
-        k_shot: support images a class; None for verification.
-        accuracy: share of right trials, ties shared.
-        num_trials: number of trials or pairs.
+        n_way: classes a trial, or enrolled; None for verification and retrieval.
+        k_shot: support images a class; None for verification and retrieval.
+        join: how they give the score of a class, one of `JOINS`; None where each has one only, or
+            the system sees to it by `score_classes`.
+        accuracy: share of right trials, ties shared; of `retrieval` recall at 1, of `open_set`
+            detection and identification at 1 % false alarms.
+        num_trials: number of trials, pairs, queries or probes of enrolled classes.
         wilson: 95 % interval as if trials were independent.
         bootstrap: 95 % interval over groups; NaN if there is one group only.
-        group_kind: what a group is: `run`, `alphabet` or `class`.
+        group_kind: what a group is: `run`, `alphabet` or `class`, and of a file of pairs `folder`
+            or `image`.
         per_group: accuracy and number of trials of each group.
         trial_hash: names the list of trials.
-        figures: verification only: threshold, AUC, equal error rate and so on.
+        figures: all but N-way trials: see `evaluate_pairs`, `evaluate_retrieval`,
+            `evaluate_open_set`.
         diagnostics: signs of a broken system; see `evaluate_trials` and `evaluate_pairs`.
-        trials: the `Trials` or `Pairs` themselves.
-        scores: (R, Q, N) joined scores, or (P,).
-        correct: (R, Q) or (P,) how right each trial is, for paired comparisons.
+        trials: the list itself.
+        scores: (R, Q, N) joined scores; (P,) of pairs; (P, N) of the probes of an open set; (Q,) the
+            highest score of each query of a retrieval.
+        correct: (R, Q), (P,) or (Q,) how right each trial is, for paired comparisons.
         seconds: wall time of the evaluation, seconds.
     """
 
@@ -105,6 +102,7 @@ class Result:
     scope: str
     n_way: int | None
     k_shot: int | None
+    join: str | None
     accuracy: float
     num_trials: int
     wilson: tuple[float, float]
@@ -114,7 +112,7 @@ class Result:
     trial_hash: str
     figures: dict
     diagnostics: dict
-    trials: Trials | Pairs = dataclasses.field(repr=False)
+    trials: Trials | Pairs | Retrieval | OpenSet = dataclasses.field(repr=False)
     scores: np.ndarray = dataclasses.field(repr=False)
     correct: np.ndarray = dataclasses.field(repr=False)
     seconds: float
@@ -140,7 +138,8 @@ def evaluate_trials(
 
     Its diagnostics are: `nonfinite_scores`, their number; `tied_trials`, the share of trials whose
     highest score is shared; `asymmetry`, the largest |score(a, b) - score(b, a)| over about a
-    thousand scores (None if none is finite); and by position of the support, `right_at` (share of
+    thousand scores of pairs (None if none is finite, or if the system scores no pairs: the join is
+    `finetune`, or it has `score_classes`); and by position of the support, `right_at` (share of
     trials with the right answer there), `answered_at` (share of the answers given there),
     `accuracy_at` (None where no right answer is there) and `position_bias`, the largest
     answered_at - right_at.
@@ -148,7 +147,7 @@ def evaluate_trials(
     Args:
         system: `from_embedder(...)`, or `score(queries, supports) -> (Q, S)`.
         trials: what to judge it by.
-        join: how the K scores of a class become one: `mean` or `max`.
+        join: how the K supports of a class give its score, one of `JOINS`.
         batch_size: images an embedding pass.
         system_name: its name in tables.
         cache: embeddings by image set, filled and used by evaluations of one and the same embedder;
@@ -156,22 +155,24 @@ def evaluate_trials(
         progress: show a progress bar.
 
     Raises:
-        ValueError: the system is neither of the two, or returns something of another shape.
+        ValueError: the system is neither of the two, or returns something of another shape; or the
+            join is unknown, or needs embeddings and the system is a plain callable.
     """
     began = time.perf_counter()
-    if join not in ("mean", "max"):
-        raise ValueError(f"join must be 'mean' or 'max', got {join!r}")
-    supports = trials.supports.reshape(len(trials.supports), -1)  # (R, N * K)
-    scorer = _scorer(system, trials, (supports, trials.queries), batch_size, cache, progress)
-    raw = scorer(trials.queries, supports)  # (R, Q, N * K)
-    shots = raw.reshape(*trials.queries.shape, trials.n_way, trials.k_shot)
-    with np.errstate(invalid="ignore"):  # infinities of both signs: the mean is NaN, as it should
-        scores = shots.mean(-1) if join == "mean" else shots.max(-1)  # (R, Q, N)
+    rows = np.concatenate([trials.supports.ravel(), trials.queries.ravel()])
+    scorer = _scorer(system, trials, rows, batch_size, cache, progress)
+    scores, nonfinite = scorer.classes(trials.queries, trials.supports, join)  # (R, Q, N)
     correct = metrics.n_way_correct(scores, trials.answers)  # (R, Q)
-    diagnostics = _score_diagnostics(scorer, trials.queries, supports, raw)
+    diagnostics = {
+        "nonfinite_scores": nonfinite,
+        "asymmetry": scorer.asymmetry(trials.queries, trials.supports, join),
+    }
     diagnostics |= _answer_diagnostics(scores, trials.answers, correct)
     return _result(
-        system_name, trials, scores, correct, diagnostics, {}, began, trials.n_way, trials.k_shot
+        *(system_name, trials, scores, correct, diagnostics, {}, began),
+        n_way=trials.n_way,
+        k_shot=trials.k_shot,
+        join=_telling(system, join, trials.k_shot),
     )
 
 
@@ -181,6 +182,7 @@ def evaluate_pairs(
     *,
     validation: Pairs | None = None,
     threshold: float | None = None,
+    join: str = "mean",
     batch_size: int = 128,
     system_name: str = "model",
     cache: dict | None = None,
@@ -191,8 +193,15 @@ def evaluate_pairs(
     Its figures are: `threshold`; `validation_accuracy` and `validation_hash` if it was chosen
     there; `auc`, `auc_interval`, `eer`, `eer_interval` (bootstrap over groups); `far` and `frr`
     (false accept and false reject rate) at the threshold; `mean_same` and `mean_different` score.
+    With validation pairs also `slope` and `offset`, of the logistic fit there that turns a score into
+    the probability of "same" (`metrics.fit_logistic`: same and different equally likely beforehand),
+    and `reliability_error` and `log_loss` (nats) of these probabilities on the test.
     Its diagnostics are `nonfinite_scores`, `asymmetry` (as in `evaluate_trials`) and
     `distinct_pairs`.
+
+    A pair is a run of one class with one support. A claim of K references is one of K supports, whose
+    scores are joined; the threshold and the fit are those of the validation pairs as they are, so of
+    one reference each if they are, for which `sum`, that grows with K, is no good choice.
 
     Args:
         system: `from_embedder(...)`, or `score(queries, supports) -> (Q, S)`, which is asked for
@@ -200,13 +209,15 @@ def evaluate_pairs(
         pairs: what to judge it by.
         validation: other pairs, on which the threshold of highest accuracy is chosen.
         threshold: the threshold itself, in place of `validation`.
+        join: of the references of a claim, one of `JOINS` but `finetune`.
         batch_size: images an embedding pass.
         system_name: its name in tables.
         cache: as in `evaluate_trials`.
         progress: show a progress bar.
 
     Raises:
-        ValueError: not exactly one of validation and threshold, or validation is the test itself.
+        ValueError: not exactly one of validation and threshold, or validation is the test itself; or
+            claims of several references are to be joined by `finetune`.
     """
     began = time.perf_counter()
     if (validation is None) == (threshold is None):
@@ -216,13 +227,14 @@ def evaluate_pairs(
     if validation is not None:
         if validation.hash == pairs.hash:
             raise ValueError("the threshold must be chosen on other pairs than those of the test")
-        chosen_on, _ = _pair_scores(system, validation, batch_size, cache, progress)
+        chosen_on, _ = _pair_scores(system, validation, join, batch_size, cache, progress)
         threshold = metrics.best_threshold(chosen_on, validation.labels)
         figures["validation_accuracy"] = metrics.accuracy_at_threshold(
             chosen_on, validation.labels, threshold
         )
         figures["validation_hash"] = validation.hash
-    scores, diagnostics = _pair_scores(system, pairs, batch_size, cache, progress)
+        fit = metrics.fit_logistic(chosen_on, validation.labels)
+    scores, diagnostics = _pair_scores(system, pairs, join, batch_size, cache, progress)
     labels = pairs.labels
     correct = metrics.pair_correct(scores, labels, threshold)
     auc_interval, eer_interval = metrics.auc_eer_intervals(scores, labels, pairs.groups)
@@ -238,9 +250,160 @@ def evaluate_pairs(
         "mean_same": _finite_mean(scores[labels == 1]),
         "mean_different": _finite_mean(scores[labels == 0]),
     }
-    both = np.sort(np.stack([pairs.first, pairs.second], 1), 1)
+    if validation is not None:
+        with np.errstate(invalid="ignore"):  # a slope of 0 times a score that is not finite
+            logits = fit[0] * scores + fit[1]
+        figures |= {"slope": fit[0], "offset": fit[1]}
+        figures["reliability_error"] = metrics.reliability_error(logits, labels)
+        figures["log_loss"] = metrics.log_loss(logits, labels)
+    pair, place = np.nonzero(pairs.references >= 0)
+    both = np.sort(np.stack([pairs.first[pair], pairs.references[pair, place]], 1), 1)
     diagnostics["distinct_pairs"] = len(np.unique(both, axis=0))
-    return _result(system_name, pairs, scores, correct, diagnostics, figures, began)
+    told = {"join": _telling(system, join, int(pairs.num_references.max()))}
+    return _result(system_name, pairs, scores, correct, diagnostics, figures, began, **told)
+
+
+def evaluate_retrieval(
+    system: Embedder | Callable,
+    queries: Retrieval,
+    *,
+    batch_size: int = 128,
+    system_name: str = "model",
+    cache: dict | None = None,
+    progress: bool = False,
+) -> Result:
+    """Judges a system by retrieval: each query ranks all other images of the set.
+
+    Its figures are `recall_at_1` (the accuracy), `recall_at_5`, `recall_at_10`, and `map_at_r` with
+    `map_at_r_interval` (bootstrap over groups); images of one score stand in random order, see
+    `metrics.retrieval`. All pairs of images are scored, though never more than some hundred queries'
+    scores are held. M images cost an embedder M encoder passes and M^2 comparisons (for 13,180 images
+    174 million: seconds for a cosine, minutes for a weighted L1 of 4,096 units), a system with
+    `score_classes` M^2 runs, and a callable M^2 / 131,072 calls on up to 128 queries and 1,024
+    supports each.
+
+    Args:
+        system: `from_embedder(...)`, or `score(queries, supports) -> (Q, S)`, whose supports here are
+            just the next images of the set, a query itself among them (its score is not used).
+        queries: what to judge it by.
+        batch_size: images an embedding pass.
+        system_name: its name in tables.
+        cache: as in `evaluate_trials`.
+        progress: show a progress bar.
+    """
+    began = time.perf_counter()
+    everything = np.arange(len(queries.images))
+    scorer = _scorer(system, queries, everything, batch_size, cache, progress)
+    parts = []
+    nonfinite = 0
+    starts = range(0, len(queries.queries), _RETRIEVED)
+    for start in tqdm(starts, f"retrieval {queries.hash}", disable=not progress, unit="block"):
+        own = queries.queries[start : start + _RETRIEVED]
+        scores = scorer.matrix(own, everything)  # (B, M)
+        scores[np.arange(len(own)), own] = -np.inf
+        nonfinite += int((~np.isfinite(scores)).sum()) - len(own)
+        relevant = queries.classes[own][:, None] == queries.classes
+        recalls, average = metrics.retrieval(scores, relevant, own)
+        parts.append((scores.max(1), *recalls.T, average))
+    highest, at_1, at_5, at_10, average = (np.concatenate(x) for x in zip(*parts, strict=True))
+    figures = {
+        "recall_at_1": float(at_1.mean()),
+        "recall_at_5": float(at_5.mean()),
+        "recall_at_10": float(at_10.mean()),
+        "map_at_r": float(average.mean()),
+        "map_at_r_interval": metrics.bootstrap_interval(average, queries.groups),
+    }
+    some = queries.queries[:32]
+    asked, shown = np.repeat(some, len(some)), np.tile(some, len(some))
+    diagnostics = {
+        "nonfinite_scores": nonfinite,
+        "asymmetry": scorer.asymmetry(asked[:, None], shown[:, None, None], "mean"),
+    }
+    return _result(system_name, queries, highest, at_1, diagnostics, figures, began)
+
+
+def evaluate_open_set(
+    system: Embedder | Callable,
+    trials: OpenSet,
+    *,
+    validation: OpenSet | None = None,
+    join: str = "mean",
+    batch_size: int = 128,
+    system_name: str = "model",
+    cache: dict | None = None,
+    progress: bool = False,
+) -> Result:
+    """Judges a system by identification among enrolled classes, with impostors of unknown ones.
+
+    A probe is identified as the class of its highest score, if that reaches a threshold. The figures
+    are `rank_1` (share of enrolled probes whose own class scores highest, whatever the threshold),
+    `num_enrolled`, `num_impostors`, and `at`, by false alarm rate (`0.1 %`, `1 %`, `10 %`):
+    `threshold`, the lowest that no more than that share of impostors reaches, chosen on the test's
+    own impostors as NIST and ISO/IEC 19795 do, `dir` (detection-and-identification rate: enrolled
+    probes identified rightly) and `false_alarms` there; and the same with the threshold chosen on the
+    validation set's impostors: `transferred_threshold`, `transferred_dir`,
+    `transferred_false_alarms`. What too few impostors cannot show (fewer than 1 / rate) is NaN, and
+    `notes` say so. The accuracy is `dir` at 1 %.
+
+    Args:
+        system: `from_embedder(...)`, or `score(queries, supports) -> (Q, S)`.
+        trials: what to judge it by.
+        validation: an open set of other classes, for the transferred threshold.
+        join: of the references of a class, one of `JOINS`.
+        batch_size: images an embedding pass.
+        system_name: its name in tables.
+        cache: as in `evaluate_trials`.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: validation is the test itself; or as `evaluate_trials`.
+    """
+    began = time.perf_counter()
+    if validation is not None and validation.hash == trials.hash:
+        raise ValueError("the threshold must be transferred from other classes than the test's")
+    cache = {} if cache is None else cache
+    options = (join, batch_size, cache, progress)
+    scores, strange, diagnostics = _open_set_scores(system, trials, *options)
+    alarms = metrics.highest_scores(strange)
+    elsewhere = None
+    if validation is not None:
+        elsewhere = metrics.highest_scores(_open_set_scores(system, validation, *options)[1])
+    figures = {
+        "rank_1": metrics.n_way_accuracy(scores, trials.answers),
+        "num_enrolled": len(trials.supports),
+        "num_impostors": len(alarms),
+        "at": {},
+        "notes": [],
+    }
+    correct = None
+    for rate in FALSE_ALARMS:
+        row = figures["at"][f"{100 * rate:g} %"] = {}
+        for prefix, others, where in (
+            ("", alarms, "test"),
+            ("transferred_", elsewhere, "validation"),
+        ):
+            threshold = math.nan if others is None else metrics.false_alarm_threshold(others, rate)
+            identified, share = np.full(len(scores), math.nan), math.nan
+            if not math.isnan(threshold):
+                identified, share = metrics.identification(
+                    scores, trials.answers, strange, threshold
+                )
+            elif others is not None:
+                figures["notes"].append(
+                    f"{100 * rate:g} % false alarms need {math.ceil(1 / rate):,} impostors or more; "
+                    f"the {where} set has {len(others):,}"
+                )
+            row[f"{prefix}threshold"] = threshold
+            row[f"{prefix}dir"] = float(identified.mean())
+            row[f"{prefix}false_alarms"] = share
+            if rate == 0.01 and not prefix:
+                correct = identified
+    return _result(
+        *(system_name, trials, scores, correct, diagnostics, figures, began),
+        n_way=len(trials.supports),
+        k_shot=trials.k_shot,
+        join=_telling(system, join, trials.k_shot),
+    )
 
 
 def compare_results(a: Result, b: Result, *, seed: int = 0) -> tuple[float, tuple[float, float]]:
@@ -267,12 +430,15 @@ class EvaluationData:
         validation: images that choose the verification threshold.
         train: images of the training classes, for a curve beside that of the unseen ones.
         official: the official runs.
+        pairs: a list of its own, such as of `trials.read_pairs`, that `verification` judges besides
+            pairs of the test set.
     """
 
     test: ImageSet
     validation: ImageSet | None = None
     train: ImageSet | None = None
     official: object | None = None
+    pairs: Pairs | None = None
 
 
 def run_protocols(
@@ -296,7 +462,7 @@ def run_protocols(
 
     Returns:
         One result a protocol, by its name; the curve gives one a point, named `curve/unseen/5` and
-        `curve/training/5` for N = 5.
+        `curve/training/5` for N = 5, and verification a second one, `pairs`, if data has such.
 
     Raises:
         ValueError: an unknown protocol or setting, or data that a protocol needs is not there.
@@ -310,7 +476,13 @@ def run_protocols(
         raise ValueError(
             "protocol 'verification' needs a validation set to choose its threshold on"
         )
+    if data.pairs is not None and "verification" not in protocols:
+        raise ValueError(
+            "a list of pairs is judged by the protocol 'verification': ask for that too"
+        )
     s = {**SETTINGS, **(settings or {})}
+    join = s["join"] or "mean"
+    check_join(join, isinstance(system, Embedder))
     shared = {"n_way": s["n_way"], "k_shot": s["k_shot"], "seed": s["seed"]}
     shared["num_trials"] = s["num_trials"]
     options = {"batch_size": s["batch_size"], "system_name": system_name, "cache": {}}
@@ -318,7 +490,7 @@ def run_protocols(
     results = {}
 
     def judge(key: str, trials: Trials) -> None:
-        results[key] = evaluate_trials(system, trials, join=s["join"], **options)
+        results[key] = evaluate_trials(system, trials, join=join, **options)
 
     for name in protocols:
         if name == "official":
@@ -332,7 +504,19 @@ def run_protocols(
         elif name == "verification":
             draw = {"num_pairs": s["num_pairs"], "seed": s["seed"], "negatives": s["negatives"]}
             test, validation = (verification_pairs(x, **draw) for x in (data.test, data.validation))
-            results[name] = evaluate_pairs(system, test, validation=validation, **options)
+            for key, pairs in ((name, test), ("pairs", data.pairs)):
+                if pairs is not None:
+                    results[key] = evaluate_pairs(
+                        system, pairs, validation=validation, join=join, **options
+                    )
+        elif name == "retrieval":
+            results[name] = evaluate_retrieval(system, retrieval_queries(data.test), **options)
+        elif name == "open_set":
+            draw = {"k_shot": s["k_shot"], "seed": s["seed"]}
+            validation = None if data.validation is None else open_set(data.validation, **draw)
+            results[name] = evaluate_open_set(
+                system, open_set(data.test, **draw), validation=validation, join=join, **options
+            )
         else:
             parts = {"unseen": data.test, "training": data.train}
             for part, image_set in parts.items():
@@ -362,9 +546,19 @@ def format_table(results: Iterable[Result] | Mapping[str, Result]) -> str:
     for r in results:
         plural = {"class": "classes"}.get(r.group_kind, r.group_kind + "s")
         groups = f"{len(r.per_group)} {r.group_kind if len(r.per_group) == 1 else plural}"
-        more = ""
-        if "auc" in r.figures:
-            f = r.figures
+        more, f = f"joined by {r.join}" if r.join else "", r.figures
+        if "recall_at_5" in f:
+            more = (
+                f"recall at 5 {100 * f['recall_at_5']:.2f} %, at 10 {100 * f['recall_at_10']:.2f} %, "
+                f"MAP@R {100 * f['map_at_r']:.2f} % {_interval(f['map_at_r_interval'], 100, 1)}"
+            )
+        elif "rank_1" in f:
+            at = f["at"]["1 %"]
+            told = f"accuracy is at 1 % false alarms; rank 1 {100 * f['rank_1']:.2f} %, with the "
+            told += f"validation's threshold {100 * at['transferred_dir']:.2f} % at "
+            told += f"{100 * at['transferred_false_alarms']:.2f} % false alarms"
+            more = ", ".join(filter(None, (told, more)))
+        elif "auc" in f:
             more = (
                 f"AUC {f['auc']:.4f} {_interval(f['auc_interval'], 1, 4)}, "
                 f"EER {100 * f['eer']:.2f} % {_interval(f['eer_interval'], 100, 2)}, "
@@ -385,108 +579,62 @@ def print_table(results: Iterable[Result] | Mapping[str, Result]) -> None:
     print(format_table(results))
 
 
-def _scorer(
-    system, trials: Trials | Pairs, rows, batch_size: int, cache, progress: bool
-) -> Callable:
-    """A function from rows, (R, Q) and (R, S), to scores (R, Q, S) float64.
-
-    Args:
-        system: an `Embedder` or a callable.
-        trials: whose images are meant.
-        rows: arrays of all rows that will be asked for.
-        batch_size: images an embedding pass.
-        cache: see `evaluate_trials`.
-        progress: show a progress bar.
-    """
-    images = trials.images
-    label = f"{trials.name} {trials.hash}"
-    if isinstance(system, Embedder):
-        needed = np.unique(np.concatenate([r.ravel() for r in rows]))
-        cache = {} if cache is None else cache
-        known = cache.setdefault(trials.fingerprint, {})
-        table = _embed_rows(system.embed, images, needed, batch_size, known, label, progress)
-        return functools.partial(_score_embeddings, system.score_matrix, table)
-    if callable(system):
-        return functools.partial(_score_images, system, images, label, progress)
-    raise ValueError(
-        f"a system is from_embedder(...) or a callable score(queries, supports), not {system!r}"
+def _scorer(system, trials, rows: np.ndarray, batch_size: int, cache, progress: bool) -> Scorer:
+    """The system with the images of a list, of which `rows` will be asked for."""
+    return Scorer(
+        *(system, trials.images, rows),
+        fingerprint=trials.fingerprint,
+        label=f"{trials.name} {trials.hash}",
+        batch_size=batch_size,
+        cache=cache,
+        progress=progress,
     )
 
 
-def _embed_rows(embed, images, rows, batch_size, known: dict, label, progress) -> np.ndarray:
-    """(M, D) embeddings of which at least those of `rows` are filled in; `known` keeps them.
-
-    The last batch is filled up with its last image, so that a compiled `embed` sees one shape.
-    """
-    done = known.setdefault("done", np.zeros(len(images), bool))
-    rows = rows[~done[rows]]
-    batch_size = min(batch_size, len(images))
-    starts = range(0, len(rows), batch_size)
-    for start in tqdm(starts, f"{label}: embedding", disable=not progress, unit="batch"):
-        part = rows[start : start + batch_size]
-        filled = np.append(part, np.full(batch_size - len(part), part[-1]))
-        embedded = np.asarray(embed(images[filled]))
-        if embedded.ndim != 2 or len(embedded) != batch_size:
-            raise ValueError(
-                f"embed must return ({batch_size}, D) for {batch_size} images, got {embedded.shape}"
-            )
-        if "table" not in known:
-            known["table"] = np.empty((len(images), embedded.shape[1]), embedded.dtype)
-        known["table"][part] = embedded[: len(part)]
-        done[part] = True
-    return known["table"]
+def _telling(system, join: str, k_shot: int) -> str | None:
+    """The join as a result tells it; of one support each, all but `finetune` are the same."""
+    own_affair = isinstance(system, Embedder) and system.score_classes is not None
+    return join if not own_affair and (k_shot > 1 or join == "finetune") else None
 
 
-def _score_embeddings(score_matrix, table: np.ndarray, queries, supports) -> np.ndarray:
-    """(R, Q, S) scores: runs are compared in blocks, and each run's own part of a block is kept."""
-    (num_runs, num_q), num_s = queries.shape, supports.shape[1]
-    block = max(1, math.isqrt(1024 // (num_q * num_s)))  # at most 1,024 scores a call
-    out = np.empty((num_runs, num_q, num_s))
-    for start in range(0, num_runs, block):
-        runs = np.minimum(np.arange(start, start + block), num_runs - 1)  # one shape for all calls
-        hq, hs = table[queries[runs].ravel()], table[supports[runs].ravel()]
-        matrix = _checked(score_matrix(hq, hs), (len(hq), len(hs)))
-        matrix = matrix.reshape(block, num_q, block, num_s)
-        kept = np.arange(min(block, num_runs - start))
-        out[start : start + block] = matrix[kept, :, kept]
-    return out
-
-
-def _score_images(score, images, label, progress, queries, supports) -> np.ndarray:
-    """(R, Q, S) scores by one call a run."""
-    out = np.empty((*queries.shape, supports.shape[1]))
-    for r in tqdm(range(len(queries)), label, disable=not progress, unit="run"):
-        out[r] = _checked(score(images[queries[r]], images[supports[r]]), out[r].shape)
-    return out
-
-
-def _checked(scores, shape: tuple[int, int]) -> np.ndarray:
-    scores = np.asarray(scores, np.float64)
-    if scores.shape != shape:
+def _pair_scores(
+    system, pairs: Pairs, join, batch_size, cache, progress
+) -> tuple[np.ndarray, dict]:
+    """(P,) scores of pairs, each a run of one query and one class, and their diagnostics."""
+    references, counts = pairs.references, pairs.num_references
+    if counts.max() > 1 and join == "finetune":
         raise ValueError(
-            f"a system must return a score of every query and support, {shape}, got {scores.shape}"
+            "join 'finetune' fits a classifier to two classes or more, and a claim has one: join its "
+            "references by mean, max, sum or prototype"
         )
-    return scores
-
-
-def _pair_scores(system, pairs: Pairs, batch_size, cache, progress) -> tuple[np.ndarray, dict]:
-    """(P,) scores of pairs, each a run of one query and one support, and their diagnostics."""
-    first, second = pairs.first[:, None], pairs.second[:, None]
-    scorer = _scorer(system, pairs, (first, second), batch_size, cache, progress)
-    scores = scorer(first, second)
-    return scores[:, 0, 0], _score_diagnostics(scorer, first, second, scores)
-
-
-def _score_diagnostics(scorer, queries, supports, scores: np.ndarray) -> dict:
-    """Non-finite scores, and the asymmetry over the first runs."""
-    runs = slice(0, -(-_CHECKED_SCORES // (queries.shape[1] * supports.shape[1])))
-    back = scorer(supports[runs], queries[runs]).swapaxes(1, 2)
-    finite = np.isfinite(scores[runs]) & np.isfinite(back)
-    gaps = np.abs(scores[runs][finite] - back[finite])
-    return {
-        "nonfinite_scores": int((~np.isfinite(scores)).sum()),
-        "asymmetry": float(gaps.max()) if gaps.size else None,
+    rows = np.concatenate([pairs.first, references[references >= 0]])
+    scorer = _scorer(system, pairs, rows, batch_size, cache, progress)
+    scores, nonfinite = np.empty(len(pairs.first)), 0
+    for count in np.unique(counts):
+        chosen = np.flatnonzero(counts == count)
+        supports = references[chosen, None, :count]  # (claims, 1, count)
+        how = join if count > 1 else "mean"
+        joined, bad = scorer.classes(pairs.first[chosen, None], supports, how)
+        scores[chosen] = joined[:, 0, 0]
+        nonfinite += bad
+    return scores, {
+        "nonfinite_scores": nonfinite,
+        "asymmetry": scorer.asymmetry(pairs.first[:, None], references[:, :1, None], "mean"),
     }
+
+
+def _open_set_scores(system, trials: OpenSet, join, batch_size, cache, progress):
+    """Scores (P, N) of enrolled probes and (U, N) of impostors, and their diagnostics."""
+    probes = np.concatenate([trials.queries, trials.impostors])
+    rows = np.concatenate([probes, trials.supports.ravel()])
+    scorer = _scorer(system, trials, rows, batch_size, cache, progress)
+    scores, nonfinite = scorer.classes(probes[None], trials.supports[None], join)
+    diagnostics = {
+        "nonfinite_scores": nonfinite,
+        "asymmetry": scorer.asymmetry(probes[None], trials.supports[None], join),
+    }
+    known = len(trials.queries)
+    return scores[0, :known], scores[0, known:], diagnostics
 
 
 def _answer_diagnostics(scores: np.ndarray, answers: np.ndarray, correct: np.ndarray) -> dict:
@@ -508,7 +656,16 @@ def _answer_diagnostics(scores: np.ndarray, answers: np.ndarray, correct: np.nda
 
 
 def _result(
-    system_name, trials, scores, correct, diagnostics, figures, began, n_way=None, k_shot=None
+    system_name,
+    trials,
+    scores,
+    correct,
+    diagnostics,
+    figures,
+    began,
+    n_way=None,
+    k_shot=None,
+    join=None,
 ) -> Result:
     groups, flat = trials.groups.ravel(), correct.ravel()
     sizes = np.bincount(groups, minlength=len(trials.group_names))
@@ -518,16 +675,18 @@ def _result(
         for g, name in enumerate(trials.group_names)
         if sizes[g]
     }
+    unknown = bool(np.isnan(flat).any())  # an open set with too few impostors
     return Result(
         system=system_name,
         name=trials.name,
         scope=trials.scope,
         n_way=n_way,
         k_shot=k_shot,
+        join=join,
         accuracy=float(flat.mean()),
         num_trials=flat.size,
-        wilson=metrics.wilson_interval(float(flat.sum()), flat.size),
-        bootstrap=metrics.bootstrap_interval(flat, groups),
+        wilson=_NO_INTERVAL if unknown else metrics.wilson_interval(float(flat.sum()), flat.size),
+        bootstrap=_NO_INTERVAL if unknown else metrics.bootstrap_interval(flat, groups),
         group_kind=trials.group_kind,
         per_group=per_group,
         trial_hash=trials.hash,

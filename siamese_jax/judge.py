@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from siamese_jax import baselines as baseline_scores
-from siamese_jax import datasets, evaluate, inference, workdir
+from siamese_jax import datasets, evaluate, inference, trials, workdir
 
 _log = logging.getLogger(__name__)
 # What a record for others holds of each result; results.json holds all.
 _RECORDED = ("system", "name", "scope", "n_way", "k_shot", "accuracy", "num_trials", "wilson")
-_RECORDED += ("bootstrap", "trial_hash", "figures")
+_RECORDED += ("bootstrap", "trial_hash", "figures", "join")
 
 
 def judge_run(
@@ -23,6 +24,8 @@ def judge_run(
     *,
     checkpoint: str = "best",
     archives: str | None = None,
+    test_archives: str | None = None,
+    pairs: str | pathlib.Path | None = None,
     baselines: bool = True,
     report: bool = True,
     record: str | None = None,
@@ -32,15 +35,22 @@ def judge_run(
     """Judges a run, prints the table, writes `results.json` and the report.
 
     The images are read at their own size, whatever the network's input: the trials, and so their
-    hashes, are the same for every network and for the baselines.
+    hashes, are the same for every network and for the baselines. Pairs of a file alone are read at the
+    network's input. A config with a section `test_data` (of the fields of `data`) is judged on that
+    data's test part, with its validation part and its runs; `data` is what was trained on.
 
     Args:
         path: workdir of the run.
         protocols: names out of `evaluate.PROTOCOLS`; on a set without official runs `official` means
             the set's own runs.
-        settings: in place of those of `evaluate.SETTINGS`.
+        settings: in place of those of `evaluate.SETTINGS`. Where no `join` is given it is the config's
+            `eval.join`, or `mean`; baselines that have no embeddings go by `mean` where that needs
+            them.
         checkpoint: `best`, `latest` or the number of a step.
         archives: folder of the data's archives, where it is not that of the config.
+        test_archives: the same of `test_data`.
+        pairs: a CSV file of pairs of pictures that `verification` judges too (see
+            `trials.read_pairs`).
         baselines: whether random scores, pixel nearest neighbour and modified Hausdorff distance
             (this one on the fixed runs only: it takes seconds a hundred trials) are judged too.
         report: whether to write `report.html`.
@@ -52,23 +62,27 @@ def judge_run(
         The results by system and protocol; the network's name is its run's.
 
     Raises:
-        ValueError: no such run, checkpoint or protocol, or other data than the run was trained on.
+        ValueError: no such run, checkpoint or protocol, other data than the run was trained on, or
+            test data whose images have other channels than the network's.
     """
     config = workdir.read_config(path)
     start = workdir.read_provenance(path)[-1]
     net = inference.load(path, int(checkpoint) if checkpoint.isdigit() else checkpoint, num_devices)
-    fields = config.data.to_dict()
-    if fields["name"] != "folder":  # whose pictures may be of many sizes
-        fields["image_size"] = None
-    if archives:
-        fields["archives"] = archives
-    data = datasets.load(fields)
+    data = _load(config.data, archives)
     _log.info("%s on %s", net.name, data.note)
     if data.resized(config.data.image_size).fingerprint != start["data_fingerprint"]:
         raise ValueError(
             f"{path} was trained on other data ({start['data']}) than is found now ({data.note})"
         )
-    held = evaluate.EvaluationData(data.test, data.validation, data.train, data.runs)
+    if config.get("test_data") is not None:
+        data = _judged_on(data, _load(config.test_data, test_archives), net)
+        _log.info("judged on %s", data.note)
+    elif test_archives:
+        raise ValueError(f"{path} has no test_data in its config: give its archives as archives")
+    read = trials.read_pairs(pairs, net.image_shape, net.kind) if pairs else None
+    held = evaluate.EvaluationData(data.test, data.validation, data.train, data.runs, read)
+    join = settings.get("join") or config.eval.get("join", "mean")
+    settings = {**settings, "join": join}
     systems = {net.name: net.system()}
     if baselines:
         systems["pixel 1-NN"] = baseline_scores.pixel_nearest_neighbour
@@ -77,9 +91,14 @@ def judge_run(
             systems["modified Hausdorff"] = baseline_scores.modified_hausdorff
     results = {}
     for name, system in systems.items():
-        asked = ["official"] if name == "modified Hausdorff" else protocols
+        own = settings
+        if name != net.name and join in evaluate.JOINS_OF_EMBEDDINGS:
+            own = {**settings, "join": "mean"}
+        asked, on = protocols, held
+        if name == "modified Hausdorff":
+            asked, on = ["official"], dataclasses.replace(held, pairs=None)
         results[name] = evaluate.run_protocols(
-            system, held, asked, settings, system_name=name, progress=progress
+            system, on, asked, own, system_name=name, progress=progress
         )
     shown = [r for by in results.values() for key, r in by.items() if not key.startswith("curve/")]
     evaluate.print_table(shown)
@@ -95,10 +114,45 @@ def judge_run(
     if record:
         plain, (training, evaluation) = workdir.without_places(config, [start, evaluation])
         brief = [{name: row[name] for name in _RECORDED} for row in summary["results"]]
-        summary |= {"config": plain, "training": training, "evaluation": evaluation, "results": brief}
+        summary |= {
+            "config": plain,
+            "training": training,
+            "evaluation": evaluation,
+            "results": brief,
+        }
         workdir.write_whole(pathlib.Path(record), json.dumps(summary, indent=1) + "\n")
     if report:
         from siamese_jax import report as pages  # matplotlib is slow to import
 
         print(f"report: {pages.write_report(path, config, data, net, results)}")
     return results
+
+
+def _load(section, archives: str | None) -> datasets.Data:
+    """The data of a section of a config, at their own size."""
+    fields = section.to_dict()
+    if fields["name"] != "folder":  # whose pictures may be of many sizes
+        fields["image_size"] = None
+    if archives:
+        fields["archives"] = archives
+    return datasets.load(fields)
+
+
+def _judged_on(data: datasets.Data, other: datasets.Data, net: inference.Siamese) -> datasets.Data:
+    """Training images of `data`; the rest of `other`, whose images must suit the network."""
+    shape, kind = other.test.image_shape, other.test.kind
+    if "vector" in (kind, net.kind):  # which are standardised by the training part of their own set
+        raise ValueError(f"test_data goes with images, not with vectors ({other.note})")
+    if shape[2] != net.image_shape[2]:
+        raise ValueError(
+            f"{net.name} takes images of {_shape(net.image_shape)}, and those of test_data "
+            f"({other.note}) are {_shape(shape)}: they need as many channels"
+        )
+    if kind != net.kind:
+        _log.warning("test_data is of kind %s, and the network was trained on %s", kind, net.kind)
+    note = f"trained on {data.note}; judged on {other.note}"
+    return dataclasses.replace(other, train=data.train, note=note)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

@@ -6,9 +6,11 @@ is NumPy in float64. A score that is not finite is no answer: it counts as chanc
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import numpy as np
+from scipy import special
 
 # ---------------------------------------------------------------------------------------- N-way
 
@@ -243,6 +245,245 @@ def auc_eer_intervals(
     return _percentiles(areas, confidence), _percentiles(errors, confidence)
 
 
+# ---------------------------------------------------------------------------------- calibration
+
+_RIDGE = 1e-4  # of the squared slope of standardised scores, beside the mean loss
+
+
+def fit_logistic(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Fits P(same | score) = 1 / (1 + exp(-(slope x score + offset))), by maximum likelihood.
+
+    The two labels weigh equally whatever their numbers: the probability is that of a pair that is the
+    same or different with equal chance beforehand. For other odds add their logarithm to the offset.
+    A tiny ridge (1e-4 / 2 times the squared slope, of scores standardised to variance 1) keeps the
+    slope finite where a threshold separates the labels.
+
+    Args:
+        scores: (P,) float; those that are not finite are left out.
+        labels: (P,) 1 = same, 0 = different.
+
+    Returns:
+        Slope and offset; (0.0, 0.0), a probability of 1/2 throughout, where the finite scores are all
+        equal or of one label.
+
+    References:
+        Platt (1999), Probabilistic outputs for support vector machines.
+    """
+    scores, labels = _pairs(scores, labels)
+    finite = np.isfinite(scores)
+    scores, labels = scores[finite], labels[finite]
+    if len(scores) == 0 or labels.all() == labels.any() or scores.min() == scores.max():
+        return 0.0, 0.0
+    weights = _balanced(labels)
+    # First by the largest, so that squares of huge scores do not overflow.
+    size = np.abs(scores).max()
+    middle = float(weights @ (scores / size))
+    spread = math.sqrt(float(weights @ (scores / size - middle) ** 2))
+    if spread == 0:
+        return 0.0, 0.0
+    x = np.stack([(scores / size - middle) / spread, np.ones(len(scores))], 1)  # (P, 2)
+    signs = np.where(labels, 1.0, -1.0)
+    ridge = np.array([_RIDGE, 0.0])
+
+    def loss(at):
+        return weights @ np.logaddexp(0, -signs * (x @ at)) + ridge @ at**2 / 2
+
+    found = np.zeros(2)
+    for _ in range(100):  # Newton's method with halved steps; the loss is convex
+        probability = special.expit(x @ found)
+        gradient = x.T @ (weights * (probability - labels)) + ridge * found
+        curvature = (x * (weights * probability * (1 - probability))[:, None]).T @ x
+        step = np.linalg.solve(curvature + np.diag(ridge + 1e-12), gradient)
+        while loss(found - step) > loss(found) and np.abs(step).max() > 1e-12:
+            step /= 2
+        found = found - step
+        if np.abs(step).max() <= 1e-10:
+            break
+    slope = found[0] / spread / size
+    return float(slope), float(found[1] - found[0] * middle / spread)
+
+
+def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of -log P(label), in nats, the two labels weighing equally; log 2 without any knowledge.
+
+    Args:
+        logits: (P,) slope x score + offset of `fit_logistic`; one that is not finite counts as 0.
+        labels: (P,) 1 = same, 0 = different.
+
+    Raises:
+        ValueError: the shapes do not fit, or one of the two labels is absent.
+    """
+    logits, labels = _pairs(logits, labels, both=True)
+    logits = np.where(np.isfinite(logits), logits, 0.0)
+    return float(_balanced(labels) @ np.logaddexp(0, np.where(labels, -logits, logits)))
+
+
+def reliability_error(logits: np.ndarray, labels: np.ndarray, *, num_bins: int = 15) -> float:
+    """Expected calibration error: how far probabilities of "same" are from the share that is.
+
+    Pairs are sorted by probability into bins of equal mass; the error is the mean over bins of
+    |mean probability - share of same pairs|, the two labels weighing equally. Equal probabilities
+    share their labels, so their order does not matter. Chance alone gives a perfectly calibrated
+    system of P pairs an error of up to about 0.4 sqrt(num_bins / P).
+
+    Args:
+        logits: (P,) of the probabilities; one that is not finite counts as 0, a probability of 1/2.
+        labels: (P,) 1 = same, 0 = different.
+        num_bins: number of bins.
+
+    Raises:
+        ValueError: the shapes do not fit, or one of the two labels is absent.
+
+    References:
+        Naeini, Cooper, Hauskrecht (2015), Obtaining well calibrated probabilities using Bayesian
+        binning. Nixon et al. (2019), Measuring calibration in deep learning (bins of equal mass).
+    """
+    logits, labels = _pairs(logits, labels, both=True)
+    probability = special.expit(np.where(np.isfinite(logits), logits, 0.0))
+    weights = _balanced(labels)
+    values, inverse = np.unique(probability, return_inverse=True)
+    masses = np.bincount(inverse, weights)
+    shares = np.bincount(inverse, weights * labels) / masses  # of same pairs, at each value
+    order = np.argsort(inverse, kind="stable")
+    mass = weights[order]
+    bins = np.minimum((np.cumsum(mass) - mass / 2) * num_bins, num_bins - 0.5).astype(int)
+    gaps = np.bincount(bins, mass * (values - shares)[inverse[order]], num_bins)
+    return float(np.abs(gaps).sum())
+
+
+# ------------------------------------------------------------------------------- identification
+
+
+def false_alarm_threshold(scores: np.ndarray, rate: float) -> float:
+    """The lowest threshold at which at most `rate` of impostors raise an alarm.
+
+    Args:
+        scores: (U,) highest score of each impostor; an alarm is a score >= threshold. One that is not
+            finite raises an alarm at every threshold.
+        rate: in (0, 1).
+
+    Returns:
+        The threshold, just above an impostor's score; infinity if no finite one will do; NaN if the
+        impostors are too few to show the rate: fewer than 1 / rate.
+
+    Raises:
+        ValueError: no scores, or a rate outside of (0, 1).
+    """
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim != 1 or len(scores) == 0 or not 0 < rate < 1:
+        raise ValueError(f"expected (U,) scores and a rate in (0, 1), got {scores.shape}, {rate}")
+    allowed = int(rate * len(scores) * (1 + 1e-12))  # 0.1 of 30 is 3
+    if allowed < 1:
+        return math.nan
+    ordered = np.sort(np.where(np.isfinite(scores), scores, np.inf))[::-1]
+    return float(np.nextafter(ordered[allowed], np.inf))
+
+
+def identification(
+    scores: np.ndarray, answers: np.ndarray, impostors: np.ndarray, threshold: float
+) -> tuple[np.ndarray, float]:
+    """Detection-and-identification of enrolled probes, and the false alarm rate, at a threshold.
+
+    Args:
+        scores: (P, N) of probes of enrolled classes.
+        answers: (P,) int, the class of each.
+        impostors: (U, N) scores of probes of other classes.
+        threshold: a probe is identified as the class of its highest score if this is >= threshold.
+
+    Returns:
+        (P,) float64 in [0, 1]: 1 where the right class has the highest score and this reaches the
+        threshold, 1 / (number tied) where it ties; and the share of impostors that reach it. A probe
+        with a score that is not finite is never identified, and such an impostor always is.
+
+    References:
+        Grother, Ngan, Hanaoka: NIST Face recognition vendor test, part 2: identification; ISO/IEC
+        19795-1.
+    """
+    best, other = highest_scores(scores), highest_scores(impostors)
+    detected = np.isfinite(best) & (best >= threshold)
+    alarms = ~np.isfinite(other) | (other >= threshold)
+    return n_way_correct(scores, answers) * detected, float(alarms.mean())
+
+
+def highest_scores(scores: np.ndarray) -> np.ndarray:
+    """(..., N) scores -> (...) the highest; NaN where one of the N is not finite."""
+    scores = np.asarray(scores, np.float64)
+    return np.where(np.isfinite(scores).all(-1), scores.max(-1), np.nan)
+
+
+# ------------------------------------------------------------------------------------ retrieval
+
+
+def retrieval(
+    scores: np.ndarray, relevant: np.ndarray, own: np.ndarray, depths: tuple[int, ...] = (1, 5, 10)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Recall at a few depths, and mean average precision at R, of each query among all images.
+
+    Images are ranked by their score; those with equal scores stand in random order, and figures are
+    the exact means over all orders, so a constant score earns what chance earns. A query with a score
+    that is not finite counts as a tie of all its images.
+
+    With R images of its class to find, a query's average precision at R is (1 / R) sum_{i <= R} P(i)
+    [the i-th is of its class], P(i) the share of its class among the first i.
+
+    Args:
+        scores: (B, M) of B queries against all M images.
+        relevant: (B, M) bool, which images are of the query's class; each has one besides itself.
+        own: (B,) int, the query itself among the M images: it is not ranked.
+        depths: of the recalls; one beyond the M - 1 images counts as M - 1.
+
+    Returns:
+        (B, len(depths)) chance of an image of the class among the first k, and (B,) average precision
+        at R; both float64 in [0, 1].
+
+    References:
+        Musgrave, Belongie, Lim (2020), A metric learning reality check (MAP@R).
+    """
+    queries = np.arange(len(own))
+    relevant = relevant.copy()
+    relevant[queries, own] = False
+    scores = np.array(scores, np.float64)
+    scores[queries, own] = 0.0
+    scores[~np.isfinite(scores).all(1)] = 0.0
+    scores[queries, own] = -np.inf  # behind all others
+    wanted = relevant.sum(1)  # R of each query, (B,)
+    if len(own) and wanted.min() < 1:
+        raise ValueError(f"query {int(wanted.argmin())} has no other image of its class to find")
+    num_others = scores.shape[1] - 1
+    deepest = min(max(wanted.max(initial=1), *depths), num_others)
+    front = np.argpartition(-scores, deepest - 1, axis=1)[:, :deepest]
+    values = np.take_along_axis(scores, front, 1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    values = np.take_along_axis(values, order, 1)  # (B, deepest), descending
+    found = np.take_along_axis(relevant, np.take_along_axis(front, order, 1), 1)
+
+    # Of the tie that each place is in: how many images stand before it, how many of these are of the
+    # class (`before`, `hits`), and how many are in it (`size`, `right`). The last tie may go on.
+    place = np.broadcast_to(np.arange(deepest), values.shape)
+    edge = values[:, 1:] != values[:, :-1]
+    ends = np.ones((len(values), 1), bool)
+    before = np.maximum.accumulate(np.where(np.hstack([ends, edge]), place, 0), 1)
+    last = np.where(np.hstack([edge, ends]), place, deepest)
+    last = np.minimum.accumulate(last[:, ::-1], 1)[:, ::-1]
+    sums = np.hstack([np.zeros((len(values), 1), int), np.cumsum(found, 1)])
+    hits = np.take_along_axis(sums, before, 1)
+    size = last + 1 - before
+    right = np.take_along_axis(sums, last + 1, 1) - hits
+    in_last = last == deepest - 1
+    tied = scores == values[:, -1:]  # (B, M)
+    size = np.where(in_last, tied.sum(1)[:, None], size)
+    right = np.where(in_last, (tied & relevant).sum(1)[:, None], right)
+
+    inside = place - before  # images of the tie that stand before this place
+    missed = np.clip((size - right - inside) / (size - inside), 0, 1)
+    recalls = 1 - np.cumprod(missed, 1)
+    share = right / size  # chance that the image here is of the class
+    others = inside * (right - 1) / np.maximum(size - 1, 1)  # of the tie's, before it, if it is
+    precision = share * (hits + 1 + others) / (place + 1)
+    average = np.where(place < wanted[:, None], precision, 0).sum(1) / wanted
+    return recalls[:, np.minimum(depths, num_others) - 1], average
+
+
 # ------------------------------------------------------------------------------------ intervals
 
 
@@ -359,6 +600,11 @@ def _pairs(scores, labels, both: bool = False) -> tuple[np.ndarray, np.ndarray]:
     if both and labels.all() == labels.any():
         raise ValueError(f"all {len(labels)} labels are {int(labels[0])}: both kinds are needed")
     return scores, labels.astype(bool)
+
+
+def _balanced(labels: np.ndarray) -> np.ndarray:
+    """(P,) weights of pairs by their (P,) bool labels: each label's sum to 1/2."""
+    return np.where(labels, 0.5 / max(labels.sum(), 1), 0.5 / max((~labels).sum(), 1))
 
 
 def _area(fpr: np.ndarray, tpr: np.ndarray) -> float:

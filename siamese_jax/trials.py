@@ -6,15 +6,20 @@ the same trials.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import difflib
 import functools
 import hashlib
+import os
+import pathlib
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from siamese_jax.datasets.imageset import ImageSet
+from siamese_jax.datasets import folder
+from siamese_jax.datasets.imageset import ImageSet, resize_images
 
 CURVE_N_WAYS = (1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 25, 30, 40, 50, 60)
 
@@ -103,11 +108,12 @@ class Pairs:
         images: (M, H, W, C) uint8.
         fingerprint: names the images; part of the hash.
         first: (P,) int rows of `images`.
-        second: (P,) int rows of `images`.
+        second: (P,) int rows of `images`; or (P, K) where a pair is a claim with up to K
+            references, its row ending in -1 where it has fewer.
         labels: (P,) int, 1 = same class, 0 = different.
         groups: (P,) int index into `group_names`: what the bootstrap draws.
         group_names: one name a group.
-        group_kind: what a group is: `alphabet` or `class` (of the first image).
+        group_kind: what a group is: `alphabet` or `class` (of the first image), `folder` or `image`.
 
     Raises:
         ValueError: the shapes do not fit, or an image is paired with itself.
@@ -125,20 +131,153 @@ class Pairs:
     group_kind: str
 
     def __post_init__(self):
-        shapes = {x.shape for x in (self.first, self.second, self.labels, self.groups)}
+        shapes = {x.shape for x in (self.first, self.labels, self.groups)}
+        shapes.add(self.second.shape[:1])
         if len(shapes) != 1 or self.first.ndim != 1 or len(self.first) == 0:
             raise ValueError(f"first, second, labels and groups must be (P,), got {sorted(shapes)}")
-        _check_rows(self.images, self.first, self.second)
+        references = self.references
+        if (self.num_references < 1).any() or (references[:, 1:] >= 0)[references[:, :-1] < 0].any():
+            raise ValueError("each pair needs a reference, and its row of `second` ends in -1")
+        _check_rows(self.images, self.first, references[references >= 0])
         _check_below("labels", self.labels, 2)
         _check_below("groups", self.groups, len(self.group_names))
-        own = np.flatnonzero(self.first == self.second)
+        own = np.flatnonzero((self.first[:, None] == references).any(1))
         if len(own):
             raise ValueError(f"pair {own[0]} is an image with itself")
+
+    @property
+    def references(self) -> np.ndarray:
+        """(P, K) int rows of `images`, -1 where a pair has fewer than K."""
+        return self.second.reshape(len(self.second), -1)
+
+    @property
+    def num_references(self) -> np.ndarray:
+        """(P,) int, how many references each pair has."""
+        return (self.references >= 0).sum(1)
 
     @functools.cached_property
     def hash(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of the rows, the labels and the images."""
         return _hash(self.fingerprint, self.first, self.second, self.labels, self.groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """A frozen list of retrieval queries: each is an image that is to find its class among all others.
+
+    Attributes:
+        name: of the protocol.
+        scope: what is searched, as tables print it.
+        images: (M, H, W, C) uint8, all of which are searched.
+        fingerprint: names the images; part of the hash.
+        classes: (M,) int class of each image.
+        queries: (Q,) int rows of `images`, each with another image of its class.
+        groups: (Q,) int index into `group_names`: what the bootstrap draws.
+        group_names: one name a group.
+        group_kind: what a group is: `alphabet` or `class`.
+
+    Raises:
+        ValueError: the shapes do not fit, or a query's class has no other image.
+    """
+
+    name: str
+    scope: str
+    images: np.ndarray
+    fingerprint: str
+    classes: np.ndarray
+    queries: np.ndarray
+    groups: np.ndarray
+    group_names: tuple[str, ...]
+    group_kind: str
+
+    def __post_init__(self):
+        if self.classes.shape != (len(self.images),):
+            raise ValueError(
+                f"{len(self.images)} images need as many classes: {self.classes.shape}"
+            )
+        if (
+            self.queries.ndim != 1
+            or self.queries.shape != self.groups.shape
+            or not len(self.queries)
+        ):
+            raise ValueError(
+                f"queries and groups must be (Q,), got {self.queries.shape} and {self.groups.shape}"
+            )
+        _check_rows(self.images, self.queries)
+        _check_below("groups", self.groups, len(self.group_names))
+        if self.relevant.min() < 1:
+            row = self.queries[self.relevant.argmin()]
+            raise ValueError(f"query {row} has no other image of its class to find")
+
+    @functools.cached_property
+    def relevant(self) -> np.ndarray:
+        """(Q,) int, how many other images of its class each query has."""
+        return np.bincount(self.classes)[self.classes[self.queries]] - 1
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the rows, the classes and the images."""
+        return _hash(self.fingerprint, self.queries, self.classes, self.groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenSet:
+    """A frozen identification test: who of N enrolled classes is this, or is it nobody?
+
+    Attributes:
+        name: of the protocol.
+        scope: how many classes are enrolled, as tables print it.
+        images: (M, H, W, C) uint8.
+        fingerprint: names the images; part of the hash.
+        supports: (N, K) int rows of `images`: the K references of each enrolled class.
+        queries: (P,) int rows of `images`: probes of enrolled classes.
+        answers: (P,) int, the position in 0 .. N - 1 of each probe's class.
+        impostors: (U,) int rows of `images`: probes of classes that are not enrolled.
+        groups: (P,) int index into `group_names`: what the bootstrap draws.
+        group_names: one name a group.
+        group_kind: what a group is: `alphabet` or `class`.
+
+    Raises:
+        ValueError: the shapes do not fit, or a probe is a reference.
+    """
+
+    name: str
+    scope: str
+    images: np.ndarray
+    fingerprint: str
+    supports: np.ndarray
+    queries: np.ndarray
+    answers: np.ndarray
+    impostors: np.ndarray
+    groups: np.ndarray
+    group_names: tuple[str, ...]
+    group_kind: str
+
+    def __post_init__(self):
+        shapes = {x.shape for x in (self.queries, self.answers, self.groups)}
+        if len(shapes) != 1 or self.queries.ndim != 1 or self.supports.ndim != 2:
+            raise ValueError(
+                "queries, answers and groups must be (P,) and supports (N, K), got "
+                f"{sorted(shapes)} and {self.supports.shape}"
+            )
+        if not len(self.queries) or not len(self.impostors):
+            raise ValueError("an open set needs probes of enrolled classes and of others")
+        _check_rows(self.images, self.supports, self.queries, self.impostors)
+        _check_below("answers", self.answers, len(self.supports))
+        _check_below("groups", self.groups, len(self.group_names))
+        probes = np.concatenate([self.queries, self.impostors])
+        if np.isin(probes, self.supports).any() or len(np.unique(probes)) < len(probes):
+            raise ValueError("a probe is a reference, or comes twice")
+
+    @property
+    def k_shot(self) -> int:
+        return self.supports.shape[1]
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the rows, the answers and the images."""
+        arrays = (self.supports, self.queries, self.answers, self.impostors, self.groups)
+        return _hash(self.fingerprint, *arrays)
 
 
 def official_trials(runs) -> Trials:
@@ -428,6 +567,206 @@ def verification_pairs(
     )
 
 
+def retrieval_queries(image_set: ImageSet, *, name: str = "retrieval") -> Retrieval:
+    """Every image whose class has another one asks for it among all other images of the set.
+
+    Returns:
+        Queries grouped by alphabet; by class if the set has one alphabet.
+
+    Raises:
+        ValueError: no class has two images.
+    """
+    queries = np.flatnonzero(image_set.class_count[image_set.classes] >= 2)
+    if not len(queries):
+        raise ValueError(
+            f"no class of {image_set.name!r} has two images: there is none to retrieve"
+        )
+    groups, group_names, group_kind = _groups(image_set, image_set.classes[queries])
+    return Retrieval(
+        name=name,
+        scope=f"among all {len(image_set):,} images",
+        images=image_set.images,
+        fingerprint=image_set.fingerprint,
+        classes=np.asarray(image_set.classes),
+        queries=queries,
+        groups=groups,
+        group_names=group_names,
+        group_kind=group_kind,
+    )
+
+
+def open_set(
+    image_set: ImageSet, *, k_shot: int = 1, seed: int = 0, name: str = "open_set"
+) -> OpenSet:
+    """Half of the classes (rounded down) are enrolled with k_shot references; all others are unknown.
+
+    Probes are all other images of the enrolled classes, and all images of the unknown ones. Classes
+    with fewer than k_shot + 1 images cannot be enrolled and are unknown.
+
+    Args:
+        image_set: the images.
+        k_shot: references of an enrolled class, K.
+        seed: of the choice of classes and references.
+        name: of the list.
+
+    Returns:
+        Probes of enrolled classes grouped by alphabet; by class if the set has one alphabet.
+
+    Raises:
+        ValueError: fewer than two classes, or none with k_shot + 1 images.
+    """
+    if k_shot < 1:
+        raise ValueError(f"k_shot must be at least 1, got {k_shot}")
+    rich = np.flatnonzero(image_set.class_count > k_shot)
+    if image_set.num_classes < 2 or not len(rich):
+        raise ValueError(
+            f"{image_set.name!r} has {image_set.num_classes} classes, {len(rich)} of them with "
+            f"{k_shot + 1} images or more (k_shot + 1): one such to enrol and another class are needed"
+        )
+    rng = np.random.default_rng(seed)
+    enrolled = np.sort(rng.permutation(rich)[: image_set.num_classes // 2])
+    supports = _rows_of_pictures(rng, image_set, enrolled[None], k_shot)[0]
+    position = np.full(image_set.num_classes, -1)
+    position[enrolled] = np.arange(len(enrolled))
+    answers = position[image_set.classes]  # (M,), -1 of the unknown
+    impostors = np.flatnonzero(answers < 0)
+    queries = np.setdiff1d(np.flatnonzero(answers >= 0), supports)
+    groups, group_names, group_kind = _groups(image_set, image_set.classes[queries])
+    return OpenSet(
+        name=name,
+        scope=f"{len(enrolled)} of {image_set.num_classes} classes enrolled",
+        images=image_set.images,
+        fingerprint=image_set.fingerprint,
+        supports=supports,
+        queries=queries,
+        answers=answers[queries],
+        impostors=impostors,
+        groups=groups,
+        group_names=group_names,
+        group_kind=group_kind,
+    )
+
+
+def read_pairs(
+    path: str | os.PathLike,
+    image_shape: tuple[int, int, int],
+    kind: str,
+    *,
+    name: str = "pairs",
+) -> Pairs:
+    """Reads pairs of pictures from a CSV file, such as genuine and forged signatures.
+
+    A line is `questioned,reference,label`, or `questioned,reference,label,claim`: two pictures, their
+    paths relative to the file's folder, and 1 for the same class or 0 for different ones. Lines of one
+    claim ask about one picture, with a reference each; their scores are joined into one. A first line
+    whose label is neither 0 nor 1, and whose paths are no files, is taken for a header.
+
+    Args:
+        path: of the file.
+        image_shape: (H, W, C) that each picture is resized to; with C = 1 they are read as grey.
+        kind: `ink` or `photo`; pictures of dark ink become ink coverage (see `ImageSet`).
+        name: of the list.
+
+    Returns:
+        One pair a line or claim, in the order of the file; grouped by the folder of the questioned
+        picture, or by this picture if all lie in one folder.
+
+    Raises:
+        ValueError: naming the line: not three or four fields, a missing or unreadable picture, a
+            label that is not 0 or 1, a picture with itself, lines of one claim that differ in the
+            label or the questioned picture. Or no lines, one label only, or a network of vectors.
+    """
+    path = pathlib.Path(path).expanduser()
+    if kind == "vector":
+        raise ValueError(f"{path}: pairs of pictures cannot be shown to a network of vectors")
+    claims, lines = _claims(path)
+    labels = np.array([claim.label for claim in claims])
+    if labels.min() == labels.max():
+        raise ValueError(f"{path}: all labels are {labels[0]}: both 1 (same) and 0 are needed")
+    row = {file: i for i, file in enumerate(lines)}
+    most = max(len(claim.references) for claim in claims)
+    second = np.full((len(claims), most), -1)
+    for i, claim in enumerate(claims):
+        second[i, : len(claim.references)] = [row[file] for file in claim.references]
+    height, width, channels = image_shape
+    images = np.empty((len(row), *image_shape), np.uint8)
+    for file, i in row.items():
+        try:
+            picture = folder.read_picture(file, "L" if channels == 1 else "RGB")
+        except ValueError as error:
+            raise ValueError(f"{path}, line {lines[file]}: {error}") from None
+        picture = 255 - picture if kind == "ink" else picture
+        images[i] = resize_images(picture[None], height, width)[0]
+    by_folder = len({claim.questioned.parent for claim in claims}) > 1
+    group_of = [claim.questioned.parent if by_folder else claim.questioned for claim in claims]
+    names, groups = np.unique([str(file) for file in group_of], return_inverse=True)
+    digest = hashlib.sha256(repr(images.shape).encode())
+    digest.update(images)
+    several = f", up to {most} references a claim" if most > 1 else ""
+    return Pairs(
+        name=name,
+        scope=f"{path.name}{several}",
+        images=images,
+        fingerprint=digest.hexdigest()[:16],
+        first=np.array([row[claim.questioned] for claim in claims]),
+        second=second[:, 0] if most == 1 else second,
+        labels=labels,
+        groups=groups,
+        group_names=tuple(os.path.relpath(x, path.parent) for x in names),
+        group_kind="folder" if by_folder else "image",
+    )
+
+
+class _Claim(NamedTuple):
+    questioned: pathlib.Path
+    label: int
+    line: int  # the first one
+    references: list[pathlib.Path]
+
+
+def _claims(path: pathlib.Path) -> tuple[list[_Claim], dict[pathlib.Path, int]]:
+    """The claims of a CSV file, and by picture the first line that names it."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, [x.strip() for x in row]) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: no readable CSV file ({type(error).__name__})") from None
+    rows = [(number, row) for number, row in rows if any(row)]
+    claims, lines = {}, {}
+    for number, row in rows:
+        where = f"{path}, line {number}"
+        if len(row) not in (3, 4):
+            raise ValueError(
+                f"{where}: expected two pictures, a label and perhaps a claim, got {len(row)} fields"
+            )
+        questioned, reference = (path.parent / name for name in row[:2])
+        missing = [file for file in (questioned, reference) if not file.is_file()]
+        if number == rows[0][0] and len(missing) == 2 and row[2] not in ("0", "1"):
+            continue  # a header
+        if missing:
+            raise ValueError(f"{where}: no such file {missing[0]}")
+        if row[2] not in ("0", "1"):
+            raise ValueError(
+                f"{where}: the label must be 1 (same) or 0 (different), got {row[2]!r}"
+            )
+        if questioned.samefile(reference):
+            raise ValueError(f"{where}: {questioned} is paired with itself")
+        key = row[3] if len(row) == 4 and row[3] else number
+        claim = claims.setdefault(key, _Claim(questioned, int(row[2]), number, []))
+        if claim[:2] != (questioned, int(row[2])):
+            raise ValueError(
+                f"{where}: claim {key!r} began on line {claim.line} with another questioned "
+                "picture or another label"
+            )
+        claim.references.append(reference)
+        lines.setdefault(questioned, number)
+        lines.setdefault(reference, number)
+    if not claims:
+        raise ValueError(f"{path}: holds no pairs; expected lines `questioned,reference,label`")
+    return list(claims.values()), lines
+
+
 def _distinct(rng: np.random.Generator, sizes: np.ndarray, count: int) -> np.ndarray:
     """Draws `count` different numbers of 0 .. size - 1 for each size, in random order.
 
@@ -559,8 +898,10 @@ def _queries_per_run(num_trials: int, parts: int, n_way: int, given: int | None)
 
 
 def _check_rows(images: np.ndarray, *rows: np.ndarray) -> None:
-    if images.ndim != 4 or images.dtype != np.uint8:
-        raise ValueError(f"images must be (M, H, W, C) uint8, got {images.shape} {images.dtype}")
+    if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):  # float32: vectors
+        raise ValueError(
+            f"images must be (M, H, W, C) uint8 or float32, got {images.shape} {images.dtype}"
+        )
     for array in rows:
         _check_below("rows", array, len(images))
 

@@ -7,8 +7,10 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import special
 
-from siamese_jax import baselines, evaluate, metrics
+from siamese_jax import adaptation, baselines, evaluate, metrics, scoring
 from siamese_jax import trials as trial_lists
 from siamese_jax.datasets.imageset import ImageSet
 
@@ -377,12 +379,100 @@ def test_joining_of_shots(small):
     def score(queries, supports):
         return -np.square(project(queries)[:, None] - project(supports)).sum(-1)
 
-    for join, expected in (("mean", raw.mean(-1)), ("max", raw.max(-1))):
+    expected = {"mean": raw.mean(-1), "max": raw.max(-1), "sum": special.logsumexp(raw, -1)}
+    for join, scores in expected.items():
         result = evaluate.evaluate_trials(score, trials, join=join)
-        np.testing.assert_allclose(result.scores, expected)
-        assert result.accuracy == metrics.n_way_accuracy(expected, trials.answers)
-    with pytest.raises(ValueError, match="'mean' or 'max', got 'sum'"):
-        evaluate.evaluate_trials(score, trials, join="sum")
+        np.testing.assert_allclose(result.scores, scores)
+        assert result.accuracy == metrics.n_way_accuracy(scores, trials.answers)
+        assert result.join == join and f"joined by {join}" in evaluate.format_table([result])
+    for join in ("prototype", "finetune"):
+        with pytest.raises(ValueError, match=f"'{join}' needs embeddings.*join by mean, max, sum"):
+            evaluate.evaluate_trials(score, trials, join=join)
+    with pytest.raises(ValueError, match="one of mean, max, sum, prototype, finetune, got 'min'"):
+        evaluate.evaluate_trials(score, trials, join="min")
+    single = trial_lists.within_trials(small, n_way=4, num_trials=24)
+    assert evaluate.evaluate_trials(score, single, join="max").join is None  # nothing to join
+
+
+def distance(hq, hs):
+    return -np.square(hq[:, None] - hs).sum(-1)
+
+
+def test_prototypes_are_mean_embeddings(small):
+    trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=40)
+    system = evaluate.from_embedder(project, distance)
+    result = evaluate.evaluate_trials(system, trials, join="prototype")
+    h = project(small.images)
+    for r, q in np.ndindex(trials.queries.shape):
+        means = h[trials.supports[r]].mean(1)
+        expected = -np.square(h[trials.queries[r, q]] - means).sum(1)
+        np.testing.assert_allclose(result.scores[r, q], expected, rtol=1e-9)
+    assert result.diagnostics["asymmetry"] < 1e-9
+    mean = evaluate.evaluate_trials(system, trials, join="mean")
+    assert np.abs(mean.scores - result.scores).max() > 1  # it is not the mean of the distances
+
+
+def test_fine_tuning_is_of_each_run(small):
+    trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=40)
+    result = evaluate.evaluate_trials(EMBEDDER, trials, join="finetune")
+    h = project(small.images)
+    for r in (0, len(trials.queries) - 1):
+        weights = adaptation.finetune(h[trials.supports[r]][None])
+        expected = adaptation.cosine_logits(h[trials.queries[r]][None], weights)[0]
+        np.testing.assert_allclose(result.scores[r], expected, rtol=1e-4, atol=1e-5)
+    assert result.diagnostics["asymmetry"] is None and result.join == "finetune"
+    alone = trial_lists.within_trials(small, n_way=1, num_trials=6)
+    assert evaluate.evaluate_trials(EMBEDDER, alone, join="finetune").accuracy == 1
+
+
+def contextual(calls):
+    """Scores that depend on the whole support set, and on the side; records the shapes."""
+
+    def score_classes(queries, supports):
+        calls.append((queries.shape, supports.shape))
+        middle = supports.mean((1, 2))[:, None]  # (R, 1, D)
+        apart = (queries + 0.1 * middle)[:, :, None] - supports.mean(2)[:, None]
+        return -np.square(apart).sum(-1)
+
+    def score_matrix(hq, hs):
+        raise AssertionError("the support set is to be seen as a whole")
+
+    return evaluate.from_embedder(project, score_matrix, score_classes)
+
+
+@pytest.mark.parametrize("join", ["mean", "finetune"])
+def test_a_system_that_sees_the_whole_support_set(small, join, monkeypatch):
+    monkeypatch.setattr(scoring, "_OF_CLASSES", 3 * 4 * 3 * 4)  # four runs a call, of 17
+    trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=51, queries_per_run=3)
+    calls = []
+    result = evaluate.evaluate_trials(contextual(calls), trials, join=join)
+    assert set(calls) == {((4, 3, 3), (4, 4, 3, 3))} and len(calls) == 5  # one shape
+    h = project(small.images)
+    for r, q in np.ndindex(trials.queries.shape):
+        shots = h[trials.supports[r]]  # (N, K, D)
+        asked = h[trials.queries[r, q]] + 0.1 * shots.mean((0, 1))
+        expected = -np.square(asked - shots.mean(1)).sum(1)
+        np.testing.assert_allclose(result.scores[r, q], expected, rtol=1e-9)
+    assert result.diagnostics["asymmetry"] is None and result.join is None
+
+
+def test_pairs_of_such_a_system_are_runs_of_one(small):
+    pairs = trial_lists.verification_pairs(small, num_pairs=60)
+    calls = []
+    result = evaluate.evaluate_pairs(contextual(calls), pairs, threshold=0.0)
+    assert set(calls) == {((60, 1, 3), (60, 1, 1, 3))}
+    h = project(small.images)
+    there, back = (
+        -np.square(h[a] - 0.9 * h[b]).sum(1)
+        for a, b in ((pairs.first, pairs.second), (pairs.second, pairs.first))
+    )
+    np.testing.assert_allclose(result.scores, there, rtol=1e-9)
+    assert result.diagnostics["asymmetry"] == pytest.approx(np.abs(there - back).max())
+    found = evaluate.evaluate_retrieval(contextual([]), trial_lists.retrieval_queries(small))
+    every = -np.square(h[:, None] - 0.9 * h).sum(-1)
+    np.fill_diagonal(every, -np.inf)
+    nearest = small.classes[every.argmax(1)]
+    assert found.figures["recall_at_1"] == pytest.approx((nearest == small.classes).mean())
 
 
 def test_systems_of_another_shape_are_refused(small):
@@ -453,6 +543,8 @@ def test_verification_of_planted_systems(small):
         chance = evaluate.evaluate_pairs(system, test, validation=validation)
         assert chance.accuracy == 0.5
         assert chance.figures["auc"] == chance.figures["eer"] == 0.5
+        assert chance.figures["log_loss"] == pytest.approx(math.log(2))
+        assert chance.figures["reliability_error"] == pytest.approx(0, abs=1e-12)
     assert chance.diagnostics["nonfinite_scores"] == 120
     json.dumps(chance.to_dict(), allow_nan=False)
 
@@ -470,6 +562,14 @@ def test_verification_threshold_comes_from_validation(small):
     assert result.figures["far"] == pytest.approx(said_same[test.labels == 0].mean())
     assert result.figures["frr"] == pytest.approx(1 - said_same[test.labels == 1].mean())
     assert result.figures["validation_hash"] == validation.hash
+    slope, offset = metrics.fit_logistic(scores[validation.hash], validation.labels)
+    assert result.figures["slope"] == pytest.approx(slope)
+    logits = slope * scores[test.hash] + offset
+    for name, figure in (
+        ("reliability_error", metrics.reliability_error(logits, test.labels)),
+        ("log_loss", metrics.log_loss(logits, test.labels)),
+    ):
+        assert result.figures[name] == pytest.approx(figure)
     assert result.diagnostics["asymmetry"] < 1e-9
     seen = {frozenset(p) for p in zip(test.first.tolist(), test.second.tolist(), strict=True)}
     assert result.diagnostics["distinct_pairs"] == len(seen) < 120
@@ -482,6 +582,292 @@ def test_verification_threshold_comes_from_validation(small):
             evaluate.evaluate_pairs(EMBEDDER, test, **arguments)
     with pytest.raises(ValueError, match="other pairs than those of the test"):
         evaluate.evaluate_pairs(EMBEDDER, test, validation=_pairs(small, 0))
+
+
+# ------------------------------------------------------------------------------------ retrieval
+
+
+def test_retrieval_of_planted_systems(small):
+    queries = trial_lists.retrieval_queries(small)
+    assert queries.hash == trial_lists.retrieval_queries(small).hash == "28482d209324"
+    assert trial_lists.retrieval_queries(small.select(drawers=[1, 2])).hash != queries.hash
+    best = evaluate.evaluate_retrieval(perfect, queries)
+    assert best.accuracy == best.figures["map_at_r"] == 1 and best.num_trials == 80
+    assert best.group_kind == "alphabet" and best.per_group["alphabet2"]["num_trials"] == 36
+    assert best.figures["map_at_r_interval"] == (1, 1) and best.diagnostics["asymmetry"] == 0
+    for system in (constant, nan):  # 3 of the 79 others are right
+        chance = evaluate.evaluate_retrieval(system, queries)
+        assert chance.accuracy == pytest.approx(3 / 79)
+        missed = math.comb(76, 10) / math.comb(79, 10)
+        assert chance.figures["recall_at_10"] == pytest.approx(1 - missed)
+    assert chance.diagnostics["nonfinite_scores"] == 80 * 79
+    line = evaluate.format_table([best]).splitlines()[1]
+    assert "among all 80 images" in line and "MAP@R 100.00 %" in line and "-  " in line
+    json.dumps(chance.to_dict(), allow_nan=False)
+
+
+def test_retrieval_in_tiles_equals_one_matrix(small, monkeypatch):
+    queries = trial_lists.retrieval_queries(small)
+    h = project(small.images)
+    scores = distance(h, h)
+    relevant = small.classes[:, None] == small.classes
+    recalls, average = metrics.retrieval(scores, relevant, np.arange(80))
+    monkeypatch.setattr(scoring, "_TILE", 13)
+    monkeypatch.setattr(scoring, "_IMAGE_TILE", (7, 11))
+    monkeypatch.setattr(evaluate, "_RETRIEVED", 17)
+    shapes = set()
+
+    def score_matrix(hq, hs):
+        shapes.add((len(hq), len(hs)))
+        return distance(hq, hs)
+
+    for system in (
+        evaluate.from_embedder(project, score_matrix),
+        lambda q, s: distance(project(q), project(s)),
+    ):
+        result = evaluate.evaluate_retrieval(system, queries)
+        np.testing.assert_allclose(result.correct, recalls[:, 0], atol=1e-12)
+        assert result.figures["map_at_r"] == pytest.approx(average.mean())
+        np.fill_diagonal(scores, -np.inf)
+        np.testing.assert_allclose(result.scores, scores.max(1), rtol=1e-9)
+    assert shapes == {(13, 13), (12, 13), (32, 32)}  # the last block of 12, and the asymmetry
+
+
+def test_retrieval_leaves_out_single_images_as_queries_only():
+    uneven = make_set((2, 3), counts=[2, 1, 3, 2, 1], kind="photo")
+    queries = trial_lists.retrieval_queries(uneven)
+    assert set(uneven.classes[queries.queries]) == {0, 2, 3} and len(queries.images) == 9
+    np.testing.assert_array_equal(queries.relevant, [1, 1, 2, 2, 2, 1, 1])
+    with pytest.raises(ValueError, match="query 2 has no other image"):
+        dataclasses.replace(queries, queries=np.array([0, 2]), groups=np.array([0, 0]))
+    with pytest.raises(ValueError, match="no class of 'small' has two images"):
+        trial_lists.retrieval_queries(make_set((2, 2), counts=[1] * 4))
+
+
+# ------------------------------------------------------------------------------------- open set
+
+
+def test_open_set_keeps_what_it_promises(small):
+    trials = trial_lists.open_set(small, k_shot=2, seed=3)
+    enrolled = small.classes[trials.supports]  # (N, K)
+    assert enrolled.shape == (10, 2) and (enrolled[:, :1] == enrolled).all()
+    assert len(set(enrolled[:, 0])) == 10 and trials.scope == "10 of 20 classes enrolled"
+    np.testing.assert_array_equal(small.classes[trials.queries], enrolled[trials.answers, 0])
+    assert not set(small.classes[trials.impostors]) & set(enrolled[:, 0])
+    used = np.concatenate([trials.supports.ravel(), trials.queries, trials.impostors])
+    assert sorted(used) == list(range(80))  # every image, once
+    assert trial_lists.open_set(small, k_shot=2, seed=3).hash == trials.hash == "f6f6aab396ba"
+    assert trial_lists.open_set(small, k_shot=2, seed=4).hash != trials.hash
+    with pytest.raises(ValueError, match="a probe is a reference"):
+        dataclasses.replace(trials, impostors=trials.supports.ravel())
+    with pytest.raises(ValueError, match="0 of them with 5 images or more"):
+        trial_lists.open_set(small, k_shot=4)
+    uneven = trial_lists.open_set(make_set((4,), counts=[1, 3, 1, 3]), k_shot=2)
+    assert uneven.scope == "2 of 4 classes enrolled" and uneven.group_kind == "class"
+
+
+def many(seed=0):
+    """400 images of 40 classes: 200 impostors, so that 1 % can be shown."""
+    return make_set((10,) * 4, counts=[10] * 40)
+
+
+def test_open_set_of_planted_systems():
+    image_set = many()
+    trials = trial_lists.open_set(image_set)
+    others = trial_lists.open_set(image_set, seed=1)
+    best = evaluate.evaluate_open_set(perfect, trials, validation=others)
+    assert best.accuracy == 1 and best.num_trials == 180 and best.n_way == 20 and best.k_shot == 1
+    figures = best.figures
+    assert figures["rank_1"] == 1 and figures["num_impostors"] == 200
+    assert figures["at"]["1 %"]["false_alarms"] <= 0.01
+    assert figures["at"]["1 %"]["transferred_dir"] == 1
+    assert math.isnan(figures["at"]["0.1 %"]["dir"])
+    assert (
+        "0.1 % false alarms need 1,000 impostors or more; the test set has 200" in figures["notes"]
+    )
+    flat = evaluate.evaluate_open_set(constant, trials)
+    assert flat.accuracy == 0 and flat.figures["rank_1"] == pytest.approx(1 / 20)
+    assert flat.figures["at"]["10 %"]["false_alarms"] == 0
+    assert math.isnan(flat.figures["at"]["10 %"]["transferred_threshold"])
+    broken = evaluate.evaluate_open_set(nan, trials)
+    assert broken.accuracy == 0 and broken.diagnostics["nonfinite_scores"] == 380 * 20
+    line = evaluate.format_table([best]).splitlines()[1]
+    assert "rank 1 100.00 %" in line and "20 of 40 classes enrolled" in line
+    plain = json.loads(json.dumps(best.to_dict(), allow_nan=False))
+    assert plain["figures"]["at"]["0.1 %"]["dir"] is None
+    assert plain["figures"]["at"]["0.1 %"]["transferred_threshold"] is None
+
+
+@pytest.mark.parametrize("join", ["max", "prototype"])
+def test_open_set_by_a_loop(join, monkeypatch):
+    image_set = many()
+    trials = trial_lists.open_set(image_set, k_shot=2, seed=1)
+    others = trial_lists.open_set(image_set, k_shot=2, seed=2)
+    system = evaluate.from_embedder(lambda images: np.sin(project(images)), distance)
+    result = evaluate.evaluate_open_set(system, trials, validation=others, join=join)
+    monkeypatch.setattr(scoring, "_TILE", 13)
+    tiled = evaluate.evaluate_open_set(system, trials, validation=others, join=join)
+    np.testing.assert_allclose(tiled.scores, result.scores, rtol=1e-9)
+    h = np.sin(project(image_set.images))
+
+    def scores_of(rows, supports):
+        if join == "prototype":
+            return distance(h[rows], h[supports].mean(1))
+        return distance(h[rows], h[supports.ravel()]).reshape(len(rows), -1, 2).max(2)
+
+    scores = scores_of(trials.queries, trials.supports)
+    np.testing.assert_allclose(result.scores, scores, rtol=1e-9)
+    named = scores.argmax(1) == trials.answers
+    alarms = scores_of(trials.impostors, trials.supports).max(1)
+    for prefix, own in (("", trials), ("transferred_", others)):
+        row = result.figures["at"]["10 %"]
+        threshold = np.sort(scores_of(own.impostors, own.supports).max(1))[
+            -21
+        ]  # 20 of 200 above it
+        assert row[f"{prefix}threshold"] == pytest.approx(threshold)
+        identified = named & (scores.max(1) > threshold + 1e-9)
+        assert row[f"{prefix}dir"] == pytest.approx(identified.mean())
+        assert row[f"{prefix}false_alarms"] == pytest.approx((alarms > threshold + 1e-9).mean())
+    assert row["false_alarms"] == 0.1
+
+
+@pytest.mark.parametrize("kind", ["context", "finetune"])
+def test_open_set_of_whole_support_sets_in_parts(kind, monkeypatch):
+    trials = trial_lists.open_set(many(), k_shot=2)
+    calls = []
+    system, join = (contextual(calls), "mean") if kind == "context" else (EMBEDDER, "finetune")
+    whole = evaluate.evaluate_open_set(system, trials, join=join)
+    calls.clear()
+    monkeypatch.setattr(scoring, "_OF_CLASSES", 20 * 2 * 50)
+    parts = evaluate.evaluate_open_set(system, trials, join=join)
+    assert set(calls) <= {((1, 50, 3), (1, 20, 2, 3))}  # 360 probes, the last part filled up
+    np.testing.assert_allclose(parts.scores, whole.scores, rtol=1e-5, atol=1e-5)
+    assert parts.join == (None if kind == "context" else "finetune")
+    assert parts.figures["rank_1"] == whole.figures["rank_1"]
+
+
+def test_open_set_with_too_few_impostors_has_no_accuracy(small):
+    few = evaluate.evaluate_open_set(perfect, trial_lists.open_set(small))
+    assert math.isnan(few.accuracy) and np.isnan(few.wilson).all() and few.figures["rank_1"] == 1
+    assert few.figures["at"]["10 %"]["dir"] == 1 and len(few.figures["notes"]) == 2
+    assert json.loads(json.dumps(few.to_dict(), allow_nan=False))["accuracy"] is None
+    assert "nan" in evaluate.format_table([few])
+    same = trial_lists.open_set(small)
+    with pytest.raises(ValueError, match="from other classes than the test's"):
+        evaluate.evaluate_open_set(perfect, same, validation=same)
+
+
+# ------------------------------------------------------------------------------ pairs of a file
+
+
+@pytest.fixture
+def signatures(tmp_path):
+    """Two writers' pictures; the top left pixel is their number, ink on white paper."""
+    for writer in "ab":
+        (tmp_path / writer).mkdir()
+        for i in range(4):
+            pixels = np.full((8, 10), 255, np.uint8)
+            pixels[:, :5] = 255 - (100 * "ab".index(writer) + i)
+            Image.fromarray(pixels).save(tmp_path / writer / f"{i}.png")
+    return tmp_path
+
+
+def write(folder, text):
+    path = folder / "pairs.csv"
+    path.write_text(text)
+    return path
+
+
+def test_pairs_of_a_file(signatures):
+    path = write(
+        signatures,
+        "questioned,reference,label\n\na/0.png, a/1.png ,1\na/0.png,b/0.png,0\n"
+        f"b/1.png,{signatures}/b/2.png,1\n",
+    )
+    pairs = trial_lists.read_pairs(path, (4, 5, 1), "ink")
+    np.testing.assert_array_equal(pairs.labels, [1, 0, 1])
+    assert pairs.images.shape == (5, 4, 5, 1) and pairs.second.ndim == 1
+    shown = pairs.images[:, 0, 0, 0].astype(int)  # ink, at the network's size
+    np.testing.assert_array_equal(shown[pairs.first], [0, 0, 101])
+    np.testing.assert_array_equal(shown[pairs.second], [1, 100, 102])
+    assert pairs.images[0, 0, 4, 0] == 0  # paper
+    assert pairs.group_names == ("a", "b") and pairs.group_kind == "folder"
+    photos = trial_lists.read_pairs(path, (4, 5, 3), "photo")
+    assert photos.images.shape == (5, 4, 5, 3) and (photos.images[0, 0, 4] == 255).all()
+    assert photos.hash != pairs.hash == trial_lists.read_pairs(path, (4, 5, 1), "ink").hash
+
+
+def test_claims_of_several_references(signatures, small):
+    path = write(
+        signatures,
+        "a/0.png,a/1.png,1,x\na/0.png,a/2.png,1,x\na/0.png,a/3.png,1,x\n"
+        "b/0.png,a/1.png,0,y\nb/0.png,a/3.png,0,y\nb/0.png,b/1.png,1,\n",
+    )
+    claims = trial_lists.read_pairs(path, (4, 5, 1), "ink")
+    assert claims.scope == "pairs.csv, up to 3 references a claim"
+    np.testing.assert_array_equal(claims.num_references, [3, 2, 1])
+    np.testing.assert_array_equal(claims.labels, [1, 0, 1])
+
+    def embed(images):
+        return images[:, 0, :1, 0].astype(float)
+
+    system = evaluate.from_embedder(embed, lambda hq, hs: -0.1 * np.square(hq - hs.T))
+    raw = [[0.1, 0.4, 0.9], [0.1 * 99**2, 0.1 * 97**2], [0.1]]
+    expected = {
+        "mean": [-np.mean(x) for x in raw],
+        "max": [-min(x) for x in raw],
+        "sum": [np.logaddexp.reduce(-np.array(x)) for x in raw],
+        "prototype": [-0.1 * 2**2, -0.1 * 98**2, -0.1],
+    }
+    validation = _pairs(small, 1)
+    for join, scores in expected.items():
+        result = evaluate.evaluate_pairs(system, claims, validation=validation, join=join)
+        np.testing.assert_allclose(result.scores, scores, rtol=1e-9)
+        assert result.figures["auc"] == 1 and result.figures["eer"] == 0 and result.join == join
+        chosen = evaluate.evaluate_pairs(system, validation, threshold=0.0).scores
+        threshold = metrics.best_threshold(chosen, validation.labels)
+        assert result.figures["threshold"] == pytest.approx(threshold)
+    assert result.diagnostics["distinct_pairs"] == 6 and result.num_trials == 3
+    with pytest.raises(ValueError, match="'finetune' fits a classifier to two classes or more"):
+        evaluate.evaluate_pairs(system, claims, threshold=0.0, join="finetune")
+    data = evaluate.EvaluationData(small, make_set((5, 6)), pairs=claims)
+    found = evaluate.run_protocols(system, data, ["verification"], {"num_pairs": 60, "join": "max"})
+    assert list(found) == ["verification", "pairs"]
+    np.testing.assert_allclose(found["pairs"].scores, expected["max"])
+    with pytest.raises(ValueError, match="judged by the protocol 'verification'"):
+        evaluate.run_protocols(system, data, ["between"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a/0.png,a/1.png,1\na/0.png,a/9.png,0\n", "line 2: no such file .*a/9.png"),
+        ("a/0.png,a/1.png,yes\n", r"line 1: the label must be 1 \(same\) or 0 .*, got 'yes'"),
+        ("x,y,same\na/0.png,a/1.png,1\na/0.png,b/1.png,2\n", "line 3: the label .* got '2'"),
+        ("a/0.png,a/1.png,1\na/0.png,a/2.png,1\n", "all labels are 1: both"),
+        ("a/0.png,a/1.png\n", "line 1: expected two pictures, a label .*, got 2 fields"),
+        ("a/0.png,a/0.png,1\n", "line 1: .*a/0.png is paired with itself"),
+        ("a/0.png,a/1.png,1,x\na/2.png,a/1.png,1,x\n", "line 2: claim 'x' began on line 1"),
+        ("a/0.png,a/1.png,1,x\na/0.png,a/2.png,0,x\n", "line 2: claim 'x' began on line 1"),
+        ("a/0.png,a/1.png,1\na/0.png,text.png,0\n", "line 2: .*text.png is not a readable image"),
+        ("first,second,label\n", "holds no pairs"),
+        ("", "holds no pairs"),
+    ],
+)
+def test_mistakes_in_a_file_of_pairs(signatures, text, message):
+    (signatures / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match=message):
+        trial_lists.read_pairs(write(signatures, text), (4, 5, 1), "ink")
+
+
+def test_other_mistakes_with_pairs(signatures, small):
+    with pytest.raises(ValueError, match=r"none.csv: no readable CSV file \(FileNotFoundError\)"):
+        trial_lists.read_pairs(signatures / "none.csv", (4, 5, 1), "ink")
+    with pytest.raises(ValueError, match="cannot be shown to a network of vectors"):
+        trial_lists.read_pairs(signatures / "none.csv", (1, 5, 1), "vector")
+    pairs = _pairs(small, 0)
+    with pytest.raises(ValueError, match="ends in -1"):
+        dataclasses.replace(pairs, second=np.stack([np.full(120, -1), pairs.second], 1))
 
 
 # ------------------------------------------------------------------------------------ protocols
@@ -529,7 +915,8 @@ def test_run_protocols_embeds_each_image_once_for_all(small, capsys):
     )
     assert sum(count) <= len(small) + len(data.validation) + len(data.train) + 12
     curve = [k for k in results if k.startswith("curve/")]
-    assert list(results) == ["official", "within", "koch", "between", "verification", *curve]
+    names = ["official", "within", "koch", "between", "verification"]
+    assert list(results) == [*names, *curve, "retrieval", "open_set"]
     assert (
         results["within"].trial_hash
         == trial_lists.within_trials(small, n_way=5, num_trials=30, seed=4).hash
@@ -551,6 +938,7 @@ def test_run_protocols_refuse(small):
         (["witin"], {}, "unknown protocol 'witin'; did you mean within"),
         (["within"], {"nway": 5}, "unknown setting 'nway'; did you mean n_way"),
         (["official"], {}, "needs the official runs"),
+        (["retrieval"], {"join": "prototype"}, "needs embeddings"),
         (["verification"], {}, "needs a validation set"),
         (["within"], {}, "n_way 20 is above the 5 classes of alphabet 'alphabet1'"),
     ):

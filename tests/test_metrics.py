@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn import linear_model
 from sklearn import metrics as sk_metrics
 
 from siamese_jax import metrics
@@ -261,3 +262,170 @@ def test_auc_eer_intervals():
     assert low == pytest.approx(high) == pytest.approx(metrics.auc(scores[:20], labels[:20]))
     one_group = metrics.auc_eer_intervals(scores, labels, np.zeros(400, int), num_resamples=5)
     assert np.isnan(one_group).all()
+
+
+# ---------------------------------------------------------------------------------- calibration
+
+
+def noisy_pairs(count, seed=0, gap=2.0):
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(count) % 2).astype(int)
+    return rng.normal(size=count) + gap * labels, labels
+
+
+def test_logistic_fit_is_scikit_learns():
+    scores, labels = noisy_pairs(400)
+    labels[:100] = 0  # far more different than same
+    weights = np.where(labels == 1, 0.5 / labels.sum(), 0.5 / (1 - labels).sum())
+    middle = weights @ scores
+    spread = np.sqrt(weights @ (scores - middle) ** 2)
+    model = linear_model.LogisticRegression(C=1e4, tol=1e-12, max_iter=1000)
+    model.fit(((scores - middle) / spread)[:, None], labels, weights)
+    slope, offset = metrics.fit_logistic(scores, labels)
+    assert slope == pytest.approx(model.coef_[0, 0] / spread, rel=1e-6)
+    assert offset == pytest.approx(
+        model.intercept_[0] - model.coef_[0, 0] * middle / spread, rel=1e-6
+    )
+
+
+def test_logistic_fit_in_closed_form():
+    # Two scores: at 1 are 30 of 40 same and 100 of 1,000 different pairs, whatever their numbers.
+    scores = np.repeat([1.0, 0.0, 1.0, 0.0], [30, 10, 100, 900])
+    labels = np.repeat([1, 1, 0, 0], [30, 10, 100, 900])
+    slope, offset = metrics.fit_logistic(scores, labels)
+    assert offset == pytest.approx(math.log((10 / 40) / (900 / 1000)), abs=2e-3)
+    assert slope + offset == pytest.approx(math.log((30 / 40) / (100 / 1000)), abs=2e-3)
+    # Normal scores of variance s^2 about m0 and m1: slope (m1 - m0) / s^2, 1/2 in the middle.
+    scores, labels = noisy_pairs(200_000)
+    slope, offset = metrics.fit_logistic(3 * scores + 5, labels)
+    assert slope == pytest.approx(2 / 3, rel=0.02)
+    assert slope * 8 + offset == pytest.approx(0, abs=0.03)
+
+
+def test_logistic_fit_follows_the_unit_of_the_scores():
+    scores, labels = noisy_pairs(200)
+    slope, offset = metrics.fit_logistic(scores, labels)
+    for scale, shift in ((1e-12, 0.0), (1e200, 0.0), (-4.0, 100.0)):
+        a, b = metrics.fit_logistic(scale * scores + shift, labels)
+        np.testing.assert_allclose(
+            a * (scale * scores + shift) + b, slope * scores + offset, rtol=1e-6, atol=1e-8
+        )
+
+
+def test_logistic_fit_where_there_is_little_to_fit():
+    scores = np.array([1.0, 2.0, 5.0, 6.0])
+    slope, offset = metrics.fit_logistic(scores, np.array([0, 0, 1, 1]))  # separable
+    assert 1 < slope < 100 and slope * 3.5 + offset == pytest.approx(0, abs=1e-6)
+    assert metrics.fit_logistic([NAN, 1.0, 2.0, 5.0, INF, 6.0], [1, 0, 0, 1, 0, 1]) == (
+        slope,
+        offset,
+    )
+    assert metrics.fit_logistic(np.full(4, 0.3), np.array([0, 1, 0, 1])) == (0, 0)
+    assert metrics.fit_logistic(np.full(4, NAN), np.array([0, 1, 0, 1])) == (0, 0)
+    assert metrics.fit_logistic(scores, np.ones(4)) == (0, 0)
+
+
+def test_log_loss_and_reliability_by_hand():
+    logit = np.log(np.array([0.9, 0.9, 0.2, 0.6]) / np.array([0.1, 0.1, 0.8, 0.4]))
+    labels = np.array([1, 1, 0, 1])
+    # Each same pair weighs 1/6, the different one 1/2.
+    expected = -(2 * math.log(0.9) + math.log(0.6)) / 6 - math.log(0.8) / 2
+    assert metrics.log_loss(logit, labels) == pytest.approx(expected)
+    assert metrics.log_loss(np.array([NAN, 0, INF]), np.array([1, 0, 1])) == pytest.approx(
+        math.log(2)
+    )
+    # Two bins of mass 1/2: {0.2 (different)} and {0.6, 0.9, 0.9 (same)}.
+    error = 0.5 * 0.2 + (0.4 + 0.1 + 0.1) / 6
+    assert metrics.reliability_error(logit, labels, num_bins=2) == pytest.approx(error)
+    assert metrics.reliability_error(np.zeros(8), np.arange(8) % 2) == pytest.approx(0)
+    assert metrics.reliability_error(np.full(8, NAN), np.arange(8) % 2) == pytest.approx(0)
+    assert metrics.reliability_error(np.full(8, 50.0), np.arange(8) % 2) == pytest.approx(0.5)
+
+
+def test_reliability_error_is_small_where_calibrated_and_blind_to_order():
+    scores, labels = noisy_pairs(100_000)
+    logits = 2 * (scores - 1)  # the truth, see above
+    assert metrics.reliability_error(logits, labels) < 0.4 * math.sqrt(15 / 100_000)
+    too_sure, shy = (metrics.reliability_error(x * logits, labels) for x in (3, 1 / 3))
+    assert 0.05 < too_sure < 0.2 and 0.05 < shy < 0.25
+    rounded = np.round(logits[:5000])
+    order = np.random.default_rng(0).permutation(5000)
+    first, second = (metrics.reliability_error(rounded[o], labels[o]) for o in (order, order[::-1]))
+    assert first == pytest.approx(second, abs=1e-12)
+
+
+# ------------------------------------------------------------------------------- identification
+
+
+def test_false_alarm_threshold_by_hand():
+    scores = np.arange(20.0)  # 10 % of 20 are two: 18 and 19 may raise an alarm
+    threshold = metrics.false_alarm_threshold(scores, 0.1)
+    assert threshold == np.nextafter(17, 18) and (scores >= threshold).sum() == 2
+    assert math.isnan(metrics.false_alarm_threshold(scores, 0.01))
+    assert not math.isnan(metrics.false_alarm_threshold(scores, 0.05))
+    tied = np.array([5.0, 5.0, 5.0, *range(5), *range(2)])  # one of ten may, three would
+    assert metrics.false_alarm_threshold(tied, 0.1) == np.nextafter(5, 6)
+    assert metrics.false_alarm_threshold(np.array([NAN, *range(19)]), 0.1) == np.nextafter(17, 18)
+    assert metrics.false_alarm_threshold(np.full(10, NAN), 0.2) == INF
+    assert metrics.false_alarm_threshold(np.arange(30.0), 0.1) == np.nextafter(26, 27)  # 3 may
+    with pytest.raises(ValueError, match="a rate in"):
+        metrics.false_alarm_threshold(scores, 1.0)
+
+
+def test_identification_by_hand():
+    scores = [[3, 1], [1, 3], [2, 2], [0.5, 0.4], [NAN, 9]]
+    identified, alarms = metrics.identification(
+        np.array(scores), np.array([0, 0, 1, 0, 1]), np.array([[1, 0], [2, 5], [NAN, 0]]), 1.5
+    )
+    np.testing.assert_array_equal(identified, [1, 0, 0.5, 0, 0])
+    assert alarms == pytest.approx(2 / 3)
+
+
+# ------------------------------------------------------------------------------------ retrieval
+
+
+def retrieval_by_brute_force(scores, relevant, own, depths):
+    """Means over all orders of images that tie."""
+    others = [j for j in range(len(scores)) if j != own]
+    wanted = sum(relevant[j] for j in others)
+    recalls, averages = [], []
+    for shuffled in itertools.permutations(others):
+        ranked = [relevant[j] for j in sorted(shuffled, key=lambda j: -scores[j])]
+        recalls.append([any(ranked[:k]) for k in depths])
+        hits = [sum(ranked[: i + 1]) / (i + 1) for i in range(wanted) if ranked[i]]
+        averages.append(sum(hits) / wanted)
+    return np.mean(recalls, 0), np.mean(averages)
+
+
+def test_retrieval_against_all_orders_of_ties():
+    rng = np.random.default_rng(0)
+    classes = np.array([0, 0, 0, 1, 1, 2, 2])
+    scores = rng.integers(0, 3, (7, 7)).astype(float)
+    scores[3] = 1.0  # all tied
+    scores[4, 0] = NAN
+    own = np.arange(7)
+    scores[own, own] = 99.0  # must not be ranked
+    relevant = classes[:, None] == classes
+    recalls, average = metrics.retrieval(scores, relevant, own, (1, 2, 4))
+    scores[4] = 0.0
+    for i in range(7):
+        expected = retrieval_by_brute_force(scores[i], relevant[i], i, (1, 2, 4))
+        np.testing.assert_allclose(recalls[i], expected[0], atol=1e-12)
+        assert average[i] == pytest.approx(expected[1], abs=1e-12)
+    np.testing.assert_allclose(recalls[[3, 4], 0], 1 / 6)  # chance
+    assert relevant.diagonal().all()  # the argument is left as it was
+
+
+def test_retrieval_without_ties_by_a_loop():
+    rng = np.random.default_rng(1)
+    classes = rng.integers(0, 4, 60)
+    scores, own = rng.normal(size=(9, 60)), rng.permutation(60)[:9]
+    recalls, average = metrics.retrieval(scores, classes[own][:, None] == classes, own)
+    for b in range(9):
+        ranked = [classes[j] == classes[own[b]] for j in np.argsort(-scores[b]) if j != own[b]]
+        np.testing.assert_array_equal(recalls[b], [any(ranked[:k]) for k in (1, 5, 10)])
+        wanted = sum(ranked)
+        precise = [np.mean(ranked[: i + 1]) for i in range(wanted) if ranked[i]]
+        assert average[b] == pytest.approx(sum(precise) / wanted)
+    with pytest.raises(ValueError, match="query 0 has no other image"):
+        metrics.retrieval(np.zeros((1, 3)), np.array([[True, False, False]]), np.array([0]))

@@ -1,0 +1,136 @@
+"""Judging a run: on other data than it was trained on, by pairs of a file, with joins of its config."""
+
+import json
+import pathlib
+import runpy
+
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamese_jax import datasets, evaluate, inference, judge, train, trials, workdir
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+SMALL = {"n_way": 5, "num_trials": 40, "num_pairs": 80, "k_shot": 2}
+OTHER = {"name": "glyphs", "seed": 7, "glyphs_alphabets": 6, "glyphs_drawers": 5}
+OTHER["glyphs_characters"] = (6, 9)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Trained on glyphs, to be judged on other glyphs, of prototypes."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    config = runpy.run_path(str(CONFIGS / "quickstart.py"))["get_config"]("smoke")
+    with config.unlocked():
+        config.num_steps = 10
+        config.test_data = ml_collections.ConfigDict(OTHER)
+        config.eval.join = "prototype"
+    train.train_and_evaluate(config, str(path))
+    return path
+
+
+def judged(run, protocols, settings=None, **options):
+    settings = {**SMALL, **(settings or {})}
+    return judge.judge_run(run, protocols, settings, report=False, **options)
+
+
+def with_config(run, tmp_path, change):
+    """A copy of the run whose config is changed."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for part in run.iterdir():
+        if part.name != "config.json":
+            (copy / part.name).symlink_to(part)
+    config = json.loads((run / "config.json").read_text())
+    change(config)
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+def test_test_data_are_what_is_judged_on(run, capsys):
+    own, test = datasets.load(workdir.read_config(run).data), datasets.load(OTHER)
+    assert test.test.image_shape != own.test.image_shape  # its own size
+    found = judged(run, ["official", "within", "verification", "open_set"])
+    assert set(found) == {"run @ 10", "pixel 1-NN", "random", "modified Hausdorff"}
+    results = found["run @ 10"]
+    drawn = trials.within_trials(test.test, n_way=5, k_shot=2, num_trials=40)
+    assert results["within"].trial_hash == drawn.hash
+    assert found["pixel 1-NN"]["within"].trial_hash == drawn.hash
+    assert results["official"].trial_hash == trials.official_trials(test.runs).hash
+    pairs = trials.verification_pairs(test.validation, num_pairs=80)
+    assert results["verification"].figures["validation_hash"] == pairs.hash
+    direct = evaluate.evaluate_trials(inference.load(run).system(), drawn, join="prototype")
+    np.testing.assert_allclose(results["within"].scores, direct.scores, rtol=1e-5)
+    assert results["within"].join == "prototype"  # as the config says
+    assert found["pixel 1-NN"]["within"].join == "mean"  # it has no embeddings
+    assert "joined by prototype" in capsys.readouterr().out
+    kept = json.loads((run / "results.json").read_text())
+    assert kept["settings"]["join"] == "prototype"
+    assert {row["join"] for row in kept["results"]} == {None, "mean", "prototype"}
+    asked = judged(run, ["within"], {"join": "max"}, baselines=False)
+    assert asked["run @ 10"]["within"].join == "max"
+
+
+def test_the_report_of_such_a_run(run):
+    judge.judge_run(run, ["within", "retrieval", "open_set"], SMALL, baselines=False)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "trained on glyphs" in page and "; judged on glyphs" in page
+
+
+def test_what_was_trained_on_must_be_there_as_it_was(run, tmp_path):
+    def change(config):
+        config["data"]["seed"] = 5
+
+    with pytest.raises(ValueError, match="was trained on other data"):
+        judged(with_config(run, tmp_path, change), ["within"])
+
+
+def test_colour_does_not_fit_a_grey_network(run, tmp_path):
+    for person in range(4):
+        (tmp_path / "faces" / str(person)).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.full((6, 5, 3), (200, 10 * i, person), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "faces" / str(person) / f"{i}.png")
+
+    def change(config):
+        config["test_data"] = {
+            "name": "folder",
+            "path": str(tmp_path / "faces"),
+            "image_size": None,
+        }
+
+    copy = with_config(run, tmp_path, change)
+    with pytest.raises(
+        ValueError, match="takes images of 20x20x1, and those of test_data .* 6x5x3"
+    ):
+        judged(copy, ["between"], {"n_way": 2})
+
+
+def test_archives_of_test_data_need_such(run, tmp_path):
+    copy = with_config(run, tmp_path, lambda config: config.pop("test_data"))
+    with pytest.raises(ValueError, match="has no test_data in its config"):
+        judged(copy, ["within"], test_archives="x")
+    assert "within" in judged(copy, ["within"], {"k_shot": 1}, baselines=False)["copy @ 10"]
+
+
+def test_pairs_of_a_file_are_judged_beside_the_test_set(run, tmp_path, capsys):
+    test = datasets.load(OTHER).test
+    lines = ["first,second,label"]
+    for row in range(0, 35, 2):
+        Image.fromarray(255 - test.images[row, ..., 0]).save(tmp_path / f"{row}.png")
+    for a in range(0, 35, 2):
+        for b in range(a + 2, 35, 2):
+            lines.append(f"{a}.png,{b}.png,{int(test.classes[a] == test.classes[b])}")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    found = judged(run, ["verification"], pairs=tmp_path / "pairs.csv")
+    assert list(found["run @ 10"]) == ["verification", "pairs"] == list(found["random"])
+    pairs = found["run @ 10"]["pairs"]
+    assert pairs.trials.images.shape == (18, 20, 20, 1) and pairs.num_trials == 153
+    # The same images of the test set, resized by the network.
+    scores = inference.load(run).score(test.images[0:2:2], test.images[2:35:2])
+    np.testing.assert_allclose(pairs.scores[:17], scores[0], atol=0.05)
+    threshold = found["run @ 10"]["verification"].figures["threshold"]
+    assert pairs.figures["threshold"] == threshold
+    assert "pairs.csv" in capsys.readouterr().out
+    assert str(tmp_path) not in (run / "results.json").read_text()
