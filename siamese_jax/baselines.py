@@ -2,7 +2,7 @@
 
 Each is a `score(queries, supports)` of uint8 images, (Q, H, W, C) and (S, H, W, C), that returns
 (Q, S) float64, higher = more alike, so the protocols of `evaluate.py` judge it like any other
-system.
+system. All but the Hausdorff distance take vectors too, (Q, 1, D, 1) and (S, 1, D, 1) float32.
 """
 
 from __future__ import annotations
@@ -30,20 +30,26 @@ def random_score(seed: int = 0) -> Score:
 def pixel_nearest_neighbour(queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
     """Minus the squared Euclidean distance of the pixels, in units of full intensity.
 
+    Of vectors it is that of the features, in their own units squared.
+
     Args:
-        queries: (Q, H, W, C) uint8.
-        supports: (S, H, W, C) uint8.
+        queries: (Q, H, W, C) uint8, or vectors (Q, 1, D, 1) of floats.
+        supports: (S, H, W, C) uint8, or vectors (S, 1, D, 1) of floats.
 
     Returns:
         (Q, S) float64. The sums of squares of 8-bit values are whole numbers below 2^53, so equal
-        distances tie exactly.
+        distances tie exactly. Those of vectors are sums of squared differences in float64: equal
+        vectors are at exactly 0 and distances are symmetric, but distances that are equal by
+        arithmetic only may differ in their last digits.
 
     Raises:
-        ValueError: the images are not of one shape.
+        ValueError: the images are not of one shape and type.
     """
     _check(queries, supports)
     q = queries.reshape(len(queries), -1).astype(np.float64)  # (Q, H * W * C)
     s = supports.reshape(len(supports), -1).astype(np.float64)  # (S, H * W * C)
+    if queries.dtype != np.uint8:  # expanded as below, near vectors would lose all their digits
+        return -spatial.distance.cdist(q, s, "sqeuclidean")
     squared = (q**2).sum(1)[:, None] - 2 * (q @ s.T) + (s**2).sum(1)  # (Q, S)
     return -squared / 255**2
 
@@ -64,13 +70,18 @@ def modified_hausdorff(queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
         (Q, S) float64.
 
     Raises:
-        ValueError: the images are not of one shape.
+        ValueError: the images are not of one shape and type, or are vectors.
 
     References:
         Dubuisson and Jain (1994), A modified Hausdorff distance for object matching.
         Lake et al. (2015), Human-level concept learning; the demo beside the official runs.
     """
     _check(queries, supports)
+    if queries.dtype != np.uint8:
+        raise ValueError(
+            f"the modified Hausdorff distance is of ink in uint8 pictures, not of {queries.dtype} "
+            "vectors: leave it out, nearest neighbour takes vectors"
+        )
     query_trees = [_ink_tree(image) for image in queries]
     support_trees = [_ink_tree(image) for image in supports]
     scores = np.empty((len(queries), len(supports)))
@@ -95,4 +106,8 @@ def _check(queries: np.ndarray, supports: np.ndarray) -> None:
         raise ValueError(
             "queries (Q, H, W, C) and supports (S, H, W, C) must hold images of one shape, got "
             f"{queries.shape} and {supports.shape}"
+        )
+    if queries.dtype != supports.dtype:
+        raise ValueError(
+            f"queries and supports must be of one type, got {queries.dtype} and {supports.dtype}"
         )

@@ -26,6 +26,7 @@ class Siamese:
         name: for tables.
         devices: where it runs.
         embed_step, compare_step: compiled steps.
+        context_step: compiled step of class scores, of a network with a full context; else None.
     """
 
     model: models.SiameseNet
@@ -36,6 +37,7 @@ class Siamese:
     devices: steps.Devices
     embed_step: Callable
     compare_step: Callable
+    context_step: Callable | None = None
 
     def with_variables(self, variables) -> Siamese:
         """The same network with other parameters (replicated); nothing is compiled anew."""
@@ -46,16 +48,26 @@ class Siamese:
 
         Args:
             images: (B, H, W, C) or (B, H, W) uint8; of kind `ink` 255 is ink and 0 paper. Images of
-                another height or width than the network's are resized.
+                another height or width than the network's are resized. A network of kind `vector`
+                takes (B, D) or (B, 1, D, 1) float32 features, standardised as those of its
+                training set were (see `datasets.vectors.Standardisation`).
             batch: images a call of the compiled step.
 
         Returns:
             (B, D) float32.
 
         Raises:
-            ValueError: another type, rank or number of channels.
+            ValueError: another type, rank or number of channels or features.
         """
         images = np.asarray(images)
+        if self.kind == "vector":
+            size = self.image_shape[1]
+            if images.shape[1:] not in ((size,), (1, size, 1)) or images.dtype != np.float32:
+                raise ValueError(
+                    f"vectors must be (B, {size}) float32, got {images.shape} {images.dtype}"
+                )
+            images = images.reshape(-1, 1, size, 1)
+            return self.devices.batches(self.embed_step, self.variables, images, batch)
         if images.ndim == 3:
             images = images[..., None]
         height, width, channels = self.image_shape
@@ -85,7 +97,12 @@ class Siamese:
 
     def system(self) -> evaluate.Embedder:
         """The network as the protocols of `evaluate` take it."""
-        return evaluate.from_embedder(self.embed, self.score_matrix)
+        if self.context_step is None:
+            return evaluate.from_embedder(self.embed, self.score_matrix)
+        variables = self.devices.first(self.variables)
+        return evaluate.from_embedder(
+            self.embed, self.score_matrix, lambda q, s: np.asarray(self.context_step(variables, q, s))
+        )
 
 
 def bind(config, variables, image_shape, kind: str, name: str, devices: steps.Devices) -> Siamese:
@@ -100,6 +117,14 @@ def bind(config, variables, image_shape, kind: str, name: str, devices: steps.De
         devices: where it runs.
     """
     model = models.build(config.model, devices.axis_name)
+
+    def class_scores(variables, queries, supports):
+        """(R, Q, D) and (R, N, K, D) -> (R, Q, N): log of the attention each class takes."""
+        runs, n_way, k_shot, size = supports.shape
+        flat = supports.reshape(runs, n_way * k_shot, size)
+        logits = model.apply(variables, queries, flat, method="compare_all")
+        return jax.nn.logsumexp(logits.reshape(*logits.shape[:2], n_way, k_shot), -1)
+
     return Siamese(
         model,
         variables,
@@ -109,6 +134,7 @@ def bind(config, variables, image_shape, kind: str, name: str, devices: steps.De
         devices,
         steps.make_embed_step(model, devices),
         jax.jit(lambda v, h1, h2: model.apply(v, h1, h2, method="compare_all")),
+        jax.jit(class_scores) if model.context is not None else None,
     )
 
 

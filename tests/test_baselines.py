@@ -81,6 +81,23 @@ def test_images_of_two_shapes_are_refused(score):
         score(_drawings(0, 1), _drawings(0, 1, size=9))
 
 
+def test_vectors():
+    rng = np.random.default_rng(0)
+    far = (1e4 + rng.normal(size=(5, 1, 7, 1))).astype(np.float32)  # expanded squares lose these
+    near = far + np.float32(0.25)
+    scores = baselines.pixel_nearest_neighbour(far, near)
+    gaps = far[:, None, 0, :, 0].astype(np.float64) - near[None, :, 0, :, 0]
+    np.testing.assert_allclose(scores, -(gaps**2).sum(-1), rtol=1e-12)
+    itself = baselines.pixel_nearest_neighbour(far, far)
+    assert (np.diag(itself) == 0).all() and (itself <= 0).all()
+    np.testing.assert_array_equal(itself, itself.T)
+    assert baselines.random_score(0)(far, near).shape == (5, 5)
+    with pytest.raises(ValueError, match="not of float32 vectors: leave it out"):
+        baselines.modified_hausdorff(far, near)
+    with pytest.raises(ValueError, match="one type, got float32 and uint8"):
+        baselines.pixel_nearest_neighbour(far, np.zeros(far.shape, np.uint8))
+
+
 def test_official_runs(prepared_omniglot):
     trials = official_trials(omniglot.load_runs(prepared_omniglot))
     result = evaluate.evaluate_trials(baselines.pixel_nearest_neighbour, trials)

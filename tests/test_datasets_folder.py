@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siamese_jax import baselines, datasets, evaluate, trials
 from siamese_jax.datasets.folder import load_folder
+from siamese_jax.datasets.imageset import ImageSet
 
 
 def grey(value, height=6, width=4):
@@ -151,7 +153,7 @@ def png_bytes():
 
 def test_faults_are_named(tmp_path):
     cases = {
-        "no such folder": {},
+        "no such folder of images; set data.path to a folder": {},
         "holds no images": {"README": b"nothing else"},
         "a/2.png is not a readable image": {"a/1.png": png_bytes(), "a/2.png": b"hello"},
         "a/notes.txt is not a readable image": {"a/1.png": png_bytes(), "a/notes.txt": b"hello"},
@@ -199,3 +201,54 @@ def test_att_faces(real_data):
         raw = packed.read("s10/10.pgm")
     pixels = np.frombuffer(raw[-112 * 92 :], np.uint8).reshape(112, 92)
     np.testing.assert_array_equal(faces.grid()[9, 9, ..., 0], pixels)
+
+
+def test_att_faces_of_unseen_people(real_data):
+    path = real_data / "att_faces" / "att_faces.zip"
+    data = datasets.load({"name": "folder", "path": path, "fractions": (16, 4, 20)})
+    parts = (data.train, data.validation, data.test)
+    assert [part.num_classes for part in parts] == [16, 4, 20]
+    assert all(part.grid().shape[1:] == (10, 112, 92, 1) for part in parts)
+    people = [name for part in parts for name in part.class_names]
+    assert sorted(people) == sorted(f"s{k}" for k in range(1, 41))
+    by_rows = datasets.load({"name": "folder", "path": path, "split": "rows"})
+    assert [part.num_classes for part in (by_rows.train, by_rows.test)] == [40, 40]
+    assert by_rows.train.class_count.tolist() == [6] * 40
+
+
+def people(seed, count=20, pictures=10):
+    """A set of one alphabet as a folder of faces is: people of equally many grey pictures."""
+    rng = np.random.default_rng(seed)
+    return ImageSet(
+        images=rng.integers(0, 256, (count * pictures, 7, 5, 1), dtype=np.uint8),
+        classes=np.repeat(np.arange(count, dtype=np.int32), pictures),
+        drawers=np.tile(np.arange(1, pictures + 1, dtype=np.int32), count),
+        class_names=tuple(f"s{k + 1}" for k in range(count)),
+        class_alphabets=np.zeros(count, np.int32),
+        alphabet_names=("people",),
+        kind="photo",
+        name="people",
+    )
+
+
+def test_protocols_on_people_of_one_alphabet():
+    data = evaluate.EvaluationData(people(0), people(1, 4))
+    protocols = ("within", "between", "verification", "retrieval")
+    results = evaluate.run_protocols(
+        baselines.pixel_nearest_neighbour, data, protocols, {"num_trials": 400, "num_pairs": 400}
+    )
+    assert set(results) == set(protocols)
+    for name, result in results.items():
+        assert result.group_kind == "class" and len(result.per_group) <= 20, name
+        assert np.isfinite(result.bootstrap).all(), name
+    assert (results["within"].n_way, results["within"].num_trials) == (20, 400)
+    held = results["within"].trials
+    # Each of a run's people is asked for once: every person equally often.
+    asked = data.test.classes[held.queries]
+    np.testing.assert_array_equal(np.bincount(asked.ravel()), np.full(20, 20))
+    pairs = results["verification"].trials
+    same = data.test.classes[pairs.first] == data.test.classes[pairs.second]
+    np.testing.assert_array_equal(same, pairs.labels == 1)
+    with pytest.raises(ValueError, match="n_way 20 is above the 4 classes"):
+        trials.within_trials(data.validation, n_way=20)
+    assert trials.within_trials(data.validation, n_way=4, num_trials=40).n_way == 4

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from siamese_jax import datasets
-from siamese_jax.datasets import omniglot, preparation, splits
+from siamese_jax.datasets import mnist, omniglot, preparation, splits
 from siamese_jax.datasets.imageset import ImageSet
 
 SMALL = {"glyphs_alphabets": 5, "glyphs_characters": (4, 6), "glyphs_drawers": 10}
@@ -103,6 +103,67 @@ def test_each_part_gets_one_and_three_are_needed():
             splits.by_fraction(blank({"a": 9}, 2), 0, bad)
 
 
+def test_by_fraction_of_whole_numbers():
+    images = blank({"a": 40}, drawers=2)
+    parts = splits.by_fraction(images, 0, (16, 4, 20))
+    assert [part.num_classes for part in parts] == [16, 4, 20]
+    same = splits.by_fraction(images, 0, (0.4, 0.1, 0.5))
+    assert [p.class_names for p in parts] == [p.class_names for p in same]
+    alphabets = splits.by_fraction(blank({f"a{k}": 3 for k in range(5)}, 2), 0, (1, 2, 2))
+    assert [part.num_alphabets for part in alphabets] == [1, 2, 2]
+    with pytest.raises(ValueError, match=r"\(16, 4, 21\).*sum to 40.*40 classes of 'blank'"):
+        splits.by_fraction(images, 0, (16, 4, 21))
+    with pytest.raises(ValueError, match="fractions must be three positive"):
+        splits.by_fraction(images, 0, (40, 0, 0))
+
+
+def test_by_rows():
+    images = blank({"a": 2, "b": 1}, drawers=10)
+    parts = splits.by_rows(images, 0)
+    assert [part.class_count.tolist() for part in parts] == [[6] * 3, [2] * 3, [2] * 3]
+    assert [part.name for part in parts] == ["blank train", "blank validation", "blank test"]
+    assert all(part.class_names == images.class_names for part in parts)
+    assert all(part.alphabet_names == ("a", "b") for part in parts)
+    pixels = np.concatenate([part.images for part in parts]).reshape(30, 4)
+    assert sorted(pixels.tolist()) == sorted(images.images.reshape(30, 4).tolist())
+    # Each keeps its number in the whole class; which go where is drawn anew for each class.
+    for part in parts:
+        for c in range(3):
+            rows = part.classes == c
+            kept = images.images[images.class_start[c] + part.drawers[rows] - 1]
+            np.testing.assert_array_equal(part.images[rows], kept)
+    tests = [set(parts[2].drawers[parts[2].classes == c].tolist()) for c in range(3)]
+    assert len(set(map(tuple, tests))) > 1
+    other = splits.by_rows(images, 1)
+    assert other[2].fingerprint != parts[2].fingerprint
+    assert splits.by_rows(images, 0)[2].fingerprint == parts[2].fingerprint
+
+
+def test_by_rows_gives_each_part_two_of_each_class():
+    for count in range(6, 12):
+        for fractions in ((0.98, 0.01, 0.01), (0.01, 0.98, 0.01), (0.01, 0.01, 0.98)):
+            parts = splits.by_rows(blank({"a": 2}, count), 0, fractions)
+            sizes = [int(part.class_count[0]) for part in parts]
+            assert sorted(sizes) == [2, 2, count - 4]
+            assert sizes.index(max(sizes)) == fractions.index(0.98) or count == 6
+    counted = splits.by_rows(blank({"a": 2}, 10), 0, (3, 2, 5))
+    assert [part.class_count.tolist() for part in counted] == [[3, 3], [2, 2], [5, 5]]
+    with pytest.raises(ValueError, match=r"least 2 each, to share out the 10 images of the class"):
+        splits.by_rows(blank({"a": 2}, 10), 0, (8, 1, 1))
+    with pytest.raises(ValueError, match="'a/character01' has 5 images.*needs six"):
+        splits.by_rows(blank({"a": 2}, 5), 0)
+
+
+def test_select_rows():
+    images = blank({"a": 3}, drawers=4)
+    part = images.select(rows=[11, 4, 5], name="part")
+    np.testing.assert_array_equal(part.images, images.images[[4, 5, 11]])
+    assert part.class_names == ("a/character02", "a/character03") and part.name == "part"
+    np.testing.assert_array_equal(part.drawers, [1, 2, 4])
+    with pytest.raises(ValueError, match="has rows 0-11, not 12"):
+        images.select(rows=[0, 12])
+
+
 def test_own_drawers():
     parts = splits.own_drawers(splits.by_fraction(blank({"a": 9}), 0))
     assert [sorted(set(part.drawers.tolist())) for part in parts] == [
@@ -197,9 +258,11 @@ def test_load_folder(tmp_path):
     [
         ({"nam": "glyphs"}, "no field 'nam'; did you mean name"),
         ({"name": "omnoglot"}, "name must be one of.*omniglot.*'omnoglot'"),
-        ({"split": "koh"}, "split must be one of lake, koch, got 'koh'"),
+        ({"split": "koh"}, "split must be one of lake, koch, rows, got 'koh'"),
         ({"name": "folder"}, "needs a path"),
-        ({"name": "folder", "path": "/nowhere"}, "/nowhere: no such folder"),
+        ({"name": "glyphs", "split": "rows"}, "'rows' goes with folder and vectors, not with 'gl"),
+        ({"split": "rows"}, "'rows' goes with folder and vectors, not with 'auto'"),
+        ({"name": "folder", "path": "/nowhere"}, "/nowhere: no such folder.*a zip, of <class>"),
     ],
 )
 def test_bad_fields(config, words):
@@ -212,3 +275,31 @@ def test_config_dict_loads_too():
 
     config = ml_collections.ConfigDict({"name": "glyphs", **SMALL, "archives": None})
     assert datasets.load(config.lock()).train.num_alphabets == 3
+
+
+def test_mnist_to_omniglot_looks_in_both_folders(tmp_path, monkeypatch):
+    config = {"name": "mnist_to_omniglot", "data_dir": tmp_path / "data"}
+    sources = tmp_path / "sources"
+    (sources / "mnist").mkdir(parents=True)
+    with pytest.raises(ValueError, match="sources/mnist/train-images.*no such file"):
+        datasets.load({**config, "archives": str(sources)})
+    monkeypatch.setattr(mnist, "prepare", lambda *_: None)
+    monkeypatch.setattr(mnist, "load_mnist", lambda *_: blank({"digits": 10}, 2))
+    with pytest.raises(ValueError, match="sources/omniglot: no such folder of archives"):
+        datasets.load({**config, "archives": str(sources)})
+
+
+def test_mnist_to_omniglot(real_data, prepared_omniglot):
+    root = prepared_omniglot.data_path.parents[1]
+    mnist.prepare(root, real_data / "mnist")
+    data = datasets.load({"name": "mnist_to_omniglot", "data_dir": root, "image_size": (28, 28)})
+    assert data.train.num_classes == data.validation.num_classes == 10
+    assert (len(data.train), len(data.validation)) == (50_000, 10_000)
+    assert data.train.image_shape == data.test.image_shape == (28, 28, 1)
+    assert {part.kind for part in (data.train, data.validation, data.test)} == {"ink"}
+    assert set(data.test.alphabet_names) == set(splits.TEST_ALPHABETS)
+    assert len(data.runs) == 20 and data.runs_name == "official"
+    assert data.runs.queries.shape[2:] == (28, 28, 1)
+    assert "trained and validated on MNIST, tested on Omniglot" in data.note
+    corner = data.test.images[:, 0, 0].mean(), data.train.images[:, 0, 0].mean()
+    assert max(corner) < 20  # paper is 0 in both

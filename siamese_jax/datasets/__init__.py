@@ -6,10 +6,11 @@ import dataclasses
 import difflib
 import hashlib
 import logging
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from siamese_jax.datasets import folder, glyphs, mnist, omniglot, preparation, splits
+from siamese_jax.datasets import folder, glyphs, mnist, omniglot, preparation, splits, vectors
 from siamese_jax.datasets.imageset import ImageSet
 from siamese_jax.datasets.runs import Runs, make_runs
 
@@ -17,18 +18,22 @@ _log = logging.getLogger(__name__)
 
 __all__ = ["DEFAULTS", "Data", "ImageSet", "Runs", "load", "make_runs"]
 
-NAMES = ("auto", "omniglot", "glyphs", "mnist", "folder")
-SPLITS = ("lake", "koch")
+NAMES = ("auto", "omniglot", "glyphs", "mnist", "mnist_to_omniglot", "folder", "vectors")
+SPLITS = ("lake", "koch", "rows")
 DEFAULTS: Mapping[str, Any] = {
     "name": "auto",  # one of NAMES; auto: Omniglot if it can be had, else glyphs
     "data_dir": None,  # folder of prepared sets; None: tfds's own
-    "archives": None,  # folder of Omniglot's three zips, or of MNIST's four gz files
-    "path": None,  # the folder (or zip) of pictures of the set `folder`
+    # Folder of Omniglot's three zips, or of MNIST's four gz files; of `mnist_to_omniglot` the one
+    # that holds both folders, omniglot/ and mnist/.
+    "archives": None,
+    "path": None,  # of `folder`: the folder (or zip) of pictures; of `vectors`: the file
+    "class_column": None,  # of `vectors` in a CSV; None: `class`, or the last without a header
     "stream": False,  # Omniglot's images to train on stay on disk, and are read batch by batch
-    "image_size": None,  # (height, width) in pixels; None: as the set has it
+    "image_size": None,  # (height, width) in pixels; None: as the set has it; of vectors None
     "seed": 0,  # of the glyphs, of their runs, and of the splits by fraction
-    "split": "lake",  # lake: by alphabets; koch: by alphabets and drawers
-    "fractions": (0.6, 0.2, 0.2),  # training, validation, test; of glyphs and folders
+    "split": "lake",  # lake: by alphabets; koch: and by drawers; rows: see `splits.by_rows`
+    # Training, validation, test; whole numbers count classes (alphabets; images a class by rows).
+    "fractions": (0.6, 0.2, 0.2),  # of glyphs, folders and vectors
     "ink": False,  # of the set `folder`: dark ink on light paper
     "glyphs_alphabets": 20,
     "glyphs_characters": (18, 32),  # least and largest number in an alphabet
@@ -43,11 +48,13 @@ class Data:
 
     Attributes:
         train: images to train on.
-        validation: images to choose by; classes of their own, but for MNIST.
-        test: images to report on; classes of their own, but for MNIST.
+        validation: images to choose by; classes of their own, but for MNIST and a split by rows.
+        test: images to report on; classes of their own, but for MNIST and a split by rows.
         runs: fixed one-shot runs of the test alphabets, or None where the set has none.
         runs_name: what the runs are called: `official` is said of Omniglot's only.
         note: one line that says what the data are and, for `auto`, why.
+        standardisation: of vectors, what the three parts went through and new vectors must go
+            through; it is of the training part. None for images.
     """
 
     train: ImageSet
@@ -56,6 +63,7 @@ class Data:
     runs: Runs | None
     runs_name: str
     note: str
+    standardisation: vectors.Standardisation | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -63,8 +71,10 @@ class Data:
         parts = [self.train, self.validation, self.test] + ([self.runs] if self.runs else [])
         return hashlib.sha256("".join(p.fingerprint for p in parts).encode()).hexdigest()[:16]
 
-    def resized(self, image_size: tuple[int, int]) -> Data:
-        """The same data with every image resized to (height, width) pixels."""
+    def resized(self, image_size: tuple[int, int] | None) -> Data:
+        """The same data with every image resized to (height, width) pixels; None leaves them."""
+        if image_size is None:
+            return self
         return dataclasses.replace(
             self,
             train=self.train.resized(*image_size),
@@ -84,7 +94,7 @@ def load(config: Mapping[str, Any]) -> Data:
             that are not whole are an error all the same.
 
     Returns:
-        The three image sets, resized if asked, and the runs.
+        The three image sets, resized if asked (vectors: standardised), and the runs.
 
     Raises:
         ValueError: an unknown field or value, or data that cannot be had or are damaged.
@@ -100,6 +110,8 @@ def load(config: Mapping[str, Any]) -> Data:
     name = fields["name"]
     if fields["stream"] and name not in ("auto", "omniglot"):
         raise ValueError(f"data stream goes with Omniglot only; {name!r} is held in memory")
+    if fields["split"] == "rows" and name not in ("folder", "vectors"):
+        raise ValueError(f"data split 'rows' goes with folder and vectors, not with {name!r}")
     if name == "auto":
         data = _load_auto(fields)
     else:
@@ -107,11 +119,12 @@ def load(config: Mapping[str, Any]) -> Data:
             "omniglot": _load_omniglot,
             "glyphs": _load_glyphs,
             "mnist": _load_mnist,
+            "mnist_to_omniglot": _load_mnist_to_omniglot,
             "folder": _load_folder,
+            "vectors": _load_vectors,
         }
         data = loaders[name](fields)
-    if fields["image_size"] is not None:
-        data = data.resized(fields["image_size"])
+    data = data.resized(fields["image_size"])
     _log.info("data: %s", data.note)
     return data
 
@@ -164,6 +177,19 @@ def _load_mnist(fields: Mapping[str, Any]) -> Data:
     return Data(*parts, None, "", "MNIST")
 
 
+def _load_mnist_to_omniglot(fields: Mapping[str, Any]) -> Data:
+    """Digits train and validate; the test is Omniglot's, of which nothing is seen before."""
+    given = fields["archives"] and pathlib.Path(fields["archives"])
+    digits = _load_mnist({**fields, "archives": given and given / "mnist"})
+    characters = _load_omniglot(
+        {**fields, "archives": given and given / "omniglot", "stream": True}  # none are trained on
+    )
+    note = f"trained and validated on {digits.note}, tested on {characters.note}"
+    return dataclasses.replace(
+        characters, train=digits.train, validation=digits.validation, note=note
+    )
+
+
 def _load_folder(fields: Mapping[str, Any]) -> Data:
     path = fields["path"]
     if not path:
@@ -171,9 +197,38 @@ def _load_folder(fields: Mapping[str, Any]) -> Data:
     images = folder.load_folder(
         path, image_size=fields["image_size"], ink=fields["ink"], min_images=2
     )
-    parts = splits.by_fraction(images, fields["seed"], tuple(fields["fractions"]))
+    parts = _split(images, fields)
     note = (
         f"{images.name}, {len(images)} pictures of {images.num_classes} classes in {path} "
-        f"(split with seed {fields['seed']})"
+        f"({_split_note(fields)})"
     )
     return Data(*parts, None, "", note)
+
+
+def _load_vectors(fields: Mapping[str, Any]) -> Data:
+    path, image_size = fields["path"], fields["image_size"]
+    if not path:
+        raise ValueError("the data set 'vectors' needs a path: a .csv or .npz file")
+    if image_size is not None:
+        raise ValueError(
+            f"vectors cannot be resized: data image_size must be None, got {image_size}"
+        )
+    rows = vectors.load_vectors(path, class_column=fields["class_column"], min_images=2)
+    raw_parts = _split(rows, fields)
+    standardisation = vectors.Standardisation.of(raw_parts[0])
+    parts = (standardisation.of_set(part) for part in raw_parts)
+    note = (
+        f"{rows.name}, {len(rows)} vectors of {rows.image_shape[1]} features and "
+        f"{rows.num_classes} classes in {path} ({_split_note(fields)})"
+    )
+    return Data(*parts, None, "", note, standardisation)
+
+
+def _split(images: ImageSet, fields: Mapping[str, Any]) -> splits.Parts:
+    split = splits.by_rows if fields["split"] == "rows" else splits.by_fraction
+    return split(images, fields["seed"], tuple(fields["fractions"]))
+
+
+def _split_note(fields: Mapping[str, Any]) -> str:
+    by = " by rows, the classes shared," if fields["split"] == "rows" else ""
+    return f"split{by} with seed {fields['seed']}"

@@ -65,7 +65,7 @@ def load_folder(
             expected = _LAYOUT.split(" or ")[depth - 2]
             raise ValueError(f"{path}: {'/'.join(parts)} does not lie at {expected} as others do")
 
-    files = sorted(readers, key=lambda parts: [_natural(part) for part in parts])
+    files = sorted(readers, key=lambda parts: [natural_key(part) for part in parts])
     by_class = collections.Counter(parts[:-1] for parts in files)
     for key, count in by_class.items():
         if count < min_images:
@@ -101,7 +101,26 @@ def load_folder(
     )
 
 
-def _natural(name: str) -> tuple:
+def read_picture(path: str | os.PathLike, mode: str) -> np.ndarray:
+    """Reads one picture file, the right way up; transparency becomes white.
+
+    Args:
+        path: the file.
+        mode: `L` for grey, `RGB` for colour.
+
+    Returns:
+        (H, W, 1) or (H, W, 3) uint8.
+
+    Raises:
+        ValueError: no such file, or no picture in it.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{path}: no such picture")
+    return _pixels(path.parent, (path.name,), path.read_bytes, mode)
+
+
+def natural_key(name: str) -> tuple:
     """Sorting key that puts the numbers in a name in numeric order; equal only for equal names."""
     pieces = re.split(r"([0-9]+)", name)
     return tuple(int(p) if i % 2 else p for i, p in enumerate(pieces)), name
@@ -120,7 +139,9 @@ def _is_passed_over(parts: tuple[str, ...]) -> bool:
 def _folder_files(path: pathlib.Path) -> Readers:
     """A reader for each file of a folder, by the parts of its name."""
     if not path.is_dir():
-        raise ValueError(f"{path}: no such folder of images")
+        raise ValueError(
+            f"{path}: no such folder of images; set data.path to a folder, or a zip, of {_LAYOUT}"
+        )
     files = {file.relative_to(path).parts: file for file in path.rglob("*") if file.is_file()}
     return {k: file.read_bytes for k, file in files.items() if not _is_passed_over(k)}
 

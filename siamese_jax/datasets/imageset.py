@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-KINDS = ("ink", "photo")
+KINDS = ("ink", "photo", "vector")
 _CHUNK = 512  # images at a time
 
 
@@ -64,14 +64,17 @@ class ImageSet:
 
     Attributes:
         images: (M, H, W, C) uint8, in memory or streamed from disk. For kind `ink` the value is ink
-            coverage: 0 paper, 255 ink. For kind `photo` it is the usual intensity.
+            coverage: 0 paper, 255 ink. For kind `photo` it is the usual intensity. Those of kind
+            `vector` are (M, 1, D, 1) float32 features, or float64 as a file gives them, before
+            they are standardised.
         classes: (M,) int32 class id of each image, non-decreasing.
         drawers: (M,) int32, 1-based number of the drawer (or of the picture inside its class).
         class_names: one name a class, `alphabet/character`.
         class_alphabets: (num_classes,) int32 alphabet id of each class, non-decreasing.
         alphabet_names: one name an alphabet. A set without alphabets has one.
-        kind: `ink` (warps fill with paper; turns and flips may make new classes) or `photo` (warps
-            repeat the edge; no turns, no vertical flips).
+        kind: `ink` (warps fill with paper; turns and flips may make new classes), `photo` (warps
+            repeat the edge; no turns, no vertical flips) or `vector` (features without an order:
+            never resized, warped or turned).
         name: what the set is called in logs and reports.
     """
 
@@ -87,10 +90,13 @@ class ImageSet:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
-        if self.images.ndim != 4 or self.images.dtype != np.uint8:
-            raise ValueError(
-                f"images must be (M, H, W, C) uint8, got {self.images.shape} {self.images.dtype}"
-            )
+        given = f"{self.images.shape} {self.images.dtype}"
+        if self.kind == "vector":
+            strip = self.images.ndim == 4 and self.images.shape[1::2] == (1, 1)
+            if not strip or self.images.dtype not in (np.float32, np.float64):
+                raise ValueError(f"vectors must be (M, 1, D, 1) float32 or float64, got {given}")
+        elif self.images.ndim != 4 or self.images.dtype != np.uint8:
+            raise ValueError(f"images must be (M, H, W, C) uint8, got {given}")
         if not len(self.images) == len(self.classes) == len(self.drawers):
             raise ValueError(
                 f"{len(self.images)} images, {len(self.classes)} classes and "
@@ -180,18 +186,20 @@ class ImageSet:
         alphabets: Sequence[str] | None = None,
         classes: Sequence[int] | None = None,
         drawers: Sequence[int] | None = None,
+        rows: Sequence[int] | None = None,
         name: str | None = None,
     ) -> ImageSet:
-        """The part of the set with these alphabets, class ids and drawers; ids count anew from 0.
+        """The part of the set with these alphabets, classes, drawers and rows; ids count from 0.
 
         Args:
             alphabets: names of the alphabets to keep, or None for all.
             classes: class ids to keep, or None for all.
             drawers: drawer numbers (from 1) to keep, or None for all.
+            rows: row numbers (from 0) to keep, in any order, or None for all.
             name: name of the part; by default that of the whole.
 
         Raises:
-            ValueError: an alphabet, class or drawer that the set does not have, or nothing left.
+            ValueError: an alphabet, class, drawer or row that is not in the set, or nothing left.
         """
         keep = np.ones(len(self), bool)
         if alphabets is not None:
@@ -212,6 +220,11 @@ class ImageSet:
             if len(unknown):
                 raise ValueError(f"{self.name!r} has no drawer {unknown[0]}")
             keep &= np.isin(self.drawers, drawers)
+        if rows is not None:
+            unknown = np.setdiff1d(rows, np.arange(len(self)))
+            if len(unknown):
+                raise ValueError(f"{self.name!r} has rows 0-{len(self) - 1}, not {unknown[0]}")
+            keep &= np.isin(np.arange(len(self)), rows)
         if not keep.any():
             raise ValueError(f"no image of {self.name!r} is left by this selection")
         kept_classes, new_classes = np.unique(self.classes[keep], return_inverse=True)
@@ -231,9 +244,18 @@ class ImageSet:
         )
 
     def resized(self, height: int, width: int) -> ImageSet:
-        """The set with every image resized to (height, width) pixels by area averaging."""
+        """The set with every image resized to (height, width) pixels by area averaging.
+
+        Raises:
+            ValueError: vectors, and another size than their own.
+        """
         if self.image_shape[:2] == (height, width):
             return self
+        if self.kind == "vector":
+            raise ValueError(
+                f"{self.name!r} holds vectors, which cannot be resized to {height} x {width}: set "
+                "data.image_size to None"
+            )
         if isinstance(self.images, StreamedImages):
             return dataclasses.replace(self, images=self.images.resized(height, width))
         return dataclasses.replace(self, images=resize_images(self.images, height, width))

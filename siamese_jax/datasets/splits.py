@@ -91,22 +91,21 @@ def by_fraction(
     Args:
         images: the whole set.
         seed: the choice depends on the number of alphabets (or classes) and this seed only.
-        fractions: of training, validation and test, summing to 1.
+        fractions: of training, validation and test, summing to 1; or, as whole numbers, how many
+            alphabets (or classes) each part gets: (16, 4, 20) of 40 people.
 
     Raises:
-        ValueError: fractions that are not positive or do not sum to 1, or fewer than three classes.
+        ValueError: fractions or numbers that do not add up, or fewer than three classes.
     """
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"fractions must be three positive numbers summing to 1, got {fractions}")
     by_alphabet = images.num_alphabets >= 3
     count = images.num_alphabets if by_alphabet else images.num_classes
     if count < 3:
         raise ValueError(
             f"{images.name!r} has {count} classes; a split into training, validation and test "
-            "needs at least three"
+            "needs at least three (data.split = 'rows' splits the images of each class instead)"
         )
-    validation = min(max(1, round(count * fractions[1])), count - 2)
-    test = min(max(1, round(count * fractions[2])), count - 1 - validation)
+    what = f"the {count} {'alphabets' if by_alphabet else 'classes'} of {images.name!r}"
+    _, validation, test = _sizes(fractions, count, 1, what)
     order = np.random.default_rng(seed).permutation(count)
     groups = {
         "train": order[validation + test :],
@@ -122,6 +121,61 @@ def by_fraction(
         else:
             parts.append(images.select(classes=group, name=name))
     return tuple(parts)
+
+
+def by_rows(
+    images: ImageSet, seed: int, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+) -> Parts:
+    """(train, validation, test) that share all classes: the images of each class are split.
+
+    Every class gives each part its fraction of its images, rounded, and at least two, since a pair
+    of one class and a one-shot trial take two. So each class needs six images.
+
+    Args:
+        images: the whole set.
+        seed: the choice depends on the numbers of images of the classes and this seed only.
+        fractions: of training, validation and test, summing to 1; or, as whole numbers, how many
+            images of each class each part gets.
+
+    Raises:
+        ValueError: fractions or numbers that do not add up, or a class with fewer than six images.
+    """
+    rng = np.random.default_rng(seed)
+    groups = ([], [], [])
+    for name, start, count in zip(
+        images.class_names, images.class_start, images.class_count, strict=True
+    ):
+        if count < 6:
+            raise ValueError(
+                f"the class {name!r} has {count} images; split by rows, each class needs six: two "
+                "for each of training, validation and test"
+            )
+        sizes = _sizes(fractions, int(count), 2, f"the {count} images of the class {name!r}")
+        rows = start + rng.permutation(count)
+        for group, part in zip(groups, np.split(rows, np.cumsum(sizes)[:2]), strict=True):
+            group.extend(part.tolist())
+    names = (f"{images.name} {part}" for part in ("train", "validation", "test"))
+    return tuple(images.select(rows=g, name=n) for g, n in zip(groups, names, strict=True))
+
+
+def _sizes(fractions, count: int, least: int, what: str) -> tuple[int, int, int]:
+    """How many of `count` train, validate and test, each at least `least`."""
+    if len(fractions) == 3 and min(fractions) > 0:
+        if abs(sum(fractions) - 1) <= 1e-6:
+            validation = min(max(least, round(count * fractions[1])), count - 2 * least)
+            test = min(max(least, round(count * fractions[2])), count - least - validation)
+            return count - validation - test, validation, test
+        if all(x == int(x) for x in fractions):
+            if sum(fractions) != count or min(fractions) < least:
+                raise ValueError(
+                    f"fractions {tuple(fractions)}, as whole numbers, must sum to {count} and be at "
+                    f"least {least} each, to share out {what}"
+                )
+            return tuple(int(x) for x in fractions)
+    raise ValueError(
+        "fractions must be three positive numbers summing to 1, or three whole numbers, got "
+        f"{tuple(fractions)}"
+    )
 
 
 def own_drawers(parts: Parts, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> Parts:
