@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+def run(
+    main: Callable[[Sequence[str]], int | None], *, takes_words: bool = False, error_code: int = 1
+) -> None:
     """Parses the flags and runs a command; exits with what it returns.
 
     A mistake of the user's (a misspelt flag or field, a missing file, settings that do not go
-    together) is one line and exit code 1; `--verbosity=1` shows the traceback as well.
+    together) is one line and exit code `error_code`; `--verbosity=1` shows the traceback as well.
+
+    Args:
+        main: the command, called with the script's name and the words that are no flags.
+        takes_words: whether it takes such words; else they are a mistake.
+        error_code: exit code of every error.
     """
     absl_logging.set_verbosity(absl_logging.ERROR)  # of the libraries; this package speaks for itself
     notes = logging.getLogger("siamese_jax")
@@ -23,21 +32,23 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     notes.propagate = False
 
     def guarded(argv):
-        if len(argv) > 1:
+        if len(argv) > 1 and not takes_words:
             raise ValueError(
                 f"{argv[1]!r} is no flag: flags begin with -- and have a value after ="
             )
         return main(argv)
 
     try:
-        app.run(guarded, flags_parser=_parse)
-    except (ValueError, FloatingPointError, OSError) as error:
-        if absl_logging.level_debug():
-            raise
-        _end(error)
+        app.run(guarded, flags_parser=functools.partial(_parse, error_code=error_code))
+    except Exception as error:
+        mistake = isinstance(error, ValueError | FloatingPointError | OSError)
+        if mistake and not absl_logging.level_debug():
+            _end(error, error_code)
+        traceback.print_exc()
+        sys.exit(error_code)
 
 
-def _parse(argv):
+def _parse(argv, error_code):
     try:
         if any(word.startswith(("--help", "-help")) for word in argv):
             return app.parse_flags_with_usage(argv)
@@ -48,13 +59,13 @@ def _parse(argv):
     ) as error:
         if "--verbosity=1" in argv:
             raise
-        _end(error)
+        _end(error, error_code)
 
 
-def _end(error: Exception):
+def _end(error: Exception, error_code: int):
     text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
     if "Traceback" in text:  # a config file's own error, quoted whole: its last line says what
         text = text.strip().splitlines()[-1]
     line = " ".join(text.split())
     print(f"{sys.argv[0]}: {line}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(error_code)

@@ -1,0 +1,48 @@
+"""Recognition from one picture: who is this, or is it unknown?
+
+    python launch/recognize.py --workdir=RUN --gallery=FILE enrol anna a1.png a2.png
+    python launch/recognize.py --workdir=RUN --gallery=FILE calibrate PEOPLE --false_accept_rate=0.01
+    python launch/recognize.py --workdir=RUN --gallery=FILE identify who.png
+
+Commands: enrol NAME IMAGE..., remove NAME, list, identify IMAGE..., compare IMAGE IMAGE,
+verify NAME IMAGE, search IMAGE, calibrate FOLDER (of <name>/<image>), rebuild. The gallery is one
+file and belongs to the checkpoint that made it; rebuild moves it to another. Exit codes: 0 done,
+or for verify accepted; 1 rejected by verify; 2 an error.
+"""
+
+from absl import flags
+
+import siamese_jax
+from siamese_jax import commands
+
+siamese_jax.tune_cpu()
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run whose network is taken.")
+_GALLERY = flags.DEFINE_string("gallery", None, "File of the gallery; enrol makes it.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
+_ADD = flags.DEFINE_bool("add", False, "enrol: give a name that is there further references.")
+_TOP = flags.DEFINE_integer("top", 3, "identify, search: names or references shown.")
+_PAGE = flags.DEFINE_string("page", None, "search: file of the page, else beside the gallery.")
+_RATE = flags.DEFINE_float("false_accept_rate", 0.01, "calibrate: rate to allow.")
+_SEED = flags.DEFINE_integer("seed", 0, "calibrate: seed of the people held back.")
+
+
+def main(argv):
+    from siamese_jax.gallery import actions  # jax is slow to import: --help should not wait for it
+
+    command, words = (argv[1], argv[2:]) if len(argv) > 1 else (None, [])
+    settings = actions.Settings(
+        workdir=_WORKDIR.value,
+        gallery=_GALLERY.value,
+        checkpoint=_CHECKPOINT.value,
+        add=_ADD.value,
+        top=_TOP.value,
+        page=_PAGE.value,
+        false_accept_rate=_RATE.value,
+        seed=_SEED.value,
+    )
+    return actions.act(command, words, settings)
+
+
+if __name__ == "__main__":
+    commands.run(main, takes_words=True, error_code=2)
