@@ -1,6 +1,6 @@
-"""Optimisers: the layerwise rates, momenta and L2 weights of Koch et al. (2015), and AdamW.
+"""Optimisers: the layerwise rates, momenta and L2 weights of Koch et al. (2015), Adam, and AdamW.
 
-Both are one optax `GradientTransformation`, built by `build` from a config's `optim` section.
+Each is one optax `GradientTransformation`, built by `build` from a config's `optim` section.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-OPTIMISERS = ("layerwise", "adamw")
+OPTIMISERS = ("layerwise", "adam", "adamw")
 
 # Settings that lie in the optimiser's state: changing them compiles nothing anew.
 _DATA = ("rules", "rate", "weight_decay")
 _SETTINGS = {
     "layerwise": ("rules", "steps_per_epoch", "decay", "momentum_start", "momentum_epochs"),
+    "adam": ("rules", "rate"),
     "adamw": ("rate", "warmup_steps", "weight_decay"),
 }
 
@@ -37,6 +38,24 @@ class Rule(NamedTuple):
     rate: float
     momentum: float
     l2: float
+
+
+class L2Rule(NamedTuple):
+    """L2 weight of the parameters whose path matches a pattern.
+
+    Attributes:
+        pattern: regular expression that must match a whole path, e.g. `encoder/conv.*/kernel`.
+        l2: weight of `l2 |w|^2` in the objective, 0 for none.
+    """
+
+    pattern: str
+    l2: float
+
+
+class L2State(NamedTuple):
+    """State of `coupled_l2`: the () float32 weight of every parameter, as data."""
+
+    l2: Any
 
 
 class LayerwiseState(NamedTuple):
@@ -61,7 +80,7 @@ def path_names(params) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
-def match_rules(rules: Sequence[Rule], params):
+def match_rules(rules: Sequence[Rule | L2Rule], params):
     """Finds the one rule of each parameter.
 
     Args:
@@ -69,7 +88,7 @@ def match_rules(rules: Sequence[Rule], params):
         params: parameter tree.
 
     Returns:
-        A tree of the structure of `params` with a `Rule` at each leaf.
+        A tree of the structure of `params` with a rule at each leaf.
 
     Raises:
         ValueError: a parameter that no rule or more than one rule matches, or a rule without any.
@@ -139,20 +158,12 @@ def layerwise_sgd(
 
     def init(params):
         matched = match_rules(rules, params)
-
-        def setting(field):
-            return jax.tree.map(
-                lambda rule: jnp.asarray(getattr(rule, field), jnp.float32),
-                matched,
-                is_leaf=lambda x: isinstance(x, Rule),
-            )
-
         return LayerwiseState(
             jnp.zeros((), jnp.int32),
             jax.tree.map(jnp.zeros_like, params),
-            setting("rate"),
-            setting("momentum"),
-            setting("l2"),
+            _setting(matched, "rate"),
+            _setting(matched, "momentum"),
+            _setting(matched, "l2"),
         )
 
     def update(grads, state, params):
@@ -173,7 +184,7 @@ def layerwise_sgd(
 def layer_settings(fields: Mapping, params, step: int) -> dict[str, tuple[float, float, float]]:
     """The rate, momentum and L2 weight in force at a step, by parameter path, for the log."""
     rules = jax.tree.leaves(
-        match_rules(_rules(fields), params), is_leaf=lambda x: isinstance(x, Rule)
+        match_rules(_rules(fields, Rule), params), is_leaf=lambda x: isinstance(x, Rule)
     )
     spe = fields["steps_per_epoch"]
     return {
@@ -190,6 +201,40 @@ def layer_settings(fields: Mapping, params, step: int) -> dict[str, tuple[float,
     }
 
 
+def _setting(matched, field: str):
+    """The tree of one field of the rules that `match_rules` found, () float32 at each leaf."""
+    return jax.tree.map(
+        lambda rule: jnp.asarray(getattr(rule, field), jnp.float32),
+        matched,
+        is_leaf=lambda x: isinstance(x, Rule | L2Rule),
+    )
+
+
+def coupled_l2(rules: Sequence[L2Rule]) -> optax.GradientTransformation:
+    """Adds the gradient `2 l2 w` of `l2 |w|^2` to that of the loss, before an optimiser sees it.
+
+    This is what a `kernel_regularizer` of Keras does. With Adam it is another thing than the
+    decoupled decay of AdamW: the penalty's gradient is scaled by the root of the second moment too.
+
+    Args:
+        rules: one for each parameter, see `match_rules`.
+
+    Returns:
+        A transformation whose `init` raises ValueError where the rules do not fit the parameters.
+    """
+
+    def init(params):
+        return L2State(_setting(match_rules(rules, params), "l2"))
+
+    def update(grads, state, params):
+        def one(grad, w, l2):
+            return (grad + 2 * l2 * w).astype(grad.dtype)
+
+        return jax.tree.map(one, grads, params, state.l2), state
+
+    return optax.GradientTransformation(init, update)
+
+
 def cosine_schedule(rate: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
     """Linear from 0 to `rate` over the warm-up, then a half cosine down to 0 at `num_steps`."""
     if not 0 <= warmup_steps < num_steps:
@@ -204,12 +249,13 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
 
     Args:
         fields: `name` (one of `OPTIMISERS`) and the settings of that optimiser. `adamw`: `rate`,
-            `warmup_steps`, `weight_decay` (on parameters of two axes or more). `layerwise`: `rules`,
+            `warmup_steps`, `weight_decay` (on parameters of two axes or more). `adam`: `rules`, a
+            sequence of (pattern, l2), see `coupled_l2`, and `rate`, constant. `layerwise`: `rules`,
             a sequence of (pattern, rate, momentum, l2), and the arguments of `layerwise_sgd`.
         num_steps: length of the training in steps.
 
     Raises:
-        ValueError: an unknown name, or a setting that is missing.
+        ValueError: an unknown name, a setting that is missing, or a rule of another length.
     """
     name = fields["name"]
     missing = sorted(set(_SETTINGS.get(name, ())) - set(fields))
@@ -227,9 +273,16 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
             )
 
         return adamw(rate=float(fields["rate"]), weight_decay=float(fields["weight_decay"]))
+    if name == "adam":
+
+        @optax.inject_hyperparams  # data, in the state, like the rules' weights
+        def adam(rate):
+            return optax.adam(rate)
+
+        return optax.chain(coupled_l2(_rules(fields, L2Rule)), adam(rate=float(fields["rate"])))
     if name == "layerwise":
         return layerwise_sgd(
-            _rules(fields),
+            _rules(fields, Rule),
             steps_per_epoch=fields["steps_per_epoch"],
             decay=fields["decay"],
             momentum_start=fields["momentum_start"],
@@ -243,5 +296,10 @@ def compiled_settings(fields: Mapping) -> dict:
     return {name: value for name, value in fields.items() if name not in _DATA}
 
 
-def _rules(fields):
-    return [Rule(*rule) for rule in fields["rules"]]
+def _rules(fields, kind):
+    for rule in fields["rules"]:
+        if len(rule) != len(kind._fields):
+            raise ValueError(
+                f"optim.rules of {fields['name']!r} are ({', '.join(kind._fields)}), got {tuple(rule)}"
+            )
+    return [kind(*rule) for rule in fields["rules"]]

@@ -13,10 +13,13 @@ FLOORS = (
     # 0: pure functions
     (
         *("models", "losses", "metrics", "augment", "sampling", "optim", "baselines"),
-        *("objectives", "layers"),
+        *("objectives", "layers", "adaptation", "pairsets", "fftconv"),
     ),
     # 1: the world: files, devices, flags
-    ("datasets", "checkpoints", "steps", "feed", "workdir", "trials", "tuning", "commands"),
+    (
+        *("datasets", "checkpoints", "steps", "feed", "workdir", "trials", "scoring"),
+        *("tuning", "commands"),
+    ),
     # 2: what is made of a trained network
     ("evaluate", "inference", "gallery", "report", "figures", "pages"),
     # 3: what a launcher runs

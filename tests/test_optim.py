@@ -265,6 +265,72 @@ def test_adamw_against_a_plain_loop():
         )
 
 
+ADAM = {
+    "name": "adam",
+    "rate": 0.05,
+    "rules": [("encoder/.*/kernel", 0.2), ("head/kernel", 0.03), (".*/bias", 0.0)],
+}
+
+
+def test_adam_with_l2_against_a_plain_loop():
+    """The penalty's gradient 2 l2 w goes through both moments; where the weight is 0 it is Adam."""
+    params = start(np.float64)
+    expected = jax.tree.map(np.copy, params)
+    leaves = {
+        ("encoder", "conv1", "kernel"): 0.2,
+        ("encoder", "conv1", "bias"): 0.0,
+        ("head", "kernel"): 0.03,
+    }
+    first, second = (dict.fromkeys(leaves, 0.0) for _ in range(2))
+    for i in range(7):
+        grads = numpy_gradients(expected, *examples(i))
+        for path, l2 in leaves.items():
+            w = _at(expected, path)
+            g = _at(grads, path) + 2 * l2 * w
+            first[path] = 0.9 * first[path] + 0.1 * g
+            second[path] = 0.999 * second[path] + 0.001 * g**2
+            mean = first[path] / (1 - 0.9 ** (i + 1))
+            w -= 0.05 * mean / (np.sqrt(second[path] / (1 - 0.999 ** (i + 1))) + 1e-8)
+    with jax.enable_x64(True):
+        tx = optim.build(ADAM, 8)
+        params = jax.tree.map(jnp.asarray, params)
+        found, _, _ = run(tx, params, tx.init(params), range(7))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found, expected
+        )
+
+
+def test_coupled_l2_is_the_gradient_of_the_penalty():
+    params = jax.tree.map(jnp.asarray, start())
+    rules = [optim.L2Rule(*rule) for rule in ADAM["rules"]]
+
+    def penalty(params):  # as Keras adds it to the loss: l2 * sum of squares
+        kernel, head = params["encoder"]["conv1"]["kernel"], params["head"]["kernel"]
+        return 0.2 * jnp.sum(kernel**2) + 0.03 * jnp.sum(head**2)
+
+    tx = optim.coupled_l2(rules)
+    grads = jax.tree.map(jnp.ones_like, params)
+    found, _ = tx.update(grads, tx.init(params), params)
+    expected = jax.tree.map(lambda g: 1 + g, jax.grad(penalty)(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+    with pytest.raises(ValueError, match="no rule matches parameter 'encoder/conv1/bias'"):
+        optim.coupled_l2(rules[:2]).init(params)
+
+
+def test_other_settings_of_adam_compile_nothing_anew():
+    tx = optim.build(ADAM, 8)
+    params = jax.tree.map(jnp.asarray, start())
+    first, _, step = run(tx, params, tx.init(params), range(1))
+    x, y = (jnp.asarray(part) for part in examples(0))
+    rules = [(pattern, 10 * l2) for pattern, l2 in ADAM["rules"]]
+    for change in ({"rate": 0.0}, {"rules": rules}):
+        other = {**ADAM, **change}
+        moved, _ = step(params, optim.build(other, 8).init(params), x, y)
+        assert not np.array_equal(moved["head"]["kernel"], first["head"]["kernel"])
+        assert optim.compiled_settings(other) == optim.compiled_settings(ADAM)
+    assert step._cache_size() == 1
+
+
 def test_another_rate_of_adamw_compiles_nothing_anew():
     fields = {"name": "adamw", "rate": 0.1, "warmup_steps": 0, "weight_decay": 0.3}
     tx = optim.build(fields, 8)
@@ -282,9 +348,18 @@ def test_another_rate_of_adamw_compiles_nothing_anew():
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"name": "sgd"}, r"optim.name must be one of \('layerwise', 'adamw'\), got 'sgd'"),
+        ({"name": "sgd"}, r"optim.name must be one of \('layerwise', 'adam', 'adamw'\), got 'sgd'"),
         ({"name": "layerwise", "rate": 0.1}, "optim.name = 'layerwise' needs .*'rules'"),
         ({"name": "adamw", "rules": ()}, "optim.name = 'adamw' needs .*'rate'"),
+        ({"name": "adam", "rate": 0.1}, r"optim.name = 'adam' needs .*\['rules'\]"),
+        (
+            {"name": "adam", "rate": 0.1, "rules": [("w", 0.1, 0.9, 0.0)]},
+            r"rules of 'adam' are \(pattern, l2\), got \('w', 0.1, 0.9, 0.0\)",
+        ),
+        (
+            {"name": "layerwise", "rules": [("w", 0.1)], **SETTINGS},
+            r"rules of 'layerwise' are \(pattern, rate, momentum, l2\), got \('w', 0.1\)",
+        ),
     ],
 )
 def test_build_says_what_it_needs(fields, words):
