@@ -30,7 +30,9 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0.
 _PROCESSES = flags.DEFINE_integer("num_processes", 1, "Number of processes.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process_id", 0, "Number of this process.", lower_bound=0)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Find the other processes by itself.")
-_HEARTBEAT = flags.DEFINE_integer("heartbeat", 100, "Seconds until a silent process counts as lost.")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat", 100, "Seconds until a silent process counts as lost."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 _EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}

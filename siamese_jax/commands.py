@@ -25,7 +25,9 @@ def run(
         takes_words: whether it takes such words; else they are a mistake.
         error_code: exit code of every error.
     """
-    absl_logging.set_verbosity(absl_logging.ERROR)  # of the libraries; this package speaks for itself
+    absl_logging.set_verbosity(
+        absl_logging.ERROR
+    )  # of the libraries; this package speaks for itself
     notes = logging.getLogger("siamese_jax")
     notes.addHandler(logging.StreamHandler())
     notes.setLevel(logging.INFO)

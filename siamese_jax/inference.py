@@ -101,7 +101,9 @@ class Siamese:
             return evaluate.from_embedder(self.embed, self.score_matrix)
         variables = self.devices.first(self.variables)
         return evaluate.from_embedder(
-            self.embed, self.score_matrix, lambda q, s: np.asarray(self.context_step(variables, q, s))
+            self.embed,
+            self.score_matrix,
+            lambda q, s: np.asarray(self.context_step(variables, q, s)),
         )
 
 

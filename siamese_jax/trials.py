@@ -136,7 +136,9 @@ class Pairs:
         if len(shapes) != 1 or self.first.ndim != 1 or len(self.first) == 0:
             raise ValueError(f"first, second, labels and groups must be (P,), got {sorted(shapes)}")
         references = self.references
-        if (self.num_references < 1).any() or (references[:, 1:] >= 0)[references[:, :-1] < 0].any():
+        if (self.num_references < 1).any() or (references[:, 1:] >= 0)[
+            references[:, :-1] < 0
+        ].any():
             raise ValueError("each pair needs a reference, and its row of `second` ends in -1")
         _check_rows(self.images, self.first, references[references >= 0])
         _check_below("labels", self.labels, 2)

@@ -142,10 +142,7 @@ def _load_omniglot(fields: Mapping[str, Any]) -> Data:
     split = {"lake": splits.lake, "koch": splits.koch}[fields["split"]]
     background = omniglot.load_background(builder, fields["stream"])
     parts = split(background, omniglot.load_evaluation(builder))
-    note = (
-        f"Omniglot, split {fields['split']} "
-        f"(archives {omniglot.fingerprint(builder)})"
-    )
+    note = f"Omniglot, split {fields['split']} (archives {omniglot.fingerprint(builder)})"
     return Data(*parts, omniglot.load_runs(builder), "official", note)
 
 
