@@ -1,0 +1,81 @@
+"""Benchmarks: what the machine can do, what this package makes of it, and what peers do.
+
+The sides of a comparison take turns in one run. The only room that may import torch, and only
+inside the functions that use it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Iterable
+
+import jax
+import PIL
+
+from siamese_jax import trials, workdir
+from siamese_jax.benchmarks import report
+from siamese_jax.benchmarks.inputs import run_input
+from siamese_jax.benchmarks.oneshot import run_oneshot
+from siamese_jax.benchmarks.recognition import run_recognition
+from siamese_jax.benchmarks.scaling import run_scaling
+from siamese_jax.benchmarks.startup import run_startup
+from siamese_jax.benchmarks.training import run_training
+from siamese_jax.benchmarks.workload import Plan
+
+__all__ = ["SUITES", "Plan", "run"]
+
+SUITES = {
+    "training": run_training,
+    "input": run_input,
+    "oneshot": run_oneshot,
+    "recognition": run_recognition,
+    "scaling": run_scaling,
+    "startup": run_startup,
+}
+
+_log = logging.getLogger(__name__)
+
+
+def run(suites: Iterable[str], plan: Plan, path: str | None = None) -> dict:
+    """Runs suites one after the other, prints a table of each and writes the record.
+
+    Args:
+        suites: names out of `SUITES`.
+        plan: how to measure.
+        path: JSON file of the record, written after every suite; None for none.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: an unknown suite, or a plan that cannot be measured.
+    """
+    suites = list(suites)
+    trials.check_names("suite", suites, SUITES)
+    if plan.repetitions < 1 or plan.batch < 2 or plan.batch % 2:
+        raise ValueError(
+            f"repetitions must be at least 1 and batch even and at least 2, got {plan.repetitions} "
+            f"and {plan.batch}"
+        )
+    settings = {
+        **{k: v for k, v in dataclasses.asdict(plan).items() if k not in ("root", "archives")},
+        "data": "glyphs" if plan.archives is None else "omniglot",
+        "threads": len(os.sched_getaffinity(0)),  # of a CPU; PyTorch's are in its rows
+        "pillow": PIL.__version__,
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+    }
+    product = plan.compare("this machine", [plan.product("float32")])
+    print(report.text_table(product))
+    found = {}
+    for name in suites:
+        _log.info("suite %s", name)
+        found[name] = SUITES[name](plan)
+        print(f"\n{name}\n{report.text_table(found[name])}", flush=True)
+        record = report.record(settings, product[0], found)
+        if path is not None:
+            workdir.write_whole(pathlib.Path(path), json.dumps(record, indent=1) + "\n")
+    return record

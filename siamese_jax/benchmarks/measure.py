@@ -1,0 +1,174 @@
+"""Times the sides of a comparison in turns, A B A B ..., so that a slow minute slows all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side of a comparison.
+
+    Attributes:
+        name: of its row.
+        call: what is timed; what it returns is waited for.
+        amount: units of work a call.
+        unit: what the amount counts.
+        operations: floating-point operations a call, 0 where they are not counted.
+        note: for its row.
+    """
+
+    name: str
+    call: Callable[[], Any]
+    amount: float = 1
+    unit: str = "calls"
+    operations: float = 0
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What a side took.
+
+    Attributes:
+        group: what all sides of the comparison have in common.
+        name: of the side.
+        unit: what is counted.
+        amount: units a call.
+        seconds: median time of a call; None where it could not run, and `note` says why.
+        quartiles: first and third quartile of that time, seconds.
+        repetitions: number of turns.
+        calls: calls a turn.
+        first: seconds of the very first call, compilation included where there is any.
+        per_second: units a second, by the median time.
+        gflops: 1e9 floating-point operations a second.
+        share: of the matrix product's rate in the same turn, median, unless `share_of` says otherwise.
+        share_of: what the share is of.
+        ratio: times as fast as `against` in the same turn, median.
+        against: name of a row.
+        note: what else there is to say.
+    """
+
+    group: str
+    name: str
+    unit: str = ""
+    amount: float = 0
+    seconds: float | None = None
+    quartiles: tuple[float, float] | None = None
+    repetitions: int = 0
+    calls: int = 0
+    first: float | None = None
+    per_second: float | None = None
+    gflops: float | None = None
+    share: float | None = None
+    share_of: str | None = None
+    ratio: float | None = None
+    against: str | None = None
+    note: str = ""
+
+
+def compare(
+    group: str,
+    sides: Sequence[Side],
+    repetitions: int,
+    turn: float,
+    *,
+    base: Sequence[str] = (),
+    product: str | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Row]:
+    """Times all sides in turns, after two calls of each that do not count.
+
+    Args:
+        group: what all sides have in common, for the rows.
+        sides: in the order of their turns.
+        repetitions: turns of each side.
+        turn: least length of a turn, seconds; fast sides are called several times.
+        base: names of the sides against which the others are told; of several the fastest.
+        product: name of the side whose rate of operations is the machine's.
+        clock: seconds.
+
+    Returns:
+        One row a side.
+    """
+    firsts, calls = zip(*(_warm(side, turn, clock) for side in sides), strict=True)
+    seconds = np.empty((repetitions, len(sides)))
+    for r in range(repetitions):
+        for s, side in enumerate(sides):
+            begin = clock()
+            for _ in range(calls[s]):
+                jax.block_until_ready(side.call())
+            seconds[r, s] = (clock() - begin) / calls[s]
+    amounts = np.array([side.amount for side in sides], float)
+    operations = np.array([side.operations for side in sides], float)
+    names = [side.name for side in sides]
+    rates, gflops = amounts / seconds, operations / seconds / 1e9
+    medians = np.median(seconds, axis=0)
+    bases = [names.index(name) for name in base if name in names]
+    fastest = max(bases, key=lambda s: amounts[s] / medians[s], default=None)
+    rows = []
+    for s, side in enumerate(sides):
+        share = ratio = None
+        if product is not None and side.operations:
+            share = float(np.median(gflops[:, s] / gflops[:, names.index(product)]))
+        if fastest is not None and side.unit == sides[fastest].unit:
+            ratio = float(np.median(rates[:, s] / rates[:, fastest]))
+        rows.append(
+            Row(
+                group=group,
+                name=side.name,
+                unit=side.unit,
+                amount=side.amount,
+                seconds=float(medians[s]),
+                quartiles=tuple(np.quantile(seconds[:, s], (0.25, 0.75)).tolist()),
+                repetitions=repetitions,
+                calls=calls[s],
+                first=firsts[s],
+                per_second=float(amounts[s] / medians[s]),
+                gflops=float(operations[s] / medians[s] / 1e9) if side.operations else None,
+                share=share,
+                share_of=None if share is None else "product",
+                ratio=ratio,
+                against=None if ratio is None else names[fastest],
+                note=side.note,
+            )
+        )
+    return rows
+
+
+def matrix_product(size: int, dtype: str = "float32") -> Side:
+    """The product of two square matrices: the rate that this machine reaches.
+
+    Args:
+        size: rows and columns.
+        dtype: of the matrices.
+    """
+    keys = jax.random.split(jax.random.key(0))
+    a, b = (jax.random.normal(key, (size, size)).astype(dtype) for key in keys)
+    multiply = jax.jit(jnp.matmul)
+    return Side(
+        f"matrix product, {size} x {size}, {dtype}",
+        lambda: multiply(a, b),
+        1,
+        "products",
+        2 * size**3,
+    )
+
+
+def _warm(side: Side, turn: float, clock) -> tuple[float, int]:
+    """Seconds of the first call, and the number of calls that fill a turn."""
+    begin = clock()
+    jax.block_until_ready(side.call())
+    first = clock() - begin
+    begin = clock()
+    jax.block_until_ready(side.call())
+    second = max(clock() - begin, 1e-9)
+    return first, max(1, math.ceil(turn / second))
