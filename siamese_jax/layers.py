@@ -53,7 +53,8 @@ def layer_table(model: models.SiameseNet, image_shape: tuple[int, int, int]) -> 
     def note(call, args, kwargs, context):
         out = call(*args, **kwargs)
         if context.method_name == "__call__" and context.module.path not in calls:
-            calls[context.module.path] = (context.module, args[0].shape, out.shape)
+            given, returned = (jax.tree.leaves(x)[0].shape for x in (args, out))
+            calls[context.module.path] = (context.module, given, returned)
         return out
 
     def run(key, images):

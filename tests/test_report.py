@@ -1,9 +1,7 @@
-"""The report of a smoke run, its figures, the counts of confusions and the table of layers."""
+"""The report of a smoke run, of vectors, of colour pictures, of every objective; the layers."""
 
-import base64
 import dataclasses
 import html.parser
-import io
 import math
 import pathlib
 import re
@@ -12,10 +10,12 @@ import runpy
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import PIL.Image
 import pytest
+from matplotlib.image import AxesImage
 
 from siamese_jax import (
     augment,
@@ -24,6 +24,7 @@ from siamese_jax import (
     evaluate,
     figures,
     inference,
+    judge,
     layers,
     models,
     objectives,
@@ -32,16 +33,15 @@ from siamese_jax import (
     sampling,
     steps,
     train,
-    trials,
     workdir,
 )
-from siamese_jax.datasets.imageset import ImageSet
+from siamese_jax.report import published
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SECTIONS = ["results", "learning", "curve", "trials", "confusions", "verification"]
-SECTIONS += ["alphabets", "training", "network", "run"]
+SECTIONS += ["retrieval", "open_set", "alphabets", "training", "network", "run"]
 FIGURES = {"learning", "curve", "trials", "confusions", "roc"}
-FIGURES |= {"training", "filters", "embeddings"}
+FIGURES |= {"reliability", "pairs", "training", "filters", "embeddings"}
 SMALL = {"n_way": 5, "num_trials": 40, "num_pairs": 80, "curve_trials": 20, "curve_n_ways": (2, 9)}
 
 
@@ -78,7 +78,7 @@ def smoke_run(tmp_path_factory):
         "pixel 1-NN": baselines.pixel_nearest_neighbour,
         "random": baselines.random_score(0),
     }
-    protocols = ("official", "within", "between", "verification", "curve")
+    protocols = ("official", "within", "between", "verification", "curve", "retrieval", "open_set")
     results = {
         name: evaluate.run_protocols(system, held, protocols, SMALL, system_name=name)
         for name, system in systems.items()
@@ -170,11 +170,55 @@ def test_page_holds_every_result_with_its_interval_and_hash(page, smoke_run):
         for key, r in by_key.items():
             if key.startswith("curve/training") and r.system != smoke_run.siamese.name:
                 continue  # the curve of training classes is the network's alone
+            assert r.trial_hash in text
+            if key == "open_set":
+                assert math.isnan(r.accuracy)  # 1 % false alarms of fewer than 100 impostors
+                continue
             shown = f"{100 * r.accuracy:.2f} % {100 * r.wilson[0]:.1f} – {100 * r.wilson[1]:.1f}"
             assert shown in text, (r.system, r.name)
-            assert r.trial_hash in text
     verified = smoke_run.results[smoke_run.siamese.name]["verification"]
     assert f"{verified.figures['auc']:.4f}" in text
+
+
+def test_page_holds_retrieval_and_the_open_set(page, smoke_run):
+    text = visible(page)
+    own = smoke_run.results[smoke_run.siamese.name]
+    found, known = own["retrieval"], own["open_set"]
+    f = found.figures
+    shares = [f["recall_at_1"], f["recall_at_5"], f["recall_at_10"], f["map_at_r"]]
+    assert f"{smoke_run.siamese.name} " + " ".join(f"{100 * x:.2f} %" for x in shares) in text
+    count = len(smoke_run.data.test)
+    assert f"Retrieval: {count} queries among all {count} images" in text
+    assert f"ranks all other {count - 1} pictures" in text and "of which 7 are of its class" in text
+    impostors = known.figures["num_impostors"]
+    assert f"{known.num_trials} probes of them and {impostors} of others" in text
+    assert f"rank 1 {100 * known.figures['rank_1']:.2f} %" in text
+    at = known.figures["at"]["10 %"]
+    row = f"10 % the test’s impostors {at['threshold']:.4g} {100 * at['dir']:.2f} % "
+    assert row + f"{100 * at['false_alarms']:.2f} %" in text
+    row = f"10 % validation {at['transferred_threshold']:.4g} {100 * at['transferred_dir']:.2f} %"
+    assert row in text
+    # What so few impostors cannot show is a dash, with the reason, and nowhere a NaN.
+    assert "0.1 % the test’s impostors – – –" in text
+    reason = f"1 % false alarms need 100 impostors or more; the test set has {impostors}"
+    assert f"Open set has no accuracy (–): {reason}." in text
+    assert not re.search(r"\bnan\b", text) and "width:nan" not in page
+
+
+def test_page_holds_the_calibration_and_the_pairs(page, smoke_run):
+    text = visible(page)
+    own = smoke_run.results[smoke_run.siamese.name]["verification"]
+    f = own.figures
+    row = f"{own.system} {f['slope']:.4g} {f['offset']:.4g} {f['reliability_error']:.4f} "
+    assert row + f"{f['log_loss']:.4f}" in text
+    rejected = int(((own.scores < f["threshold"]) & (own.trials.labels == 1)).sum())
+    accepted = int(((own.scores >= f["threshold"]) & (own.trials.labels == 0)).sum())
+    assert f"{rejected} same pairs are rejected and {accepted} different ones accepted" in text
+    assert "The dissimilarity is minus the score" in text  # of a cosine
+    chosen = dict(figures.sample_pairs(own))["same, by chance"]
+    shown = report.draw(*smoke_run.arguments)["pairs"].axes[0].texts
+    wanted = [f"dissimilarity {-own.scores[pair]:.2f}" for pair in chosen]
+    assert [text.get_text().split("\n")[0] for text in shown[1 : 1 + len(chosen)]] == wanted
 
 
 def test_published_figures_stand_beside_official_runs_only(smoke_run, tmp_path):
@@ -187,18 +231,19 @@ def test_published_figures_stand_beside_official_runs_only(smoke_run, tmp_path):
     path = report.write_report(smoke_run.path, smoke_run.config, data, smoke_run.siamese, few)
     page = path.read_text(encoding="utf-8")
     text = visible(page)
-    for name, value, source in report.PUBLISHED_RUNS:
+    for name, value, source in published.RUNS:
         assert f"{name} {value:.1f} % {source}" in text
     assert "Not Omniglot" not in text
     assert "matching network" not in text  # `between` was not evaluated
-    assert text.count("Not evaluated here") == 2  # the curve and the verification
+    # The curve, the verification, the retrieval and the open set.
+    assert text.count("Not evaluated here") == 4
     assert re.findall(r'<section id="([^"]*)"', page) == SECTIONS
 
 
 def test_published_figures_are_in_order_and_not_from_memory():
-    values = [value for _, value, _ in report.PUBLISHED_RUNS]
+    values = [value for _, value, _ in published.RUNS]
     assert values == sorted(values, reverse=True)
-    known = {name: value for name, value, _ in report.PUBLISHED_RUNS}
+    known = {name: value for name, value, _ in published.RUNS}
     assert known["people"] == 95.5 and known["hierarchical BPL, from strokes"] == 95.2
     assert known["convolutional siamese network"] == 92.0 and known["1-nearest neighbour"] == 21.7
     assert not any("prototypical" in name or "RCN" in name for name in known)
@@ -223,6 +268,166 @@ def test_table_escapes_all_but_html():
     table = pages.table(("a<b", ""), ["head&er", (True, ("<i>", pages.bar(0.25, True)))], (1,))
     assert "a&lt;b" in table and "head&amp;er" in table and "&lt;i&gt;" in table
     assert '<i style="width:25.0%"></i>' in table and "<tr class=own>" in table
+
+
+# ---------------------------------------------------------------------------- other runs and sets
+
+EPISODES = {"episodes": 2, "n_way": 5, "fill": False, "turns": "none"}
+PAIRS = {"batch": 8, "negatives": "any", "turns": "none"}
+OBJECTIVES = {  # fields, pictures of the sheet, words of the page
+    "verification": (PAIRS, 16, "Pairs of the run’s first batch with their labels"),
+    "contrastive": (PAIRS | {"margin": 1.0}, 16, "a distance below half of the margin"),
+    "triplet": (EPISODES | {"mining": "random", "margin": 1.0}, 20, "are anchor and negative"),
+    "prototypical": (EPISODES | {"k_shot": 2}, 30, "on each of the sides A, B and C by another"),
+    "matching": (EPISODES | {"k_shot": 1}, 20, "each side is asked once"),
+    "classifier": ({"batch": 6, "turns": "none"}, 6, "with the names of their classes"),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_sheet_of_every_objective(smoke_run, name):
+    fields, pictures, words = OBJECTIVES[name]
+    config = smoke_run.config.copy_and_resolve_references().unlock()
+    config.objective = ml_collections.ConfigDict({"name": name, **fields})
+    config.augment.distort = False
+    path = report.write_report(
+        smoke_run.path, config, smoke_run.data, smoke_run.siamese, {smoke_run.siamese.name: {}}
+    )
+    page = path.read_text(encoding="utf-8")
+    assert words in visible(page) and f"objective “{name}”" in visible(page)
+    sheet = page[page.index('<section id="training">') : page.index('<section id="network">')]
+    assert sheet.count("data:image/png;base64") == pictures
+    if name == "classifier":
+        names = set(re.findall(r"<text[^>]*>([^<]*)</text>", sheet))
+        known = {figures.class_name(x) for x in smoke_run.data.train.class_names}
+        assert names and names <= known
+
+
+def test_a_run_judged_on_another_set_names_both(smoke_run):
+    other = datasets.load(
+        {"name": "glyphs", "seed": 7, "glyphs_alphabets": 6, "glyphs_characters": (6, 9)}
+    )
+    train = dataclasses.replace(smoke_run.data.train, name="set of before")
+    test = dataclasses.replace(other.test, name="set of after")
+    data = dataclasses.replace(other, train=train, test=test, note="this; judged on that")
+    config = smoke_run.config.copy_and_resolve_references().unlock()
+    config.test_data = ml_collections.ConfigDict({"name": "glyphs", "seed": 7})
+    path = report.write_report(
+        smoke_run.path, config, data, smoke_run.siamese, {smoke_run.siamese.name: {}}
+    )
+    text = visible(path.read_text(encoding="utf-8"))
+    assert f"Trained on {train.num_classes} classes of 5 alphabets (set of before), " in text
+    assert f"judged on another set, {test.num_classes} classes" in text
+    assert "(set of after)" in text and "Validation set (thresholds)" in text
+    assert "this; judged on that" in text and "never seen" not in text
+
+
+def tiny(data, encoder, objective, comparator="l1", **augmentation):
+    """A config that trains four steps."""
+    return ml_collections.ConfigDict(
+        {
+            **{"seed": 0, "num_steps": 4, "num_devices": 1, "log_every": 2, "keep_best": 1},
+            "data": data,
+            "model": {
+                **{"comparator": comparator, "head_args": {}, "dtype": "float32"},
+                **encoder,
+            },
+            "objective": {"turns": "none", "negatives": "any", "batch": 8, **objective},
+            "augment": {"distort": False, **augmentation},
+            "optim": {"name": "adamw", "rate": 3e-3, "warmup_steps": 1, "weight_decay": 0.0},
+            "eval": {"every": 4, "trials": 30, "n_way": 3, "seed": 0, "patience": 0},
+        }
+    ).lock()
+
+
+def test_a_run_of_vectors(tmp_path):
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(3, 4))
+    lines = ["a,b,c,d,class"]
+    for row in range(90):
+        values = centres[row % 3] + rng.normal(size=4)
+        lines.append(",".join([*(f"{x:.3f}" for x in values), f"flower_{row % 3}"]))
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    data = {"name": "vectors", "path": str(tmp_path / "table.csv"), "split": "rows"}
+    data["image_size"] = None
+    encoder = {"encoder": "dense", "encoder_args": {"hidden": (8,), "units": 4}}
+    path = tmp_path / "run"
+    train.train_and_evaluate(tiny(data, encoder, {"name": "verification"}), str(path))
+    protocols = ["within", "verification", "curve", "retrieval", "open_set"]
+    settings = {"n_way": 3, "num_trials": 30, "num_pairs": 40, "curve_trials": 20}
+    results = judge.judge_run(path, protocols, settings, baselines=False)
+    page = (path / "report.html").read_text(encoding="utf-8")
+    text = visible(page)
+    assert re.findall(r'<section id="([^"]*)"', page) == SECTIONS
+    # The course, the curve, the ROC, the reliability and the map: none with pictures.
+    assert page.count("<svg") == 5 and "data:image/png" not in page
+    assert "two vectors of 4 features are" in text and "picture" not in text.replace(
+        "There are no pictures to show", ""
+    ).replace("there are no pictures to show", "")
+    assert "on other vectors of the same classes" in text
+    assert "Among the test classes: 3-way 1-shot, 30 trials" in text  # which have no alphabets
+    assert "One vector costs 64 multiply-adds" in text  # 4 x 8 + 8 x 4
+    assert "Search among all vectors" in text
+    for name in ("flower 0", "flower 1", "flower 2"):  # on the map
+        assert f">{name}<" in page
+    own = results["run @ 4"]["within"]
+    confused = report.confusions(own, datasets.load(workdir.read_config(path).data).test.classes)
+    a, b, wrong, met = confused[0]
+    assert f"flower {a} and flower {b} {wrong:.4g} {met}" in text
+
+
+def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
+    rng = np.random.default_rng(0)
+    for person in range(10):
+        folder = tmp_path / "faces" / f"person{person}"
+        folder.mkdir(parents=True)
+        colour = rng.integers(0, 256, 3)
+        for i in range(6):
+            pixels = colour + rng.integers(-20, 20, (16, 12, 3))
+            PIL.Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+    pairs = ["first,second,label"]
+    for i in range(1, 6):
+        pairs.append(f"faces/person0/0.png,faces/person0/{i}.png,1,same{i % 2}")
+        pairs.append(f"faces/person0/0.png,faces/person1/{i}.png,0,other{i % 2}")
+    (tmp_path / "pairs.csv").write_text("\n".join(pairs))
+    data = {"name": "folder", "path": str(tmp_path / "faces"), "fractions": (4, 3, 3)}
+    data["image_size"] = (16, 12)
+    encoder = {"encoder": "small", "encoder_args": {"filters": (4, 4), "hidden": (), "units": 4}}
+    encoder["head_args"] = {"scale": 2.0, "bias": 1.0}
+    path = tmp_path / "run"
+    config = tiny(data, encoder, {"name": "contrastive", "margin": 1.0}, "euclidean")
+    train.train_and_evaluate(config, str(path))
+    protocols = ["within", "verification", "retrieval", "open_set"]
+    settings = {"n_way": 3, "num_trials": 30, "num_pairs": 40}
+    results = judge.judge_run(
+        path, protocols, settings, baselines=False, pairs=tmp_path / "pairs.csv"
+    )
+    page = (path / "report.html").read_text(encoding="utf-8")
+    text = visible(page)
+    assert "The dissimilarity is the Euclidean distance of the two embeddings" in text
+    assert "The dissimilarity is minus the score" in text  # of claims with several references
+    assert "Of several references the first is shown" in text
+    assert "4 pairs, 2 of one class and 2 of two (pairs.csv, up to 3 references a claim)" in text
+    assert "Pairs of a file: pairs.csv" in text and "never seen" in text
+    assert "official 20 runs" not in text
+
+    net, data = inference.load(path), datasets.load(config.data)
+    drawn = report.draw(path, config, data, net, results)
+    expected = {"learning", "trials", "roc", "pairs", "reliability", "file_roc", "file_pairs"}
+    assert expected <= set(drawn) and {"training", "filters", "embeddings"} <= set(drawn)
+    assert len(drawn["learning"].axes) == 3 and len(drawn["reliability"].axes) == 2
+    # The distance that is written below a pair is the one that its score was made of.
+    own = results["run @ 4"]["verification"]
+    head = net.variables["params"]["head"]
+    apart = (float(head["bias"]) - own.scores) / float(head["scale"])
+    rows = figures.sample_pairs(own)
+    wanted = [f"{apart[pair]:.2f}" for _, members in rows for pair in members]
+    texts = [x.get_text() for x in drawn["pairs"].axes[0].texts]
+    assert [re.search(r"y (-?[\d.]+)", x).group(1) for x in texts if "diss" in x] == wanted
+    for name in ("trials", "pairs", "file_pairs", "training", "embeddings"):
+        shown = [image.get_array() for image in drawn[name].findobj(AxesImage)]
+        assert {picture.shape for picture in shown} == {(16, 12, 3)}
+        assert any(np.ptp(picture, axis=-1).max() > 20 for picture in shown)  # in colour
 
 
 # --------------------------------------------------------------------------------------- layers
@@ -271,87 +476,6 @@ def test_first_kernel_is_that_of_the_first_convolution(smoke_run):
     assert layers.first_kernel(table[-1:], params) is None
 
 
-# ----------------------------------------------------------------------------- what is shown
-
-
-def make_set(shape=(6, 5, 1), kind="ink", num_classes=4, per_class=3, alphabets=1):
-    rng = np.random.default_rng(0)
-    count = num_classes * per_class
-    half = np.arange(num_classes) * alphabets // num_classes
-    return ImageSet(
-        images=rng.integers(0, 256, (count, *shape)).astype(np.uint8),
-        classes=np.repeat(np.arange(num_classes), per_class).astype(np.int32),
-        drawers=np.tile(np.arange(1, per_class + 1), num_classes).astype(np.int32),
-        class_names=tuple(f"a{half[c]}/character{c + 1:02d}" for c in range(num_classes)),
-        class_alphabets=half.astype(np.int32),
-        alphabet_names=tuple(f"a{i}" for i in range(alphabets)),
-        kind=kind,
-        name="small",
-    )
-
-
-def judge(images, queries, supports, answers, scores):
-    """The result of given trials with given scores (R, Q, N)."""
-    queries, scores = np.array(queries), iter(np.array(scores, float))
-    listed = trials.Trials(
-        name="within",
-        scope="within alphabets",
-        images=images.images,
-        fingerprint="0",
-        supports=np.array(supports)[..., None],
-        queries=queries,
-        answers=np.array(answers),
-        groups=np.zeros(queries.shape, int),
-        group_names=("a0",),
-        group_kind="alphabet",
-    )
-    raw = list(scores)
-    result = evaluate.evaluate_trials(lambda q, s: np.zeros((len(q), len(s))), listed)
-    scores = np.array(raw)
-    correct = evaluate.metrics.n_way_correct(scores, listed.answers)
-    return dataclasses.replace(result, scores=scores, correct=correct)
-
-
-@pytest.fixture(scope="module")
-def planted():
-    """Two runs of three queries, classes 0, 1, 2 against supports of 0, 1, 2 and of 2, 1, 3.
-
-    Images 3c, 3c + 1, 3c + 2 are of class c. Run 0: 0 answers 1, 1 answers 0, 2 is right. Run 1:
-    2 ties with 1, 1 is right, 3 answers 1.
-    """
-    scores = [
-        [[1, 5, 0], [7, 2, 1], [0, 0, 3]],
-        [[4, 4, 1], [0, 9, 1], [0, 3, 2]],
-    ]
-    return judge(
-        make_set(), [[0, 3, 6], [6, 3, 9]], [[1, 4, 7], [7, 4, 10]], [[0, 1, 2], [0, 1, 2]], scores
-    )
-
-
-def test_confusions_by_hand(planted):
-    """0 and 1 meet twice in run 0, once with either asked: 2 wrong. 1 and 2 meet twice in each
-    run: half an error by the tie. 1 and 3 meet twice in run 1: one error. 0-2 and 2-3: none."""
-    classes = make_set().classes
-    assert report.confusions(planted, classes) == [(0, 1, 2.0, 2), (1, 3, 1.0, 2), (1, 2, 0.5, 4)]
-
-
-def test_confusions_of_a_perfect_system_are_none():
-    result = judge(make_set(), [[0]], [[1, 4]], [[0]], [[[2, 1]]])
-    assert report.confusions(result, make_set().classes) == []
-
-
-def test_sample_trials_shows_right_and_wrong_ones():
-    correct = np.ones((5, 8))
-    correct[2, 3] = correct[4, 1] = 0
-    correct[0, 0] = 0.5
-    chosen = figures.sample_trials(correct, 8)
-    assert len({tuple(c) for c in chosen}) == 8
-    np.testing.assert_array_equal([correct[r, q] == 1 for r, q in chosen], [True] * 5 + [False] * 3)
-    assert (correct[tuple(figures.sample_trials(correct, 4).T)] == 1).sum() == 2
-    assert (figures.sample_trials(np.zeros((2, 3)), 4)).shape == (4, 2)
-    assert (figures.sample_trials(np.ones((2, 3)), 10)).shape == (6, 2)
-
-
 def test_preview_is_the_batch_that_the_training_step_sees(glyphs):
     """A model that passes pixels on, and a loss that reports a fixed random sum of them."""
 
@@ -381,105 +505,6 @@ def test_preview_is_the_batch_that_the_training_step_sees(glyphs):
     seen = (np.asarray(pixels).reshape(8, 2, -1) * weights).sum()
     np.testing.assert_allclose(losses[1], seen, rtol=1e-4)
     assert abs(losses[0] - seen) > 1
-
-
-# -------------------------------------------------------------------------------------- figures
-
-
-def embedded_pictures(svg):
-    return [
-        np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
-        for data in re.findall(r'data:image/png;base64,([^"]+)"', svg)
-    ]
-
-
-def test_pictures_show_ink_dark_on_white_and_photos_as_they_are():
-    image = np.array([[0, 255], [51, 204]], np.uint8)[None, :, :, None]
-    np.testing.assert_array_equal(figures.pictures(image, "ink")[0, :, :, 0], [[255, 0], [204, 51]])
-    np.testing.assert_array_equal(
-        figures.pictures(image / 255.0, "ink"), figures.pictures(image, "ink")
-    )
-    colour = np.random.default_rng(0).integers(0, 256, (2, 10, 8, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(figures.pictures(colour, "photo"), colour)
-    large = np.full((1, 200, 100, 3), 9, np.uint8)
-    np.testing.assert_array_equal(figures.pictures(large, "photo"), np.full((1, 48, 24, 3), 9))
-
-
-def test_trial_grid_holds_every_picture_and_verdict(planted):
-    svg = figures.to_svg(figures.trial_grid_figure(planted, "ink", 6), "a < b")
-    assert svg.startswith('<svg role="img" aria-label="a &lt; b" viewBox="0 0 ')
-    shown = embedded_pictures(svg)
-    assert len(shown) == 6 * 4
-    wanted = {figures.pictures(make_set().images[[row]], "ink").tobytes() for row in (0, 3, 6, 9)}
-    assert wanted <= {picture.tobytes() for picture in shown}
-    assert svg.count("a0: right") == 2 and svg.count("a tie of 2") == 1
-    assert svg.count("wrong, the right one ranks 2 of 3") == 3
-    assert ">9.00<" in svg
-
-
-def test_trial_grid_says_when_scores_are_not_finite(planted):
-    scores = planted.scores.copy()
-    scores[1, 1, 0] = np.nan
-    result = dataclasses.replace(
-        planted, scores=scores, correct=np.where(np.isnan(scores).any(-1), 1 / 3, planted.correct)
-    )
-    svg = figures.to_svg(figures.trial_grid_figure(result, "ink", 6), "")
-    assert svg.count("no answer, a score is not finite") == 1 and ">nan<" in svg
-
-
-@pytest.mark.parametrize("shape", [(20, 12, 1), (9, 16, 3)])
-def test_pictures_of_photos_keep_shape_and_colour(shape):
-    images = make_set(shape, "photo")
-    pixels = images.images[:8].reshape(4, 2, *shape) / np.float32(255)
-    svg = figures.to_svg(figures.pairs_figure(pixels, np.array([1, 1, 0, 0]), "photo"), "")
-    shown = embedded_pictures(svg)
-    assert len(shown) == 8
-    expected = np.broadcast_to(images.images[0], (*shape[:2], 3))
-    np.testing.assert_array_equal(shown[0], expected)
-    assert svg.count("same (1)") == 2 and svg.count("different (0)") == 2
-    height, width = (float(x) for x in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups()[::-1])
-    assert math.isclose(width, 72 * figures.WIDTH, rel_tol=1e-6) and height < width
-
-    svg = figures.to_svg(figures.confusion_figure([(0, 2, 1.5, 7)], images, examples=2), "")
-    assert len(embedded_pictures(svg)) == 4
-    assert ">a0 1 and 3<" in svg and ">1.5 of 7 wrong<" in svg
-
-
-def test_episode_sheet_leaves_masked_columns_out():
-    pixels = np.random.default_rng(0).random((2, 2, 4, 6, 6, 1))
-    mask = np.array([[True] * 4, [True, True, True, False]])
-    svg = figures.to_svg(figures.episode_figure(pixels, mask, "ink"), "")
-    assert len(embedded_pictures(svg)) == 2 * 4 + 2 * 3
-
-
-def test_filters_are_scaled_each_to_its_own_largest_weight():
-    kernel = np.zeros((3, 3, 1, 2))
-    kernel[0, 0, 0] = [0.5, -20.0]
-    svg = figures.to_svg(figures.filters_figure(kernel), "")
-    first, second = embedded_pictures(svg)
-    assert first.shape == (24, 24, 3)
-    red, blue, zero = first[0, 0], second[0, 0], first[-1, -1]
-    assert red[0] > 2 * red[2] and blue[2] > 2 * blue[0] and zero.min() > 240
-
-
-def test_embedding_map_joins_each_class_to_its_mean():
-    images = make_set(num_classes=4, per_class=3, alphabets=2)
-    rng = np.random.default_rng(1)
-    embeddings = rng.normal(size=(len(images), 7))
-    svg = figures.to_svg(figures.embedding_figure([("one", embeddings, images)]), "")
-    assert len(embedded_pictures(svg)) == 4
-    assert "% of the variance" in svg
-
-
-def test_principal_components_are_those_of_the_covariance():
-    x = np.random.default_rng(0).normal(size=(30, 6)) * [5, 3, 1, 1, 1, 1] + 10
-    points, explained = figures.principal_components(x)
-    values, vectors = np.linalg.eigh(np.cov(x.T))
-    projected = (x - x.mean(0)) @ vectors[:, ::-1][:, :2]
-    np.testing.assert_allclose(np.abs(points), np.abs(projected), atol=1e-9)
-    np.testing.assert_allclose(explained, values[::-1][:2] / values.sum(), atol=1e-12)
-    points, explained = figures.principal_components(np.ones((3, 1)))
-    assert points.shape == (3, 2) and not points.any() and not explained.any()
 
 
 def test_curve_breaks_where_the_trials_go_between_alphabets(smoke_run):

@@ -1,0 +1,395 @@
+"""What the figures show: pictures, verdicts, axes, and the numbers behind curves."""
+
+import base64
+import dataclasses
+import io
+import math
+import re
+
+import numpy as np
+import PIL.Image
+import pytest
+from scipy import special
+
+from siamese_jax import evaluate, figures, metrics, report, trials
+from siamese_jax.datasets.imageset import ImageSet
+
+
+def make_set(shape=(6, 5, 1), kind="ink", num_classes=4, per_class=3, alphabets=1):
+    rng = np.random.default_rng(0)
+    count = num_classes * per_class
+    half = np.arange(num_classes) * alphabets // num_classes
+    return ImageSet(
+        images=rng.integers(0, 256, (count, *shape)).astype(np.uint8),
+        classes=np.repeat(np.arange(num_classes), per_class).astype(np.int32),
+        drawers=np.tile(np.arange(1, per_class + 1), num_classes).astype(np.int32),
+        class_names=tuple(f"a{half[c]}/character{c + 1:02d}" for c in range(num_classes)),
+        class_alphabets=half.astype(np.int32),
+        alphabet_names=tuple(f"a{i}" for i in range(alphabets)),
+        kind=kind,
+        name="small",
+    )
+
+
+def judge(images, queries, supports, answers, scores):
+    """The result of given trials with given scores (R, Q, N)."""
+    queries, scores = np.array(queries), iter(np.array(scores, float))
+    listed = trials.Trials(
+        name="within",
+        scope="within alphabets",
+        images=images.images,
+        fingerprint="0",
+        supports=np.array(supports)[..., None],
+        queries=queries,
+        answers=np.array(answers),
+        groups=np.zeros(queries.shape, int),
+        group_names=("a0",),
+        group_kind="alphabet",
+    )
+    raw = list(scores)
+    result = evaluate.evaluate_trials(lambda q, s: np.zeros((len(q), len(s))), listed)
+    scores = np.array(raw)
+    correct = evaluate.metrics.n_way_correct(scores, listed.answers)
+    return dataclasses.replace(result, scores=scores, correct=correct)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Two runs of three queries, classes 0, 1, 2 against supports of 0, 1, 2 and of 2, 1, 3.
+
+    Images 3c, 3c + 1, 3c + 2 are of class c. Run 0: 0 answers 1, 1 answers 0, 2 is right. Run 1:
+    2 ties with 1, 1 is right, 3 answers 1.
+    """
+    scores = [
+        [[1, 5, 0], [7, 2, 1], [0, 0, 3]],
+        [[4, 4, 1], [0, 9, 1], [0, 3, 2]],
+    ]
+    return judge(
+        make_set(), [[0, 3, 6], [6, 3, 9]], [[1, 4, 7], [7, 4, 10]], [[0, 1, 2], [0, 1, 2]], scores
+    )
+
+
+def test_confusions_by_hand(planted):
+    """0 and 1 meet twice in run 0, once with either asked: 2 wrong. 1 and 2 meet twice in each
+    run: half an error by the tie. 1 and 3 meet twice in run 1: one error. 0-2 and 2-3: none."""
+    classes = make_set().classes
+    assert report.confusions(planted, classes) == [(0, 1, 2.0, 2), (1, 3, 1.0, 2), (1, 2, 0.5, 4)]
+
+
+def test_confusions_of_a_perfect_system_are_none():
+    result = judge(make_set(), [[0]], [[1, 4]], [[0]], [[[2, 1]]])
+    assert report.confusions(result, make_set().classes) == []
+
+
+def test_sample_trials_shows_right_and_wrong_ones():
+    correct = np.ones((5, 8))
+    correct[2, 3] = correct[4, 1] = 0
+    correct[0, 0] = 0.5
+    chosen = figures.sample_trials(correct, 8)
+    assert len({tuple(c) for c in chosen}) == 8
+    np.testing.assert_array_equal([correct[r, q] == 1 for r, q in chosen], [True] * 5 + [False] * 3)
+    assert (correct[tuple(figures.sample_trials(correct, 4).T)] == 1).sum() == 2
+    assert (figures.sample_trials(np.zeros((2, 3)), 4)).shape == (4, 2)
+    assert (figures.sample_trials(np.ones((2, 3)), 10)).shape == (6, 2)
+
+
+def embedded_pictures(svg):
+    return [
+        np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+        for data in re.findall(r'data:image/png;base64,([^"]+)"', svg)
+    ]
+
+
+def test_pictures_show_ink_dark_on_white_and_photos_as_they_are():
+    image = np.array([[0, 255], [51, 204]], np.uint8)[None, :, :, None]
+    np.testing.assert_array_equal(figures.pictures(image, "ink")[0, :, :, 0], [[255, 0], [204, 51]])
+    np.testing.assert_array_equal(
+        figures.pictures(image / 255.0, "ink"), figures.pictures(image, "ink")
+    )
+    colour = np.random.default_rng(0).integers(0, 256, (2, 10, 8, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(figures.pictures(colour, "photo"), colour)
+    large = np.full((1, 200, 100, 3), 9, np.uint8)
+    np.testing.assert_array_equal(figures.pictures(large, "photo"), np.full((1, 48, 24, 3), 9))
+
+
+def test_trial_grid_holds_every_picture_and_verdict(planted):
+    svg = figures.to_svg(figures.trial_grid_figure(planted, "ink", 6), "a < b")
+    assert svg.startswith('<svg role="img" aria-label="a &lt; b" viewBox="0 0 ')
+    shown = embedded_pictures(svg)
+    assert len(shown) == 6 * 4
+    wanted = {figures.pictures(make_set().images[[row]], "ink").tobytes() for row in (0, 3, 6, 9)}
+    assert wanted <= {picture.tobytes() for picture in shown}
+    assert svg.count("a0: right") == 2 and svg.count("a tie of 2") == 1
+    assert svg.count("wrong, the right one ranks 2 of 3") == 3
+    assert ">9.00<" in svg
+
+
+def test_trial_grid_says_when_scores_are_not_finite(planted):
+    scores = planted.scores.copy()
+    scores[1, 1, 0] = np.nan
+    result = dataclasses.replace(
+        planted, scores=scores, correct=np.where(np.isnan(scores).any(-1), 1 / 3, planted.correct)
+    )
+    svg = figures.to_svg(figures.trial_grid_figure(result, "ink", 6), "")
+    assert svg.count("no answer, a score is not finite") == 1 and ">nan<" in svg
+
+
+@pytest.mark.parametrize("shape", [(20, 12, 1), (9, 16, 3)])
+def test_pictures_of_photos_keep_shape_and_colour(shape):
+    images = make_set(shape, "photo")
+    pixels = images.images[:8].reshape(4, 2, *shape) / np.float32(255)
+    svg = figures.to_svg(figures.pairs_figure(pixels, np.array([1, 1, 0, 0]), "photo"), "")
+    shown = embedded_pictures(svg)
+    assert len(shown) == 8
+    expected = np.broadcast_to(images.images[0], (*shape[:2], 3))
+    np.testing.assert_array_equal(shown[0], expected)
+    assert svg.count("same (1)") == 2 and svg.count("different (0)") == 2
+    height, width = (float(x) for x in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups()[::-1])
+    assert math.isclose(width, 72 * figures.WIDTH, rel_tol=1e-6) and height < width
+
+    svg = figures.to_svg(figures.confusion_figure([(0, 2, 1.5, 7)], images, examples=2), "")
+    assert len(embedded_pictures(svg)) == 4
+    assert ">a0 1 and 3<" in svg and ">1.5 of 7 wrong<" in svg
+
+
+def test_episode_sheet_leaves_masked_columns_out():
+    pixels = np.random.default_rng(0).random((2, 2, 4, 6, 6, 1))
+    mask = np.array([[True] * 4, [True, True, True, False]])
+    svg = figures.to_svg(figures.episode_figure(pixels, mask, "ink"), "")
+    assert len(embedded_pictures(svg)) == 2 * 4 + 2 * 3
+
+
+def test_names_of_classes_are_short():
+    assert figures.class_name("Old_Greek/character01") == "Old Greek 1"
+    assert figures.class_name("person_10") == "person 10"
+    assert figures.pair_name("A_b/character01", "A_b/character20") == "A b 1 and 20"
+    assert figures.pair_name("A/character01", "B/seven") == "A 1 and B seven"
+    assert figures.pair_name("s_1", "s_2") == "s 1 and s 2"
+
+
+def test_filters_are_scaled_each_to_its_own_largest_weight():
+    kernel = np.zeros((3, 3, 1, 2))
+    kernel[0, 0, 0] = [0.5, -20.0]
+    svg = figures.to_svg(figures.filters_figure(kernel), "")
+    first, second = embedded_pictures(svg)
+    assert first.shape == (24, 24, 3)
+    red, blue, zero = first[0, 0], second[0, 0], first[-1, -1]
+    assert red[0] > 2 * red[2] and blue[2] > 2 * blue[0] and zero.min() > 240
+
+
+def test_embedding_map_joins_each_class_to_its_mean():
+    images = make_set(num_classes=4, per_class=3, alphabets=2)
+    rng = np.random.default_rng(1)
+    embeddings = rng.normal(size=(len(images), 7))
+    svg = figures.to_svg(figures.embedding_figure([("one", embeddings, images)]), "")
+    assert len(embedded_pictures(svg)) == 4
+    assert "% of the variance" in svg
+
+
+def test_principal_components_are_those_of_the_covariance():
+    x = np.random.default_rng(0).normal(size=(30, 6)) * [5, 3, 1, 1, 1, 1] + 10
+    points, explained = figures.principal_components(x)
+    values, vectors = np.linalg.eigh(np.cov(x.T))
+    projected = (x - x.mean(0)) @ vectors[:, ::-1][:, :2]
+    np.testing.assert_allclose(np.abs(points), np.abs(projected), atol=1e-9)
+    np.testing.assert_allclose(explained, values[::-1][:2] / values.sum(), atol=1e-12)
+    points, explained = figures.principal_components(np.ones((3, 1)))
+    assert points.shape == (3, 2) and not points.any() and not explained.any()
+
+
+@pytest.mark.parametrize("shape", [(20, 12, 3), (9, 16, 1)])
+def test_trials_and_maps_of_photos_keep_shape_and_colour(shape):
+    images = make_set(shape, "photo")
+    result = judge(images, [[0, 3]], [[1, 4]], [[0, 1]], [[[2, 1], [2, 1]]])
+    svg = figures.to_svg(figures.trial_grid_figure(result, "photo", 2), "")
+    shown = embedded_pictures(svg)
+    assert len(shown) == 2 * 3
+    expected = np.broadcast_to(images.images[1], (*shape[:2], 3))
+    assert any(np.array_equal(picture, expected) for picture in shown)
+    embeddings = np.random.default_rng(1).normal(size=(len(images), 7))
+    svg = figures.to_svg(figures.embedding_figure([("one", embeddings, images)]), "")
+    assert {picture.shape for picture in embedded_pictures(svg)} == {(*shape[:2], 3)}
+
+
+def test_map_of_vectors_has_names_and_no_pictures():
+    rng = np.random.default_rng(0)
+    images = dataclasses.replace(
+        make_set(), images=rng.normal(size=(12, 1, 5, 1)).astype(np.float32), kind="vector"
+    )
+    svg = figures.to_svg(figures.embedding_figure([("one", rng.normal(size=(12, 3)), images)]), "")
+    assert not embedded_pictures(svg)
+    assert all(f">{c}<" in svg for c in (1, 2, 3, 4))
+
+
+def test_episode_sheet_has_a_line_for_each_of_three_sides():
+    pixels = np.random.default_rng(0).random((1, 3, 4, 6, 6, 1))
+    svg = figures.to_svg(figures.episode_figure(pixels, np.ones((1, 4), bool), "ink"), "")
+    assert len(embedded_pictures(svg)) == 3 * 4
+    assert [side for side in "ABCD" if f">{side}<" in svg] == ["A", "B", "C"]
+
+
+def test_single_images_stand_with_their_names():
+    pixels = np.random.default_rng(0).random((5, 8, 6, 3))
+    figure = figures.images_figure(pixels, ["a", "b c", "a", "d" * 30, "e"], "photo", count=4)
+    svg = figures.to_svg(figure, "")
+    shown = embedded_pictures(svg)
+    assert len(shown) == 4
+    np.testing.assert_array_equal(shown[0], np.rint(255 * pixels[0]))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a", "b c", "a", "d" * 16 + "…"]
+
+
+# ------------------------------------------------------------------------------ pairs and curves
+
+
+def judged_pairs(scores, labels, first, second, shape=(6, 5, 1), kind="ink", threshold=0.5):
+    """The result of given pairs with given scores, and P(same) = 1 / (1 + exp(-(2 s - 1)))."""
+    images = make_set(shape, kind)
+    listed = trials.Pairs(
+        name="verification",
+        scope="made",
+        images=images.images,
+        fingerprint="0",
+        first=np.array(first),
+        second=np.array(second),
+        labels=np.array(labels),
+        groups=np.zeros(len(labels), int),
+        group_names=("a0",),
+        group_kind="alphabet",
+    )
+    result = evaluate.evaluate_pairs(
+        lambda q, s: np.zeros((len(q), len(s))), listed, threshold=threshold
+    )
+    scores = np.array(scores, float)
+    logits = 2 * scores - 1
+    more = {"slope": 2.0, "offset": -1.0, "log_loss": metrics.log_loss(logits, labels)}
+    more["reliability_error"] = metrics.reliability_error(logits, labels)
+    return dataclasses.replace(
+        result,
+        scores=scores,
+        correct=metrics.pair_correct(scores, labels, threshold),
+        figures=result.figures | more,
+    )
+
+
+@pytest.fixture
+def eight_pairs():
+    """Same: 0.9, 0.1 (wrong), -3 (wrong), 0.9 again. Different: 0.2, 0.7 (wrong), 5 (wrong), nan."""
+    return judged_pairs(
+        [0.9, 0.1, -3, 0.9, 0.2, 0.7, 5, np.nan],
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [0, 3, 6, 1, 0, 3, 6, 9],
+        [1, 4, 7, 0, 3, 6, 9, 0],
+    )
+
+
+def test_pairs_to_show_are_of_each_kind_and_the_hardest_errors_come_first(eight_pairs):
+    rows = dict(figures.sample_pairs(eight_pairs, count=6))
+    assert len(rows["same, by chance"]) == 3  # pairs 0 and 3 are the same two pictures
+    assert {1, 2} < set(rows["same, by chance"]) < {0, 1, 2, 3}
+    assert set(rows["different, by chance"]) == {4, 5, 6, 7}
+    assert list(rows["same, the least alike of those rejected"]) == [2, 1]
+    assert list(rows["different, the most alike of those accepted"]) == [6, 5]
+    few = figures.sample_pairs(eight_pairs, count=1, seed=1)
+    assert [len(members) for _, members in few] == [1] * 4
+    again = figures.sample_pairs(eight_pairs, count=1, seed=1)
+    assert [list(x) for _, x in few] == [list(x) for _, x in again]
+    clean = judged_pairs([1, 0], [1, 0], [0, 0], [1, 3])
+    assert [what for what, _ in figures.sample_pairs(clean)] == [
+        "same, by chance",
+        "different, by chance",
+    ]
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((6, 5, 1), "ink"), ((20, 12, 3), "photo")])
+def test_pairs_are_shown_with_dissimilarity_and_probability(shape, kind):
+    result = judged_pairs([0.9, -3, 5], [1, 1, 0], [0, 6, 6], [1, 7, 9], shape, kind)
+    asked = []
+
+    def apart(members):
+        asked.append(list(members))
+        return -result.scores[members]
+
+    rows = [("some", np.array([0, 2])), ("others", np.array([1]))]
+    figure = figures.judged_pairs_figure(result, rows, apart, kind)
+    assert asked == [[0, 2], [1]] and len(figure.axes) == 1
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == [
+        "some",
+        f"dissimilarity -0.90\nP(same) {100 * special.expit(0.8):.1f} %",
+        "dissimilarity -5.00\nP(same) > 99.9 %",
+        "others",
+        "dissimilarity 3.00\nP(same) < 0.1 %",
+    ]
+    colours = [text.get_color() for text in figure.axes[0].texts]
+    assert colours[1] != colours[2] == colours[4]  # right, wrong, wrong
+    shown = embedded_pictures(figures.to_svg(figure, ""))
+    images = make_set(shape, kind).images
+    expected = figures.pictures(images[[0, 1, 6, 9, 6, 7]], kind)
+    np.testing.assert_array_equal(shown, expected)
+
+
+def test_a_claim_is_shown_by_its_first_reference():
+    result = judged_pairs([0.9, -3], [1, 0], [0, 6], [[1, 2], [9, -1]])
+    rows = figures.sample_pairs(result)
+    figure = figures.judged_pairs_figure(result, rows, lambda members: members / 7, "ink")
+    shown = embedded_pictures(figures.to_svg(figure, ""))
+    np.testing.assert_array_equal(shown, figures.pictures(make_set().images[[0, 1, 6, 9]], "ink"))
+
+
+def test_bins_of_the_reliability_diagram_give_the_reliability_error():
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1], 300)
+    logits = rng.normal(size=600) + labels
+    mean, share = figures.reliability_bins(logits, labels)
+    assert len(mean) == 15 and (np.diff(mean) > 0).all()
+    error = metrics.reliability_error(logits, labels)
+    np.testing.assert_allclose(np.abs(mean - share).mean(), error, rtol=1e-12)
+    np.testing.assert_allclose(share.mean(), 0.5)  # equal masses, both labels of half
+    # Three different pairs (1/6 each) weigh as much as one same pair, and fill the first bin. At
+    # probability 3/4 a share of (1/2) / (1/2 + 1/6) = 3/4 is the same, on either side of the edge.
+    logits = np.log([1 / 4, 1 / 4, 3, 3])
+    mean, share = figures.reliability_bins(logits, np.array([0, 0, 0, 1]), num_bins=2)
+    np.testing.assert_allclose(mean, [(1 / 5 + 1 / 5 + 3 / 4) / 3, 3 / 4])
+    np.testing.assert_allclose(share, [1 / 4, 3 / 4])
+
+
+def test_reliability_figure_has_a_panel_for_each_list(eight_pairs):
+    one = figures.reliability_figure([("test pairs", eight_pairs)])
+    assert [axes.get_title(loc="left") for axes in one.axes] == ["Share of same pairs, test pairs"]
+    two = figures.reliability_figure([("a", eight_pairs), ("b", eight_pairs)])
+    assert len(two.axes) == 2
+    error = eight_pairs.figures["reliability_error"]
+    assert f"error {100 * error:.1f} points" in two.axes[1].texts[0].get_text()
+
+
+def log(**more):
+    rows = [
+        {"kind": "train", "step": s, "loss": 1 / s, "accuracy": 0.1 * s, **more} for s in (1, 2)
+    ]
+    return [*rows, {"kind": "validation", "step": 2, "accuracy": 0.4}]
+
+
+def test_training_curves_show_what_the_objective_logs():
+    plain = figures.training_figure(log(), "training", "validation")
+    assert [axes.get_title(loc="left") for axes in plain.axes] == [
+        "Training loss (nats)",
+        "Accuracy",
+    ]
+    apart = figures.training_figure(
+        log(distance_same=0.5, distance_different=1.5), "training", "validation", "m", 2.0
+    )
+    loss, accuracy, distance = apart.axes
+    assert loss.get_title(loc="left") == "Training loss (m)"
+    assert distance.get_title(loc="left") == "Mean distance of training pairs"
+    lines = [list(line.get_ydata()) for line in distance.get_lines()]
+    assert lines == [[1.5, 1.5], [0.5, 0.5], [2.0, 2.0]]  # different, same, the margin
+    assert distance.get_ylim()[1] > 2
+    assert {text.get_text() for text in distance.texts} == {"same", "different", "margin"}
+    active = figures.training_figure(
+        log(distance_same=0.5, distance_different=1.5, active=0.7), "training", "validation"
+    )
+    assert len(active.axes) == 3 and len(active.axes[2].get_lines()) == 2
+    values = [list(line.get_ydata()) for line in active.axes[1].get_lines()]
+    assert [0.7, 0.7] in values and [0.7, 0.7] not in [
+        list(line.get_ydata()) for line in accuracy.get_lines()
+    ]
