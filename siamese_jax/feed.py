@@ -51,7 +51,7 @@ class HostFeed:
     Args:
         source: (M, H, W, C) uint8 images, indexed by an array of rows.
         objective: as the step's.
-        index: `SetIndex` of the images.
+        index: of `objectives.make_index`.
         rng: of the state, `TrainState.rng`.
         start_step: updates made before the first batch.
         devices: where the steps run.

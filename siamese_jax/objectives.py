@@ -1,9 +1,9 @@
 """What a training step asks: which images meet, and the loss of their embeddings.
 
-An objective is two pure functions. `sample(key, index)` draws a whole global batch; the leading axis
-of its every array counts units (pairs, episodes, images), and that axis is what devices share out for
-the encoder. `loss(compare, h, batch)` then sees all embeddings of the batch, wherever they were
-computed.
+An objective is two pure functions. `sample(rng, step, index)` draws the whole global batch of a step of
+the run with the key `rng`; the leading axis of its every array counts units (pairs, episodes, images),
+and that axis is what devices share out for the encoder. `loss(compare, h, batch)` then sees all
+embeddings of the batch, wherever they were computed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from siamese_jax import losses, sampling
+from siamese_jax import losses, pairsets, sampling
 
 OBJECTIVES = (
     *("verification", "contrastive", "triplet", "episode", "prototypical", "matching"),
@@ -37,7 +37,8 @@ class Objective(NamedTuple):
     """See the module's text.
 
     Attributes:
-        sample: (key, SetIndex) -> batch with `rows` and `turns` of shape (units, ...).
+        sample: (key of the run, () int32 updates made before, SetIndex) -> batch with `rows` and
+            `turns` of shape (units, ...).
         loss: (Compare, h, batch) -> loss, a scalar (nats, or squared distance), and metrics, scalars
             by the names of `metrics`. `h` has the shape of `rows` and a last axis D.
         units: how many units (pairs, episodes, images) a batch holds.
@@ -85,13 +86,17 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
 
     | name | settings besides `turns` (see `sampling.TURNS`) |
     |---|---|
-    | `verification` | `batch` (pairs), `negatives` |
+    | `verification` | `batch` (pairs), `negatives`, and if wanted `pairs`, `copies` (see below) |
     | `contrastive` | `batch` (pairs), `negatives`, `margin` |
     | `triplet` | `episodes`, `n_way`, `fill`, `mining` (see `losses.mine`), `margin` |
     | `episode` | `episodes`, `n_way`, `fill`, `contrast` (with whom: own `episode` or `batch`) |
     | `prototypical` | `episodes`, `n_way`, `k_shot`, `fill` |
     | `matching` | `episodes`, `n_way`, `k_shot`, `fill` |
     | `classifier` | `batch` (images) |
+
+    With `pairs`, the size of a fixed set, `verification` does not draw its pairs anew for every batch
+    but meets those of the set in epochs, each of them `copies` times distorted besides; its `sample`
+    then needs the index of `make_index`.
 
     Args:
         fields: `name` and the settings of that objective.
@@ -107,6 +112,14 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
         raise ValueError(f"objective.name = {name!r} needs the fields {missing}")
     if "n_way" in _SETTINGS.get(name, ()) and fields["n_way"] < 2:
         raise ValueError(f"objective.n_way must be at least 2, got {fields['n_way']}")
+    pairs, copies = fields.get("pairs", 0), fields.get("copies", 0)
+    if pairs and name != "verification":
+        raise ValueError(f"objective.pairs goes with the objective 'verification', not {name!r}")
+    if min(pairs, copies) < 0 or copies and not pairs:
+        raise ValueError(
+            f"objective.copies = {copies} of objective.pairs = {pairs}: neither may be negative, and "
+            "copies are of fixed pairs"
+        )
     if name == "verification":
         return _verification(fields)
     if name == "contrastive":
@@ -124,17 +137,58 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
     raise ValueError(f"objective.name must be one of {OBJECTIVES}, got {name!r}")
 
 
-def _pairs(fields) -> Callable:
-    def sample(key, index):
-        return sampling.sample_pairs(
-            key, index, fields["batch"], negatives=fields["negatives"], turns=fields["turns"]
-        )
+def make_index(fields: Mapping, image_set, seed: int) -> sampling.SetIndex:
+    """What an objective samples from: the `SetIndex` of a set, with the fixed pairs if it has any.
+
+    Args:
+        fields: as of `build`.
+        image_set: the `ImageSet` to train on.
+        seed: of the run, which its set of pairs depends on.
+
+    Raises:
+        ValueError: see `pairsets.make_pairs`.
+    """
+    index = sampling.SetIndex.of(image_set)
+    if not fields.get("pairs"):
+        return index
+    pairs = pairsets.make_pairs(image_set, fields["pairs"], seed, fields["negatives"])
+    return index._replace(pairs=jax.tree.map(jnp.asarray, pairs))
+
+
+def _anew(draw: Callable) -> Callable:
+    """The `sample` that draws a batch by (key, SetIndex) with a key that is the step's own."""
+
+    def sample(rng, step, index):
+        return draw(sampling.step_keys(rng, step)[0], index)
 
     return sample
 
 
+def _fixed_pairs(fields) -> Callable:
+    if fields["turns"] != "none":
+        raise ValueError(
+            f"objective.pairs are pairs of unturned images: set objective.turns to 'none', not "
+            f"{fields['turns']!r}, or objective.pairs to 0"
+        )
+
+    def sample(rng, step, index):
+        copies = fields.get("copies", 0)
+        return pairsets.sample_fixed_pairs(rng, index.pairs, step, fields["batch"], copies)
+
+    return sample
+
+
+def _pairs(fields) -> Callable:
+    def draw(key, index):
+        return sampling.sample_pairs(
+            key, index, fields["batch"], negatives=fields["negatives"], turns=fields["turns"]
+        )
+
+    return draw
+
+
 def _episodes(fields, max_alphabet, drawings=2) -> Callable:
-    def sample(key, index):
+    def draw(key, index):
         return sampling.sample_episodes(
             key,
             index,
@@ -146,7 +200,7 @@ def _episodes(fields, max_alphabet, drawings=2) -> Callable:
             drawings=drawings,
         )
 
-    return sample
+    return draw
 
 
 def _verification(fields) -> Objective:
@@ -156,7 +210,8 @@ def _verification(fields) -> Objective:
         return losses.verification(logits, pairs.labels).mean(), {"accuracy": correct.mean()}
 
     batch = fields["batch"]
-    return Objective(_pairs(fields), loss, batch, 2 * batch, ("accuracy",))
+    sample = _fixed_pairs(fields) if fields.get("pairs") else _anew(_pairs(fields))
+    return Objective(sample, loss, batch, 2 * batch, ("accuracy",))
 
 
 def _contrastive(fields) -> Objective:
@@ -173,7 +228,8 @@ def _contrastive(fields) -> Objective:
         return losses.contrastive(distance, pairs.labels, margin).mean(), metrics
 
     names = ("accuracy", "distance_same", "distance_different")
-    return Objective(_pairs(fields), loss, fields["batch"], 2 * fields["batch"], names)
+    sample = _anew(_pairs(fields))
+    return Objective(sample, loss, fields["batch"], 2 * fields["batch"], names)
 
 
 def _triplet(fields, max_alphabet) -> Objective:
@@ -184,7 +240,7 @@ def _triplet(fields, max_alphabet) -> Objective:
         )
     draw_episodes = _episodes(fields, max_alphabet)
 
-    def sample(key, index):
+    def draw(key, index):
         k_episodes, k_draw = jax.random.split(key)
         drawn = draw_episodes(k_episodes, index)
         return _Mined(*drawn, jax.random.uniform(k_draw, drawn.rows.shape))
@@ -214,7 +270,7 @@ def _triplet(fields, max_alphabet) -> Objective:
         return values.mean(where=valid), metrics
 
     names = ("accuracy", "active", "distance_same", "distance_different")
-    return Objective(sample, loss, episodes, 2 * episodes * n_way, names)
+    return Objective(_anew(draw), loss, episodes, 2 * episodes * n_way, names)
 
 
 def _allowed(mask, identities):
@@ -249,7 +305,7 @@ def _episode(fields, max_alphabet) -> Objective:
         metrics = {"accuracy": _right(logits, allowed, mask).sum() / count}
         return losses.episode(logits, allowed).sum() / count, metrics
 
-    sample = _episodes(fields, max_alphabet)
+    sample = _anew(_episodes(fields, max_alphabet))
     return Objective(sample, loss, episodes, 2 * episodes * n_way, ("accuracy",))
 
 
@@ -283,7 +339,7 @@ def _support_set(fields, max_alphabet, class_logits) -> Objective:
         return total / count, {"accuracy": right / count}
 
     images = (k_shot + 1) * episodes * n_way
-    sample = _episodes(fields, max_alphabet, k_shot + 1)
+    sample = _anew(_episodes(fields, max_alphabet, k_shot + 1))
     return Objective(sample, loss, episodes, images, ("accuracy",), drawings=k_shot + 1)
 
 
@@ -291,7 +347,7 @@ def _classifier(fields, num_classes) -> Objective:
     batch, turned = fields["batch"], fields["turns"] != "none"
     symmetries = sampling.NUM_TURNS if turned else 1
 
-    def sample(key, index):
+    def draw(key, index):
         drawn = sampling.sample_images(key, index, batch, turns=fields["turns"])
         return drawn if turned else drawn._replace(labels=drawn.labels // sampling.NUM_TURNS)
 
@@ -301,6 +357,5 @@ def _classifier(fields, num_classes) -> Objective:
         values = jax.nn.logsumexp(logits, -1) - chosen
         return values.mean(), {"accuracy": (logits.argmax(-1) == images.labels).mean()}
 
-    return Objective(
-        sample, loss, batch, batch, ("accuracy",), classes=num_classes * symmetries, drawings=1
-    )
+    sample, classes = _anew(draw), num_classes * symmetries
+    return Objective(sample, loss, batch, batch, ("accuracy",), classes=classes, drawings=1)

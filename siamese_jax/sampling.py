@@ -6,7 +6,7 @@ Nothing here depends on how many devices there are.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ class SetIndex(NamedTuple):
         alphabet_start: (num_alphabets,) int32 first class of an alphabet.
         alphabet_count: (num_alphabets,) int32 classes of an alphabet.
         class_alphabet: (num_classes,) int32 alphabet of a class.
+        pairs: a `pairsets.PairSet` of the rows, where pairs are not drawn anew for every batch.
     """
 
     class_start: jax.Array
@@ -32,6 +33,7 @@ class SetIndex(NamedTuple):
     alphabet_start: jax.Array
     alphabet_count: jax.Array
     class_alphabet: jax.Array
+    pairs: Any = None
 
     @classmethod
     def of(cls, image_set) -> SetIndex:
@@ -87,6 +89,11 @@ class Episodes(NamedTuple):
     turns: jax.Array
     identities: jax.Array
     mask: jax.Array
+
+
+def step_keys(rng: jax.Array, step: jax.Array) -> jax.Array:
+    """The keys of a step of the run with the key `rng`: of its batch, its warps and its dropout."""
+    return jax.random.split(jax.random.fold_in(rng, step), 3)
 
 
 def _drawings(key, index: SetIndex, classes, shape, count=2):

@@ -19,7 +19,7 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from siamese_jax import augment, models, objectives, sampling
+from siamese_jax import augment, models, objectives, pairsets, sampling
 
 
 @flax.struct.dataclass
@@ -246,9 +246,10 @@ def make_train_step(
 
     Returns:
         `step(state, images, index) -> (state, metrics)`, the state donated. `images` is the whole
-        (M, H, W, C) uint8 set and `index` its `SetIndex`, both replicated; if `fed`, `images` are
-        those of each device's rows of this batch. Which images meet, and how they are warped, is a
-        pure function of (state.rng, state.step). Metrics: `loss` (nats) and the objective's own.
+        (M, H, W, C) uint8 set and `index` its index (`objectives.make_index`), both replicated; if
+        `fed`, `images` are those of each device's rows of this batch. Which images meet, and how they
+        are warped, is a pure function of (state.rng, state.step) and of the index. Metrics: `loss`
+        (nats) and the objective's own.
 
     Raises:
         ValueError: the global batch does not divide among the devices.
@@ -319,7 +320,7 @@ def preview_batch(
         seed: of the run.
         step: updates made before; 0 gives the first batch.
         images: (M, H, W, C) uint8 training set; only the rows of the batch are read.
-        index: its `SetIndex`.
+        index: of `objectives.make_index`.
         objective: as in `make_train_step`.
         augmentation: as in `make_train_step`.
         fill: as in `make_train_step`.
@@ -352,8 +353,8 @@ def _seed_keys(seed: int):
 
 def _sample(rng, step, index, objective):
     """The batch of a step, and the keys of its warps and of its dropout."""
-    k_sample, k_augment, k_dropout = jax.random.split(jax.random.fold_in(rng, step), 3)
-    return objective.sample(k_sample, index), k_augment, k_dropout
+    _, k_augment, k_dropout = sampling.step_keys(rng, step)
+    return objective.sample(rng, step, index), k_augment, k_dropout
 
 
 def _draw_batch(
@@ -366,10 +367,14 @@ def _draw_batch(
         key of the step's dropout.
     """
     batch, k_augment, k_dropout = _sample(rng, step, index, objective)
-    keys = jax.random.split(k_augment, batch.rows.shape)
+    fixed = isinstance(batch, pairsets.FixedPairs)  # they say themselves how they are warped
+    keys = batch.keys if fixed else jax.random.split(k_augment, batch.rows.shape)
     rows, turns, keys = devices.share((batch.rows, batch.turns, keys))
-    pixels = to_float(images if fed else images[rows.reshape(-1)])
-    pixels = augment.augment(keys.reshape(-1), pixels, turns.reshape(-1), fill=fill, **augmentation)
+    plain = to_float(images if fed else images[rows.reshape(-1)])
+    pixels = augment.augment(keys.reshape(-1), plain, turns.reshape(-1), fill=fill, **augmentation)
+    if fixed:
+        distort = devices.share(batch.distort).reshape(-1, 1, 1, 1)
+        pixels = jnp.where(distort, pixels, plain)
     return batch, pixels.reshape(*rows.shape, *images.shape[1:]), k_dropout
 
 

@@ -87,7 +87,7 @@ _DISTORTIONS = {
 _EVALUATE = {  # flags of launch/evaluate.py by table
     1: "--protocols=verification",
     2: "--protocols=official",
-    3: "--test_data=mnist --protocols=within --n_way=10 --num_trials=400",
+    3: "--protocols=within --n_way=10 --num_trials=400",
 }
 
 
@@ -329,7 +329,7 @@ def _network_lines(records, encoder, size, kind, label, paper, asked) -> list[Li
     label = f"{label}, {what}" if label else what
     if size == REDUCED and test == "omniglot":
         label += " (reduced)"
-    command = _command(encoder, size, pairs, copies)
+    command = _command(encoder, size, pairs, copies, test)
     lines = []
     if not any(not changes for changes, _ in held):
         lines.append(Line(label, paper, "network", command=command))
@@ -387,12 +387,13 @@ def _baseline_runs(records, system, asked) -> tuple:
     return tuple(runs[:1])
 
 
-def _command(encoder: str, size: int, pairs: int, copies: int) -> str:
+def _command(encoder: str, size: int, pairs: int, copies: int, test: str) -> str:
     """What trains a row, but for the seed and the workdir."""
     words = [f"pairs={pairs // 1000}k"]
     words += ["affine"] if copies else []
     words += ["dense"] if encoder == "dense" else []
     words += ["reduced"] if size == REDUCED else []
+    words += ["mnist"] if test == "mnist" else []
     return f"python launch/train.py --config=configs/koch2015.py:{','.join(words)}"
 
 

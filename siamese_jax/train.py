@@ -24,7 +24,7 @@ from siamese_jax import (
     models,
     objectives,
     optim,
-    sampling,
+    pairsets,
     steps,
     trials,
     workdir,
@@ -91,8 +91,10 @@ def train_and_evaluate(
 
     # What does not go together shows here, before the workdir is taken.
     state = steps.init_state(model, tx, train_set.image_shape, config.seed, objective.metrics)
-    index = sampling.SetIndex.of(train_set)
-    jax.eval_shape(objective.sample, state.rng, index)
+    index = objectives.make_index(config.objective, train_set, config.seed)
+    if index.pairs is not None:
+        _log.info("training on %s", pairsets.summary(train_set, index.pairs))
+    jax.eval_shape(objective.sample, state.rng, state.step, index)
 
     details = {"image_shape": train_set.image_shape, "kind": train_set.kind, "data": data.note}
     with (
@@ -156,6 +158,7 @@ def train_and_evaluate(
                     state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
                     bar.set_postfix(_shown(means, judged, speed))
                     since, before = time.perf_counter(), step
+                _log_layers(run, config.optim, state.params, step)
                 if judging:
                     result = evaluate.evaluate_trials(
                         net.with_variables(state.variables).system(),
@@ -197,6 +200,14 @@ def _check(config):
             f"objective {name!r} learns Euclidean distances and would leave the comparator "
             f"{comparator!r} untrained: set model.comparator to one of {models.DISTANCES}"
         )
+    if config.objective.get("pairs") and config.augment.distort != bool(
+        config.objective.get("copies")
+    ):
+        raise ValueError(
+            f"augment.distort = {config.augment.distort} with objective.copies = "
+            f"{config.objective.get('copies', 0)}: of fixed pairs the copies are distorted, and "
+            "nothing else; set both or neither"
+        )
     if config.model.get("context_steps", 0) and name != "matching":
         raise ValueError(f"model.context_steps goes with the objective 'matching', not {name!r}")
 
@@ -230,6 +241,18 @@ def _check_set(config, image_set, drawings):
             )
     if config.objective.get("negatives") == "same_alphabet" and image_set.alphabet_count.min() < 2:
         raise ValueError("objective.negatives = 'same_alphabet' needs two classes an alphabet")
+
+
+def _log_layers(run, fields, params, step):
+    """At the end of an epoch, the rate, momentum and L2 weight of each parameter during it."""
+    if fields.name != "layerwise" or step % fields.steps_per_epoch:
+        return
+    values = {
+        f"{name}/{setting}": value
+        for name, settings in optim.layer_settings(fields, params, step - 1).items()
+        for setting, value in zip(("rate", "momentum", "l2"), settings, strict=True)
+    }
+    run.log(step, "layers", values)
 
 
 def _finite(tree) -> bool:

@@ -41,6 +41,14 @@ EPISODES = {
     "turns": "alphabet",
     "contrast": "batch",
 }
+FIXED_PAIRS = {
+    "name": "verification",
+    "batch": 8,
+    "negatives": "any",
+    "turns": "none",
+    "pairs": 12,
+    "copies": 2,
+}
 WARPS = {"affine": augment.Affine()}
 OPTIMISER = {"name": "adamw", "rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.0}
 
@@ -62,14 +70,14 @@ def begin(small):
     return steps.init_state(models.build(MODEL), tx, small.image_shape, 0, ("accuracy",))
 
 
-def run(image_set, begin, count, fed, num_steps=10):
+def run(image_set, begin, count, fed, fields=EPISODES, num_steps=10):
     """The parameters and sums after some steps, and the loss of each."""
     devices = steps.Devices(count)
     model = models.build(MODEL, devices.axis_name)
     tx = optim.build(OPTIMISER, 100)
-    objective = objectives.build(EPISODES, 8)
+    objective = objectives.build(fields, 8)
     step = steps.make_train_step(model, tx, objective, WARPS, "paper", devices, fed)
-    index = SetIndex.of(image_set)
+    index = objectives.make_index(fields, image_set, 0)
     state, all_index = devices.replicate((begin, index))
     losses = []
     if fed:
@@ -85,10 +93,10 @@ def run(image_set, begin, count, fed, num_steps=10):
     return jax.device_get(devices.first((state.params, state.batch_stats, state.sums))), losses
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_either_way_makes_the_same_run(small, begin, count):
-    held, losses = run(small, begin, count, False)
-    fed, fed_losses = run(small, begin, count, True)
+@pytest.mark.parametrize("count, fields", [(1, EPISODES), (4, EPISODES), (2, FIXED_PAIRS)])
+def test_either_way_makes_the_same_run(small, begin, count, fields):
+    held, losses = run(small, begin, count, False, fields)
+    fed, fed_losses = run(small, begin, count, True, fields)
     assert fed_losses == losses and np.ptp(losses) > 1e-3
     jax.tree.map(np.testing.assert_array_equal, fed, held)
     assert no_thread_is_left()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from siamese_jax import objectives
+from siamese_jax import objectives, pairsets, sampling
 from siamese_jax.sampling import Episodes, Pairs, SetIndex
 
 DOT = objectives.Compare(
@@ -138,7 +138,7 @@ def test_triplets_of_a_batch_against_a_loop(mining):
 def test_a_triplet_batch_brings_its_draws(glyphs):
     fields = {**EPISODE, "name": "triplet", "mining": "random", "margin": 0.5}
     index = SetIndex.of(glyphs)
-    batch = objectives.build(fields, 8).sample(jax.random.key(0), index)
+    batch = objectives.build(fields, 8).sample(jax.random.key(0), 0, index)
     assert batch.rows.shape == batch.draw.shape == (3, 2, 4)
     assert batch.draw.min() >= 0 and batch.draw.max() < 1
 
@@ -178,7 +178,7 @@ def test_support_sets_against_a_loop(name, k_shot):
 def test_classifier_is_a_softmax_over_the_training_characters(glyphs, turns, classes):
     objective = objectives.build({"name": "classifier", "batch": 64, "turns": turns}, 8, 48)
     assert (objective.units, objective.images, objective.classes) == (64, 64, classes)
-    drawn = objective.sample(jax.random.key(0), SetIndex.of(glyphs))
+    drawn = objective.sample(jax.random.key(0), 0, SetIndex.of(glyphs))
     expected = glyphs.classes[np.asarray(drawn.rows)]
     if turns != "none":
         expected = 8 * expected + np.asarray(drawn.turns)
@@ -214,3 +214,69 @@ def test_classifier_is_a_softmax_over_the_training_characters(glyphs, turns, cla
 def test_build_says_what_does_not_fit(fields, words):
     with pytest.raises(ValueError, match=words):
         objectives.build(fields, 8)
+
+
+# --- fixed pairs ----------------------------------------------------------------------------------
+
+FIXED = {
+    "name": "verification",
+    "batch": 10,
+    "negatives": "same_alphabet",
+    "turns": "none",
+    "pairs": 24,
+    "copies": 2,
+}
+
+
+def test_the_batch_of_a_step_is_the_one_that_the_pair_set_says(glyphs):
+    index = objectives.make_index(FIXED, glyphs, 7)
+    expected = pairsets.make_pairs(glyphs, 24, 7, "same_alphabet")
+    jax.tree.map(np.testing.assert_array_equal, tuple(index.pairs), tuple(expected))
+    sample = objectives.build(FIXED, 8).sample
+    rng = jax.random.key(3)
+    for step in (0, 1, 200):
+        found = sample(rng, jnp.int32(step), index)
+        wanted = pairsets.sample_fixed_pairs(rng, expected, jnp.int32(step), 10, 2)
+        for field in ("rows", "turns", "labels", "distort"):
+            np.testing.assert_array_equal(getattr(found, field), getattr(wanted, field))
+        keys, wanted_keys = (jax.random.key_data(batch.keys) for batch in (found, wanted))
+        np.testing.assert_array_equal(keys, wanted_keys)
+        # By the definition: example e is copy e // 24 of pair e % 24.
+        pair, copy, _ = pairsets.example(rng, jnp.int32(step), 10, 24, 2)
+        np.testing.assert_array_equal(found.rows, expected.rows[np.asarray(pair)])
+        np.testing.assert_array_equal(found.labels, expected.labels[np.asarray(pair)])
+        np.testing.assert_array_equal(found.distort, np.asarray(copy)[:, None] > [0, 0])
+
+
+def test_the_pair_set_follows_from_the_runs_seed(glyphs):
+    first, again, other = (objectives.make_index(FIXED, glyphs, seed).pairs for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.rows, again.rows)
+    assert not np.array_equal(first.rows, other.rows)
+
+
+@pytest.mark.parametrize("name", ["verification", "contrastive"])
+def test_without_pairs_every_batch_is_drawn_anew(glyphs, name):
+    fields = {**FIXED, "name": name, "margin": 1.0, "pairs": 0, "copies": 0}
+    index = objectives.make_index(fields, glyphs, 0)
+    assert index.pairs is None
+    found = objectives.build(fields, 8).sample(jax.random.key(1), 5, index)
+    key = jax.random.split(jax.random.fold_in(jax.random.key(1), 5), 3)[0]
+    expected = sampling.sample_pairs(key, index, 10, negatives="same_alphabet")
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"turns": "alphabet"}, "set objective.turns to 'none', not 'alphabet'"),
+        ({"pairs": 0}, "objective.copies = 2 of objective.pairs = 0: .* copies are of fixed pairs"),
+        ({"copies": -1}, "objective.copies = -1 of .* neither may be negative"),
+        (
+            {"name": "contrastive", "margin": 1.0},
+            "goes with the objective 'verification', not 'con",
+        ),
+    ],
+)
+def test_pairs_that_do_not_go_together(changes, words):
+    with pytest.raises(ValueError, match=words):
+        objectives.build({**FIXED, **changes}, 8)

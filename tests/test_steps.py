@@ -47,6 +47,14 @@ OBJECTIVES = {
         }
         for contrast in objectives.CONTRASTS
     },
+    "fixed pairs": {
+        "name": "verification",
+        "batch": 8,
+        "negatives": "any",
+        "turns": "none",
+        "pairs": 36,
+        "copies": 2,
+    },
 }
 OPTIMISERS = {
     "layerwise": {
@@ -104,12 +112,13 @@ def start(parts, small, dtype="float32"):
     )
 
 
-def train(small, parts, num_steps, dtype="float32", augmentation=PLAIN):
+def train(small, parts, num_steps, dtype="float32", augmentation=PLAIN, index=None):
     """The state after some steps and the losses on the way."""
     devices, model, tx, objective = parts
     step = steps.make_train_step(model, tx, objective, augmentation, "paper", devices)
     state = start(parts, small, dtype)
-    state, images, index = devices.replicate((state, small.images, SetIndex.of(small)))
+    index = SetIndex.of(small) if index is None else index
+    state, images, index = devices.replicate((state, small.images, index))
     losses = []
     for _ in range(num_steps):
         state, metrics = step(state, images, index)
@@ -159,6 +168,59 @@ def test_one_device_or_several_in_float32(small, net, objective):
     one, few = (train(small, build(net, objective, "layerwise", count), 1)[0] for count in (1, 8))
     for found, expected in zip(floats(few), floats(one), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_one_device_or_two_meet_the_same_fixed_pairs(small):
+    """Warped by the pairs' own keys, over the border of the first epoch, 13.5 steps."""
+    more = {"dtype": "float64", "augmentation": {"affine": augment.Affine()}}
+    with jax.enable_x64(True):
+        more["index"] = objectives.make_index(OBJECTIVES["fixed pairs"], small, 0)
+        (one, losses), (two, two_losses) = (
+            train(small, build("koch", "fixed pairs", "layerwise", count, "float64"), 15, **more)
+            for count in (1, 2)
+        )
+    assert np.ptp(losses) > 1e-3
+    np.testing.assert_allclose(two_losses, losses, rtol=0, atol=1e-8)
+    for found, expected in zip(floats(two), floats(one), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
+
+
+def test_an_epoch_visits_every_example_once_and_copies_stay_the_same(small):
+    """By the step's own sampling, gathering and warping: 36 pairs by 3 are 13.5 batches of 8."""
+    fields = OBJECTIVES["fixed pairs"]
+    objective, index = objectives.build(fields, 8), objectives.make_index(fields, small, 0)
+    settings = {"affine": augment.Affine(), "elastic_size": 0.02}
+    images, as_floats = jnp.asarray(small.images), jax.jit(steps.to_float)
+
+    @jax.jit
+    def draw(rng, step):
+        arguments = (images, index, objective, settings, "paper", steps.Devices(1), False)
+        return steps._draw_batch(rng, step, *arguments)[:2]
+
+    @jax.jit
+    def warp(keys, images):
+        return augment.augment(keys, images, jnp.zeros(len(keys), jnp.int32), **settings)
+
+    pairs = [tuple(pair) for pair in np.asarray(index.pairs.rows).tolist()]
+    assert len(set(pairs)) == 36
+    seen = []
+    for step in range(27):  # two epochs
+        batch, pixels = draw(jax.random.key(4), jnp.int32(step))
+        plain = as_floats(images[batch.rows])
+        warped = warp(batch.keys.reshape(-1), plain.reshape(-1, 16, 16, 1)).reshape(plain.shape)
+        kept = ~np.asarray(batch.distort)
+        np.testing.assert_array_equal(pixels[kept], plain[kept])  # bit for bit
+        np.testing.assert_allclose(pixels[~kept], warped[~kept], atol=1e-5)
+        for rows, distort, x in zip(
+            *jax.device_get((batch.rows, ~kept[:, 0], pixels)), strict=True
+        ):
+            seen.append((tuple(rows.tolist()), bool(distort), x.tobytes()))
+    epochs = seen[:108], seen[108:]
+    for epoch in epochs:
+        assert len(epoch) == len(set(epoch)) == 108
+        assert sorted(rows for rows, distort, _ in epoch if not distort) == sorted(pairs)
+        assert sorted(rows for rows, distort, _ in epoch if distort) == sorted(2 * pairs)
+    assert set(epochs[0]) == set(epochs[1]) and epochs[0] != epochs[1]
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -396,15 +396,15 @@ def test_the_command(tmp_path):
     assert done.stderr.count("\n") == 1 and "one.json and two.json are both seed 0" in done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="configs/koch2015.py has no variants of the tables yet")
 def test_the_command_of_a_row_makes_a_run_that_fills_it(tmp_path):
     scope = {}
     exec((ROOT / "configs" / "koch2015.py").read_text(), scope)
     made, text, _ = build(tmp_path)
-    lines = {line.command: line for t in made for line in t.lines if line.kind == "network"}
-    assert len(lines) == 14
-    for command, line in lines.items():
+    lines = {line.command: (line, t) for t in made for line in t.lines if line.kind == "network"}
+    assert len(lines) == 15
+    for command, (line, table) in lines.items():
         config = workdir.plain(scope["get_config"](command.split("koch2015.py:")[1]))
+        assert config.get("test_data", {}).get("name") == ("mnist" if table.number == 3 else None)
         setting = tables.setting_of(config, "Omniglot, split koch (archives x)")
         assert setting.changes == ()
         expected = re.search(r"(\d+)k pairs, (affine x8|no dist)", line.label).groups()

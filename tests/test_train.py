@@ -17,7 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX.proto import event_pb2
 
 import siamese_jax
-from siamese_jax import models, objectives, optim, train, workdir
+from siamese_jax import layers, models, objectives, optim, search, train, workdir
 from siamese_jax.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -140,6 +140,63 @@ def test_every_smoke_config_trains(name, smoke):
     saved.close()
 
 
+@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(
+    "pairs, epochs",  # steps an epoch: pairs / 128 and 9 pairs / 128, rounded
+    [("30k", (234, 2109)), ("90k", (703, 6328)), ("150k", (1172, 10547))],
+)
+def test_the_rows_of_kochs_tables(pairs, epochs, dense, reduced):
+    for affine in (False, True):
+        words = [f"pairs={pairs}"] + ["affine"] * affine + ["dense"] * dense + ["reduced"] * reduced
+        config = config_of("koch2015", ",".join(words))
+        objective, every = config.objective, config.eval.every
+        assert objective.pairs == 1000 * int(pairs[:-1]) and objective.copies == 8 * affine
+        assert objective.batch == 128 and objective.turns == "none"
+        assert config.augment.distort == affine
+        assert every == config.optim.steps_per_epoch == (234 if reduced else epochs[affine])
+        assert config.num_steps == every * (30 if reduced else 200)
+        assert (config.eval.trials, config.eval.patience) == (320, 20)
+        assert config.data.image_size == ((35, 35) if reduced else (105, 105))
+        objectives.build(objective, 20)
+        train._check(config)
+        search.read_space(workdir.plain(config))
+    # What follows of the network does not depend on the pairs.
+    model, size = models.build(config.model), config.data.image_size
+    table = layers.layer_table(model, (*size, 1))
+    shapes = [(x.input_shape, x.output_shape) for x in table]
+    if dense:
+        units = (1024 if reduced else 2048,)
+        pixels = (size[0] * size[1],)
+        assert shapes == [(pixels, units), (units, units), (units, ())]
+        args = config.model.encoder_args
+        assert (args.std, args.bias_mean, args.output) == (0.2, 0.5, "sigmoid")
+    elif reduced:  # 35 - 3 = 32, 16 - 2 = 14, 7 - 1 = 6, 3 - 1 = 2
+        assert [output[:2] for _, output in shapes[:4]] == [(32, 32), (14, 14), (6, 6), (2, 2)]
+        assert shapes[4:] == [((2 * 2 * 128,), (1024,)), ((1024,), ())]
+    names = {x.name for x in table}
+    assert {pattern.removesuffix("/.*") for pattern, *_ in config.optim.rules} == names
+
+
+@pytest.mark.parametrize(
+    "arg, words",
+    [
+        ("afine,pairs=30k", "variants pairs=30k, .*, smoke, not 'afine': did you mean 'affine'?"),
+        ("pairs=15k", "not 'pairs=15k': did you mean 'pairs=150k'"),
+        ("pairs=30000", "not 'pairs=30000': did you mean 'pairs=30k'"),
+        ("pairs=30k,", "not ''"),
+        ("Dense", "not 'Dense': did you mean 'dense'"),
+        ("zzz", "not 'zzz'$"),
+        ("pairs=30k,pairs=90k", "pairs=30k, pairs=90k: a run has one set of pairs"),
+        ("dense,pairs=30k,dense", "'dense' stands twice"),
+        ("affine,reduced", "'affine' copies fixed pairs: .* 'pairs=150k,affine,reduced'"),
+    ],
+)
+def test_variants_that_are_not_there(arg, words):
+    with pytest.raises(ValueError, match=words):
+        config_of("koch2015", arg)
+
+
 # --- what a run leaves ----------------------------------------------------------------------------
 
 
@@ -185,6 +242,24 @@ def assert_events_are_the_log(path):
 
 def test_tensorboard_has_the_rows_of_the_log(smoke):
     assert_events_are_the_log(smoke("quickstart")[1])
+
+
+def test_rates_and_momenta_are_logged_by_layer(smoke):
+    """Two epochs of ten steps: what was in force during each, by the schedules' closed forms."""
+    config, path, _ = smoke("koch2015")
+    rows = [row for row in workdir.read_metrics(path) if row["kind"] == "layers"]
+    assert [row.pop("step") for row in rows] == [10, 20]
+    layers = [f"encoder/conv{i}" for i in (1, 2, 3, 4)] + ["encoder/embedding", "head"]
+    for epoch, row in enumerate(rows):
+        expected = {"kind": "layers"}
+        for name in (f"{layer}/{part}" for layer in layers for part in ("kernel", "bias")):
+            expected[f"{name}/rate"] = 1e-2 * 0.99**epoch
+            expected[f"{name}/momentum"] = 0.5 + 0.4 * epoch / 10
+            expected[f"{name}/l2"] = 1e-5
+        assert row.keys() == expected.keys()
+        assert row.pop("kind") == expected.pop("kind")
+        assert row == pytest.approx(expected, rel=1e-6)
+    assert "layers" not in {row["kind"] for row in metrics(smoke("quickstart")[1])}
 
 
 def test_a_trained_network_is_loaded_in_one_line(smoke, glyphs):
@@ -259,6 +334,26 @@ def test_interrupted_training_ends_the_same(name, smoke, tmp_path, programs):
     assert_same_run(tmp_path, unbroken)
     assert_events_are_the_log(tmp_path)
     assert len(workdir.read_provenance(tmp_path)) == 5
+
+
+def test_interrupted_training_on_fixed_pairs_ends_the_same(tmp_path, caplog):
+    """60 pairs by 9 in batches of 16; the second start is fed by the host."""
+    config = config_of("koch2015", "pairs=30k,affine,smoke")
+    programs = {}
+    with caplog.at_level("INFO", logger="siamese_jax.train"):
+        expected = train.train_and_evaluate(config, tmp_path / "one", programs=programs)
+    assert "training on 60 pairs, half same and half different" in caplog.text
+    path = tmp_path / "two"
+    with pytest.raises(Died):
+        train.train_and_evaluate(
+            config, path, should_stop=interruptions(deaths=[12]), programs=programs
+        )
+    fed = config_of("koch2015", "pairs=30k,affine,smoke", feed="host")
+    part = train.train_and_evaluate(fed, path, should_stop=interruptions(stops=[3]))
+    assert part["step"] == 13 and not part["finished"]
+    assert train.train_and_evaluate(config, path, programs=programs) == expected
+    assert_same_run(tmp_path / "one", path)
+    assert_events_are_the_log(path)
 
 
 def test_a_finished_run_is_left_alone(smoke):
@@ -354,6 +449,12 @@ def test_a_workdir_in_use_is_refused(smoke):
         ({"data__image_size": (20, 20)}, "conv4 needs at least 2 x 2 pixels"),
         ({"eval__n_way": 500}, "500"),
         ({"data__image_size": (52, 40), "objective__turns": "alphabet"}, "needs square images"),
+        ({"objective__pairs": 50}, "augment.distort = True with objective.copies = 0"),
+        ({"objective__pairs": 51, "objective__copies": 8}, "51 pairs cannot be shared out"),
+        (
+            {"objective__pairs": 50, "objective__copies": 8, "augment__distort": False},
+            "augment.distort = False with objective.copies = 8",
+        ),
         ({"objective__name": "episode"}, r"needs the fields \['contrast', 'episodes'"),
     ],
 )

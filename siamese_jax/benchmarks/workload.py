@@ -155,8 +155,8 @@ class Workload:
 
         @jax.jit
         def draw(key, images, index):
-            k_sample, k_augment = jax.random.split(key)
-            batch = self.objective.sample(k_sample, index)
+            batch = self.objective.sample(key, 0, index)
+            k_augment = sampling.step_keys(key, 0)[1]
             rows, turns = batch.rows.reshape(-1), batch.turns.reshape(-1)
             return augment.augment(
                 jax.random.split(k_augment, rows.shape[0]),
