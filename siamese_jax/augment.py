@@ -57,7 +57,7 @@ def build(fields: Mapping) -> dict:
 
     Args:
         fields: `distort`, and where it is true `affine` (fields of `Affine`), `elastic_size` and
-            `elastic_grid`.
+            `elastic_grid`, and if wanted `mirror`, `contrast` and `brightness`; see `augment`.
     """
     if not fields["distort"]:
         return {"affine": None}
@@ -65,6 +65,7 @@ def build(fields: Mapping) -> dict:
         "affine": Affine.of(fields["affine"]),
         "elastic_size": fields["elastic_size"],
         "elastic_grid": fields["elastic_grid"],
+        **{name: fields[name] for name in ("mirror", "contrast", "brightness") if name in fields},
     }
 
 
@@ -140,6 +141,24 @@ def elastic_displacement(key: jax.Array, height: int, width: int, grid: int, siz
     return field * jnp.array([[[width, height]]], jnp.float32)
 
 
+def relight(keys: jax.Array, images: jax.Array, contrast: float, brightness: float) -> jax.Array:
+    """Changes the light of each image: `0.5 + factor (value - 0.5) + shift`, kept in [0, 1].
+
+    Args:
+        keys: (B,) PRNG keys.
+        images: (B, H, W, C) float32 in [0, 1].
+        contrast: the factor is uniform in 1 - contrast .. 1 + contrast.
+        brightness: the shift is uniform in -brightness .. brightness.
+
+    Returns:
+        (B, H, W, C) float32 in [0, 1].
+    """
+    draw = jax.vmap(lambda key: jax.random.uniform(key, (2,), minval=-1.0))(keys)
+    factor = (1 + contrast * draw[:, 0])[:, None, None, None]
+    shift = (brightness * draw[:, 1])[:, None, None, None]
+    return jnp.clip(0.5 + factor * (images - 0.5) + shift, 0, 1)
+
+
 def warp(
     images: jax.Array,
     matrices: jax.Array,
@@ -199,6 +218,9 @@ def augment(
     affine: Affine | None = None,
     elastic_size: float = 0.0,
     elastic_grid: int = 4,
+    mirror: bool = False,
+    contrast: float = 0.0,
+    brightness: float = 0.0,
     fill: str = "paper",
 ) -> jax.Array:
     """Turns and distorts a batch, each image by its own key.
@@ -210,13 +232,19 @@ def augment(
         affine: ranges of the affine distortion, None for none.
         elastic_size: see `elastic_displacement`; 0 for none.
         elastic_grid: knots of the elastic displacement along either axis.
+        mirror: whether each image is mirrored left to right with probability 1/2: for pictures whose
+            class stays the same then, such as faces.
+        contrast: see `relight`.
+        brightness: see `relight`.
         fill: `paper` or `edge`, see `warp`.
 
     Returns:
         (B, H, W, C) float32 in [0, 1].
     """
     batch, height, width, _ = images.shape
-    k_affine, k_elastic = jax.vmap(jax.random.split, out_axes=1)(keys)
+    k_affine, k_elastic, k_mirror, k_light = jax.vmap(
+        lambda key: jax.random.split(key, 4), out_axes=1
+    )(keys)
     matrices = jnp.broadcast_to(jnp.eye(2), (batch, 2, 2))
     shifts = jnp.zeros((batch, 2))
     if affine is not None:
@@ -228,8 +256,14 @@ def augment(
             lambda key: elastic_displacement(key, height, width, elastic_grid, elastic_size)
         )(k_elastic)
     symmetry = turn_matrices(turns)
+    if mirror:
+        flips = jax.vmap(lambda key: jax.random.bernoulli(key))(k_mirror)
+        symmetry = _einsum("bij,bjk->bik", turn_matrices(4 * flips.astype(jnp.int32)), symmetry)
     if displacements is not None:
         displacements = _einsum("bjk,bhwk->bhwj", symmetry, displacements)
     shifts = _einsum("bjk,bk->bj", symmetry, shifts)
     matrices = _einsum("bij,bjk->bik", symmetry, matrices)
-    return warp(images, matrices, shifts, displacements, fill=fill)
+    images = warp(images, matrices, shifts, displacements, fill=fill)
+    if contrast or brightness:
+        images = relight(k_light, images, contrast, brightness)
+    return images

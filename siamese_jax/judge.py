@@ -70,7 +70,7 @@ def judge_run(
     net = inference.load(path, int(checkpoint) if checkpoint.isdigit() else checkpoint, num_devices)
     data = _load(config.data, archives)
     _log.info("%s on %s", net.name, data.note)
-    if data.resized(config.data.image_size).fingerprint != start["data_fingerprint"]:
+    if data.resized(config.data.get("image_size")).fingerprint != start["data_fingerprint"]:
         raise ValueError(
             f"{path} was trained on other data ({start['data']}) than is found now ({data.note})"
         )

@@ -154,13 +154,7 @@ class ResidualEncoder(nn.Module):
         """Embeds images: (B, H, W, C) float in [0, 1] -> (B, units)."""
 
         def norm(x, name):
-            return nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.9,
-                dtype=self.dtype,
-                axis_name=self.axis_name,
-                name=name,
-            )(x)
+            return _batch_norm(train, self.dtype, self.axis_name, name)(x)
 
         def conv(x, features, size, name, stride=1):
             return nn.Conv(
@@ -206,9 +200,11 @@ class SmallEncoder(nn.Module):
         filters: channels of the two convolutions.
         hidden: units of the dense layers with ReLU.
         units: size of the embedding.
-        output: what becomes of the last layer, one of `OUTPUTS`.
+        normalise: whether the embedding goes through a batch normalisation.
+        output: what becomes of the embedding then, one of `OUTPUTS`.
         dropout: rate on the flattened map, in training only.
         dtype: compute type; parameters and the embedding stay float32.
+        axis_name: as in `ResidualEncoder`.
 
     References:
         Hadsell, Chopra, LeCun (2006), Dimensionality reduction by learning an invariant mapping. The
@@ -218,9 +214,11 @@ class SmallEncoder(nn.Module):
     filters: Sequence[int] = (32, 64)
     hidden: Sequence[int] = (256, 256)
     units: int = 128
+    normalise: bool = False
     output: str = "linear"
     dropout: float = 0.0
     dtype: Dtype = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -235,7 +233,10 @@ class SmallEncoder(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         for i, features in enumerate(self.hidden):
             x = nn.relu(nn.Dense(features, dtype=self.dtype, name=f"dense{i + 1}")(x))
-        return _finish(nn.Dense(self.units, dtype=self.dtype, name="embedding")(x), self.output)
+        x = nn.Dense(self.units, dtype=self.dtype, name="embedding")(x)
+        if self.normalise:
+            x = _batch_norm(train, self.dtype, self.axis_name, "embedding_norm")(x)
+        return _finish(x, self.output)
 
 
 class DenseEncoder(nn.Module):
@@ -244,20 +245,24 @@ class DenseEncoder(nn.Module):
     Attributes:
         hidden: units of the layers with ReLU before the last.
         units: size of the embedding.
-        output: what becomes of the last layer, one of `OUTPUTS`.
+        normalise: whether the embedding goes through a batch normalisation.
+        output: what becomes of the embedding then, one of `OUTPUTS`.
         dropout: rate on the hidden layers, in training only.
         std: standard deviation of every initial kernel; None for He's, by the inputs of a layer.
         bias_mean: mean of the initial biases (standard deviation 0.01); None for zeros.
         dtype: compute type; parameters and the embedding stay float32.
+        axis_name: as in `ResidualEncoder`.
     """
 
     hidden: Sequence[int] = (256,)
     units: int = 128
+    normalise: bool = False
     output: str = "linear"
     dropout: float = 0.0
     std: float | None = None
     bias_mean: float | None = None
     dtype: Dtype = jnp.float32
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -278,6 +283,8 @@ class DenseEncoder(nn.Module):
             )(x)
             if not last:
                 x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
+        if self.normalise:
+            x = _batch_norm(train, self.dtype, self.axis_name, "embedding_norm")(x)
         return _finish(x, self.output)
 
 
@@ -429,6 +436,12 @@ def unit(h: jax.Array) -> jax.Array:
     return h * jax.lax.rsqrt(jnp.sum(h * h, -1, keepdims=True) + 1e-12)
 
 
+def _batch_norm(train: bool, dtype: Dtype, axis_name: str | None, name: str) -> nn.BatchNorm:
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, dtype=dtype, axis_name=axis_name, name=name
+    )
+
+
 def _finish(x: jax.Array, output: str) -> jax.Array:
     x = _at_least_float32(x)
     if output == "unit":
@@ -515,7 +528,7 @@ def build(fields: Mapping, axis_name: str | None = None, classes: int = 0) -> Si
     name = fields["encoder"]
     args = dict(fields["encoder_args"])
     args["dtype"] = jnp.dtype(fields["dtype"])
-    if name == "residual":
+    if name != "koch":  # which has no batch statistics
         args["axis_name"] = axis_name
     encoders = (KochEncoder, ResidualEncoder, SmallEncoder, DenseEncoder)
     encoder = dict(zip(ENCODERS, encoders, strict=True))[name]

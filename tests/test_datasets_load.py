@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from siamese_jax import datasets
-from siamese_jax.datasets import mnist, omniglot, preparation, splits
+from siamese_jax.datasets import omniglot, preparation, splits
 from siamese_jax.datasets.imageset import ImageSet
 
 SMALL = {"glyphs_alphabets": 5, "glyphs_characters": (4, 6), "glyphs_drawers": 10}
@@ -275,31 +275,3 @@ def test_config_dict_loads_too():
 
     config = ml_collections.ConfigDict({"name": "glyphs", **SMALL, "archives": None})
     assert datasets.load(config.lock()).train.num_alphabets == 3
-
-
-def test_mnist_to_omniglot_looks_in_both_folders(tmp_path, monkeypatch):
-    config = {"name": "mnist_to_omniglot", "data_dir": tmp_path / "data"}
-    sources = tmp_path / "sources"
-    (sources / "mnist").mkdir(parents=True)
-    with pytest.raises(ValueError, match="sources/mnist/train-images.*no such file"):
-        datasets.load({**config, "archives": str(sources)})
-    monkeypatch.setattr(mnist, "prepare", lambda *_: None)
-    monkeypatch.setattr(mnist, "load_mnist", lambda *_: blank({"digits": 10}, 2))
-    with pytest.raises(ValueError, match="sources/omniglot: no such folder of archives"):
-        datasets.load({**config, "archives": str(sources)})
-
-
-def test_mnist_to_omniglot(real_data, prepared_omniglot):
-    root = prepared_omniglot.data_path.parents[1]
-    mnist.prepare(root, real_data / "mnist")
-    data = datasets.load({"name": "mnist_to_omniglot", "data_dir": root, "image_size": (28, 28)})
-    assert data.train.num_classes == data.validation.num_classes == 10
-    assert (len(data.train), len(data.validation)) == (50_000, 10_000)
-    assert data.train.image_shape == data.test.image_shape == (28, 28, 1)
-    assert {part.kind for part in (data.train, data.validation, data.test)} == {"ink"}
-    assert set(data.test.alphabet_names) == set(splits.TEST_ALPHABETS)
-    assert len(data.runs) == 20 and data.runs_name == "official"
-    assert data.runs.queries.shape[2:] == (28, 28, 1)
-    assert "trained and validated on MNIST, tested on Omniglot" in data.note
-    corner = data.test.images[:, 0, 0].mean(), data.train.images[:, 0, 0].mean()
-    assert max(corner) < 20  # paper is 0 in both

@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import hashlib
 import logging
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,14 +17,12 @@ _log = logging.getLogger(__name__)
 
 __all__ = ["DEFAULTS", "Data", "ImageSet", "Runs", "load", "make_runs"]
 
-NAMES = ("auto", "omniglot", "glyphs", "mnist", "mnist_to_omniglot", "folder", "vectors")
+NAMES = ("auto", "omniglot", "glyphs", "mnist", "folder", "vectors")
 SPLITS = ("lake", "koch", "rows")
 DEFAULTS: Mapping[str, Any] = {
     "name": "auto",  # one of NAMES; auto: Omniglot if it can be had, else glyphs
     "data_dir": None,  # folder of prepared sets; None: tfds's own
-    # Folder of Omniglot's three zips, or of MNIST's four gz files; of `mnist_to_omniglot` the one
-    # that holds both folders, omniglot/ and mnist/.
-    "archives": None,
+    "archives": None,  # folder of Omniglot's three zips, or of MNIST's four gz files
     "path": None,  # of `folder`: the folder (or zip) of pictures; of `vectors`: the file
     "class_column": None,  # of `vectors` in a CSV; None: `class`, or the last without a header
     "stream": False,  # Omniglot's images to train on stay on disk, and are read batch by batch
@@ -119,7 +116,6 @@ def load(config: Mapping[str, Any]) -> Data:
             "omniglot": _load_omniglot,
             "glyphs": _load_glyphs,
             "mnist": _load_mnist,
-            "mnist_to_omniglot": _load_mnist_to_omniglot,
             "folder": _load_folder,
             "vectors": _load_vectors,
         }
@@ -174,19 +170,6 @@ def _load_mnist(fields: Mapping[str, Any]) -> Data:
     return Data(*parts, None, "", "MNIST")
 
 
-def _load_mnist_to_omniglot(fields: Mapping[str, Any]) -> Data:
-    """Digits train and validate; the test is Omniglot's, of which nothing is seen before."""
-    given = fields["archives"] and pathlib.Path(fields["archives"])
-    digits = _load_mnist({**fields, "archives": given and given / "mnist"})
-    characters = _load_omniglot(
-        {**fields, "archives": given and given / "omniglot", "stream": True}  # none are trained on
-    )
-    note = f"trained and validated on {digits.note}, tested on {characters.note}"
-    return dataclasses.replace(
-        characters, train=digits.train, validation=digits.validation, note=note
-    )
-
-
 def _load_folder(fields: Mapping[str, Any]) -> Data:
     path = fields["path"]
     if not path:
@@ -196,7 +179,7 @@ def _load_folder(fields: Mapping[str, Any]) -> Data:
     )
     parts = _split(images, fields)
     note = (
-        f"{images.name}, {len(images)} pictures of {images.num_classes} classes in {path} "
+        f"{images.name}, {len(images)} pictures of {images.num_classes} classes "
         f"({_split_note(fields)})"
     )
     return Data(*parts, None, "", note)
@@ -216,7 +199,7 @@ def _load_vectors(fields: Mapping[str, Any]) -> Data:
     parts = (standardisation.of_set(part) for part in raw_parts)
     note = (
         f"{rows.name}, {len(rows)} vectors of {rows.image_shape[1]} features and "
-        f"{rows.num_classes} classes in {path} ({_split_note(fields)})"
+        f"{rows.num_classes} classes ({_split_note(fields)})"
     )
     return Data(*parts, None, "", note, standardisation)
 

@@ -1,0 +1,123 @@
+r"""Faces of people never seen in training: the contrastive loss on AT&T / ORL.
+
+The database of faces (40 people, 10 pictures each, 92x112 pixels, `<person>/<image>.pgm`, as a folder or
+as a zip of it): 15 people train, 5 choose the checkpoint, 20 test.
+
+    python launch/train.py --config=configs/faces.py --config.data.path=att_faces.zip \
+        --workdir=runs/faces
+    python launch/evaluate.py --workdir=runs/faces --protocols=within,verification,retrieval,open_set
+
+Measured: not yet run.
+Variants: `:smoke` shrinks everything to seconds on the built-in glyphs.
+
+References:
+    Hadsell, Chopra, LeCun (2006), Dimensionality reduction by learning an invariant mapping.
+    Samaria, Harter (1994), Parameterisation of a stochastic model for human face identification.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """The config; `arg` is empty or `smoke`."""
+    if arg not in ("", "smoke"):
+        raise ValueError(f"configs/faces.py has the variant 'smoke', not {arg!r}")
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # of parameters, batches and warps
+    config.num_steps = 1500  # updates
+    config.num_devices = 1  # 0: all there are; their number must divide the batch
+    config.feed = "auto"  # where the images to train on lie: device, host, or by their size
+    config.log_every = 50  # steps
+    config.keep_best = 1  # checkpoints kept besides the latest
+
+    config.data = ml_collections.ConfigDict()
+    config.data.name = "folder"
+    config.data.path = placeholder(str)  # folder, or zip, of the faces
+    config.data.fractions = (15, 5, 20)  # people: training, validation, test
+    config.data.image_size = (56, 46)  # pixels: half of the original
+    config.data.seed = 0  # of the split into people
+
+    config.model = ml_collections.ConfigDict()
+    config.model.encoder = "residual"
+    config.model.encoder_args = ml_collections.ConfigDict(
+        {
+            "widths": (32, 64, 64, 128),
+            "blocks": 1,
+            "stem": 32,
+            "stem_stride": 2,
+            "units": 128,
+            "output": "unit",
+            "dropout": 0.0,
+        }
+    )
+    config.model.comparator = "euclidean"
+    config.model.head_args = ml_collections.ConfigDict({"scale": 1.0, "bias": 0.5})
+    config.model.dtype = "float32"  # of computation; parameters are float32
+
+    config.objective = ml_collections.ConfigDict()
+    config.objective.name = "contrastive"
+    config.objective.batch = 64  # pairs
+    config.objective.negatives = "any"
+    config.objective.margin = 1.0  # of embeddings of length 1, whose distances are at most 2
+    config.objective.turns = "none"
+
+    config.augment = ml_collections.ConfigDict()
+    config.augment.distort = True
+    config.augment.affine = ml_collections.ConfigDict(
+        {
+            "rotation": 15.0,
+            "shear": 0.15,
+            "scale": (0.85, 1.15),
+            "translation": 8.0,
+            "probability": 0.8,
+        }
+    )
+    config.augment.elastic_size = 0.0
+    config.augment.elastic_grid = 4
+    config.augment.mirror = True  # a mirrored face is the same person
+    config.augment.contrast = 0.2
+    config.augment.brightness = 0.1
+
+    config.optim = ml_collections.ConfigDict()
+    config.optim.name = "adamw"
+    config.optim.rate = 1e-3
+    config.optim.warmup_steps = 100
+    config.optim.weight_decay = 0.05
+
+    config.eval = ml_collections.ConfigDict()
+    config.eval.every = 250  # steps
+    config.eval.trials = 2000  # trials on the validation people
+    config.eval.n_way = 5
+    config.eval.seed = 0
+    config.eval.patience = 0
+
+    config.search_space = (
+        ("optim.rate", "log", 1e-4, 1e-2),
+        ("objective.margin", "float", 0.5, 1.5),
+        ("augment.affine.translation", "float", 0.0, 12.0),
+    )
+
+    if arg == "smoke":
+        config.num_steps = 20
+        config.log_every = 5
+        config.data = ml_collections.ConfigDict(
+            {
+                "name": "glyphs",
+                "glyphs_alphabets": 9,
+                "glyphs_characters": (6, 10),
+                "glyphs_drawers": 8,
+                "image_size": (20, 20),
+                "path": placeholder(str),
+                "fractions": (0.6, 0.2, 0.2),
+                "seed": 0,
+            }
+        )
+        config.model.encoder_args.widths = (8, 8)
+        config.model.encoder_args.stem = 8
+        config.model.encoder_args.units = 16
+        config.objective.batch = 8
+        config.optim.warmup_steps = 2
+        config.eval.every = 10
+        config.eval.trials = 50
+    return config.lock()
