@@ -129,6 +129,28 @@ def contrastive(distance: jax.Array, labels: jax.Array, margin: float) -> jax.Ar
     return 0.5 * (labels * distance**2 + (1 - labels) * short**2)
 
 
+def correlation(h: jax.Array) -> jax.Array:
+    """How far the dimensions of embeddings say the same: the mean squared correlation of two of them.
+
+    Where few classes are to be told apart a loss of distances lets all dimensions agree on the few
+    directions that do it; this keeps the others.
+
+    Args:
+        h: (B, D) embeddings of a batch, D at least 2.
+
+    Returns:
+        () in 0..1.
+
+    References:
+        Bardes, Ponce, LeCun (2022), VICReg, the covariance term (there of covariances).
+    """
+    h = h - h.mean(0, keepdims=True)
+    h = h * jax.lax.rsqrt(jnp.mean(h * h, 0, keepdims=True) + 1e-12)
+    size = h.shape[1]
+    matrix = h.T @ h / h.shape[0]
+    return jnp.sum((matrix * (1 - jnp.eye(size))) ** 2) / (size * (size - 1))
+
+
 def triplet(positive: jax.Array, negative: jax.Array, margin: float) -> jax.Array:
     """Triplet loss: max(D(anchor, positive) - D(anchor, negative) + margin, 0).
 

@@ -87,7 +87,7 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
     | name | settings besides `turns` (see `sampling.TURNS`) |
     |---|---|
     | `verification` | `batch` (pairs), `negatives`, and if wanted `pairs`, `copies` (see below) |
-    | `contrastive` | `batch` (pairs), `negatives`, `margin` |
+    | `contrastive` | `batch` (pairs), `negatives`, `margin`, maybe `decorrelation` (a weight) |
     | `triplet` | `episodes`, `n_way`, `fill`, `mining` (see `losses.mine`), `margin` |
     | `episode` | `episodes`, `n_way`, `fill`, `contrast` (with whom: own `episode` or `batch`) |
     | `prototypical` | `episodes`, `n_way`, `k_shot`, `fill` |
@@ -215,7 +215,7 @@ def _verification(fields) -> Objective:
 
 
 def _contrastive(fields) -> Objective:
-    margin = fields["margin"]
+    margin, decorrelation = fields["margin"], fields.get("decorrelation", 0.0)
 
     def loss(compare: Compare, h, pairs):
         distance = losses.distances(h[:, 0], h[:, 1])
@@ -225,9 +225,14 @@ def _contrastive(fields) -> Objective:
             "distance_same": distance.mean(where=same),
             "distance_different": distance.mean(where=~same),
         }
-        return losses.contrastive(distance, pairs.labels, margin).mean(), metrics
+        value = losses.contrastive(distance, pairs.labels, margin).mean()
+        if decorrelation:
+            metrics["correlation"] = losses.correlation(h.reshape(-1, h.shape[-1]))
+            value += decorrelation * metrics["correlation"]
+        return value, metrics
 
     names = ("accuracy", "distance_same", "distance_different")
+    names += ("correlation",) if decorrelation else ()
     sample = _anew(_pairs(fields))
     return Objective(sample, loss, fields["batch"], 2 * fields["batch"], names)
 

@@ -329,3 +329,39 @@ def test_build_reads_the_config(distort):
         keys = jax.random.split(jax.random.key(0), 1)
         out = augment.augment(keys, jnp.asarray(images), jnp.zeros(1, int), **found)
         np.testing.assert_array_equal(out, images)
+
+
+# --- photos ---------------------------------------------------------------------------------------
+
+
+def test_mirroring_flips_about_half_of_the_images_and_nothing_else():
+    images = random_images(3, 200, 6, 5, 1)
+    keys = jax.random.split(jax.random.key(0), 200)
+    found = augment.augment(keys, images, jnp.zeros(200, int), mirror=True, fill="edge")
+    flipped = np.all(np.isclose(found, images[:, :, ::-1], atol=1e-5), axis=(1, 2, 3))
+    kept = np.all(np.isclose(found, images, atol=1e-5), axis=(1, 2, 3))
+    assert np.all(flipped ^ kept) and 70 < flipped.sum() < 130
+
+
+def test_relighting_by_hand():
+    images = jnp.broadcast_to(jnp.array([0.0, 0.25, 0.5, 1.0]).reshape(1, 2, 2, 1), (300, 2, 2, 1))
+    keys = jax.random.split(jax.random.key(1), 300)
+    found = np.asarray(augment.relight(keys, images, 0.0, 0.1))
+    shift = found[:, 1, 0, 0] - 0.5
+    assert np.abs(shift).max() <= 0.1 and shift.std() > 0.04
+    expected = np.clip(images[:, :, :, 0] + shift[:, None, None], 0, 1)
+    np.testing.assert_allclose(found[..., 0], expected, atol=1e-6)
+    found = np.asarray(augment.relight(keys, images, 0.4, 0.0))
+    factor = (0.5 - found[:, 0, 1, 0]) / 0.25
+    np.testing.assert_allclose(found[:, 1, 0, 0], 0.5, atol=1e-6)
+    assert factor.min() >= 0.6 and factor.max() <= 1.4 and factor.std() > 0.15
+
+
+def test_the_light_has_a_key_of_its_own():
+    images = random_images(4, 3, 6, 6, 1)
+    keys = jax.random.split(jax.random.key(2), 3)
+    plain = augment.augment(keys, images, jnp.zeros(3, int), affine=augment.Affine())
+    lit = augment.augment(
+        keys, images, jnp.zeros(3, int), affine=augment.Affine(), contrast=1e-6, brightness=1e-6
+    )
+    np.testing.assert_allclose(plain, lit, atol=1e-4)

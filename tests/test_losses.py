@@ -153,6 +153,18 @@ def test_contrastive_pulls_same_pairs_and_pushes_different_ones_inside_the_margi
     np.testing.assert_array_equal(equal, np.zeros((3, 2)))  # and not NaN
 
 
+def test_correlation_against_numpy():
+    h = np.random.default_rng(7).normal(size=(40, 3))
+    h[:, 2] = 2 * h[:, 0] + 0.5 * h[:, 1] + 3
+    matrix = np.corrcoef(h.T)
+    expected = np.mean(matrix[~np.eye(3, dtype=bool)] ** 2)
+    np.testing.assert_allclose(losses.correlation(jnp.asarray(h, jnp.float32)), expected, rtol=1e-4)
+    copies = jnp.asarray(h[:, :1] * [[1, -2, 5]], jnp.float32)
+    np.testing.assert_allclose(losses.correlation(copies), 1, rtol=1e-4)
+    constant = jax.grad(lambda x: losses.correlation(x))(jnp.ones((4, 3)))
+    assert np.all(np.isfinite(constant))
+
+
 def test_triplet_by_hand():
     positive, negative = jnp.array([1.0, 1.0, 2.0]), jnp.array([3.0, 1.2, 1.0])
     np.testing.assert_allclose(losses.triplet(positive, negative, 0.5), [0, 0.3, 1.5], rtol=1e-5)

@@ -87,6 +87,13 @@ def test_contrastive_against_a_loop():
     np.testing.assert_allclose(metrics["distance_same"], distance[:3].mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["distance_different"], distance[3:].mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], np.mean((distance < 1) == labels), rtol=1e-6)
+    weighted = objectives.build({**CONTRASTIVE, "decorrelation": 0.5}, 5)
+    value, metrics = weighted.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    matrix = np.corrcoef(h.reshape(12, 3).T)
+    apart = np.mean(matrix[~np.eye(3, dtype=bool)] ** 2)
+    np.testing.assert_allclose(value - loss, 0.5 * apart, rtol=1e-3)
+    assert set(metrics) == set(weighted.metrics)
+    np.testing.assert_allclose(metrics["correlation"], apart, rtol=1e-4)
 
 
 @pytest.mark.parametrize("mining", ["random", "semi_hard", "batch_hard"])
