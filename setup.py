@@ -28,7 +28,8 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
+        "bench": ["torch"],
         "search": ["optuna>=5.0,<6"],
-        "test": ["optuna>=5.0,<6", "pytest", "ruff", "scikit-learn"],
+        "test": ["optuna>=5.0,<6", "pytest", "pytest-xdist", "ruff", "scikit-learn"],
     },
 )

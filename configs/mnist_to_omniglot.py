@@ -26,10 +26,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"configs/mnist_to_omniglot.py has the variant 'smoke', not {arg!r}")
     config = ml_collections.ConfigDict()
     config.seed = 0  # of parameters, batches and warps
-    config.num_steps = 2000  # updates
+    config.num_steps = 500  # updates
     config.num_devices = 1  # 0: all there are; their number must divide the batch
     config.feed = "auto"  # where the images to train on lie: device, host, or by their size
-    config.log_every = 100  # steps
+    config.log_every = 50  # steps
     config.keep_best = 1  # checkpoints kept besides the latest
 
     config.data = ml_collections.ConfigDict()
@@ -46,19 +46,20 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.test_data.data_dir = placeholder(str)
 
     config.model = ml_collections.ConfigDict()
-    config.model.encoder = "small"  # the tutorials' network
+    config.model.encoder = "small"  # the tutorials' two convolutions, without their dense layers
     config.model.encoder_args = ml_collections.ConfigDict(
-        {"filters": (32, 64), "hidden": (256, 256), "units": 128, "output": "linear"}
+        {"filters": (32, 64), "hidden": (), "units": 64, "normalise": True, "output": "unit"}
     )
     config.model.comparator = "euclidean"
-    config.model.head_args = ml_collections.ConfigDict({"scale": 1.0, "bias": 1.0})
+    config.model.head_args = ml_collections.ConfigDict({"scale": 1.0, "bias": 0.5})
     config.model.dtype = "float32"  # of computation; parameters are float32
 
     config.objective = ml_collections.ConfigDict()
     config.objective.name = "contrastive"
     config.objective.batch = 128  # pairs
     config.objective.negatives = "any"
-    config.objective.margin = 2.0
+    config.objective.margin = 1.0  # of embeddings of length 1, whose distances are at most 2
+    config.objective.decorrelation = 1.0  # without it ten digits teach a few directions only
     config.objective.turns = "none"
 
     config.augment = ml_collections.ConfigDict()
@@ -78,11 +79,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optim = ml_collections.ConfigDict()
     config.optim.name = "adamw"
     config.optim.rate = 1e-3
-    config.optim.warmup_steps = 100
+    config.optim.warmup_steps = 50
     config.optim.weight_decay = 0.01
 
     config.eval = ml_collections.ConfigDict()
-    config.eval.every = 500  # steps
+    config.eval.every = 250  # steps
     config.eval.trials = 2000  # ten-way trials of other digits than those trained on
     config.eval.n_way = 10
     config.eval.seed = 0

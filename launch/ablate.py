@@ -4,7 +4,7 @@
         --workdir=runs/ablation --jobs=2
 
 `--over` names what varies: resolution, objective, pairs, augmentation, distortions, encoder,
-comparator, regularisation, shots, seeds; several make the product. `axis` takes all its variants,
+comparator, regularisation, shots, join, seeds; several make the product. `axis` takes all its variants,
 'axis:label1|label2' (in quotes) some of them; resolution, shots and seeds take any whole numbers. Any
 field of the config can be set for all runs: --config.num_steps=500 (after --config). The same command
 goes on after an interruption; a finished run is not run again. On one GPU, --jobs shares its memory.

@@ -12,4 +12,4 @@ environment "[test]"
 say "Checking the style ..."
 .venv/bin/python -m ruff check .
 say "Running the tests ..."
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
