@@ -554,9 +554,10 @@ def format_table(results: Iterable[Result] | Mapping[str, Result]) -> str:
             )
         elif "rank_1" in f:
             at = f["at"]["1 %"]
-            told = f"accuracy is at 1 % false alarms; rank 1 {100 * f['rank_1']:.2f} %, with the "
-            told += f"validation's threshold {100 * at['transferred_dir']:.2f} % at "
-            told += f"{100 * at['transferred_false_alarms']:.2f} % false alarms"
+            told = f"accuracy is at 1 % false alarms; rank 1 {100 * f['rank_1']:.2f} %"
+            if not math.isnan(at["transferred_dir"]):
+                told += f", with the validation's threshold {100 * at['transferred_dir']:.2f} % at "
+                told += f"{100 * at['transferred_false_alarms']:.2f} % false alarms"
             more = ", ".join(filter(None, (told, more)))
         elif "auc" in f:
             more = (

@@ -12,7 +12,7 @@ from siamese_jax.figures.curves import (
     roc_figure,
     training_figure,
 )
-from siamese_jax.figures.drawing import BASELINE, MODEL, OTHER, WIDTH, save, to_svg
+from siamese_jax.figures.drawing import BASELINE, MODEL, OTHER, RULE, WIDTH, save, to_svg
 from siamese_jax.figures.images import (
     class_name,
     confusion_figure,
@@ -35,6 +35,7 @@ __all__ = [
     "BASELINE",
     "MODEL",
     "OTHER",
+    "RULE",
     "WIDTH",
     "class_name",
     "confusion_figure",
