@@ -7,7 +7,9 @@ as a zip of it): 15 people train, 5 choose the checkpoint, 20 test.
         --workdir=runs/faces
     python launch/evaluate.py --workdir=runs/faces --protocols=within,verification,retrieval,open_set
 
-Measured: not yet run.
+Measured on 2026-11-22, two CPU cores, seeds 0 to 2: equal error rate 7.0 %, 20-way one-shot 84.7 %
+on the 20 test people (10,000 pairs and 4,000 trials a seed), where pixel 1-NN has 14.5 and 73.4 %.
+Half a minute of training.
 Variants: `:smoke` shrinks everything to seconds on the built-in glyphs.
 
 References:

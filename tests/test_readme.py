@@ -57,3 +57,40 @@ def test_the_quickstart_table_is_the_recorded_run():
         digits = [2, 1, 1, 1, 1]
         expected = [f"{100 * x:.{d}f}" for x, d in zip(figures, digits, strict=True)]
         assert (list(shown), trial_hash) == (expected, row["trial_hash"]), (system, name)
+
+
+def test_the_objective_table_is_the_recorded_ablation():
+    record = json.loads((ROOT / "results/objective.json").read_text())
+    rows = {v["variant"]: v for v in record["variants"]}
+    table = re.findall(
+        r"^\| ([\w+]+) \| [^|]+ \| ([\d.]+) ±([\d.]+) \| ([\d.]+) ±([\d.]+) \| ([\d.]+) ±([\d.]+) \|$",
+        (ROOT / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    found = {name: shown for name, *shown in table if name in rows}
+    assert found.keys() == rows.keys()
+    for name, shown in found.items():
+        for protocol, mean, half in zip(
+            ("official", "within", "training"), shown[::2], shown[1::2], strict=True
+        ):
+            figure = rows[name][protocol]
+            assert f"{100 * figure['mean']:.2f}" == mean
+            assert f"{100 * (figure['mean'] - figure['t_interval'][0]):.2f}" == half
+
+
+def test_the_tables_of_faces_and_digits_are_the_recorded_runs():
+    text = (ROOT / "README.md").read_text()
+    for seed in range(3):
+        record = json.loads((ROOT / f"results/faces_seed{seed}.json").read_text())
+        own = {r["name"]: r for r in record["results"] if r["system"].startswith("faces")}
+        eer = 100 * own["verification"]["figures"]["eer"]
+        assert f"| network, seed {seed} | {eer:.2f} |" in text
+        assert f"| {100 * own['within']['accuracy']:.2f} |" in text
+    for protocol in ("official", "within"):
+        values = []
+        for seed in range(3):
+            record = json.loads((ROOT / f"results/digits_seed{seed}.json").read_text())
+            own = {r["name"]: r for r in record["results"] if r["system"].startswith("digits")}
+            values.append(100 * own[protocol]["accuracy"])
+        told = ", ".join(f"{value:.2f}" for value in values)
+        assert f"**{sum(values) / 3:.2f}** ({told})" in text
