@@ -110,7 +110,8 @@ def assert_same_run(one, other):
 def test_every_config_builds(name, arg):
     config = config_of(name, arg)
     model = models.build(config.model)
-    images = jax.ShapeDtypeStruct((1, *config.data.image_size, 1), jnp.float32)
+    height, width = config.data.image_size or (1, 4)  # vectors have no size
+    images = jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
     tx = optim.build(config.optim, config.num_steps)
     jax.eval_shape(tx.init, variables["params"])  # every parameter has its rule
@@ -469,16 +470,18 @@ def test_a_set_that_the_objective_cannot_use(glyphs):
     with pytest.raises(
         ValueError, match="an alphabet of 8 classes for 9 ways.*objective.fill to False"
     ):
-        train._check_set(episodes, glyphs.resized(28, 20))
-    train._check_set(episodes, glyphs)
+        train._check_set(episodes, glyphs.resized(28, 20), 2)
+    train._check_set(episodes, glyphs, 2)
     pairs = config_of("koch2015", objective__negatives="same_alphabet")
-    train._check_set(pairs, glyphs)
+    train._check_set(pairs, glyphs, 2)
     with pytest.raises(ValueError, match="has one class: a different pair needs two"):
-        train._check_set(pairs, glyphs.select(classes=[3]))
+        train._check_set(pairs, glyphs.select(classes=[3]), 2)
     with pytest.raises(ValueError, match="needs two classes an alphabet"):
-        train._check_set(pairs, glyphs.select(classes=[3, 20]))
-    with pytest.raises(ValueError, match="class 'alphabet01/character01' has one image"):
-        train._check_set(pairs, glyphs.select(drawers=[2]))
+        train._check_set(pairs, glyphs.select(classes=[3, 20]), 2)
+    with pytest.raises(
+        ValueError, match="class 'alphabet01/character01' has 1 image.*needs 2 of each class"
+    ):
+        train._check_set(pairs, glyphs.select(drawers=[2]), 2)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, programs):
