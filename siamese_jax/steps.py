@@ -259,12 +259,38 @@ def make_train_step(
             f"a batch of {objective.units} does not divide among {devices.count} devices"
         )
 
+    update = make_update(model, tx, objective, devices)
+
     def step(state: TrainState, images: jax.Array, index: sampling.SetIndex):
-        batch, pixels, k_dropout = _draw_batch(
+        batch, pixels, k_dropout = draw_batch(
             state.rng, state.step, images, index, objective, augmentation, fill, devices, fed
         )
-        shape = pixels.shape[: batch.rows.ndim]  # of this device's part of the batch
-        pixels = pixels.reshape(-1, *images.shape[1:])
+        return update(state, batch, pixels, k_dropout)
+
+    return devices.compile(step, donate_argnums=(0,))
+
+
+def make_update(
+    model: models.SiameseNet,
+    tx: optax.GradientTransformation,
+    objective: objectives.Objective,
+    devices: Devices,
+) -> Callable:
+    """The part of a training step that follows the input: forward, backward, update.
+
+    Args:
+        model: as in `make_train_step`.
+        tx: as in `make_train_step`.
+        objective: as in `make_train_step`.
+        devices: where the step runs.
+
+    Returns:
+        `update(state, batch, pixels, key) -> (state, metrics)`, to be called inside a compiled step:
+        the whole batch, the pixels of this device's part of it in the shape (*rows, H, W, C), and the
+        key of the step's dropout.
+    """
+
+    def update(state: TrainState, batch, pixels: jax.Array, k_dropout):
         if devices.axis_name is not None:
             k_dropout = jax.random.fold_in(k_dropout, jax.lax.axis_index(devices.axis_name))
 
@@ -272,7 +298,7 @@ def make_train_step(
             variables = {"params": params, "batch_stats": state.batch_stats}
             h, updated = model.apply(
                 variables,
-                pixels,
+                pixels.reshape(-1, *pixels.shape[batch.rows.ndim :]),
                 True,
                 method="embed",
                 mutable=["batch_stats"],
@@ -283,7 +309,7 @@ def make_train_step(
                 functools.partial(model.apply, variables, method="compare_all"),
                 functools.partial(model.apply, variables, method="classify"),
             )
-            h = devices.gather(h.reshape(*shape, -1))
+            h = devices.gather(h.reshape(*pixels.shape[: batch.rows.ndim], -1))
             loss, metrics = objective.loss(compare, h, batch)
             return loss, ({"loss": loss, **metrics}, updated.get("batch_stats", {}))
 
@@ -302,7 +328,7 @@ def make_train_step(
         )
         return state, metrics
 
-    return devices.compile(step, donate_argnums=(0,))
+    return update
 
 
 def preview_batch(
@@ -331,7 +357,7 @@ def preview_batch(
 
     @jax.jit
     def draw(rng, step, images, index):
-        drawn = _draw_batch(
+        drawn = draw_batch(
             rng, step, images, index, objective, augmentation, fill, Devices(1), fed=True
         )
         return drawn[:2]
@@ -357,7 +383,7 @@ def _sample(rng, step, index, objective):
     return objective.sample(rng, step, index), k_augment, k_dropout
 
 
-def _draw_batch(
+def draw_batch(
     rng, step, images, index, objective, augmentation, fill, devices: Devices, fed: bool
 ):
     """Samples, gathers (unless the images are `fed`) and warps (inside a compiled step).

@@ -146,9 +146,9 @@ def test_the_step_alone_is_the_training_step_without_its_input(name):
     )
     alone, batch, pixels = workload.fixed_step(work)
     a, metrics = whole(work.state(), work.images, work.index)
-    b, loss = alone(work.state(), batch, pixels)
+    b, found = alone(work.state(), batch, pixels)
     assert pixels.shape == (*batch.rows.shape, *work.image_shape)
-    np.testing.assert_allclose(loss, metrics["loss"], rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], metrics["loss"], rtol=1e-5)
     before = jax.tree.leaves(work.state().params)
     for start, x, y in zip(before, *map(jax.tree.leaves, (a.params, b.params)), strict=True):
         np.testing.assert_allclose(x - start, y - start, rtol=1e-2, atol=1e-6)
@@ -160,7 +160,7 @@ def test_input_is_another_batch_each_time():
     work = workload.Workload(PLAN.config("koch2015"))
     call = work.input_call()
     first, second = call(), call()
-    assert first.shape == (2 * work.pairs, *work.image_shape) and first.dtype == jnp.float32
+    assert first.shape == (work.pairs, 2, *work.image_shape) and first.dtype == jnp.float32
     assert float(first.min()) == 0 and 0.5 < float(first.max()) <= 1
     assert float(jnp.abs(first - second).max()) > 0.5
 

@@ -28,6 +28,12 @@ NETS = {  # at 16 x 16
         "comparator": "cosine",
         "head_args": {"scale": 10.0},
     },
+    "small": {
+        "encoder": "small",
+        "encoder_args": {"filters": (2, 3), "hidden": (), "units": 6, "normalise": True},
+        "comparator": "euclidean",
+        "head_args": {},
+    },
 }
 OBJECTIVES = {
     "verification": {
@@ -47,6 +53,34 @@ OBJECTIVES = {
         }
         for contrast in objectives.CONTRASTS
     },
+    "contrastive": {
+        "name": "contrastive",
+        "batch": 8,
+        "negatives": "any",
+        "turns": "none",
+        "decorrelation": 0.5,
+    },
+    "triplet": {
+        "name": "triplet",
+        "episodes": 8,
+        "n_way": 2,
+        "fill": False,
+        "turns": "none",
+        "mining": "semi_hard",
+        "margin": 0.5,
+    },
+    **{
+        name: {
+            "name": name,
+            "episodes": 8,
+            "n_way": 2,
+            "k_shot": 2,
+            "fill": False,
+            "turns": "none",
+        }
+        for name in ("prototypical", "matching")
+    },
+    "classifier": {"name": "classifier", "batch": 8, "turns": "none"},
     "fixed pairs": {
         "name": "verification",
         "batch": 8,
@@ -79,9 +113,9 @@ def small(glyphs):
 def build(net, objective, optimiser, count=1, dtype="float32", **changes):
     """All that a train step is made of, on so many devices."""
     devices = steps.Devices(count)
-    model = models.build({**NETS[net], "dtype": dtype}, devices.axis_name)
-    tx = optim.build(OPTIMISERS[optimiser], 100)
-    return devices, model, tx, objectives.build({**OBJECTIVES[objective], **changes}, 8)
+    asked = objectives.build({**OBJECTIVES[objective], **changes}, 8, num_classes=48)
+    model = models.build({**NETS[net], "dtype": dtype}, devices.axis_name, asked.classes)
+    return devices, model, optim.build(OPTIMISERS[optimiser], 100), asked
 
 
 def made_up(model, image_shape, dtype="float32"):
@@ -143,6 +177,11 @@ def floats(state):
         ("residual", "verification", "adamw", (4,)),
         ("residual", "episode, episode contrast", "layerwise", (8,)),
         ("residual", "episode, batch contrast", "adamw", (2, 4, 8)),
+        ("small", "contrastive", "adamw", (4,)),
+        ("small", "triplet", "adamw", (4,)),
+        ("small", "prototypical", "adamw", (4,)),
+        ("small", "matching", "adamw", (4,)),
+        ("small", "classifier", "adamw", (4,)),
     ],
 )
 def test_one_device_or_several_make_the_same_run(small, net, objective, optimiser, counts):
@@ -195,7 +234,7 @@ def test_an_epoch_visits_every_example_once_and_copies_stay_the_same(small):
     @jax.jit
     def draw(rng, step):
         arguments = (images, index, objective, settings, "paper", steps.Devices(1), False)
-        return steps._draw_batch(rng, step, *arguments)[:2]
+        return steps.draw_batch(rng, step, *arguments)[:2]
 
     @jax.jit
     def warp(keys, images):

@@ -6,6 +6,7 @@ other's. The process reads one request a line and answers with one line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -31,7 +32,8 @@ class Peer:
         return self
 
     def __exit__(self, *_):
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # what an ended process left unread
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
 

@@ -155,16 +155,10 @@ class Workload:
 
         @jax.jit
         def draw(key, images, index):
-            batch = self.objective.sample(key, 0, index)
-            k_augment = sampling.step_keys(key, 0)[1]
-            rows, turns = batch.rows.reshape(-1), batch.turns.reshape(-1)
-            return augment.augment(
-                jax.random.split(k_augment, rows.shape[0]),
-                steps.to_float(images[rows]),
-                turns,
-                fill=self.fill,
-                **self.augmentation,
-            )
+            return steps.draw_batch(
+                *(key, 0, images, index, self.objective, self.augmentation, self.fill),
+                *(self.devices, False),
+            )[1]
 
         # Keys lie ready, as a training step has its own: a key costs more than a small set's draw.
         keys = jax.random.split(jax.random.key(self.config.seed), 64)
@@ -186,7 +180,7 @@ def fixed_step(work: Workload) -> tuple[Callable, object, jax.Array]:
         work: of one device.
 
     Returns:
-        `step(state, batch, pixels) -> (state, loss)`, the state donated, and the batch and pixels
+        `step(state, batch, pixels) -> (state, metrics)`, the state donated, and the batch and pixels
         (*rows, H, W, C) of the run's first step.
     """
     batch, pixels = steps.preview_batch(
@@ -198,35 +192,10 @@ def fixed_step(work: Workload) -> tuple[Callable, object, jax.Array]:
         work.augmentation,
         work.fill,
     )
-    model, objective = work.model, work.objective
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state, batch, pixels):
-        def loss_function(params):
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            h, updated = model.apply(
-                variables,
-                pixels.reshape(-1, *pixels.shape[-3:]),
-                True,
-                method="embed",
-                mutable=["batch_stats"],
-                rngs={"dropout": state.rng},
-            )
-            compare = objectives.Compare(
-                functools.partial(model.apply, variables, method="compare"),
-                functools.partial(model.apply, variables, method="compare_all"),
-            )
-            loss, _ = objective.loss(compare, h.reshape(*batch.rows.shape, -1), batch)
-            return loss, updated.get("batch_stats", {})
-
-        (loss, batch_stats), grads = jax.value_and_grad(loss_function, has_aux=True)(state.params)
-        updates, opt_state = work.tx.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda w, update: w + update, state.params, updates)
-        state = state.replace(
-            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
-        )
-        return state, loss
-
+    update = steps.make_update(work.model, work.tx, work.objective, work.devices)
+    step = work.devices.compile(
+        lambda state, batch, pixels: update(state, batch, pixels, state.rng), donate_argnums=(0,)
+    )
     return step, batch, pixels
 
 
