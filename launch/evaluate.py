@@ -25,7 +25,8 @@ _PROTOCOLS = flags.DEFINE_list(
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _ARCHIVES = flags.DEFINE_string("archives", None, "Folder of the archives, if it has moved.")
-_TEST_ARCHIVES = flags.DEFINE_string("test_archives", None, "The same of the config's test_data.")
+_TEST_DATA = flags.DEFINE_string("test_data", None, "Other data to judge it on, such as mnist.")
+_TEST_ARCHIVES = flags.DEFINE_string("test_archives", None, "Folder of the archives of those.")
 _PAIRS = flags.DEFINE_string("pairs", None, "CSV file of pairs that verification judges too.")
 _TRIALS = flags.DEFINE_integer("num_trials", 4000, "Trials of within and between.")
 _N_WAY = flags.DEFINE_integer("n_way", 20, "Classes a trial.")
@@ -64,6 +65,7 @@ def main(argv):
         settings,
         checkpoint=_CHECKPOINT.value,
         archives=_ARCHIVES.value,
+        test_data=_TEST_DATA.value,
         test_archives=_TEST_ARCHIVES.value,
         pairs=_PAIRS.value,
         baselines=_BASELINES.value,

@@ -263,6 +263,28 @@ def evaluate_pairs(
     return _result(system_name, pairs, scores, correct, diagnostics, figures, began, **told)
 
 
+def monitor_pairs(
+    system: Embedder | Callable, pairs: Pairs, *, cache: dict | None = None
+) -> dict[str, float]:
+    """What a training run watches of validation pairs, its scores taken for logits of "same".
+
+    Args:
+        system: as in `evaluate_pairs`.
+        pairs: of the validation classes, one reference each.
+        cache: as in `evaluate_trials`.
+
+    Returns:
+        `pair_loss` (mean cross-entropy, nats, same and different weighing equally),
+        `pair_accuracy` (at a probability of one half) and `pair_auc`.
+    """
+    scores, _ = _pair_scores(system, pairs, "mean", 128, {} if cache is None else cache, False)
+    return {
+        "pair_loss": metrics.log_loss(scores, pairs.labels),
+        "pair_accuracy": metrics.accuracy_at_threshold(scores, pairs.labels, 0.0),
+        "pair_auc": metrics.auc(scores, pairs.labels),
+    }
+
+
 def evaluate_retrieval(
     system: Embedder | Callable,
     queries: Retrieval,
@@ -430,7 +452,7 @@ class EvaluationData:
         validation: images that choose the verification threshold.
         train: images of the training classes, for a curve beside that of the unseen ones.
         official: the official runs.
-        pairs: a list of its own, such as of `trials.read_pairs`, that `verification` judges besides
+        pairs: a list of its own, such as of `pairs_file.read_pairs`, that `verification` judges besides
             pairs of the test set.
     """
 

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from siamese_jax import baselines as baseline_scores
-from siamese_jax import datasets, evaluate, inference, trials, workdir
+from siamese_jax import datasets, evaluate, inference, pairs_file, workdir
 
 _log = logging.getLogger(__name__)
 # What a record for others holds of each result; results.json holds all.
@@ -24,6 +24,7 @@ def judge_run(
     *,
     checkpoint: str = "best",
     archives: str | None = None,
+    test_data: str | None = None,
     test_archives: str | None = None,
     pairs: str | pathlib.Path | None = None,
     baselines: bool = True,
@@ -37,7 +38,8 @@ def judge_run(
     The images are read at their own size, whatever the network's input: the trials, and so their
     hashes, are the same for every network and for the baselines. Pairs of a file alone are read at the
     network's input. A config with a section `test_data` (of the fields of `data`) is judged on that
-    data's test part, with its validation part and its runs; `data` is what was trained on.
+    data's test part, with its validation part and its runs; `data` is what was trained on. So is any
+    run for which a `test_data` is named here, and then the results say so in their config.
 
     Args:
         path: workdir of the run.
@@ -48,9 +50,11 @@ def judge_run(
             them.
         checkpoint: `best`, `latest` or the number of a step.
         archives: folder of the data's archives, where it is not that of the config.
-        test_archives: the same of `test_data`.
+        test_data: name of a data set with all its other fields as they are by themselves, in place of
+            the config's.
+        test_archives: folder of the archives of the test data.
         pairs: a CSV file of pairs of pictures that `verification` judges too (see
-            `trials.read_pairs`).
+            `pairs_file.read_pairs`).
         baselines: whether random scores, pixel nearest neighbour and modified Hausdorff distance
             (this one on the fixed runs only: it takes seconds a hundred trials) are judged too.
         report: whether to write `report.html`.
@@ -66,6 +70,9 @@ def judge_run(
             test data whose images have other channels than the network's.
     """
     config = workdir.read_config(path)
+    if test_data:
+        with config.unlocked():
+            config.test_data = {"name": test_data}
     start = workdir.read_provenance(path)[-1]
     net = inference.load(path, int(checkpoint) if checkpoint.isdigit() else checkpoint, num_devices)
     data = _load(config.data, archives)
@@ -78,8 +85,10 @@ def judge_run(
         data = _judged_on(data, _load(config.test_data, test_archives), net)
         _log.info("judged on %s", data.note)
     elif test_archives:
-        raise ValueError(f"{path} has no test_data in its config: give its archives as archives")
-    read = trials.read_pairs(pairs, net.image_shape, net.kind) if pairs else None
+        raise ValueError(
+            f"{path} has no test_data in its config, and none is named: give its archives as archives"
+        )
+    read = pairs_file.read_pairs(pairs, net.image_shape, net.kind) if pairs else None
     held = evaluate.EvaluationData(data.test, data.validation, data.train, data.runs, read)
     join = settings.get("join") or config.eval.get("join", "mean")
     settings = {**settings, "join": join}

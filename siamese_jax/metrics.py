@@ -514,6 +514,15 @@ def wilson_interval(correct: float, total: int, confidence: float = 0.95) -> tup
     return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
 
 
+def seed_interval(values) -> tuple[float, float]:
+    """95 % t interval of the mean over seeds; NaN for one seed."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    mean, error = np.mean(values), np.std(values, ddof=1) / math.sqrt(len(values))
+    half = special.stdtrit(len(values) - 1, 0.975) * error
+    return float(mean - half), float(mean + half)
+
+
 def bootstrap_interval(
     values: np.ndarray,
     groups: np.ndarray,

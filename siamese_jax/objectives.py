@@ -24,7 +24,7 @@ BY_DISTANCE = ("contrastive", "triplet")  # learn Euclidean distances, and nothi
 CONTRASTS = ("episode", "batch")
 _SETTINGS = {
     "verification": ("turns", "batch", "negatives"),
-    "contrastive": ("turns", "batch", "negatives", "margin"),
+    "contrastive": ("turns", "batch", "negatives"),
     "triplet": ("turns", "episodes", "n_way", "fill", "mining", "margin"),
     "episode": ("turns", "episodes", "n_way", "fill", "contrast"),
     "prototypical": ("turns", "episodes", "n_way", "k_shot", "fill"),
@@ -87,7 +87,7 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
     | name | settings besides `turns` (see `sampling.TURNS`) |
     |---|---|
     | `verification` | `batch` (pairs), `negatives`, and if wanted `pairs`, `copies` (see below) |
-    | `contrastive` | `batch` (pairs), `negatives`, `margin`, maybe `decorrelation` (a weight) |
+    | `contrastive` | `batch` (pairs), `negatives`, maybe `margin`, `decorrelation` (a weight) |
     | `triplet` | `episodes`, `n_way`, `fill`, `mining` (see `losses.mine`), `margin` |
     | `episode` | `episodes`, `n_way`, `fill`, `contrast` (with whom: own `episode` or `batch`) |
     | `prototypical` | `episodes`, `n_way`, `k_shot`, `fill` |
@@ -214,8 +214,13 @@ def _verification(fields) -> Objective:
     return Objective(sample, loss, batch, 2 * batch, ("accuracy",))
 
 
+def contrastive_margin(fields: Mapping) -> float:
+    """The margin of a `contrastive` objective section: 2.0, the first tutorial's, unless set."""
+    return fields.get("margin", 2.0)
+
+
 def _contrastive(fields) -> Objective:
-    margin, decorrelation = fields["margin"], fields.get("decorrelation", 0.0)
+    margin, decorrelation = contrastive_margin(fields), fields.get("decorrelation", 0.0)
 
     def loss(compare: Compare, h, pairs):
         distance = losses.distances(h[:, 0], h[:, 1])

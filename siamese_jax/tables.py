@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from siamese_jax import metrics, workdir
-from siamese_jax.ablation.table import seed_interval
 
 FULL, REDUCED = 105, 35  # pixels a side
 PAIRS = (30_000, 90_000, 150_000)
@@ -87,7 +86,7 @@ _DISTORTIONS = {
 _EVALUATE = {  # flags of launch/evaluate.py by table
     1: "--protocols=verification",
     2: "--protocols=official",
-    3: "--protocols=within --n_way=10 --num_trials=400",
+    3: "--test_data=mnist --protocols=within --n_way=10 --num_trials=400",
 }
 
 
@@ -329,7 +328,7 @@ def _network_lines(records, encoder, size, kind, label, paper, asked) -> list[Li
     label = f"{label}, {what}" if label else what
     if size == REDUCED and test == "omniglot":
         label += " (reduced)"
-    command = _command(encoder, size, pairs, copies, test)
+    command = _command(encoder, size, pairs, copies)
     lines = []
     if not any(not changes for changes, _ in held):
         lines.append(Line(label, paper, "network", command=command))
@@ -387,13 +386,12 @@ def _baseline_runs(records, system, asked) -> tuple:
     return tuple(runs[:1])
 
 
-def _command(encoder: str, size: int, pairs: int, copies: int, test: str) -> str:
+def _command(encoder: str, size: int, pairs: int, copies: int) -> str:
     """What trains a row, but for the seed and the workdir."""
     words = [f"pairs={pairs // 1000}k"]
     words += ["affine"] if copies else []
     words += ["dense"] if encoder == "dense" else []
     words += ["reduced"] if size == REDUCED else []
-    words += ["mnist"] if test == "mnist" else []
     return f"python launch/train.py --config=configs/koch2015.py:{','.join(words)}"
 
 
@@ -451,7 +449,7 @@ def _cells(line: Line, digits: int) -> tuple[str, ...]:
         line.label,
         f"{line.paper:.{digits}f}",
         f"{100 * sum(values) / len(values):.2f}",
-        _interval(seed_interval(values)),
+        _interval(metrics.seed_interval(values)),
         _interval(metrics.wilson_interval(right, sum(counts))),
         ", ".join(seeds) or "-",
         f"{counts[0]:,}",

@@ -88,6 +88,11 @@ def train_and_evaluate(
         seed=config.eval.seed,
         skip_small=True,
     )
+    watched = None
+    if config.eval.get("pairs", 0):
+        watched = trials.verification_pairs(
+            data.validation, num_pairs=config.eval.pairs, seed=config.eval.seed
+        )
 
     # What does not go together shows here, before the workdir is taken.
     state = steps.init_state(model, tx, train_set.image_shape, config.seed, objective.metrics)
@@ -160,12 +165,13 @@ def train_and_evaluate(
                     since, before = time.perf_counter(), step
                 _log_layers(run, config.optim, state.params, step)
                 if judging:
-                    result = evaluate.evaluate_trials(
-                        net.with_variables(state.variables).system(),
-                        validation,
-                        join=config.eval.get("join", "mean"),
-                    )
-                    judged.append(run.log(step, "validation", {"accuracy": result.accuracy}))
+                    system, cache = net.with_variables(state.variables).system(), {}
+                    join = config.eval.get("join", "mean")
+                    result = evaluate.evaluate_trials(system, validation, join=join, cache=cache)
+                    found = {"accuracy": result.accuracy}
+                    if watched is not None:
+                        found |= evaluate.monitor_pairs(system, watched, cache=cache)
+                    judged.append(run.log(step, "validation", found))
                     saved.save(step, devices.first(state), result.accuracy)
                     on_validation(step, result.accuracy)
                     since, before = time.perf_counter(), step

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from siamese_jax import ablation, datasets, objectives, workdir
+from siamese_jax import ablation, datasets, metrics, objectives, workdir
 from siamese_jax.ablation import axes, table, training
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -341,8 +341,8 @@ def test_costs_are_read_off_the_log(tmp_path, quickstart):
 def test_intervals_over_seeds():
     # t(0.975, 2) = 4.302653; the standard deviation of 1, 2, 3 is 1
     half = 4.302653 / np.sqrt(3)
-    assert table.seed_interval([1, 2, 3]) == pytest.approx((2 - half, 2 + half), abs=1e-6)
-    assert np.isnan(table.seed_interval([0.5])).all()
+    assert metrics.seed_interval([1, 2, 3]) == pytest.approx((2 - half, 2 + half), abs=1e-6)
+    assert np.isnan(metrics.seed_interval([0.5])).all()
     a, b = [0.8, 0.83, 0.81, 0.9], [0.7, 0.69, 0.75]
     wanted = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert table.seed_difference(a, b) == pytest.approx((wanted.low, wanted.high), rel=1e-9)

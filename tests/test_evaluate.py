@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy import special
 
-from siamese_jax import adaptation, baselines, evaluate, metrics, scoring
+from siamese_jax import adaptation, baselines, evaluate, metrics, pairs_file, scoring
 from siamese_jax import trials as trial_lists
 from siamese_jax.datasets.imageset import ImageSet
 
@@ -587,6 +587,27 @@ def test_verification_threshold_comes_from_validation(small):
 # ------------------------------------------------------------------------------------ retrieval
 
 
+def test_watched_pairs_by_hand():
+    """Four pairs whose logits are 2, -1 (same) and 1, -3 (different)."""
+    images = np.zeros((8, 2, 2, 1), np.uint8)
+    images[:, 0, 0, 0] = np.arange(8)
+    logits = {(0, 1): 2.0, (2, 3): -1.0, (4, 5): 1.0, (6, 7): -3.0}
+    pairs = trial_lists.Pairs(
+        *("pairs", "by hand", images, "by hand", np.arange(0, 8, 2), np.arange(1, 8, 2)),
+        *(np.array([1, 1, 0, 0]), np.zeros(4, int), ("all",), "alphabet"),
+    )
+
+    def score(queries, supports):
+        q, s = (x[:, 0, 0, 0].tolist() for x in (queries, supports))
+        return np.array([[logits.get((min(a, b), max(a, b)), 0.0) for b in s] for a in q])
+
+    found = evaluate.monitor_pairs(score, pairs)
+    probability = 1 / (1 + np.exp([-2.0, 1.0, 1.0, -3.0]))  # of the right answer
+    assert found["pair_loss"] == pytest.approx(-np.log(probability).mean(), rel=1e-6)
+    assert found["pair_accuracy"] == 0.5
+    assert found["pair_auc"] == 0.75  # of four comparisons only -1 against 1 is lost
+
+
 def test_retrieval_of_planted_systems(small):
     queries = trial_lists.retrieval_queries(small)
     assert queries.hash == trial_lists.retrieval_queries(small).hash == "28482d209324"
@@ -784,7 +805,7 @@ def test_pairs_of_a_file(signatures):
         "questioned,reference,label\n\na/0.png, a/1.png ,1\na/0.png,b/0.png,0\n"
         f"b/1.png,{signatures}/b/2.png,1\n",
     )
-    pairs = trial_lists.read_pairs(path, (4, 5, 1), "ink")
+    pairs = pairs_file.read_pairs(path, (4, 5, 1), "ink")
     np.testing.assert_array_equal(pairs.labels, [1, 0, 1])
     assert pairs.images.shape == (5, 4, 5, 1) and pairs.second.ndim == 1
     shown = pairs.images[:, 0, 0, 0].astype(int)  # ink, at the network's size
@@ -792,9 +813,9 @@ def test_pairs_of_a_file(signatures):
     np.testing.assert_array_equal(shown[pairs.second], [1, 100, 102])
     assert pairs.images[0, 0, 4, 0] == 0  # paper
     assert pairs.group_names == ("a", "b") and pairs.group_kind == "folder"
-    photos = trial_lists.read_pairs(path, (4, 5, 3), "photo")
+    photos = pairs_file.read_pairs(path, (4, 5, 3), "photo")
     assert photos.images.shape == (5, 4, 5, 3) and (photos.images[0, 0, 4] == 255).all()
-    assert photos.hash != pairs.hash == trial_lists.read_pairs(path, (4, 5, 1), "ink").hash
+    assert photos.hash != pairs.hash == pairs_file.read_pairs(path, (4, 5, 1), "ink").hash
 
 
 def test_claims_of_several_references(signatures, small):
@@ -803,7 +824,7 @@ def test_claims_of_several_references(signatures, small):
         "a/0.png,a/1.png,1,x\na/0.png,a/2.png,1,x\na/0.png,a/3.png,1,x\n"
         "b/0.png,a/1.png,0,y\nb/0.png,a/3.png,0,y\nb/0.png,b/1.png,1,\n",
     )
-    claims = trial_lists.read_pairs(path, (4, 5, 1), "ink")
+    claims = pairs_file.read_pairs(path, (4, 5, 1), "ink")
     assert claims.scope == "pairs.csv, up to 3 references a claim"
     np.testing.assert_array_equal(claims.num_references, [3, 2, 1])
     np.testing.assert_array_equal(claims.labels, [1, 0, 1])
@@ -857,14 +878,14 @@ def test_claims_of_several_references(signatures, small):
 def test_mistakes_in_a_file_of_pairs(signatures, text, message):
     (signatures / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=message):
-        trial_lists.read_pairs(write(signatures, text), (4, 5, 1), "ink")
+        pairs_file.read_pairs(write(signatures, text), (4, 5, 1), "ink")
 
 
 def test_other_mistakes_with_pairs(signatures, small):
     with pytest.raises(ValueError, match=r"none.csv: no readable CSV file \(FileNotFoundError\)"):
-        trial_lists.read_pairs(signatures / "none.csv", (4, 5, 1), "ink")
+        pairs_file.read_pairs(signatures / "none.csv", (4, 5, 1), "ink")
     with pytest.raises(ValueError, match="cannot be shown to a network of vectors"):
-        trial_lists.read_pairs(signatures / "none.csv", (1, 5, 1), "vector")
+        pairs_file.read_pairs(signatures / "none.csv", (1, 5, 1), "vector")
     pairs = _pairs(small, 0)
     with pytest.raises(ValueError, match="ends in -1"):
         dataclasses.replace(pairs, second=np.stack([np.full(120, -1), pairs.second], 1))

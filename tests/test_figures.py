@@ -393,3 +393,14 @@ def test_training_curves_show_what_the_objective_logs():
     assert [0.7, 0.7] in values and [0.7, 0.7] not in [
         list(line.get_ydata()) for line in accuracy.get_lines()
     ]
+
+
+def test_training_curves_show_the_validation_pairs():
+    rows = log()
+    rows[-1] |= {"pair_loss": 0.6, "pair_accuracy": 0.7, "pair_auc": 0.8}
+    loss, accuracy = figures.training_figure(rows, "training", "validation").axes
+    assert loss.get_title(loc="left") == "Loss (nats)"
+    assert [list(line.get_ydata()) for line in loss.get_lines()][:2] == [[1.0, 0.5], [0.6]]
+    assert {text.get_text() for text in loss.texts} == {"training", "validation pairs"}
+    assert [0.7] in [list(line.get_ydata()) for line in accuracy.get_lines()]
+    assert "validation pairs" in {text.get_text() for text in accuracy.texts}

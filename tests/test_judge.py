@@ -114,6 +114,16 @@ def test_archives_of_test_data_need_such(run, tmp_path):
     assert "within" in judged(copy, ["within"], {"k_shot": 1}, baselines=False)["copy @ 10"]
 
 
+def test_any_run_is_judged_on_data_that_are_named(run, tmp_path):
+    copy = with_config(run, tmp_path, lambda config: config.pop("test_data"))
+    found = judged(copy, ["within"], {"k_shot": 1}, baselines=False, test_data="glyphs")
+    expected = trials.within_trials(datasets.load({"name": "glyphs"}).test, n_way=5, num_trials=40)
+    assert found["copy @ 10"]["within"].trial_hash == expected.hash
+    kept = json.loads((copy / "results.json").read_text())
+    assert kept["config"]["test_data"] == {"name": "glyphs"}
+    assert "test_data" not in json.loads((copy / "config.json").read_text())
+
+
 def test_pairs_of_a_file_are_judged_beside_the_test_set(run, tmp_path, capsys):
     test = datasets.load(OTHER).test
     lines = ["first,second,label"]

@@ -17,7 +17,18 @@ from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX.proto import event_pb2
 
 import siamese_jax
-from siamese_jax import layers, models, objectives, optim, search, train, workdir
+from siamese_jax import (
+    evaluate,
+    layers,
+    losses,
+    models,
+    objectives,
+    optim,
+    search,
+    train,
+    trials,
+    workdir,
+)
 from siamese_jax.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -133,12 +144,58 @@ def test_every_smoke_config_trains(name, smoke):
     assert kinds["train"] == list(every)
     every = range(config.eval.every, config.num_steps + 1, config.eval.every)
     assert kinds["validation"] == list(every)
+    watched = {"pair_loss", "pair_accuracy", "pair_auc"}
+    for row in rows:
+        if row["kind"] == "validation":
+            assert watched & set(row) == (watched if name == "koch2015" else set())
+            assert 0 < row.get("pair_loss", 0.7) < 5 and 0 <= row.get("pair_auc", 0.5) <= 1
     assert all(np.isfinite(value) for row in rows for k, value in row.items() if k != "kind")
     judged = {row["step"]: row["accuracy"] for row in rows if row["kind"] == "validation"}
     assert summary["best_value"] == judged[summary["best_step"]] == max(judged.values())
     saved = Checkpoints(path, read_only=True)
     assert saved.steps == sorted({summary["best_step"], config.num_steps})
     saved.close()
+
+
+_PAIRS = {"batch": 8, "negatives": "any"}
+_EPISODES = {"episodes": 2, "n_way": 4, "fill": False}
+EACH_OBJECTIVE = {  # settings, comparator, steps of the full context, join
+    "contrastive": ({**_PAIRS, "decorrelation": 0.5}, "euclidean", 0, "mean"),
+    **{
+        f"triplet {mining}": (
+            *({**_EPISODES, "mining": mining, "margin": 0.2}, "euclidean"),
+            *(0, "prototype"),
+        )
+        for mining in losses.MININGS
+    },
+    "prototypical": ({**_EPISODES, "k_shot": 2}, "squared_euclidean", 0, "prototype"),
+    "matching": ({**_EPISODES, "k_shot": 2}, "cosine", 0, "sum"),
+    "matching in context": ({**_EPISODES, "k_shot": 2}, "cosine", 2, "sum"),
+    "classifier": ({"batch": 8}, "cosine", 0, "finetune"),
+}
+
+
+@pytest.mark.parametrize("case", EACH_OBJECTIVE)
+def test_every_objective_trains_and_is_judged(case, tmp_path, glyphs):
+    """The whole loop with one and the same small network, then two-shot trials."""
+    settings, comparator, context_steps, join = EACH_OBJECTIVE[case]
+    config = config_of("faces", num_steps=12, log_every=4, eval__every=6, optim__rate=3e-3)
+    with config.unlocked():
+        config.objective = {"name": case.split()[0], "turns": "none", **settings}
+        config.model.comparator = comparator
+        config.model.head_args = {"scale": 2.0}
+        config.model.context_steps = context_steps
+    summary = train.train_and_evaluate(config, tmp_path)
+    assert summary["step"] == 12 and summary["finished"]
+    rows = workdir.read_metrics(tmp_path)
+    losses_of = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert len(losses_of) == 3 and np.ptp(losses_of) > 1e-4 and np.isfinite(losses_of).all()
+    net = siamese_jax.load(tmp_path)
+    small = glyphs.resized(20, 20)
+    lists = trials.within_trials(small, n_way=4, k_shot=2, num_trials=200)
+    result = evaluate.evaluate_trials(net.system(), lists, join=join)
+    assert result.diagnostics["nonfinite_scores"] == 0
+    assert result.num_trials == 200 and result.accuracy > 0.3  # chance is 0.25
 
 
 @pytest.mark.parametrize("reduced", [False, True])
@@ -155,7 +212,11 @@ def test_the_rows_of_kochs_tables(pairs, epochs, dense, reduced):
         assert objective.pairs == 1000 * int(pairs[:-1]) and objective.copies == 8 * affine
         assert objective.batch == 128 and objective.turns == "none"
         assert config.augment.distort == affine
-        assert every == config.optim.steps_per_epoch == (234 if reduced else epochs[affine])
+        assert (
+            every
+            == config.optim.steps_per_epoch
+            == ((936 if dense else 234) if reduced else epochs[affine])
+        )
         assert config.num_steps == every * (30 if reduced else 200)
         assert (config.eval.trials, config.eval.patience) == (320, 20)
         assert config.data.image_size == ((35, 35) if reduced else (105, 105))

@@ -36,8 +36,8 @@ def run_ablation(
 ) -> dict:
     """Trains and judges all variants of a config, prints and writes their table.
 
-    The folder gets one workdir a run, `ablation.json`, `ablation.txt`, `ablation.md` and
-    `ablation.png`; the same call goes on after any interruption.
+    The folder gets one workdir a run, `ablation.json`, `ablation.txt`, `ablation.md`, `ablation.png`
+    (accuracies) and `losses.png` (training curves); the same call goes on after any interruption.
 
     Args:
         config: the base config.
@@ -116,7 +116,8 @@ def run_ablation(
     for target in [path / "ablation.json", *([pathlib.Path(record)] if record else [])]:
         training.write_json(target, table.rounded(recorded))
     figures.save(table.draw(summaries), path / "ablation.png")
-    print(f"written: ablation.txt, .md, .json and .png in {path}")
+    figures.save(table.draw_losses(summaries), path / "losses.png")
+    print(f"written: ablation.txt, .md, .json, .png and losses.png in {path}")
     return {"finished": True, "failed": sum(len(s["failed"]) for s in summaries)}
 
 
@@ -204,6 +205,7 @@ def _train_all(trainer, judge, variants, runs, should_stop, progress) -> bool:
         best = max(judged, key=lambda row: row["accuracy"])  # of equal ones the first
         run |= {"steps": rows[-1]["step"], "best_step": best["step"]}
         run |= {"validation": best["accuracy"], "cpu_minutes": outcome["cpu_seconds"] / 60}
+        run["loss"] = [(row["step"], row["loss"]) for row in rows if row["kind"] == "train"]
         within = run["correct"][judge.asked(asked[0])["within"][0]].mean()
         tqdm.write(
             f"{run['path'].name}: within {100 * within:.2f} %, {run['steps']} steps, "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,17 +21,17 @@ class Axis(NamedTuple):
     """One thing that is varied.
 
     Attributes:
-        labels: names of its variants; of a whole-number axis those that are taken unless others are
+        labels: names of its variants; of an axis of numbers those that are taken unless others are
             asked for.
         fields: (config as a plain dict, label) -> changed fields by dotted name; those that begin
             with `evaluation.` are settings of the evaluation, which need no training of their own.
             ValueError where the axis does not fit the config.
-        number: whether any whole number is a label.
+        number: the type that reads a label of an axis on which any positive number is one.
     """
 
     labels: tuple[str, ...]
     fields: Callable[[Mapping, str], dict[str, Any]]
-    number: bool = False
+    number: Callable[[str], float] | None = None
 
 
 def _resolution(config, label):
@@ -158,6 +160,29 @@ def _regularisation(config, label):
     return fields
 
 
+def _initialisation(config, label):
+    """That of Koch et al., or N(0, 0.1) for convolutions and N(0, 0.02) for dense layers.
+
+    The latter is about He's at 35x35, where a filter has 16 to 288 inputs and a unit 500 to 1,200.
+    """
+    encoder = config["model"]["encoder"]
+    fields = {
+        "koch": {"conv_std": (0.01, 0.1), "dense_std": (0.2, 0.02), "bias_mean": (0.5, 0.5)},
+        "dense": {"std": (0.2, 0.02), "bias_mean": (0.5, 0.5)},
+    }
+    if encoder not in fields:
+        raise ValueError(f"encoder {encoder!r} has no published initialisation")
+    place = ("published", "scaled").index(label)
+    return {f"model.encoder_args.{name}": pair[place] for name, pair in fields[encoder].items()}
+
+
+def _rate(config, label):
+    if config["optim"]["name"] != "layerwise":
+        return {"optim.rate": float(label)}
+    rules = config["optim"]["rules"]
+    return {"optim.rules": [[rule[0], float(label), *rule[2:]] for rule in rules]}
+
+
 def _shots(config, label):
     return {"evaluation.k_shot": int(label)}
 
@@ -168,7 +193,7 @@ def _join(config, label):
 
 # In the order in which they are applied, whatever the order of asking.
 AXES: Mapping[str, Axis] = {
-    "resolution": Axis(("28", "35", "56"), _resolution, number=True),
+    "resolution": Axis(("28", "35", "56"), _resolution, int),
     "objective": Axis((*objectives.OBJECTIVES, "classifier+finetune"), _objective),
     "pairs": Axis(("any", "same_alphabet"), _pairs),
     "augmentation": Axis(
@@ -177,8 +202,10 @@ AXES: Mapping[str, Axis] = {
     "distortions": Axis(("on", "off"), _distortions),
     "encoder": Axis(("koch", "residual-half", "residual", "residual-double"), _encoder),
     "comparator": Axis(models.COMPARATORS, _comparator),
+    "initialisation": Axis(("published", "scaled"), _initialisation),
+    "rate": Axis(("0.001", "0.01", "0.1"), _rate, float),
     "regularisation": Axis(("none", "dropout", "l2", "dropout+l2"), _regularisation),
-    "shots": Axis(("1", "2", "5"), _shots, number=True),
+    "shots": Axis(("1", "2", "5"), _shots, int),
     "join": Axis(("mean", "max", "sum", "prototype", "finetune"), _join),
 }
 _JUDGED = ("shots", "join")  # axes of the evaluation alone
@@ -209,16 +236,27 @@ def parse_over(over: Iterable[str], seeds: int | None) -> tuple[dict[str, list[s
         asked[name] = labels = [label for label in listed.split("|") if label]
         if len(set(labels)) < len(labels):
             raise ValueError(f"{entry!r} names a label twice")
-        number = name == "seeds" or AXES[name].number
-        if number and not all(label.isdigit() for label in labels):
-            raise ValueError(f"labels of axis {name!r} are whole numbers, got {listed!r}")
-        if not number:
+        number = int if name == "seeds" else AXES[name].number
+        if number:
+            _check_numbers(name, number, labels)
+        else:
             trials.check_names(f"label of axis {name!r}", labels, AXES[name].labels)
         if name == "seeds" and labels and seeds is not None:
             raise ValueError(f"{entry!r} and --seeds={seeds} say two things: leave one out")
         if name == "seeds" and seeds is None:
             chosen = [int(label) for label in labels] or [0, 1, 2]
     return {n: asked[n] or list(axis.labels) for n, axis in AXES.items() if n in asked}, chosen
+
+
+def _check_numbers(name, number, labels):
+    what = "whole numbers" if number is int else "positive numbers"
+    for label in labels:
+        good = label.isdigit()
+        if number is float:
+            with contextlib.suppress(ValueError):
+                good = 0 < float(label) < math.inf
+        if not good:
+            raise ValueError(f"labels of axis {name!r} are {what}, got {label!r}")
 
 
 @dataclasses.dataclass

@@ -83,15 +83,6 @@ class Judge:
         return {name: kept[name] for name in wanted}
 
 
-def seed_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % t interval of the mean over seeds; NaN for one seed."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    mean, error = np.mean(values), np.std(values, ddof=1) / math.sqrt(len(values))
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * error
-    return float(mean - half), float(mean + half)
-
-
 def seed_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     """95 % interval of mean(a) - mean(b) over seeds; NaN where one has fewer than two.
 
@@ -132,13 +123,16 @@ def summary(variant: Variant, judge: Judge, runs: list[dict]) -> dict:
             found[protocol] = {
                 "mean": float(np.mean(values)),
                 "seeds": values,
-                "t_interval": seed_interval(values),
+                "t_interval": metrics.seed_interval(values),
                 "wilson": metrics.wilson_interval(*total),
                 "trials": frozen.hash,
             }
     if good:
+        shared = [np.array(run["loss"]) for run in good]
+        shared = [curve[: min(map(len, shared))] for curve in shared]
+        found["loss"] = np.mean(shared, 0).tolist()  # (step, mean over the seeds)
         gaps = np.subtract(found["training"]["seeds"], found["within"]["seeds"]).tolist()
-        found["gap"] = {"mean": float(np.mean(gaps)), "t_interval": seed_interval(gaps)}
+        found["gap"] = {"mean": float(np.mean(gaps)), "t_interval": metrics.seed_interval(gaps)}
     return found
 
 
@@ -297,6 +291,11 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
     if shown:
         figure.legend(loc="outside upper left", ncols=3, frameon=False)
     return figure
+
+
+def draw_losses(summaries: Sequence[Mapping]) -> Figure:
+    """Training loss of every variant against the step, the mean over its seeds."""
+    return figures.losses_figure([(s["variant"], s["loss"]) for s in summaries if s["runs"]])
 
 
 def rounded(value):

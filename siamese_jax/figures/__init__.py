@@ -7,6 +7,7 @@ colour alone.
 
 from siamese_jax.figures.curves import (
     curve_figure,
+    losses_figure,
     reliability_bins,
     reliability_figure,
     roc_figure,
@@ -45,6 +46,7 @@ __all__ = [
     "filters_figure",
     "images_figure",
     "judged_pairs_figure",
+    "losses_figure",
     "pair_name",
     "pairs_figure",
     "pictures",

@@ -41,8 +41,9 @@ def training_figure(
 ) -> Figure:
     """Loss, and training and validation accuracy, against the step.
 
-    Where the run has logged them, the mean distances of same and of different pairs stand below the
-    loss, and the share of active triplets beside the accuracies.
+    Where the run has logged them, the loss and accuracy of validation pairs stand beside those of
+    training, the mean distances of same and of different pairs below the loss, and the share of active
+    triplets beside the accuracies.
 
     Args:
         rows: of `metrics.jsonl`, in order.
@@ -62,6 +63,15 @@ def training_figure(
     parts["loss"].set_title(f"Training loss ({loss_unit})")
     parts["loss"].plot(steps, [r["loss"] for r in train], color=MODEL)
     parts["loss"].set_ylim(bottom=0)
+    paired = [row for row in judged if "pair_loss" in row]
+    if paired:
+        at, values = [r["step"] for r in paired], [r["pair_loss"] for r in paired]
+        parts["loss"].set_title(f"Loss ({loss_unit})")
+        parts["loss"].plot(at, values, color=BASELINE, linestyle=(0, (4, 2)))
+        ends = [(at[-1], values[-1], "validation pairs", BASELINE)]
+        if train:
+            ends.append((steps[-1], train[-1]["loss"], "training", MODEL))
+        write_ends(parts["loss"], ends)
     if apart:
         axes = parts["distance"]
         axes.set_title("Mean distance of training pairs")
@@ -80,6 +90,8 @@ def training_figure(
     lines = [(train, "accuracy", train_label, OTHER, "-", "")]
     if train and "active" in train[0]:
         lines.append((train, "active", "active triplets", BASELINE, (0, (4, 2)), ""))
+    if paired:
+        lines.append((paired, "pair_accuracy", "validation pairs", BASELINE, (0, (4, 2)), ""))
     lines.append((judged, "accuracy", validation_label, MODEL, "-", "o"))
     ends = []
     for part, name, label, colour, style, marker in lines:
@@ -99,6 +111,38 @@ def training_figure(
         best = max(judged, key=lambda r: r["accuracy"])
         axes.axvline(best["step"], color=MODEL, linewidth=0.9, linestyle=(0, (4, 3)))
         write_beside(axes, best["step"], 0.05, f"best: step {best['step']}", MODEL, -4)
+    write_ends(axes, ends)
+    return figure
+
+
+@styled
+def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Training losses of several runs against the step, and log 2, the loss of knowing nothing.
+
+    Args:
+        lines: a label and (step, loss, in nats) of each; where labels begin alike, up to the first
+            comma, their lines share a colour.
+    """
+    figure, axes = charts(1, 1, 4.0)
+    axes.set_title("Training loss (nats)")
+    families = list(dict.fromkeys(label.partition(",")[0] for label, _ in lines))
+    alone = len(families) == len(lines)
+    colours = (MODEL, OTHER, RIGHT, WRONG, MUTED)
+    styles = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (1, 2)), (0, (6, 2, 1, 2)))
+    ends, seen = [], {}
+    for label, points in lines:
+        family = families.index(label.partition(",")[0])
+        place = family // len(colours) if alone else seen.get(family, 0)
+        seen[family] = place + 1
+        colour, style = colours[family % len(colours)], styles[place % len(styles)]
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, color=colour, linestyle=style)
+        ends.append((steps[-1], values[-1], label, colour))
+    axes.axhline(np.log(2), color=BASELINE, linewidth=0.9, linestyle=(0, (1, 2)))
+    axes.set_xlabel("step")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    write_beside(axes, 0, np.log(2), "log 2", MUTED, 4)
     write_ends(axes, ends)
     return figure
 

@@ -27,7 +27,7 @@ def draw(run: Run) -> dict[str, Figure]:
             "training",
             f"validation, {run.config.eval.n_way}-way",
             _LOSS_UNITS.get(name, "nats"),
-            run.config.objective.margin if name == "contrastive" else None,
+            objectives.contrastive_margin(run.config.objective) if name == "contrastive" else None,
         )
     if run.curve:
         drawn["curve"] = figures.curve_figure(run.curve)
