@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from siamese_jax import datasets
+
 ROOT = pathlib.Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
@@ -18,6 +20,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
     [
         ("train_and_evaluate", r"right: [01]\.\d+\nembeddings: \(10, 16\)"),
         ("print_table", r"mine +runs .* 20 +1 +400 .*\nmine +within "),
+        ("load_iris", r"^$"),
     ],
 )
 def test_block_runs(word, expected, tmp_path):
@@ -32,6 +35,9 @@ def test_block_runs(word, expected, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert re.search(expected, done.stdout), done.stdout
+    if word == "load_iris":
+        data = datasets.load({"name": "vectors", "path": str(tmp_path / "iris.csv")})
+        assert data.train.num_classes + data.validation.num_classes + data.test.num_classes == 3
 
 
 def test_every_file_and_flag_that_readme_names_is_there():
