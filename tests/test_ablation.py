@@ -56,6 +56,8 @@ def test_over_is_read_in_the_order_of_the_axes():
         (["objectives"], None, "did you mean objective"),
         (["augmentation:afine"], None, "did you mean affine"),
         (["shots:one"], None, "whole numbers"),
+        (["rate:0.1|fast"], None, "'rate' are positive numbers, got 'fast'"),
+        (["rate:-1"], None, "positive numbers"),
         (["pairs", "pairs:any"], None, "named twice"),
         (["pairs:any|any"], None, "a label twice"),
         (["seeds:1|2"], 3, "two things"),
@@ -204,9 +206,27 @@ def test_what_cannot_be_built_does_not_fit(data):
         axes.check_fits(turned, photos)
 
 
+@pytest.mark.parametrize("arg, field", [("", "dense_std"), ("dense", "std")])
+def test_initialisation_and_rate_of_koch(arg, field):
+    config = config_of("koch2015", arg)
+    found = only(config, ["rate:0.5", "initialisation"])
+    assert list(found) == ["published, 0.5", "scaled, 0.5"]
+    plain = found["published, 0.5"].config
+    assert plain["model"] == workdir.plain(config)["model"]
+    assert {rule[1] for rule in plain["optim"]["rules"]} == {0.5}
+    assert [[r[0], *r[2:]] for r in plain["optim"]["rules"]] == [
+        [r[0], *r[2:]] for r in workdir.plain(config)["optim"]["rules"]
+    ]
+    assert found["scaled, 0.5"].config["model"]["encoder_args"][field] == 0.02
+
+
 @pytest.mark.parametrize("name", axes.AXES)
 def test_every_label_builds(name, data):
     config = config_of("quickstart", "")
+    if name == "initialisation":  # the published one is of Koch's networks
+        with pytest.raises(ValueError, match="'residual' has no published initialisation"):
+            only(config, [name])
+        return
     over = [name] + (["objective:verification"] if name == "pairs" else [])
     for variant in only(config, over).values():
         axes.check_fits(variant, data.train)

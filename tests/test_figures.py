@@ -404,3 +404,17 @@ def test_training_curves_show_the_validation_pairs():
     assert {text.get_text() for text in loss.texts} == {"training", "validation pairs"}
     assert [0.7] in [list(line.get_ydata()) for line in accuracy.get_lines()]
     assert "validation pairs" in {text.get_text() for text in accuracy.texts}
+
+
+def test_losses_of_variants_share_a_colour_by_their_first_word():
+    lines = [
+        (name, [(1, y), (2, y / 2)]) for name, y in (("a, 1", 0.7), ("a, 2", 0.6), ("b, 1", 0.5))
+    ]
+    (axes,) = figures.losses_figure(lines).axes
+    *drawn, log_2 = axes.get_lines()
+    assert [list(line.get_ydata()) for line in drawn] == [[0.7, 0.35], [0.6, 0.3], [0.5, 0.25]]
+    first, second, third = drawn
+    assert first.get_color() == second.get_color() != third.get_color()
+    assert first.get_linestyle() != second.get_linestyle()
+    assert set(log_2.get_ydata()) == {np.log(2)}
+    assert {text.get_text() for text in axes.texts} == {"a, 1", "a, 2", "b, 1", "log 2"}
