@@ -20,6 +20,7 @@ from siamese_jax import commands
 siamese_jax.tune_cpu()
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_PRETRAINED = flags.DEFINE_string("pretrained", None, "Shipped network that fills a new workdir.")
 _PROTOCOLS = flags.DEFINE_list(
     "protocols", "official,within,between,verification,curve", "What to evaluate."
 )
@@ -31,12 +32,8 @@ _PAIRS = flags.DEFINE_string("pairs", None, "CSV file of pairs that verification
 _TRIALS = flags.DEFINE_integer("num_trials", 4000, "Trials of within and between.")
 _N_WAY = flags.DEFINE_integer("n_way", 20, "Classes a trial.")
 _K_SHOT = flags.DEFINE_integer("k_shot", 1, "Support images a class.")
-_JOIN = flags.DEFINE_string(
-    "join", None, "How a class's supports score: mean, max, sum, prototype, finetune; or by config."
-)
-_NEGATIVES = flags.DEFINE_enum(
-    "negatives", "any", ["any", "same_alphabet"], "Different pairs of verification."
-)
+_JOIN = flags.DEFINE_string("join", None, "mean, max, sum, prototype, finetune; or by config.")
+_NEGATIVES = flags.DEFINE_enum("negatives", "any", ["any", "same_alphabet"], "Of verification.")
 _SKIP_SMALL = flags.DEFINE_bool("skip_small", False, "Leave out alphabets of fewer than n_way.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the trials.")
 _BASELINES = flags.DEFINE_bool("baselines", True, "Judge random, pixel 1-NN and Hausdorff too.")
@@ -63,6 +60,7 @@ def main(argv):
         _WORKDIR.value,
         _PROTOCOLS.value,
         settings,
+        pretrained=_PRETRAINED.value,
         checkpoint=_CHECKPOINT.value,
         archives=_ARCHIVES.value,
         test_data=_TEST_DATA.value,

@@ -18,6 +18,7 @@ from siamese_jax import commands
 siamese_jax.tune_cpu()
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run whose network is taken.")
+_PRETRAINED = flags.DEFINE_string("pretrained", None, "In its place: a network of the package.")
 _GALLERY = flags.DEFINE_string("gallery", None, "File of the gallery; enrol makes it.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _ADD = flags.DEFINE_bool("add", False, "enrol: give a name that is there further references.")
@@ -32,7 +33,7 @@ def main(argv):
 
     command, words = (argv[1], argv[2:]) if len(argv) > 1 else (None, [])
     settings = actions.Settings(
-        workdir=_WORKDIR.value,
+        workdir=_PRETRAINED.value or _WORKDIR.value,
         gallery=_GALLERY.value,
         checkpoint=_CHECKPOINT.value,
         add=_ADD.value,

@@ -9,7 +9,7 @@ __all__ = ["load", "tune_cpu"]
 
 
 def load(path, checkpoint="best", num_devices=1):
-    """Reads the network of a run: see `siamese_jax.inference.load`."""
+    """Reads the network of a run, or one by name: see `siamese_jax.inference.load`."""
     from siamese_jax import inference
 
     return inference.load(path, checkpoint, num_devices)

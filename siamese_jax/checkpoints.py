@@ -109,6 +109,29 @@ class Checkpoints:
         self._manager.close()
 
 
+def read_variables(
+    workdir: str | pathlib.Path, keep_best: int, checkpoint: str | int = "best"
+) -> tuple[int, dict]:
+    """The step, and the parameters and batch statistics, of one checkpoint of a run.
+
+    Args:
+        workdir: folder of the run.
+        keep_best: as the run's config says.
+        checkpoint: `best` by validation, `latest`, or a step.
+
+    Raises:
+        ValueError: there is no such checkpoint.
+    """
+    saved = Checkpoints(workdir, keep_best, read_only=True)
+    try:
+        step = {"best": saved.best, "latest": saved.latest}.get(checkpoint, checkpoint)
+        if step is None or step not in saved.steps:
+            raise ValueError(f"{workdir} holds no checkpoint {checkpoint!r}; it has {saved.steps}")
+        return step, saved.variables(step)
+    finally:
+        saved.close()
+
+
 def _to_host(x):
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)

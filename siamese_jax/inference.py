@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from siamese_jax import checkpoints, evaluate, models, steps, workdir
+from siamese_jax import checkpoints, evaluate, models, steps, weights, workdir
 from siamese_jax.datasets.imageset import resize_images
 
 
@@ -141,11 +141,11 @@ def bind(config, variables, image_shape, kind: str, name: str, devices: steps.De
 
 
 def load(path: str | pathlib.Path, checkpoint: str | int = "best", num_devices: int = 1) -> Siamese:
-    """Reads the network of a run.
+    """Reads the network of a run, or one that comes with the package.
 
     Args:
-        path: the run's workdir.
-        checkpoint: `best` by validation, `latest`, or a step.
+        path: the run's workdir; a file of `weights.export`; or one of `weights.pretrained()`.
+        checkpoint: of a run: `best` by validation, `latest`, or a step. A file holds one only.
         num_devices: devices to run on, 0 for all.
 
     Returns:
@@ -154,16 +154,29 @@ def load(path: str | pathlib.Path, checkpoint: str | int = "best", num_devices: 
     Raises:
         ValueError: the folder holds no run, or not that checkpoint.
     """
-    config = workdir.read_config(path)
-    start = workdir.read_provenance(path)[-1]
-    saved = checkpoints.Checkpoints(path, config.keep_best, read_only=True)
-    step = {"best": saved.best, "latest": saved.latest}.get(checkpoint, checkpoint)
-    if step is None or step not in saved.steps:
-        saved.close()
-        raise ValueError(f"{path} holds no checkpoint {checkpoint!r}; it has {saved.steps}")
-    variables = saved.variables(step)
-    saved.close()
+    held = _weights(path)
+    if held is None:
+        config, start = workdir.read_config(path), workdir.read_provenance(path)[-1]
+        step, variables = checkpoints.read_variables(path, config.keep_best, checkpoint)
+    else:
+        config, start, step, variables = (
+            *(held.config, held.provenance[-1]),
+            *(held.step, held.variables),
+        )
+        if checkpoint not in ("best", "latest", step):
+            raise ValueError(f"{path} holds no checkpoint {checkpoint!r}; it has {step} only")
     devices = steps.Devices(num_devices)
-    name = f"{pathlib.Path(path).absolute().name} @ {step}"
+    name = f"{pathlib.Path(path).absolute().name.removesuffix('.npz')} @ {step}"
     shape = tuple(start["image_shape"])
     return bind(config, devices.replicate(variables), shape, start["kind"], name, devices)
+
+
+def _weights(path: str | pathlib.Path) -> weights.Weights | None:
+    """The file of weights that a path or name means, read; None for the workdir of a training."""
+    place = pathlib.Path(path)
+    if place.is_dir():
+        place = place / weights.FILE
+        return weights.read(place) if place.exists() else None
+    if place.is_file() or str(path) in weights.pretrained():
+        return weights.read(weights.locate(path))
+    return None

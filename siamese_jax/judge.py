@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from siamese_jax import baselines as baseline_scores
-from siamese_jax import datasets, evaluate, inference, pairs_file, workdir
+from siamese_jax import datasets, evaluate, inference, pairs_file, weights, workdir
 
 _log = logging.getLogger(__name__)
 # What a record for others holds of each result; results.json holds all.
@@ -22,6 +22,7 @@ def judge_run(
     protocols: Sequence[str],
     settings: Mapping,
     *,
+    pretrained: str | None = None,
     checkpoint: str = "best",
     archives: str | None = None,
     test_data: str | None = None,
@@ -48,6 +49,8 @@ def judge_run(
         settings: in place of those of `evaluate.SETTINGS`. Where no `join` is given it is the config's
             `eval.join`, or `mean`; baselines that have no embeddings go by `mean` where that needs
             them.
+        pretrained: name of a network that comes with the package, or a file of `weights.export`, of
+            which the workdir is made.
         checkpoint: `best`, `latest` or the number of a step.
         archives: folder of the data's archives, where it is not that of the config.
         test_data: name of a data set with all its other fields as they are by themselves, in place of
@@ -69,6 +72,8 @@ def judge_run(
         ValueError: no such run, checkpoint or protocol, other data than the run was trained on, or
             test data whose images have other channels than the network's.
     """
+    if pretrained:
+        weights.unpack(weights.locate(pretrained), path)
     config = workdir.read_config(path)
     if test_data:
         with config.unlocked():

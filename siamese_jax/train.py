@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import math
+import pathlib
 import time
 from collections.abc import Callable
 
@@ -27,6 +28,7 @@ from siamese_jax import (
     pairsets,
     steps,
     trials,
+    weights,
     workdir,
 )
 
@@ -62,6 +64,8 @@ def train_and_evaluate(
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
     _check(config)
+    if (pathlib.Path(path) / weights.FILE).exists():
+        raise ValueError(f"{path} holds a network without its checkpoints: choose another workdir")
     devices = steps.Devices(config.num_devices)
     tx = optim.build(config.optim, config.num_steps)
     data = datasets.load(config.data)

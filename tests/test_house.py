@@ -18,7 +18,7 @@ FLOORS = (
     # 1: the world: files, devices, flags
     (
         *("datasets", "checkpoints", "steps", "feed", "workdir", "trials", "scoring"),
-        *("tuning", "commands", "pairs_file"),
+        *("tuning", "commands", "pairs_file", "weights"),
     ),
     # 2: what is made of a trained network
     ("evaluate", "inference", "gallery", "report", "figures", "pages"),

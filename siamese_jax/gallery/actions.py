@@ -77,7 +77,7 @@ def act(command: str | None, words: Sequence[str], settings: Settings) -> int:
     if settings.gallery is None and command != "compare":
         raise ValueError(f"{command} needs --gallery=FILE")
     if settings.workdir is None and command not in ("list", "remove"):
-        raise ValueError(f"{command} needs --workdir=RUN")
+        raise ValueError(f"{command} needs --workdir=RUN or --pretrained=NAME")
     if settings.top < 1:
         raise ValueError(f"--top must be at least 1, got {settings.top}")
     actions = {"enrol": _enrol, "remove": _remove, "list": _list, "identify": _identify}

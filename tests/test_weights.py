@@ -1,0 +1,135 @@
+"""Networks as files: what is written is what is read, and the shipped ones answer as recorded."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import siamese_jax
+from siamese_jax import datasets, evaluate, judge, train, trials, weights, workdir
+from siamese_jax.checkpoints import Checkpoints
+from siamese_jax.datasets import omniglot
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(workdir, file) of a finished smoke run of the quickstart and of its best checkpoint."""
+    scope = {}
+    exec((ROOT / "configs" / "quickstart.py").read_text(), scope)
+    config = scope["get_config"]("smoke")
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train.train_and_evaluate(config, path)
+    file = path.parent / "network.npz"
+    weights.export(path, file)
+    return path, file
+
+
+def leaves(tree):
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(k, simple=True, separator="/"): x for k, x in found}
+
+
+def test_a_file_holds_the_run_in_half_precision(run):
+    path, file = run
+    held = weights.read(file)
+    saved = Checkpoints(path, read_only=True)
+    assert held.step == saved.best
+    expected = leaves(saved.variables(saved.best))
+    saved.close()
+    found = leaves(held.variables)
+    assert set(found) == set(expected)
+    for name, x in found.items():
+        assert x.dtype == np.float32
+        np.testing.assert_array_equal(x, expected[name].astype(np.float16).astype(np.float32))
+    assert held.metrics == workdir.read_metrics(path)
+    assert held.config.model.to_dict() == workdir.read_config(path).model.to_dict()
+    assert held.provenance[0]["image_shape"] == [20, 20, 1]
+    assert str(path) not in json.dumps([held.config.to_dict(), held.provenance])
+    assert sorted(x.name for x in path.parent.iterdir()) == ["network.npz", "run"]
+
+
+def test_the_network_of_a_file_answers_as_the_run(run, tmp_path, glyphs):
+    path, file = run
+    whole, half = siamese_jax.load(path), siamese_jax.load(file)
+    images = glyphs.images[:32]
+    np.testing.assert_allclose(half.embed(images), whole.embed(images), atol=0.02)
+    assert half.name == f"network @ {weights.read(file).step}"
+    weights.unpack(file, tmp_path / "copy")
+    weights.unpack(file, tmp_path / "copy")  # again: nothing happens
+    copy = siamese_jax.load(tmp_path / "copy")
+    np.testing.assert_array_equal(copy.embed(images), half.embed(images))
+
+
+def test_an_unpacked_run_is_judged_and_shown_but_not_trained(run, tmp_path):
+    _, file = run
+    copy = tmp_path / "copy"
+    weights.unpack(file, copy)
+    settings = {"n_way": 5, "num_trials": 40}
+    found = judge.judge_run(copy, ["within"], settings, baselines=False)
+    (name,) = found
+    assert name.startswith("copy @ ") and found[name]["within"].num_trials == 40
+    assert "Training" in (copy / "report.html").read_text()
+    config = workdir.read_config(copy)
+    with pytest.raises(ValueError, match="without its checkpoints"):
+        train.train_and_evaluate(config, copy)
+
+
+def test_what_is_no_such_file_is_refused(run, tmp_path):
+    path, file = run
+    (tmp_path / "text.npz").write_text("no weights")
+    with pytest.raises(ValueError, match="holds no weights of a network"):
+        weights.read(tmp_path / "text.npz")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(ValueError, match="holds no weights of a network"):
+        weights.read(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match="no such file"):
+        weights.read(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match="there is omniglot"):
+        weights.locate("omniglott")
+    with pytest.raises(ValueError, match="no checkpoint 7; it has"):
+        siamese_jax.load(file, 7)
+    with pytest.raises(ValueError, match="holds another run"):
+        weights.unpack(file, path)
+    with pytest.raises(ValueError, match="no checkpoint 7"):
+        weights.export(path, tmp_path / "x.npz", 7)
+    assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.parametrize("name", weights.pretrained())
+def test_shipped_networks(name, prepared_omniglot):
+    """Small enough to ship, and as good on the official runs as their record says."""
+    assert weights.locate(name).stat().st_size <= 10e6
+    record = json.loads((ROOT / "results" / f"pretrained_{name}.json").read_text())
+    (expected,) = (
+        r
+        for r in record["results"]
+        if r["name"] == "official" and r["system"].startswith(f"{name} @")
+    )
+    official = trials.official_trials(omniglot.load_runs(prepared_omniglot))
+    found = evaluate.evaluate_trials(siamese_jax.load(name).system(), official)
+    assert found.trial_hash == expected["trial_hash"]
+    assert abs(found.accuracy - expected["accuracy"]) <= 0.005  # two of 400 trials
+
+
+def test_the_launchers_take_a_network_by_name(tmp_path):
+    def call(script, *words):
+        command = [sys.executable, str(ROOT / "launch" / script), *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+    done = call("evaluate.py", "--pretrained=nobody", f"--workdir={tmp_path / 'a'}")
+    assert done.returncode == 1 and "there is omniglot" in done.stderr
+    pictures = datasets.load({"name": "glyphs", "image_size": (40, 40)}).test
+    paths = []
+    for i in (0, 1):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(255 - pictures.images[i, ..., 0]).save(paths[-1])
+    done = call("recognize.py", "--pretrained=omniglot", "compare", *paths)
+    assert done.returncode == 0, done.stderr
+    assert "probability" in done.stdout or "score" in done.stdout
