@@ -85,13 +85,13 @@ def train_and_evaluate(
         devices,
         fed,
     )
-    validation = trials.within_trials(
-        data.validation,
-        n_way=config.eval.n_way,
-        num_trials=config.eval.trials,
-        seed=config.eval.seed,
-        skip_small=True,
-    )
+    asked = {"num_trials": config.eval.trials, "seed": config.eval.seed}
+    if config.eval.get("between"):
+        validation = trials.between_trials(data.validation, n_way=config.eval.n_way, **asked)
+    else:
+        validation = trials.within_trials(
+            data.validation, n_way=config.eval.n_way, skip_small=True, **asked
+        )
     watched = None
     if config.eval.get("pairs", 0):
         watched = trials.verification_pairs(

@@ -1,5 +1,7 @@
 """The splits, and the one function that loads the data of a run."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -66,6 +68,32 @@ def test_koch(lake_like):
     assert set(validation.drawers.tolist()) == {13, 14, 15, 16}
     assert set(test.drawers.tolist()) == {17, 18, 19, 20}
     assert len(train) == 30 * 2 * 12
+
+
+def test_vinyals(lake_like):
+    """100 characters here: 26 test, 6 of the other 74 validate."""
+    rng = np.random.default_rng(0)
+    lake_like = tuple(
+        dataclasses.replace(p, images=rng.integers(0, 256, p.images.shape, np.uint8))
+        for p in lake_like
+    )
+    parts = splits.vinyals(*lake_like, 0)
+    assert [p.num_classes for p in parts] == [68, 6, 26]
+    names = [name for p in parts for name in p.class_names]
+    assert sorted(names) == sorted(n for p in lake_like for n in p.class_names)
+    assert all(len(p) == 20 * p.num_classes for p in parts)
+    whole = {n: i for p in lake_like for i, n in enumerate(p.class_names)}
+    for part in parts:
+        for c, name in enumerate(part.class_names):
+            assert part.alphabet_names[part.class_alphabets[c]] == name.split("/")[0]
+            (source,) = (p for p in lake_like if name in p.class_names)
+            np.testing.assert_array_equal(
+                part.images[part.classes == c], source.images[source.classes == whole[name]]
+            )
+    tests = {splits.vinyals(*lake_like, seed)[2].class_names for seed in (0, 0, 1)}
+    assert len(tests) == 2
+    with pytest.raises(ValueError, match="goes with Omniglot in memory"):
+        datasets.load({"name": "glyphs", "split": "vinyals"})
 
 
 def test_by_fraction_of_alphabets():
@@ -258,7 +286,7 @@ def test_load_folder(tmp_path):
     [
         ({"nam": "glyphs"}, "no field 'nam'; did you mean name"),
         ({"name": "omnoglot"}, "name must be one of.*omniglot.*'omnoglot'"),
-        ({"split": "koh"}, "split must be one of lake, koch, rows, got 'koh'"),
+        ({"split": "koh"}, "split must be one of lake, koch, vinyals, rows, got 'koh'"),
         ({"name": "folder"}, "needs a path"),
         ({"name": "glyphs", "split": "rows"}, "'rows' goes with folder and vectors, not with 'gl"),
         ({"split": "rows"}, "'rows' goes with folder and vectors, not with 'auto'"),

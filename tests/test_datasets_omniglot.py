@@ -549,6 +549,8 @@ def test_golden_values_of_the_real_omniglot(prepared_omniglot, real_data):
     np.testing.assert_array_equal(np.flatnonzero(alphabets == "Anglo-Saxon_Futhorc"), range(20, 49))
     assert sorted(background.alphabet_count)[:5] == [14, 14, 16, 17, 20]
     assert set(np.unique(background.images)) == {0, 255}
+    parts = splits.vinyals(background, evaluation, 0)
+    assert [part.num_classes for part in parts] == [1100, 100, 423]
     # a picture read past our code
     with zipfile.ZipFile(real_data / "omniglot" / archives.BACKGROUND) as packed:
         data = packed.read("images_background/Anglo-Saxon_Futhorc/character02/0297_07.png")

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 __all__ = ["DEFAULTS", "Data", "ImageSet", "Runs", "load", "make_runs"]
 
 NAMES = ("auto", "omniglot", "glyphs", "mnist", "folder", "vectors")
-SPLITS = ("lake", "koch", "rows")
+SPLITS = ("lake", "koch", "vinyals", "rows")
 DEFAULTS: Mapping[str, Any] = {
     "name": "auto",  # one of NAMES; auto: Omniglot if it can be had, else glyphs
     "data_dir": None,  # folder of prepared sets; None: tfds's own
@@ -28,7 +28,7 @@ DEFAULTS: Mapping[str, Any] = {
     "stream": False,  # Omniglot's images to train on stay on disk, and are read batch by batch
     "image_size": None,  # (height, width) in pixels; None: as the set has it; of vectors None
     "seed": 0,  # of the glyphs, of their runs, and of the splits by fraction
-    "split": "lake",  # lake: by alphabets; koch: and by drawers; rows: see `splits.by_rows`
+    "split": "lake",  # lake, koch, vinyals, rows: see `splits`
     # Training, validation, test; whole numbers count classes (alphabets; images a class by rows).
     "fractions": (0.6, 0.2, 0.2),  # of glyphs, folders and vectors
     "ink": False,  # of the set `folder`: dark ink on light paper
@@ -107,6 +107,11 @@ def load(config: Mapping[str, Any]) -> Data:
     name = fields["name"]
     if fields["stream"] and name not in ("auto", "omniglot"):
         raise ValueError(f"data stream goes with Omniglot only; {name!r} is held in memory")
+    if fields["split"] == "vinyals" and (name != "omniglot" or fields["stream"]):
+        raise ValueError(
+            "data split 'vinyals' goes with Omniglot in memory: set data.name to 'omniglot' and "
+            "data.stream to False"
+        )
     if fields["split"] == "rows" and name not in ("folder", "vectors"):
         raise ValueError(f"data split 'rows' goes with folder and vectors, not with {name!r}")
     if name == "auto":
@@ -135,11 +140,15 @@ def _load_auto(fields: Mapping[str, Any]) -> Data:
 
 def _load_omniglot(fields: Mapping[str, Any]) -> Data:
     builder = omniglot.prepare(fields["data_dir"], fields["archives"])
-    split = {"lake": splits.lake, "koch": splits.koch}[fields["split"]]
     background = omniglot.load_background(builder, fields["stream"])
-    parts = split(background, omniglot.load_evaluation(builder))
-    note = f"Omniglot, split {fields['split']} (archives {omniglot.fingerprint(builder)})"
-    return Data(*parts, omniglot.load_runs(builder), "official", note)
+    evaluation = omniglot.load_evaluation(builder)
+    known = f"(archives {omniglot.fingerprint(builder)})"
+    if fields["split"] == "vinyals":  # some characters of the official runs are trained on
+        parts = splits.vinyals(background, evaluation, fields["seed"])
+        return Data(*parts, None, "", f"Omniglot, split vinyals, seed {fields['seed']} {known}")
+    split = {"lake": splits.lake, "koch": splits.koch}[fields["split"]]
+    note = f"Omniglot, split {fields['split']} {known}"
+    return Data(*split(background, evaluation), omniglot.load_runs(builder), "official", note)
 
 
 def _load_glyphs(fields: Mapping[str, Any]) -> Data:

@@ -2,15 +2,18 @@
 
 Lake's split keeps every drawer: the 30 background alphabets train; of the 20 evaluation alphabets,
 the ten that the official runs use test, and the other ten validate. Koch's split takes the same
-alphabets and, in each part, drawers of its own.
+alphabets and, in each part, drawers of its own. The split of Vinyals et al. goes by characters,
+whatever their alphabet; accuracies between alphabets in the literature are on it.
 
 References:
     Lake, Salakhutdinov, Tenenbaum (2015), Human-level concept learning through probabilistic
     program induction. Koch, Zemel, Salakhutdinov (2015), Siamese Neural Networks for One-shot Image
-    Recognition, section 4.
+    Recognition, section 4. Vinyals et al. (2016), Matching Networks for One Shot Learning, section 4.1.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 
@@ -78,6 +81,32 @@ def koch(background: ImageSet, evaluation: ImageSet) -> Parts:
         validation.select(drawers=VALIDATION_DRAWERS),
         test.select(drawers=TEST_DRAWERS),
     )
+
+
+def vinyals(background: ImageSet, evaluation: ImageSet, seed: int) -> Parts:
+    """Omniglot's (train, validation, test) by characters: 1,200 of the 1,623 train, 423 test.
+
+    Of the 1,200 one in twelve validates (100). A test character's alphabet may be met in training.
+
+    Deviation: which characters is drawn from the seed; the paper's own draw is not published.
+
+    Args:
+        background: the 30 background alphabets, in memory.
+        evaluation: the 20 evaluation alphabets, in memory.
+        seed: of the draw.
+    """
+    both = _joined(background, evaluation, "omniglot")
+    count = both.num_classes
+    test = round(count * 423 / 1623)
+    validation = round((count - test) / 12)
+    order = np.random.default_rng(seed).permutation(count)
+    groups = np.split(order, [test, test + validation])
+    parts = (both.select(classes=g) for g in groups)
+    test, validation, train = (
+        dataclasses.replace(part, name=f"omniglot {name}")
+        for part, name in zip(parts, ("test", "validation", "train"), strict=True)
+    )
+    return train, validation, test
 
 
 def by_fraction(
@@ -156,6 +185,22 @@ def by_rows(
             group.extend(part.tolist())
     names = (f"{images.name} {part}" for part in ("train", "validation", "test"))
     return tuple(images.select(rows=g, name=n) for g, n in zip(groups, names, strict=True))
+
+
+def _joined(a: ImageSet, b: ImageSet, name: str) -> ImageSet:
+    """Two sets of other alphabets as one."""
+    return ImageSet(
+        images=np.concatenate([a.images, b.images]),
+        classes=np.concatenate([a.classes, b.classes + np.int32(a.num_classes)]),
+        drawers=np.concatenate([a.drawers, b.drawers]),
+        class_names=a.class_names + b.class_names,
+        class_alphabets=np.concatenate(
+            [a.class_alphabets, b.class_alphabets + np.int32(a.num_alphabets)]
+        ),
+        alphabet_names=a.alphabet_names + b.alphabet_names,
+        kind=a.kind,
+        name=name,
+    )
 
 
 def _sizes(fractions, count: int, least: int, what: str) -> tuple[int, int, int]:
