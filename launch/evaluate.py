@@ -6,8 +6,7 @@ Protocols: official (Lake's 20 runs), within (inside each alphabet), koch (the p
 between (characters of any alphabet), verification (with --pairs of a CSV file too: a line is two
 pictures, 1 for same or 0, and perhaps a claim that lines share), curve (accuracy against N), retrieval
 (each test image among all others), open_set (half of the classes enrolled, the others unknown). All
-but official and --pairs use the test alphabets. The table goes to results.json and the page to
-report.html in the workdir.
+but official and --pairs use the test alphabets. The table goes to results.json, the page to report.html.
 """
 
 import sys
@@ -29,17 +28,21 @@ _ARCHIVES = flags.DEFINE_string("archives", None, "Folder of the archives, if it
 _TEST_DATA = flags.DEFINE_string("test_data", None, "Other data to judge it on, such as mnist.")
 _TEST_ARCHIVES = flags.DEFINE_string("test_archives", None, "Folder of the archives of those.")
 _PAIRS = flags.DEFINE_string("pairs", None, "CSV file of pairs that verification judges too.")
-_TRIALS = flags.DEFINE_integer("num_trials", 4000, "Trials of within and between.")
-_N_WAY = flags.DEFINE_integer("n_way", 20, "Classes a trial.")
-_K_SHOT = flags.DEFINE_integer("k_shot", 1, "Support images a class.")
-_JOIN = flags.DEFINE_string("join", None, "mean, max, sum, prototype, finetune; or by config.")
-_NEGATIVES = flags.DEFINE_enum("negatives", "any", ["any", "same_alphabet"], "Of verification.")
-_SKIP_SMALL = flags.DEFINE_bool("skip_small", False, "Leave out alphabets of fewer than n_way.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the trials.")
+flags.DEFINE_integer("num_trials", 4000, "Trials of within and between.")
+flags.DEFINE_integer("n_way", 20, "Classes a trial.")
+flags.DEFINE_integer("k_shot", 1, "Support images a class.")
+flags.DEFINE_string("join", None, "mean, max, sum, prototype, finetune; or by config.")
+flags.DEFINE_enum("negatives", "any", ["any", "same_alphabet"], "Of verification.")
+flags.DEFINE_bool("skip_small", False, "Leave out alphabets of fewer than n_way.")
+flags.DEFINE_integer("seed", 0, "Seed of the trials.")
 _BASELINES = flags.DEFINE_bool("baselines", True, "Judge random, pixel 1-NN and Hausdorff too.")
 _REPORT = flags.DEFINE_bool("report", True, "Write report.html.")
 _RECORD = flags.DEFINE_string("record", None, "File for the figures besides results.json.")
+_VIEWS = flags.DEFINE_integer(
+    "views", None, "Small warps of an image whose embeddings are averaged."
+)
 _DEVICES = flags.DEFINE_integer("num_devices", 0, "Devices, 0 for all.")
+_SETTINGS = ("num_trials", "n_way", "k_shot", "join", "negatives", "skip_small", "seed")
 flags.mark_flag_as_required("workdir")
 
 
@@ -47,15 +50,7 @@ def main(argv):
     del argv
     from siamese_jax import judge
 
-    settings = {
-        "num_trials": _TRIALS.value,
-        "n_way": _N_WAY.value,
-        "k_shot": _K_SHOT.value,
-        "join": _JOIN.value,
-        "negatives": _NEGATIVES.value,
-        "skip_small": _SKIP_SMALL.value,
-        "seed": _SEED.value,
-    }
+    settings = {name: flags.FLAGS[name].value for name in _SETTINGS}
     judge.judge_run(
         _WORKDIR.value,
         _PROTOCOLS.value,
@@ -70,6 +65,7 @@ def main(argv):
         report=_REPORT.value,
         record=_RECORD.value,
         num_devices=_DEVICES.value,
+        views=_VIEWS.value,
         progress=sys.stderr.isatty(),
     )
 

@@ -8,8 +8,8 @@ from siamese_jax.tuning import tune_cpu
 __all__ = ["load", "tune_cpu"]
 
 
-def load(path, checkpoint="best", num_devices=1):
+def load(path, checkpoint="best", num_devices=1, views=None):
     """Reads the network of a run, or one by name: see `siamese_jax.inference.load`."""
     from siamese_jax import inference
 
-    return inference.load(path, checkpoint, num_devices)
+    return inference.load(path, checkpoint, num_devices, views)

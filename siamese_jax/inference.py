@@ -107,7 +107,9 @@ class Siamese:
         )
 
 
-def bind(config, variables, image_shape, kind: str, name: str, devices: steps.Devices) -> Siamese:
+def bind(
+    config, variables, image_shape, kind: str, name: str, devices: steps.Devices, views: int = 1
+) -> Siamese:
     """Makes a `Siamese` of a config's network.
 
     Args:
@@ -117,7 +119,13 @@ def bind(config, variables, image_shape, kind: str, name: str, devices: steps.De
         kind: `ink` or `photo`.
         name: for tables.
         devices: where it runs.
+        views: see `steps.make_embed_step`.
+
+    Raises:
+        ValueError: several views of vectors, which cannot be warped.
     """
+    if views > 1 and kind == "vector":
+        raise ValueError(f"vectors have one view, got views = {views}")
     model = models.build(config.model, devices.axis_name)
 
     def class_scores(variables, queries, supports):
@@ -134,19 +142,26 @@ def bind(config, variables, image_shape, kind: str, name: str, devices: steps.De
         kind,
         name,
         devices,
-        steps.make_embed_step(model, devices),
+        steps.make_embed_step(model, devices, views, "paper" if kind == "ink" else "edge"),
         jax.jit(lambda v, h1, h2: model.apply(v, h1, h2, method="compare_all")),
         jax.jit(class_scores) if model.context is not None else None,
     )
 
 
-def load(path: str | pathlib.Path, checkpoint: str | int = "best", num_devices: int = 1) -> Siamese:
+def load(
+    path: str | pathlib.Path,
+    checkpoint: str | int = "best",
+    num_devices: int = 1,
+    views: int | None = None,
+) -> Siamese:
     """Reads the network of a run, or one that comes with the package.
 
     Args:
         path: the run's workdir; a file of `weights.export`; or one of `weights.pretrained()`.
         checkpoint: of a run: `best` by validation, `latest`, or a step. A file holds one only.
         num_devices: devices to run on, 0 for all.
+        views: how often each image is seen, see `steps.make_embed_step`; None: as the config's
+            `eval.views` says, or once.
 
     Returns:
         The network, with `embed(images)` and `score(images1, images2)`.
@@ -167,8 +182,9 @@ def load(path: str | pathlib.Path, checkpoint: str | int = "best", num_devices: 
             raise ValueError(f"{path} holds no checkpoint {checkpoint!r}; it has {step} only")
     devices = steps.Devices(num_devices)
     name = f"{pathlib.Path(path).absolute().name.removesuffix('.npz')} @ {step}"
-    shape = tuple(start["image_shape"])
-    return bind(config, devices.replicate(variables), shape, start["kind"], name, devices)
+    shape, kind = tuple(start["image_shape"]), start["kind"]
+    views = config.eval.get("views", 1) if views is None else views
+    return bind(config, devices.replicate(variables), shape, kind, name, devices, views)
 
 
 def _weights(path: str | pathlib.Path) -> weights.Weights | None:

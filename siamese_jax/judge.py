@@ -32,6 +32,7 @@ def judge_run(
     report: bool = True,
     record: str | None = None,
     num_devices: int = 1,
+    views: int | None = None,
     progress: bool = False,
 ) -> dict[str, dict[str, evaluate.Result]]:
     """Judges a run, prints the table, writes `results.json` and the report.
@@ -63,6 +64,7 @@ def judge_run(
         report: whether to write `report.html`.
         record: path of a short copy of `results.json` without the names of folders.
         num_devices: devices to run on, 0 for all.
+        views: as in `inference.load`.
         progress: whether to show progress bars.
 
     Returns:
@@ -75,11 +77,14 @@ def judge_run(
     if pretrained:
         weights.unpack(weights.locate(pretrained), path)
     config = workdir.read_config(path)
-    if test_data:
-        with config.unlocked():
+    with config.unlocked():
+        if test_data:
             config.test_data = {"name": test_data}
+        if views is not None:
+            config.eval.views = views
     start = workdir.read_provenance(path)[-1]
-    net = inference.load(path, int(checkpoint) if checkpoint.isdigit() else checkpoint, num_devices)
+    checkpoint = int(checkpoint) if checkpoint.isdigit() else checkpoint
+    net = inference.load(path, checkpoint, num_devices, views)
     data = _load(config.data, archives)
     _log.info("%s on %s", net.name, data.note)
     if data.resized(config.data.get("image_size")).fingerprint != start["data_fingerprint"]:

@@ -404,15 +404,51 @@ def draw_batch(
     return batch, pixels.reshape(*rows.shape, *images.shape[1:]), k_dropout
 
 
-def make_embed_step(model: models.SiameseNet, devices: Devices) -> Callable:
+VIEW = augment.Affine(
+    rotation=5.0, shear=0.1, scale=(0.9, 1.1), translation=2.0, probability=1.0
+)  # the small warps by which an image is seen more than once
+
+
+def make_embed_step(
+    model: models.SiameseNet, devices: Devices, views: int = 1, fill: str = "paper"
+) -> Callable:
     """Compiles `(variables, images (B, H, W, C)) -> (B, D)` embeddings; uint8 or float in [0, 1].
 
     On several devices each embeds its part of the images and holds the embeddings of all.
+
+    Args:
+        model: the network.
+        devices: where it runs.
+        views: how often each image is seen: as it is, and by `views - 1` small warps `VIEW`, the same
+            for every image. The mean of the embeddings is given their mean length.
+        fill: as in `make_train_step`.
+
+    Raises:
+        ValueError: views below 1.
     """
-    return devices.compile(
-        lambda variables, images: devices.gather(
-            model.apply(variables, to_float(images), method="embed")
+    if views < 1:
+        raise ValueError(f"an image is seen at least once, got views = {views}")
+
+    def embed(variables, images):
+        return model.apply(variables, images, method="embed")
+
+    def mean_embedding(variables, images):
+        def warped(key):
+            keys = jnp.broadcast_to(key, len(images))
+            turns = jnp.zeros(len(images), jnp.int32)
+            return embed(variables, augment.augment(keys, images, turns, affine=VIEW, fill=fill))
+
+        h = embed(variables, images)
+        h = jnp.concatenate(
+            [h[None], jax.lax.map(warped, jax.random.split(jax.random.key(0), views - 1))]
         )
+        length = jnp.linalg.norm(h, axis=-1, keepdims=True).mean(0)
+        mean = h.mean(0)
+        return mean * length / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+
+    function = embed if views == 1 else mean_embedding
+    return devices.compile(
+        lambda variables, images: devices.gather(function(variables, to_float(images)))
     )
 
 

@@ -459,3 +459,30 @@ def test_devices():
 def test_pixels_become_floats():
     np.testing.assert_allclose(steps.to_float(jnp.array([0, 51, 255], jnp.uint8)), [0, 0.2, 1])
     np.testing.assert_array_equal(steps.to_float(jnp.array([0.3, 7.0])), jnp.array([0.3, 7.0]))
+
+
+def test_views_are_the_mean_of_warped_images(small):
+    """Against warping and embedding one by one; one view is the image as it is."""
+    _, model, _, _ = build("koch", "verification", "adamw")
+    variables = {"params": made_up(model, small.image_shape)["params"]}
+    images = small.images[:5]
+    one, three = (
+        steps.make_embed_step(model, steps.Devices(1), n)(variables, images) for n in (1, 3)
+    )
+    pixels = images.astype(np.float32) / 255
+    seen = [pixels]
+    for key in jax.random.split(jax.random.key(0), 2):
+        warped = [
+            augment.augment(key[None], pixels[i : i + 1], np.zeros(1, np.int32), affine=steps.VIEW)
+            for i in range(5)
+        ]
+        seen.append(np.concatenate(warped))
+    h = np.stack([model.apply(variables, x, method="embed") for x in seen]).astype(np.float64)
+    np.testing.assert_allclose(one, h[0], atol=1e-5)
+    length = np.linalg.norm(h, axis=-1).mean(0)
+    mean = h.mean(0)
+    expected = mean * (length / np.linalg.norm(mean, axis=-1))[:, None]
+    np.testing.assert_allclose(three, expected, atol=1e-5)
+    assert np.abs(three - one).max() > 1e-3
+    with pytest.raises(ValueError, match="at least once"):
+        steps.make_embed_step(model, steps.Devices(1), 0)
