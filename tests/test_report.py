@@ -240,6 +240,21 @@ def test_published_figures_stand_beside_official_runs_only(smoke_run, tmp_path):
     assert re.findall(r'<section id="([^"]*)"', page) == SECTIONS
 
 
+def test_published_figures_between_alphabets_stand_beside_their_split_only(smoke_run):
+    between = dataclasses.replace(smoke_run.results[smoke_run.siamese.name]["between"], n_way=20)
+    results = {smoke_run.siamese.name: {"between": between}}
+    data = dataclasses.replace(smoke_run.data, runs=None, runs_name="")
+    for split, there in (("lake", False), ("vinyals", True)):
+        config = smoke_run.config.copy_and_resolve_references()
+        with config.unlocked():
+            config.data.name, config.data.split = "omniglot", split
+        path = report.write_report(smoke_run.path, config, data, smoke_run.siamese, results)
+        text = visible(path.read_text(encoding="utf-8"))
+        for name, by_shots, source in published.BETWEEN:
+            assert (f"{name} {by_shots[1]:.1f} % {source}" in text) == there
+        assert "Not Omniglot" not in text
+
+
 def test_published_figures_are_in_order_and_not_from_memory():
     values = [value for _, value, _ in published.RUNS]
     assert values == sorted(values, reverse=True)

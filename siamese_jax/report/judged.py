@@ -58,7 +58,8 @@ def results(run: Run) -> str:
     if run.is_omniglot and "official" in run.own:
         parts += ["<h3>Beside published figures: official 20 runs</h3>", _published_runs(run)]
     between = run.own.get("between")
-    if run.is_omniglot and between and between.n_way == 20 and between.k_shot in (1, 5):
+    by_characters = run.config.data.get("split") == "vinyals" and not run.elsewhere
+    if by_characters and between and between.n_way == 20 and between.k_shot in (1, 5):
         title = f"between alphabets, 20-way {between.k_shot}-shot"
         parts += [f"<h3>Beside published figures: {title}</h3>", _published_between(run, between)]
     return "\n".join(parts)
@@ -124,8 +125,8 @@ def _published_between(run: Run, between: Result) -> str:
         value = by_shots[between.k_shot]
         rows.append((value, f"{value:.1f}\N{NO-BREAK SPACE}%", name, "", source, False))
     return _ranking(rows) + pages.note(
-        "The published figures are on their authors’ own splits of the characters, not by alphabet, "
-        "with other trials: a neighbourhood, not a ranking."
+        "The published figures are on their authors’ own draws of 1,200 characters to train on and 423 "
+        "to test, with other trials: a neighbourhood, not a ranking."
     )
 
 

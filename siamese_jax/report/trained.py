@@ -46,7 +46,7 @@ def head(run: Run) -> str:
         f"judged {judged}."
     )
     parts = [f"<h1>{html.escape(run.path.name)}</h1>", f"<p class=lead>{html.escape(lead)}</p>"]
-    if not run.is_omniglot:
+    if run.config.data.name in ("auto", "glyphs") and not run.is_omniglot:
         parts.append(
             f"<p class=notice><strong>Not Omniglot:</strong> {html.escape(data.note)}. What follows is "
             "of this set and cannot be compared with published figures.</p>"
