@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from siamese_jax import datasets
+from siamese_jax import datasets, tables
 
 ROOT = pathlib.Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -100,3 +100,19 @@ def test_the_tables_of_faces_and_digits_are_the_recorded_runs():
             values.append(100 * own[protocol]["accuracy"])
         told = ", ".join(f"{value:.2f}" for value in values)
         assert f"**{sum(values) / 3:.2f}** ({told})" in text
+
+
+def test_the_tables_of_the_paper_are_the_records():
+    """Row by row in the order of `launch/tables.py`: paper, ours, both intervals, seeds."""
+    records, _ = tables.read_records(ROOT / "results")
+    _, one, _, two, three = tables.make_tables(records)
+    expected = [
+        list(tables._cells(line, 2 if table.number == 1 else 1)[1:6])
+        for table in (one, two, three)
+        for line in table.lines
+    ]
+    text = (ROOT / "README.md").read_text()
+    text = text[text.index("<!-- koch -->") : text.index("<!-- /koch -->")]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    rows = [cells[1:] for cells in rows if cells[0] != "row"]
+    assert rows == expected and len(rows) >= 12
