@@ -174,10 +174,8 @@ def load(
         config, start = workdir.read_config(path), workdir.read_provenance(path)[-1]
         step, variables = checkpoints.read_variables(path, config.keep_best, checkpoint)
     else:
-        config, start, step, variables = (
-            *(held.config, held.provenance[-1]),
-            *(held.step, held.variables),
-        )
+        config, start = held.config, held.provenance[-1]
+        step, variables = held.step, held.variables
         if checkpoint not in ("best", "latest", step):
             raise ValueError(f"{path} holds no checkpoint {checkpoint!r}; it has {step} only")
     devices = steps.Devices(num_devices)

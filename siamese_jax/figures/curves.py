@@ -142,7 +142,7 @@ def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
     axes.set_xlabel("step")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    last = max(end[0] for end in ends)
+    last = max((end[0] for end in ends), default=1)
     write_ends(axes, [*ends, (last, np.log(2), "log 2", MUTED)])
     return figure
 
