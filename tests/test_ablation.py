@@ -492,7 +492,8 @@ def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys
     assert len({v["within"]["trials"] for v in recorded["variants"]}) == 1
     accuracy = f"{100 * recorded['variants'][0]['within']['mean']:.2f}"
     assert accuracy in out and accuracy in (path / "ablation.md").read_text()
-    assert (path / "ablation.png").read_bytes()[:4] == b"\x89PNG"
+    for name in ("ablation.png", "losses.png"):
+        assert (path / name).read_bytes()[:4] == b"\x89PNG"
 
     # A list says what is there, and other settings do not mix with it.
     _, out = ablate("augmentation:none|turns", dry_run=True)
