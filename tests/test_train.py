@@ -179,7 +179,7 @@ EACH_OBJECTIVE = {  # settings, comparator, steps of the full context, join
 def test_every_objective_trains_and_is_judged(case, tmp_path, glyphs):
     """The whole loop with one and the same small network, then two-shot trials."""
     settings, comparator, context_steps, join = EACH_OBJECTIVE[case]
-    config = config_of("faces", num_steps=12, log_every=4, eval__every=6, optim__rate=3e-3)
+    config = config_of("faces", num_steps=12, log_every=4, eval__every=4, optim__rate=3e-3)
     with config.unlocked():
         config.objective = {"name": case.split()[0], "turns": "none", **settings}
         config.model.comparator = comparator
