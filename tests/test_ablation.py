@@ -387,7 +387,8 @@ def made_up(judge, rates, k_shot=1, seed=0):
         for name, t in judge.lists(k_shot).items()
     }
     told = {"steps": 60, "best_step": 40, "validation": 0.5, "cpu_minutes": 1.25}
-    return {"trained": "", "seed": seed, "correct": correct, **told}
+    losses = [(20, 1.0 + seed), (40, 0.5), (60, 0.25)][: 3 - seed]  # the later seed stopped sooner
+    return {"trained": "", "seed": seed, "correct": correct, "loss": losses, **told}
 
 
 def test_a_variant_is_summed_up(judge):
@@ -407,6 +408,7 @@ def test_a_variant_is_summed_up(judge):
     gap = np.mean(training_) - np.mean(within)
     assert found["gap"]["mean"] == pytest.approx(gap)
     assert found["images"] == [9600, 9600]
+    assert found["loss"] == [[20, 1.5], [40, 0.5]]  # as far as both seeds went
     cells = table.rows([found])
     assert cells[0][0] == "pairs"
     assert cells[1][:5] == ["any", "2 of 3", "60", "9,600", "1.2"]
