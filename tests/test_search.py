@@ -71,7 +71,7 @@ def test_fields_are_read_and_written_by_their_names():
     changed = search.with_fields(
         config, {"optim.rules.2.momentum": 0.25, "model.encoder_args.kernels.0": 5, "seed": 3}
     )
-    assert changed["optim"]["rules"][2] == ["encoder/conv3/.*", 0.01, 0.25, 1e-05]
+    assert changed["optim"]["rules"][2] == ["encoder/conv3/.*", 0.1, 0.25, 1e-05]
     assert changed["model"]["encoder_args"]["kernels"] == [5, 3, 3, 2] and changed["seed"] == 3
     assert config["optim"]["rules"][2][2] == 0.9 and config["seed"] == 0
 

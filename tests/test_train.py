@@ -315,7 +315,8 @@ def test_rates_and_momenta_are_logged_by_layer(smoke):
     for epoch, row in enumerate(rows):
         expected = {"kind": "layers"}
         for name in (f"{layer}/{part}" for layer in layers for part in ("kernel", "bias")):
-            expected[f"{name}/rate"] = 1e-2 * 0.99**epoch
+            first = 0.03 if "embedding" in name else 0.1
+            expected[f"{name}/rate"] = first * 0.99**epoch
             expected[f"{name}/momentum"] = 0.5 + 0.4 * epoch / 10
             expected[f"{name}/l2"] = 1e-5
         assert row.keys() == expected.keys()
