@@ -81,6 +81,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.eval.every = 400  # steps
     config.eval.trials = 2000  # within-alphabet trials on the validation alphabets
     config.eval.n_way = 20
+    config.eval.between = False  # trials of any alphabet instead: for data.split = "vinyals"
     config.eval.seed = 0
     config.eval.patience = 0  # evaluations without a better one before stopping; 0: never
 

@@ -18,6 +18,7 @@ from tensorboardX.proto import event_pb2
 
 import siamese_jax
 from siamese_jax import (
+    datasets,
     evaluate,
     layers,
     losses,
@@ -417,6 +418,17 @@ def test_interrupted_training_on_fixed_pairs_ends_the_same(tmp_path, caplog):
     assert train.train_and_evaluate(config, path, programs=programs) == expected
     assert_same_run(tmp_path / "one", path)
     assert_events_are_the_log(path)
+
+
+def test_validation_between_alphabets(tmp_path, programs):
+    """The logged accuracy is that of the trained network on trials of any alphabet."""
+    config = config_of("quickstart", num_steps=10, eval__between=True)
+    train.train_and_evaluate(config, tmp_path, programs=programs)
+    (row,) = (row for row in metrics(tmp_path) if row["kind"] == "validation")
+    images = datasets.load(config.data).validation
+    lists = trials.between_trials(images, n_way=5, num_trials=50, seed=0)
+    found = evaluate.evaluate_trials(siamese_jax.load(tmp_path).system(), lists)
+    assert row["accuracy"] == found.accuracy and lists.scope == "between alphabets"
 
 
 def test_a_finished_run_is_left_alone(smoke):
