@@ -46,21 +46,24 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         {
             "filters": (32, 64),
             "hidden": (),
-            "units": 64,
+            "units": 32,  # features a place
+            "local": True,
             "normalise": True,
             "output": "unit",
             "dropout": 0.0,
         }
     )
-    config.model.comparator = "euclidean"
-    config.model.head_args = ml_collections.ConfigDict({"scale": 1.0, "bias": 0.5})
+    config.model.comparator = "local"  # places of two faces meet where they are most alike
+    config.model.head_args = ml_collections.ConfigDict(
+        {"scale": 5.0, "bias": -2.5, "places": (14, 11), "reach": 2}
+    )
     config.model.dtype = "float32"  # of computation; parameters are float32
 
     config.objective = ml_collections.ConfigDict()
     config.objective.name = "contrastive"
     config.objective.batch = 64  # pairs
     config.objective.negatives = "any"
-    config.objective.margin = 1.0  # of embeddings of length 1, whose distances are at most 2
+    config.objective.margin = 1.0  # of distances that are at most 2
     config.objective.decorrelation = 1.0  # without it 15 people teach a few directions only
     config.objective.turns = "none"
 
@@ -118,6 +121,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         )
         config.model.encoder_args.filters = (4, 8)
         config.model.encoder_args.units = 16
+        config.model.head_args.places = (10, 10)
         config.objective.batch = 8
         config.optim.warmup_steps = 2
         config.eval.every = 10

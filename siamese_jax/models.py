@@ -7,6 +7,8 @@ depend on them.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,8 +21,8 @@ from siamese_jax import losses
 Dtype = Any
 
 ENCODERS = ("koch", "residual", "small", "dense")
-COMPARATORS = ("l1", "l2", "euclidean", "squared_euclidean", "cosine", "bilinear")
-DISTANCES = ("euclidean", "squared_euclidean")  # comparators that fall with the Euclidean distance
+COMPARATORS = ("l1", "l2", "euclidean", "squared_euclidean", "cosine", "bilinear", "local")
+DISTANCES = ("euclidean", "squared_euclidean", "local")  # comparators that fall with a distance
 OUTPUTS = ("linear", "sigmoid", "unit")
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -124,16 +126,21 @@ class KochEncoder(nn.Module):
 class ResidualEncoder(nn.Module):
     """A small residual encoder with a flattened spatial map.
 
-    A strided stem, then one stage a width: `blocks` residual blocks and a 2x2 max-pool (none after
-    the last). The map is flattened, not averaged: where a stroke lies tells characters apart.
+    A strided stem, then one stage a width: `blocks` residual blocks, and a 2x2 max-pool after the
+    first `pools` stages. The map is flattened, not averaged: where a stroke lies tells characters
+    apart.
 
     Attributes:
         widths: channels of the stages.
         blocks: residual blocks a stage.
         stem: channels of the stem.
         stem_stride: stride of the stem, pixels.
-        units: size of the embedding.
-        output: what becomes of the normalised embedding, one of `OUTPUTS`.
+        pools: stages that a pool follows; None for all but the last.
+        units: size of the embedding; if `local`, features a place.
+        local: whether every place of the map keeps features of its own, which the comparator `local`
+            compares, instead of one dense layer on the whole map.
+        output: what becomes of the normalised embedding (if `local`, of each place's), one of
+            `OUTPUTS`.
         dropout: rate on the flattened map, in training only.
         dtype: compute type; parameters, statistics and the embedding stay float32.
         axis_name: mapped axis over which batch statistics are averaged, None on one device.
@@ -143,7 +150,9 @@ class ResidualEncoder(nn.Module):
     blocks: int = 1
     stem: int = 32
     stem_stride: int = 2
+    pools: int | None = None
     units: int = 512
+    local: bool = False
     output: str = "unit"
     dropout: float = 0.0
     dtype: Dtype = jnp.float32
@@ -151,7 +160,7 @@ class ResidualEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Embeds images: (B, H, W, C) float in [0, 1] -> (B, units)."""
+        """Embeds images: (B, H, W, C) float in [0, 1] -> (B, D); D = units, if `local` a place."""
 
         def norm(x, name):
             return _batch_norm(train, self.dtype, self.axis_name, name)(x)
@@ -171,8 +180,9 @@ class ResidualEncoder(nn.Module):
         x = images.astype(self.dtype)
         x = conv(x, self.stem, 2 * self.stem_stride + 1, "stem", self.stem_stride)
         x = nn.relu(norm(x, "stem_norm"))
+        pools = len(self.widths) - 1 if self.pools is None else self.pools
         for s, width in enumerate(self.widths):
-            if s:
+            if 0 < s <= pools:
                 x = max_pool2(x)
             for b in range(self.blocks):
                 name = f"stage{s + 1}_block{b + 1}"
@@ -185,10 +195,11 @@ class ResidualEncoder(nn.Module):
                 f"{len(self.widths)} stages leave nothing of images of {images.shape[1:3]}: "
                 "use larger images or fewer widths"
             )
-        x = x.reshape(x.shape[0], -1)
+        x = x if self.local else x.reshape(x.shape[0], -1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = nn.Dense(self.units, use_bias=False, dtype=self.dtype, name="embedding")(x)
-        return _finish(norm(x, "embedding_norm"), self.output)
+        x = _finish(norm(x, "embedding_norm"), self.output)
+        return x.reshape(x.shape[0], -1)
 
 
 class SmallEncoder(nn.Module):
@@ -199,10 +210,12 @@ class SmallEncoder(nn.Module):
     Attributes:
         filters: channels of the two convolutions.
         hidden: units of the dense layers with ReLU.
-        units: size of the embedding.
+        units: size of the embedding; if `local`, features a place.
+        local: whether every place of the map keeps features of its own, which the comparator `local`
+            compares: the second pool is left out, and the dense layers are those of each place.
         normalise: whether the embedding goes through a batch normalisation.
-        output: what becomes of the embedding then, one of `OUTPUTS`.
-        dropout: rate on the flattened map, in training only.
+        output: what becomes of the embedding (if `local`, of each place's) then, one of `OUTPUTS`.
+        dropout: rate on the map, in training only.
         dtype: compute type; parameters and the embedding stay float32.
         axis_name: as in `ResidualEncoder`.
 
@@ -214,6 +227,7 @@ class SmallEncoder(nn.Module):
     filters: Sequence[int] = (32, 64)
     hidden: Sequence[int] = (256, 256)
     units: int = 128
+    local: bool = False
     normalise: bool = False
     output: str = "linear"
     dropout: float = 0.0
@@ -222,21 +236,23 @@ class SmallEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Embeds images: (B, H, W, C) float in [0, 1] -> (B, units)."""
+        """Embeds images: (B, H, W, C) float in [0, 1] -> (B, D); D = units, if `local` a place."""
         x = images.astype(self.dtype)
         for i, features in enumerate(self.filters):
-            name = f"conv{i + 1}"
-            x = max_pool2(nn.relu(nn.Conv(features, (5, 5), dtype=self.dtype, name=name)(x)))
+            x = nn.relu(nn.Conv(features, (5, 5), dtype=self.dtype, name=f"conv{i + 1}")(x))
+            if not (self.local and i == len(self.filters) - 1):
+                x = max_pool2(x)
         if min(x.shape[1:3]) < 1:
             raise ValueError(f"the pools leave nothing of images of {images.shape[1:3]} pixels")
-        x = x.reshape(x.shape[0], -1)
+        x = x if self.local else x.reshape(x.shape[0], -1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         for i, features in enumerate(self.hidden):
             x = nn.relu(nn.Dense(features, dtype=self.dtype, name=f"dense{i + 1}")(x))
         x = nn.Dense(self.units, dtype=self.dtype, name="embedding")(x)
         if self.normalise:
             x = _batch_norm(train, self.dtype, self.axis_name, "embedding_norm")(x)
-        return _finish(x, self.output)
+        x = _finish(x, self.output)
+        return x.reshape(x.shape[0], -1)
 
 
 class DenseEncoder(nn.Module):
@@ -299,6 +315,7 @@ class Comparator(nn.Module):
     | `squared_euclidean` | `bias - scale D^2` |
     | `cosine` | `scale cos(h1, h2) + bias` |
     | `bilinear` | `h1' M h2 + bias`, M at first `scale` times the identity |
+    | `local` | `scale s + bias`, s the mean over places of the best cosine near by |
 
     alpha, scale, M and bias are learned. All are symmetric in the two, but `bilinear` without
     `symmetric`.
@@ -312,6 +329,8 @@ class Comparator(nn.Module):
         bias_mean: mean of the initial bias of `l1` and `l2`, as published 0.5 (standard deviation
             0.01).
         symmetric: whether `bilinear` takes (M + M') / 2 for M.
+        places: rows and columns of the map that `local` compares, see `local_similarity`.
+        reach: how many rows and columns away `local` looks for the best cosine.
     """
 
     kind: str = "l1"
@@ -321,6 +340,8 @@ class Comparator(nn.Module):
     kernel_std: float = 0.2
     bias_mean: float = 0.5
     symmetric: bool = True
+    places: Sequence[int] = (1, 1)
+    reach: int = 1
 
     @nn.compact
     def __call__(self, h1: jax.Array, h2: jax.Array, all_pairs: bool = False) -> jax.Array:
@@ -353,12 +374,96 @@ class Comparator(nn.Module):
         scale = self.param("scale", nn.initializers.constant(self.scale), ())
         if self.kind == "cosine":
             return scale * jnp.einsum(products, unit(h1), unit(h2)) + bias
-        if self.kind in DISTANCES:
+        if self.kind == "local":
+            return scale * local_similarity(h1, h2, self.places, self.reach, all_pairs) + bias
+        if self.kind == "euclidean":
+            return bias - scale * self.distances(h1, h2, all_pairs)
+        if self.kind == "squared_euclidean":
             measure = losses.all_squared_distances if all_pairs else losses.squared_distances
-            squared = measure(h1, h2)
-            apart = squared if self.kind == "squared_euclidean" else losses.safe_sqrt(squared)
-            return bias - scale * apart
+            return bias - scale * measure(h1, h2)
         raise ValueError(f"comparator must be one of {COMPARATORS}, got {self.kind!r}")
+
+    @nn.nowrap
+    def distances(self, h1: jax.Array, h2: jax.Array, all_pairs: bool = False) -> jax.Array:
+        """The distances that objectives of distances learn; the gradient is 0 where they are 0.
+
+        That of `local` is `sqrt(2 - 2 s)`, the Euclidean one of unit vectors with the cosine s; that
+        of any other kind is the Euclidean one of the embeddings.
+
+        Args:
+            h1: (..., Q, D).
+            h2: (..., S, D); S = Q unless `all_pairs`.
+            all_pairs: whether every h1 meets every h2 of its leading index.
+
+        Returns:
+            (..., Q) distances, or (..., Q, S) for all pairs.
+        """
+        if self.kind == "local":
+            s = local_similarity(h1, h2, self.places, self.reach, all_pairs)
+            return losses.safe_sqrt(jnp.maximum(2 - 2 * s, 0.0))
+        if all_pairs:
+            return losses.safe_sqrt(losses.all_squared_distances(h1, h2))
+        return losses.distances(h1, h2)
+
+    @nn.nowrap
+    def features(self, h: jax.Array) -> jax.Array:
+        """(..., D) embeddings -> (n, C), one line an embedding, or of `local` a place of one."""
+        size = h.shape[-1]
+        return h.reshape(-1, size // math.prod(self.places) if self.kind == "local" else size)
+
+
+def local_similarity(
+    h1: jax.Array, h2: jax.Array, places: Sequence[int], reach: int, all_pairs: bool = False
+) -> jax.Array:
+    """How alike two maps of local features are if each place may move a little.
+
+    Each place of one map takes the highest cosine of its features with those of a place of the other
+    map at most `reach` rows and columns away; the mean over the places of both maps is symmetric.
+    With a reach of 0 and features of one length it is the cosine of the flattened maps.
+
+    Args:
+        h1: (..., Q, D) flattened maps, D = rows x columns x features.
+        h2: (..., S, D); S = Q unless `all_pairs`.
+        places: rows and columns of the maps.
+        reach: 0 or more.
+        all_pairs: whether every h1 meets every h2 of its leading index.
+
+    Returns:
+        (..., Q) cosines in [-1, 1], or (..., Q, S) for all pairs.
+
+    Raises:
+        ValueError: D is no multiple of the number of places.
+    """
+    rows, columns = places
+    if h1.shape[-1] % (rows * columns):
+        raise ValueError(f"embeddings of {h1.shape[-1]} numbers are no maps of {rows} x {columns}")
+    # Places first, so that a move is a slice of the two leading axes.
+    h1, h2 = (
+        jnp.moveaxis(unit(h.reshape(*h.shape[:-1], rows, columns, -1)), (-3, -2), (0, 1))
+        for h in (h1, h2)
+    )
+    products = "...qd,...sd->...qs" if all_pairs else "...d,...d->..."
+    best1, best2 = [], []
+    for down in range(-min(reach, rows - 1), min(reach, rows - 1) + 1):
+        for right in range(-min(reach, columns - 1), min(reach, columns - 1) + 1):
+            here = (_inside(rows, down), _inside(columns, right))
+            there = (_inside(rows, -down), _inside(columns, -right))
+            cosine = jnp.einsum(products, h1[here], h2[there])
+            best1.append(_on_map(cosine, here, rows, columns))
+            best2.append(_on_map(cosine, there, rows, columns))
+    return sum(functools.reduce(jnp.maximum, best).mean((0, 1)) for best in (best1, best2)) / 2
+
+
+def _inside(size: int, move: int) -> slice:
+    """The places along an axis that are still on the map after a move."""
+    return slice(max(0, -move), size - max(0, move))
+
+
+def _on_map(part: jax.Array, place: tuple[slice, slice], rows: int, columns: int) -> jax.Array:
+    """A map with `part` at `place`, and minus infinity elsewhere."""
+    around = [(at.start, size - at.stop) for at, size in zip(place, (rows, columns), strict=True)]
+    rest = [(0, 0)] * (part.ndim - 2)
+    return jnp.pad(part, around + rest, constant_values=-jnp.inf)
 
 
 class FullContext(nn.Module):

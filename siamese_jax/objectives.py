@@ -14,13 +14,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from siamese_jax import losses, pairsets, sampling
+from siamese_jax import losses, models, pairsets, sampling
 
 OBJECTIVES = (
     *("verification", "contrastive", "triplet", "episode", "prototypical", "matching"),
     "classifier",
 )
-BY_DISTANCE = ("contrastive", "triplet")  # learn Euclidean distances, and nothing of a comparator
+BY_DISTANCE = ("contrastive", "triplet")  # learn distances, and nothing of a comparator
 CONTRASTS = ("episode", "batch")
 _SETTINGS = {
     "verification": ("turns", "batch", "negatives"),
@@ -64,11 +64,13 @@ class Compare(NamedTuple):
         pairs: (..., D), (..., D) -> (...) logits.
         all_pairs: (..., Q, D), (..., S, D) -> (..., Q, S) logits.
         classify: (..., D) -> (..., classes) logits of the training classes.
+        head: the comparator, for its distances (see `models.Comparator.distances`).
     """
 
     pairs: Callable
     all_pairs: Callable
     classify: Callable | None = None
+    head: models.Comparator = models.Comparator("euclidean")
 
 
 class _Mined(NamedTuple):
@@ -223,7 +225,7 @@ def _contrastive(fields) -> Objective:
     margin, decorrelation = contrastive_margin(fields), fields.get("decorrelation", 0.0)
 
     def loss(compare: Compare, h, pairs):
-        distance = losses.distances(h[:, 0], h[:, 1])
+        distance = compare.head.distances(h[:, 0], h[:, 1])
         same = pairs.labels > 0.5
         metrics = {
             "accuracy": ((distance < margin / 2) == same).mean(),
@@ -232,7 +234,7 @@ def _contrastive(fields) -> Objective:
         }
         value = losses.contrastive(distance, pairs.labels, margin).mean()
         if decorrelation:
-            metrics["correlation"] = losses.correlation(h.reshape(-1, h.shape[-1]))
+            metrics["correlation"] = losses.correlation(compare.head.features(h))
             value += decorrelation * metrics["correlation"]
         return value, metrics
 
@@ -266,7 +268,7 @@ def _triplet(fields, max_alphabet) -> Objective:
         one_class = identities[:, None] == identities[None, :]
         same = both & one_class & (rows[:, None] != rows[None, :])
         different = both & ~one_class
-        distance = losses.safe_sqrt(losses.all_squared_distances(h, h))
+        distance = compare.head.distances(h, h, all_pairs=True)
         positive, negative, valid = losses.mine(
             distance, same, different, fields["mining"], batch.draw.reshape(-1)
         )

@@ -1,4 +1,4 @@
-"""Optimisers: the layerwise rates, momenta and L2 weights of Koch et al. (2015), Adam, and AdamW.
+"""Optimisers: the layerwise rates, momenta and L2 weights of Koch et al. (2015), Adam, AdamW, Muon.
 
 Each is one optax `GradientTransformation`, built by `build` from a config's `optim` section.
 """
@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
-OPTIMISERS = ("layerwise", "adam", "adamw")
+OPTIMISERS = ("layerwise", "adam", "adamw", "muon")
 
 # Settings that lie in the optimiser's state: changing them compiles nothing anew.
 _DATA = ("rules", "rate", "weight_decay")
@@ -21,6 +22,7 @@ _SETTINGS = {
     "layerwise": ("rules", "steps_per_epoch", "decay", "momentum_start", "momentum_epochs"),
     "adam": ("rules", "rate"),
     "adamw": ("rate", "warmup_steps", "weight_decay"),
+    "muon": ("rate", "warmup_steps", "weight_decay"),
 }
 
 
@@ -244,18 +246,44 @@ def cosine_schedule(rate: float, warmup_steps: int, num_steps: int) -> optax.Sch
     return optax.warmup_cosine_decay_schedule(0.0, rate, warmup_steps, num_steps, 0.0)
 
 
+def muon_axes(params):
+    """Which kernels Muon updates, and which of their axes are inputs and outputs.
+
+    Args:
+        params: parameter tree.
+
+    Returns:
+        A tree of the structure of `params` with `optax.contrib.MuonDimensionNumbers` at each leaf of two
+        axes or more, whose last is the outputs and whose others (of a convolution three) are the
+        inputs; None at the others.
+    """
+
+    def one(w):
+        if w.ndim < 2:
+            return None
+        return contrib.MuonDimensionNumbers(tuple(range(w.ndim - 1)), (w.ndim - 1,))
+
+    return jax.tree.map(one, params)
+
+
 def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
     """The optimiser that a config's `optim` section describes.
 
     Args:
         fields: `name` (one of `OPTIMISERS`) and the settings of that optimiser. `adamw`: `rate`,
-            `warmup_steps`, `weight_decay` (on parameters of two axes or more). `adam`: `rules`, a
-            sequence of (pattern, l2), see `coupled_l2`, and `rate`, constant. `layerwise`: `rules`,
-            a sequence of (pattern, rate, momentum, l2), and the arguments of `layerwise_sgd`.
+            `warmup_steps`, `weight_decay` (on parameters of two axes or more). `muon`: the same, where
+            these parameters move along the orthogonalised momentum, as far as AdamW would move them,
+            and the others by Adam with Nesterov's momentum. `adam`: `rules`, a sequence of (pattern, l2), see
+            `coupled_l2`, and `rate`, constant. `layerwise`: `rules`, a sequence of (pattern, rate,
+            momentum, l2), and the arguments of `layerwise_sgd`.
         num_steps: length of the training in steps.
 
     Raises:
         ValueError: an unknown name, a setting that is missing, or a rule of another length.
+
+    References:
+        Jordan et al. (2024), Muon: an optimizer for hidden layers in neural networks. Liu et al. (2025),
+        Muon is scalable for LLM training (the length of a step, 0.2 of the root of the larger side).
     """
     name = fields["name"]
     missing = sorted(set(_SETTINGS.get(name, ())) - set(fields))
@@ -273,6 +301,19 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
             )
 
         return adamw(rate=float(fields["rate"]), weight_decay=float(fields["weight_decay"]))
+    if name == "muon":
+        shape = cosine_schedule(1.0, fields["warmup_steps"], num_steps)
+
+        @optax.inject_hyperparams
+        def muon(rate, weight_decay):
+            return contrib.muon(
+                lambda count: rate * shape(count),
+                weight_decay=weight_decay,
+                muon_weight_dimension_numbers=muon_axes,
+                consistent_rms=0.2,
+            )
+
+        return muon(rate=float(fields["rate"]), weight_decay=float(fields["weight_decay"]))
     if name == "adam":
 
         @optax.inject_hyperparams  # data, in the state, like the rules' weights

@@ -308,6 +308,7 @@ def make_update(
                 functools.partial(model.apply, variables, method="compare"),
                 functools.partial(model.apply, variables, method="compare_all"),
                 functools.partial(model.apply, variables, method="classify"),
+                model.head,
             )
             h = devices.gather(h.reshape(*pixels.shape[: batch.rows.ndim], -1))
             loss, metrics = objective.loss(compare, h, batch)

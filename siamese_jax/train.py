@@ -207,7 +207,7 @@ def _check(config):
     name, comparator = config.objective.name, config.model.comparator
     if name in objectives.BY_DISTANCE and comparator not in models.DISTANCES:
         raise ValueError(
-            f"objective {name!r} learns Euclidean distances and would leave the comparator "
+            f"objective {name!r} learns distances and would leave the comparator "
             f"{comparator!r} untrained: set model.comparator to one of {models.DISTANCES}"
         )
     if config.objective.get("pairs") and config.augment.distort != bool(

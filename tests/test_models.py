@@ -401,6 +401,7 @@ def test_cosine_by_hand():
         ("squared_euclidean", 0.25 - 3 * 25),
         ("cosine", 0.25),
         ("bilinear", 1 * 4 + 2.5 * (1 * -2 + 2 * 4) + 3 * 2 * -2 + 0.25),
+        ("local", 0.25),  # of a map of one place
     ],
 )
 def test_comparators_by_hand(kind, expected):
@@ -416,6 +417,78 @@ def test_comparators_by_hand(kind, expected):
     np.testing.assert_allclose(head.apply(params, h1, h2, True), [[expected]], rtol=1e-6)
     started = head.init(jax.random.key(0), h1, h2)
     assert jax.tree.map(jnp.shape, started) == jax.tree.map(jnp.shape, params)
+
+
+@pytest.mark.parametrize("reach", [0, 1, 5])
+def test_local_similarity_against_a_loop(reach):
+    rows, columns, features = 4, 3, 2
+    h1, h2 = unit_noise(2, 2, 3, 24), unit_noise(3, 2, 5, 24)
+
+    def best(a, b):
+        a, b = (x.reshape(rows, columns, features).astype(float) for x in (a, b))
+        total = 0.0
+        for i, j in np.ndindex(rows, columns):
+            cosines = [
+                a[i, j] @ b[k, m] / np.linalg.norm(a[i, j]) / np.linalg.norm(b[k, m])
+                for k, m in np.ndindex(rows, columns)
+                if abs(k - i) <= reach and abs(m - j) <= reach
+            ]
+            total += max(cosines)
+        return total / (rows * columns)
+
+    expected = np.empty((2, 3, 5))
+    for b, q, s in np.ndindex(expected.shape):
+        expected[b, q, s] = (best(h1[b, q], h2[b, s]) + best(h2[b, s], h1[b, q])) / 2
+    table = models.local_similarity(h1, h2, (rows, columns), reach, all_pairs=True)
+    np.testing.assert_allclose(table, expected, atol=1e-6)
+    pairs = models.local_similarity(h1, h2[:, :3], (rows, columns), reach)
+    np.testing.assert_allclose(pairs, np.einsum("bqq->bq", expected[:, :, :3]), atol=1e-6)
+    head = models.Comparator("local", places=(rows, columns), reach=reach)
+    params = {"params": {"scale": jnp.asarray(3.0), "bias": jnp.asarray(0.5)}}
+    np.testing.assert_allclose(
+        head.apply(params, h1, h2, all_pairs=True), 3 * expected + 0.5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        head.distances(h1, h2, all_pairs=True), np.sqrt(2 - 2 * expected), atol=1e-5
+    )
+
+
+def test_a_local_map_that_moved_by_a_place_is_found():
+    h = np.zeros((3, 3, 3, 2), np.float32)  # left, middle, right column
+    for column in range(3):
+        h[column, 1, column, 0] = 1.0
+    left, middle, right = h.reshape(3, 18)
+    for reach, expected in ((0, [0, 0]), (1, [1, 0]), (2, [1, 1])):
+        found = models.local_similarity(
+            np.stack([left, left]), np.stack([middle, right]), (3, 3), reach
+        )
+        np.testing.assert_allclose(9 * found, expected, atol=1e-6)
+
+
+def test_maps_of_no_shape_are_refused():
+    with pytest.raises(ValueError, match="10 numbers are no maps of 2 x 3"):
+        models.local_similarity(jnp.ones((1, 10)), jnp.ones((1, 10)), (2, 3), 1)
+
+
+def test_features_are_lines_of_places():
+    h = unit_noise(4, 5, 2, 12)
+    flat = models.Comparator("cosine").features(h)
+    np.testing.assert_array_equal(flat, h.reshape(10, 12))
+    places = models.Comparator("local", places=(2, 3)).features(h)
+    np.testing.assert_array_equal(places, h.reshape(60, 2))
+
+
+@pytest.mark.parametrize("kind", models.DISTANCES)
+def test_distances_have_a_gradient_of_zero_at_zero(kind):
+    head = models.Comparator(kind, places=(1, 2))
+    h1, h2 = jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 8.0]])
+    # Local: both places of the first find a cosine of 1, of the second one, so s = 3/4.
+    apart = 0.5**0.5 if kind == "local" else 5.0
+    np.testing.assert_allclose(head.distances(h1, h2), [apart], atol=1e-6)
+    for all_pairs in (False, True):
+        apart = functools.partial(head.distances, all_pairs=all_pairs)
+        grads = jax.grad(lambda a, b, apart=apart: apart(a, b).sum(), (0, 1))(h1, h1)
+        np.testing.assert_array_equal(np.concatenate(grads), 0)
 
 
 def test_a_bilinear_form_may_be_asymmetric():
@@ -461,6 +534,26 @@ def test_small_encoder_has_the_shapes_of_the_tutorials():
         "dense2": (256, 256),
         "embedding": (256, 128),
     }
+
+
+@pytest.mark.parametrize(
+    "fields, places, features",
+    [
+        ({**SMALL_RESIDUAL["encoder_args"], "widths": (4, 6, 6), "pools": 1}, (6, 5), 8),
+        ({"filters": (4, 6), "hidden": (7,), "output": "unit", "units": 8}, (12, 10), 8),
+    ],
+)
+def test_local_features_keep_their_place(fields, places, features):
+    """Each place is of length 1, and sees its part of the image only."""
+    encoder = "residual" if "widths" in fields else "small"
+    fields = {**SMALL_RESIDUAL, "encoder": encoder, "encoder_args": {**fields, "local": True}}
+    images = random_images(5, 2, 24, 20, 1)
+    images[1] = images[0]
+    images[1, :2, :2] += 1.0
+    h = np.asarray(embed(*made_up(fields, (24, 20, 1)), images)).reshape(2, *places, features)
+    np.testing.assert_allclose(np.linalg.norm(h, axis=-1), 1.0, atol=1e-5)
+    apart = np.abs(h[0] - h[1]).max(-1)
+    assert apart[0, 0] > 1e-3 and apart[-1, -1] < 1e-6
 
 
 def test_small_encoder_takes_colour_and_other_sides():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from siamese_jax import objectives, pairsets, sampling
+from siamese_jax import models, objectives, pairsets, sampling
 from siamese_jax.sampling import Episodes, Pairs, SetIndex
 
 DOT = objectives.Compare(
@@ -94,6 +94,24 @@ def test_contrastive_against_a_loop():
     np.testing.assert_allclose(value - loss, 0.5 * apart, rtol=1e-3)
     assert set(metrics) == set(weighted.metrics)
     np.testing.assert_allclose(metrics["correlation"], apart, rtol=1e-4)
+
+
+def test_contrastive_on_maps_of_local_features():
+    """With a reach of 0 and places of length 1 the distance of maps is in closed form."""
+    objective = objectives.build({**CONTRASTIVE, "margin": 1.2, "decorrelation": 0.5}, 5)
+    h = np.random.default_rng(3).normal(size=(6, 2, 4, 3)) * 0.3 + [1, 0, 0]
+    h /= np.linalg.norm(h, axis=-1, keepdims=True)
+    labels = np.array([1, 1, 1, 0, 0, 0.0])
+    distance = np.linalg.norm((h[:, 0] - h[:, 1]).reshape(6, -1), axis=1) / 2  # of four places
+    expected = np.where(labels, distance**2, np.maximum(1.2 - distance, 0) ** 2).mean() / 2
+    matrix = np.corrcoef(h.reshape(48, 3).T)
+    expected += 0.5 * np.mean(matrix[~np.eye(3, dtype=bool)] ** 2)
+    head = models.Comparator("local", places=(2, 2), reach=0)
+    batch = Pairs(None, None, jnp.asarray(labels, jnp.float32))
+    flat = jnp.asarray(h.reshape(6, 2, 12), jnp.float32)
+    loss, metrics = objective.loss(DOT._replace(head=head), flat, batch)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    np.testing.assert_allclose(metrics["distance_same"], distance[:3].mean(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("mining", ["random", "semi_hard", "batch_hard"])

@@ -265,6 +265,54 @@ def test_adamw_against_a_plain_loop():
         )
 
 
+def orthogonalised(m):
+    """Five steps of the quintic iteration towards the nearest matrix with singular values of one."""
+    wide = m.T if m.shape[0] > m.shape[1] else m
+    x = wide / np.linalg.norm(wide)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+    return x.T if m.shape[0] > m.shape[1] else x
+
+
+def test_muon_against_a_plain_loop():
+    """Kernels along the orthogonalised momentum, with decay; biases as with NAdam, without."""
+    fields = {"name": "muon", "rate": 0.05, "warmup_steps": 2, "weight_decay": 0.3}
+    rng = np.random.default_rng(1)
+    params = {
+        "conv": {"kernel": rng.normal(size=(3, 2, 4, 5)), "bias": rng.normal(size=5)},
+        "dense": {"kernel": rng.normal(size=(3, 7))},
+    }
+    expected = jax.tree.map(np.copy, params)
+    kernels = {("conv", "kernel"): (24, 5), ("dense", "kernel"): (3, 7)}
+    moments = {path: 0.0 for path in kernels}
+    first = second = 0.0
+    gradients = [jax.tree.map(lambda w: rng.normal(size=w.shape), params) for _ in range(6)]
+    for i, grads in enumerate(gradients):
+        rate = 0.05 * (i / 2 if i < 2 else 0.5 * (1 + np.cos(np.pi * (i - 2) / 6)))
+        for path, matrix in kernels.items():
+            w, g = _at(expected, path), _at(grads, path)
+            moments[path] = 0.95 * moments[path] + 0.05 * g
+            ahead = 0.95 * moments[path] / (1 - 0.95 ** (i + 2)) + 0.05 * g / (1 - 0.95 ** (i + 1))
+            step = orthogonalised(ahead.reshape(matrix)).reshape(w.shape)
+            w -= rate * (0.2 * max(matrix) ** 0.5 * step + 0.3 * w)
+        g = grads["conv"]["bias"]
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        size = np.sqrt(second / (1 - 0.999 ** (i + 1))) + 1e-8
+        ahead = 0.9 * first / (1 - 0.9 ** (i + 2)) + 0.1 * g / (1 - 0.9 ** (i + 1))
+        expected["conv"]["bias"] -= rate * ahead / size
+    with jax.enable_x64(True):
+        tx = optim.build(fields, 8)
+        found = jax.tree.map(jnp.asarray, params)
+        state = tx.init(found)
+        for grads in gradients:
+            updates, state = tx.update(jax.tree.map(jnp.asarray, grads), state, found)
+            found = optax.apply_updates(found, updates)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found, expected
+        )
+
+
 ADAM = {
     "name": "adam",
     "rate": 0.05,
@@ -331,8 +379,9 @@ def test_other_settings_of_adam_compile_nothing_anew():
     assert step._cache_size() == 1
 
 
-def test_another_rate_of_adamw_compiles_nothing_anew():
-    fields = {"name": "adamw", "rate": 0.1, "warmup_steps": 0, "weight_decay": 0.3}
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_another_rate_compiles_nothing_anew(name):
+    fields = {"name": name, "rate": 0.1, "warmup_steps": 0, "weight_decay": 0.3}
     tx = optim.build(fields, 8)
     params = jax.tree.map(jnp.asarray, start())
     _, _, step = run(tx, params, tx.init(params), range(1))
@@ -348,7 +397,7 @@ def test_another_rate_of_adamw_compiles_nothing_anew():
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"name": "sgd"}, r"optim.name must be one of \('layerwise', 'adam', 'adamw'\), got 'sgd'"),
+        ({"name": "sgd"}, r"optim.name must be one of \('layerwise', .* 'muon'\), got 'sgd'"),
         ({"name": "layerwise", "rate": 0.1}, "optim.name = 'layerwise' needs .*'rules'"),
         ({"name": "adamw", "rules": ()}, "optim.name = 'adamw' needs .*'rate'"),
         ({"name": "adam", "rate": 0.1}, r"optim.name = 'adam' needs .*\['rules'\]"),

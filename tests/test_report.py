@@ -419,7 +419,7 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     )
     page = (path / "report.html").read_text(encoding="utf-8")
     text = visible(page)
-    assert "The dissimilarity is the Euclidean distance of the two embeddings" in text
+    assert "The dissimilarity is the distance of the two embeddings" in text
     assert "The dissimilarity is minus the score" in text  # of claims with several references
     assert "Of several references the first is shown" in text
     assert "4 pairs, 2 of one class and 2 of two (pairs.csv, up to 3 references a claim)" in text

@@ -14,6 +14,8 @@ import jax
 
 from siamese_jax import models, objectives, optim, trials, workdir
 
+# `local` compares the maps of another kind of encoder.
+_OF_VECTORS = tuple(kind for kind in models.COMPARATORS if kind != "local")
 _PROTOTYPE_SCALE = 0.02  # 512 normalised numbers an embedding: squared distances of about 1,000
 
 
@@ -201,7 +203,7 @@ AXES: Mapping[str, Axis] = {
     ),
     "distortions": Axis(("on", "off"), _distortions),
     "encoder": Axis(("koch", "residual-half", "residual", "residual-double"), _encoder),
-    "comparator": Axis(models.COMPARATORS, _comparator),
+    "comparator": Axis(_OF_VECTORS, _comparator),
     "initialisation": Axis(("published", "scaled"), _initialisation),
     "rate": Axis(("0.001", "0.01", "0.1"), _rate, float),
     "regularisation": Axis(("none", "dropout", "l2", "dropout+l2"), _regularisation),

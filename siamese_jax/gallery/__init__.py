@@ -147,7 +147,9 @@ def network_fingerprint(net: inference.Siamese) -> str:
     """
     variables = net.devices.first(net.variables)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
-    digest = hashlib.sha256(repr((net.model.head.kind, net.image_shape, net.kind)).encode())
+    head = net.model.head
+    local = (tuple(head.places), head.reach) if head.kind == "local" else ()
+    digest = hashlib.sha256(repr((head.kind, *local, net.image_shape, net.kind)).encode())
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
         leaf = np.ascontiguousarray(leaf)
         digest.update(repr((path, leaf.shape, leaf.dtype.str)).encode())
@@ -311,8 +313,9 @@ def compare(
 ) -> Comparison:
     """How alike two pictures are.
 
-    The dissimilarity is the Euclidean distance of the embeddings where the network's comparator goes
-    by it (`models.DISTANCES`), and minus the score where it does not; it falls where the score rises.
+    The dissimilarity is the distance of the embeddings (see `models.Comparator.distances`) where the
+    network's comparator goes by one, and minus the score where it does not; it falls where the score
+    rises.
 
     Args:
         net: the network.
@@ -323,7 +326,7 @@ def compare(
     h = _embed(net, [first, second])
     value = float(_score(net, h[:1], h[1:])[0, 0])
     by_distance = net.model.head.kind in models.DISTANCES
-    distance = float(np.linalg.norm(h[0].astype(np.float64) - h[1]))
+    distance = float(net.model.head.distances(h[0], h[1]))
     probability = None if calibrated is None else float(calibrated.probability(value))
     return Comparison(distance if by_distance else -value, value, probability)
 

@@ -94,9 +94,9 @@ def dissimilarity(run: Run, result: Result) -> tuple[Callable[[np.ndarray], np.n
             run.siamese.embed(pairs.images[rows[members]])
             for rows in (pairs.first, pairs.references[:, 0])
         )
-        return np.linalg.norm(first - second, axis=1)
+        return np.asarray(run.siamese.model.head.distances(first, second))
 
-    return apart, "the Euclidean distance of the two embeddings"
+    return apart, "the distance of the two embeddings"
 
 
 def _trials(run: Run, result: Result) -> Figure:
