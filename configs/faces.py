@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"configs/faces.py has the variant 'smoke', not {arg!r}")
     config = ml_collections.ConfigDict()
     config.seed = 0  # of parameters, batches and warps
-    config.num_steps = 300  # updates
+    config.num_steps = 180  # updates
     config.num_devices = 1  # 0: all there are; their number must divide the batch
     config.feed = "auto"  # where the images to train on lie: device, host, or by their size
     config.log_every = 10  # steps
@@ -91,7 +91,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optim.weight_decay = 0.05
 
     config.eval = ml_collections.ConfigDict()
-    config.eval.every = 50  # steps
+    config.eval.every = 60  # steps
     config.eval.trials = 2000  # trials on the validation people
     config.eval.n_way = 5
     config.eval.seed = 0
