@@ -10,7 +10,8 @@ as a zip of it): 15 people train, 5 choose the checkpoint, 20 test.
 Measured on 2026-11-22, two CPU cores, seeds 0 to 2: equal error rate 7.0 %, 20-way one-shot 84.7 %
 on the 20 test people (10,000 pairs and 4,000 trials a seed), where pixel 1-NN has 14.5 and 73.4 %.
 Half a minute of training.
-Variants: `:smoke` shrinks everything to seconds on the built-in glyphs.
+Variants: `:local` compares maps of local features that may move a little against each other (86.0 %
+one-shot, but an equal error rate of 8.6 %); `:smoke` shrinks everything to seconds on the built-in glyphs.
 
 References:
     Hadsell, Chopra, LeCun (2006), Dimensionality reduction by learning an invariant mapping.
@@ -22,12 +23,12 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """The config; `arg` is empty or `smoke`."""
-    if arg not in ("", "smoke"):
-        raise ValueError(f"configs/faces.py has the variant 'smoke', not {arg!r}")
+    """The config; `arg` is empty or one of `local` and `smoke`."""
+    if arg not in ("", "local", "smoke"):
+        raise ValueError(f"configs/faces.py has the variants 'local' and 'smoke', not {arg!r}")
     config = ml_collections.ConfigDict()
     config.seed = 0  # of parameters, batches and warps
-    config.num_steps = 180  # updates
+    config.num_steps = 300  # updates
     config.num_devices = 1  # 0: all there are; their number must divide the batch
     config.feed = "auto"  # where the images to train on lie: device, host, or by their size
     config.log_every = 10  # steps
@@ -46,24 +47,21 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         {
             "filters": (32, 64),
             "hidden": (),
-            "units": 32,  # features a place
-            "local": True,
+            "units": 64,
             "normalise": True,
             "output": "unit",
             "dropout": 0.0,
         }
     )
-    config.model.comparator = "local"  # places of two faces meet where they are most alike
-    config.model.head_args = ml_collections.ConfigDict(
-        {"scale": 5.0, "bias": -2.5, "places": (14, 11), "reach": 2}
-    )
+    config.model.comparator = "euclidean"
+    config.model.head_args = ml_collections.ConfigDict({"scale": 1.0, "bias": 0.5})
     config.model.dtype = "float32"  # of computation; parameters are float32
 
     config.objective = ml_collections.ConfigDict()
     config.objective.name = "contrastive"
     config.objective.batch = 64  # pairs
     config.objective.negatives = "any"
-    config.objective.margin = 1.0  # of distances that are at most 2
+    config.objective.margin = 1.0  # of embeddings of length 1, whose distances are at most 2
     config.objective.decorrelation = 1.0  # without it 15 people teach a few directions only
     config.objective.turns = "none"
 
@@ -91,7 +89,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optim.weight_decay = 0.05
 
     config.eval = ml_collections.ConfigDict()
-    config.eval.every = 60  # steps
+    config.eval.every = 50  # steps
     config.eval.trials = 2000  # trials on the validation people
     config.eval.n_way = 5
     config.eval.seed = 0
@@ -104,6 +102,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ("augment.affine.translation", "float", 0.0, 12.0),
     )
 
+    if arg == "local":
+        config.num_steps = 180
+        config.eval.every = 60
+        config.model.encoder_args.local = True
+        config.model.encoder_args.units = 32  # features a place
+        config.model.comparator = "local"
+        config.model.head_args = {"scale": 5.0, "bias": -2.5, "places": (14, 11), "reach": 2}
     if arg == "smoke":
         config.num_steps = 20
         config.log_every = 5
@@ -121,7 +126,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         )
         config.model.encoder_args.filters = (4, 8)
         config.model.encoder_args.units = 16
-        config.model.head_args.places = (10, 10)
         config.objective.batch = 8
         config.optim.warmup_steps = 2
         config.eval.every = 10

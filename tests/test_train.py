@@ -162,6 +162,11 @@ _PAIRS = {"batch": 8, "negatives": "any"}
 _EPISODES = {"episodes": 2, "n_way": 4, "fill": False}
 EACH_OBJECTIVE = {  # settings, comparator, steps of the full context, join
     "contrastive": ({**_PAIRS, "decorrelation": 0.5}, "euclidean", 0, "mean"),
+    "contrastive on maps": ({**_PAIRS, "decorrelation": 0.5}, "local", 0, "mean"),
+    "triplet on maps": (
+        *({**_EPISODES, "mining": "batch_hard", "margin": 0.2}, "local"),
+        *(0, "mean"),
+    ),
     **{
         f"triplet {mining}": (
             *({**_EPISODES, "mining": mining, "margin": 0.2}, "euclidean"),
@@ -185,6 +190,9 @@ def test_every_objective_trains_and_is_judged(case, tmp_path, glyphs):
         config.objective = {"name": case.split()[0], "turns": "none", **settings}
         config.model.comparator = comparator
         config.model.head_args = {"scale": 2.0}
+        if comparator == "local":
+            config.model.encoder_args.local = True
+            config.model.head_args = {"scale": 2.0, "places": (10, 10), "reach": 1}
         config.model.context_steps = context_steps
     summary = train.train_and_evaluate(config, tmp_path)
     assert summary["step"] == 12 and summary["finished"]
