@@ -109,5 +109,12 @@ def _multiply_adds(module: nn.Module, given: tuple[int, ...], returned: tuple[in
     if isinstance(module, nn.Dense):
         return math.prod(returned[1:]) * given[-1]
     if isinstance(module, models.Comparator):
-        return given[-1]
+        if module.kind != "local":
+            return given[-1]
+        reach, features = module.reach, given[-1] // math.prod(module.places)
+        meetings = (  # of two places along an axis
+            sum(max(0, side - abs(move)) for move in range(-reach, reach + 1))
+            for side in module.places
+        )
+        return features * math.prod(meetings)
     return 0

@@ -483,6 +483,14 @@ def test_layers_hold_all_parameters_of_the_residual_network():
     assert stem.multiply_adds == 28 * 28 * 32 * 25
 
 
+def test_the_products_of_maps_of_local_features():
+    """Of 2 x 3 places with 2 features, each meeting itself and its neighbours: 4 times 7 meetings."""
+    head = models.Comparator("local", places=(2, 3), reach=1)
+    net = models.SiameseNet(models.DenseEncoder((), 12), head)
+    *_, last = layers.layer_table(net, (4, 4, 1))
+    assert (last.name, last.multiply_adds) == ("head", 4 * 7 * 2)
+
+
 def test_first_kernel_is_that_of_the_first_convolution(smoke_run):
     params = smoke_run.siamese.variables["params"]
     table = layers.layer_table(smoke_run.siamese.model, smoke_run.siamese.image_shape)
