@@ -6,7 +6,7 @@ Protocols: official (Lake's 20 runs), within (inside each alphabet), koch (the p
 between (characters of any alphabet), verification (with --pairs of a CSV file too: a line is two
 pictures, 1 for same or 0, and perhaps a claim that lines share), curve (accuracy against N), retrieval
 (each test image among all others), open_set (half of the classes enrolled, the others unknown). All
-but official and --pairs use the test alphabets. The table goes to results.json, the page to report.html.
+but official and --pairs use the test alphabets; the table goes to results.json, the page to report.html.
 """
 
 import sys
@@ -27,6 +27,9 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.
 _ARCHIVES = flags.DEFINE_string("archives", None, "Folder of the archives, if it has moved.")
 _TEST_DATA = flags.DEFINE_string("test_data", None, "Other data to judge it on, such as mnist.")
 _TEST_ARCHIVES = flags.DEFINE_string("test_archives", None, "Folder of the archives of those.")
+_PART = flags.DEFINE_enum(
+    "part", "test", ["test", "validation", "both"], "Alphabets; others than test for --record only."
+)
 _PAIRS = flags.DEFINE_string("pairs", None, "CSV file of pairs that verification judges too.")
 flags.DEFINE_integer("num_trials", 4000, "Trials of within and between.")
 flags.DEFINE_integer("n_way", 20, "Classes a trial.")
@@ -60,6 +63,7 @@ def main(argv):
         archives=_ARCHIVES.value,
         test_data=_TEST_DATA.value,
         test_archives=_TEST_ARCHIVES.value,
+        part=_PART.value,
         pairs=_PAIRS.value,
         baselines=_BASELINES.value,
         report=_REPORT.value,

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from siamese_jax import baselines as baseline_scores
 from siamese_jax import datasets, evaluate, inference, pairs_file, weights, workdir
+from siamese_jax.datasets import splits
+
+PARTS = ("test", "validation", "both")
 
 _log = logging.getLogger(__name__)
 # What a record for others holds of each result; results.json holds all.
@@ -27,6 +30,7 @@ def judge_run(
     archives: str | None = None,
     test_data: str | None = None,
     test_archives: str | None = None,
+    part: str = "test",
     pairs: str | pathlib.Path | None = None,
     baselines: bool = True,
     report: bool = True,
@@ -57,6 +61,9 @@ def judge_run(
         test_data: name of a data set with all its other fields as they are by themselves, in place of
             the config's.
         test_archives: folder of the archives of the test data.
+        part: which of the data is judged on, one of `PARTS`: the test part; the validation part, which
+            the checkpoint was chosen by; or both as one set. Only the first has a report, and only
+            its results go to `results.json`.
         pairs: a CSV file of pairs of pictures that `verification` judges too (see
             `pairs_file.read_pairs`).
         baselines: whether random scores, pixel nearest neighbour and modified Hausdorff distance
@@ -71,9 +78,11 @@ def judge_run(
         The results by system and protocol; the network's name is its run's.
 
     Raises:
-        ValueError: no such run, checkpoint or protocol, other data than the run was trained on, or
-            test data whose images have other channels than the network's.
+        ValueError: no such run, checkpoint, protocol or part, other data than the run was trained
+            on, or test data whose images have other channels than the network's.
     """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {PARTS}, got {part!r}")
     if pretrained:
         weights.unpack(weights.locate(pretrained), path)
     config = workdir.read_config(path)
@@ -98,6 +107,9 @@ def judge_run(
         raise ValueError(
             f"{path} has no test_data in its config, and none is named: give its archives as archives"
         )
+    if part != "test":
+        data = _part(data, part)
+        _log.info("judged on %s", data.note)
     read = pairs_file.read_pairs(pairs, net.image_shape, net.kind) if pairs else None
     held = evaluate.EvaluationData(data.test, data.validation, data.train, data.runs, read)
     join = settings.get("join") or config.eval.get("join", "mean")
@@ -126,10 +138,13 @@ def judge_run(
         "config": workdir.plain(config),
         "training": start,
         "evaluation": evaluation,
-        "settings": dict(settings),
+        "settings": {**settings, "part": part},
         "results": [r.to_dict() for by in results.values() for r in by.values()],
     }
-    workdir.write_whole(pathlib.Path(path) / "results.json", json.dumps(summary, indent=1) + "\n")
+    if part == "test":
+        workdir.write_whole(
+            pathlib.Path(path) / "results.json", json.dumps(summary, indent=1) + "\n"
+        )
     if record:
         plain, (training, evaluation) = workdir.without_places(config, [start, evaluation])
         brief = [{name: row[name] for name in _RECORDED} for row in summary["results"]]
@@ -140,7 +155,7 @@ def judge_run(
             "results": brief,
         }
         workdir.write_whole(pathlib.Path(record), json.dumps(summary, indent=1) + "\n")
-    if report:
+    if report and part == "test":
         from siamese_jax import report as pages  # matplotlib is slow to import
 
         print(f"report: {pages.write_report(path, config, data, net, results)}")
@@ -155,6 +170,15 @@ def _load(section, archives: str | None) -> datasets.Data:
     if archives:
         fields["archives"] = archives
     return datasets.load(fields)
+
+
+def _part(data: datasets.Data, part: str) -> datasets.Data:
+    """The data with another part, or both, in place of the test part."""
+    judged = data.validation
+    if part == "both":
+        judged = splits.joined(data.validation, data.test, f"{data.test.name} and validation")
+    note = f"{data.note}, {judged.num_classes} classes of which those of validation chose"
+    return dataclasses.replace(data, test=judged, runs=None, note=note)
 
 
 def _judged_on(data: datasets.Data, other: datasets.Data, net: inference.Siamese) -> datasets.Data:

@@ -273,9 +273,9 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
         fields: `name` (one of `OPTIMISERS`) and the settings of that optimiser. `adamw`: `rate`,
             `warmup_steps`, `weight_decay` (on parameters of two axes or more). `muon`: the same, where
             these parameters move along the orthogonalised momentum, as far as AdamW would move them,
-            and the others by Adam with Nesterov's momentum. `adam`: `rules`, a sequence of (pattern, l2), see
-            `coupled_l2`, and `rate`, constant. `layerwise`: `rules`, a sequence of (pattern, rate,
-            momentum, l2), and the arguments of `layerwise_sgd`.
+            and the others by Adam with Nesterov's momentum. `adam`: `rules`, a sequence of
+            (pattern, l2), see `coupled_l2`, and `rate`, constant. `layerwise`: `rules`, a sequence of
+            (pattern, rate, momentum, l2), and the arguments of `layerwise_sgd`.
         num_steps: length of the training in steps.
 
     Raises:

@@ -124,6 +124,36 @@ def test_any_run_is_judged_on_data_that_are_named(run, tmp_path):
     assert "test_data" not in json.loads((copy / "config.json").read_text())
 
 
+def test_other_parts_than_the_test_are_recorded_alone(run, tmp_path):
+    """The validation part and both have trials of their own; results.json stays with the test."""
+    copy = with_config(run, tmp_path, lambda config: config.pop("test_data"))
+    fields = json.loads((copy / "config.json").read_text())["data"]
+    data = datasets.load({**fields, "image_size": None})
+    both = datasets.splits.joined(data.validation, data.test, "both")
+    sets = {"test": data.test, "validation": data.validation, "both": both}
+    assert both.num_classes == data.validation.num_classes + data.test.num_classes
+    kept = None
+    for part, images in sets.items():
+        expected = trials.within_trials(images, n_way=5, k_shot=2, num_trials=40)
+        found = judged(copy, ["within"], part=part, baselines=False, record=tmp_path / part)
+        assert found["copy @ 10"]["within"].trial_hash == expected.hash
+        assert json.loads((tmp_path / part).read_text())["settings"]["part"] == part
+        kept = kept or (copy / "results.json").read_text()
+        assert (copy / "results.json").read_text() == kept
+    with pytest.raises(ValueError, match="'official' needs the official runs"):
+        judged(copy, ["official"], part="both")
+    with pytest.raises(ValueError, match="part must be one of"):
+        judged(copy, ["within"], part="train")
+
+
+def test_sets_that_do_not_join():
+    glyphs = datasets.load({"name": "glyphs"})
+    with pytest.raises(ValueError, match="share classes"):
+        datasets.splits.joined(glyphs.test, glyphs.test, "x")
+    with pytest.raises(ValueError, match="they do not join"):
+        datasets.splits.joined(glyphs.test, glyphs.validation.resized(7, 7), "x")
+
+
 def test_pairs_of_a_file_are_judged_beside_the_test_set(run, tmp_path, capsys):
     test = datasets.load(OTHER).test
     lines = ["first,second,label"]

@@ -285,7 +285,7 @@ def test_muon_against_a_plain_loop():
     }
     expected = jax.tree.map(np.copy, params)
     kernels = {("conv", "kernel"): (24, 5), ("dense", "kernel"): (3, 7)}
-    moments = {path: 0.0 for path in kernels}
+    moments = dict.fromkeys(kernels, 0.0)
     first = second = 0.0
     gradients = [jax.tree.map(lambda w: rng.normal(size=w.shape), params) for _ in range(6)]
     for i, grads in enumerate(gradients):

@@ -95,7 +95,7 @@ def vinyals(background: ImageSet, evaluation: ImageSet, seed: int) -> Parts:
         evaluation: the 20 evaluation alphabets, in memory.
         seed: of the draw.
     """
-    both = _joined(background, evaluation, "omniglot")
+    both = joined(background, evaluation, "omniglot")
     count = both.num_classes
     test = round(count * 423 / 1623)
     validation = round((count - test) / 12)
@@ -187,8 +187,19 @@ def by_rows(
     return tuple(images.select(rows=g, name=n) for g, n in zip(groups, names, strict=True))
 
 
-def _joined(a: ImageSet, b: ImageSet, name: str) -> ImageSet:
-    """Two sets of other alphabets as one."""
+def joined(a: ImageSet, b: ImageSet, name: str) -> ImageSet:
+    """Two sets in memory, of other alphabets each, as one.
+
+    Raises:
+        ValueError: a class that both have, or sets of another kind or image size.
+    """
+    if common := sorted(set(a.class_names) & set(b.class_names)):
+        raise ValueError(f"{a.name} and {b.name} share classes, such as {common[0]!r}")
+    if (a.kind, a.image_shape) != (b.kind, b.image_shape):
+        raise ValueError(
+            f"{a.name} is of kind {a.kind!r} and {a.image_shape}, {b.name} of kind {b.kind!r} and "
+            f"{b.image_shape}: they do not join"
+        )
     return ImageSet(
         images=np.concatenate([a.images, b.images]),
         classes=np.concatenate([a.classes, b.classes + np.int32(a.num_classes)]),
