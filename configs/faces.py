@@ -11,7 +11,8 @@ Measured on 2026-11-22, two CPU cores, seeds 0 to 2: equal error rate 7.0 %, 20-
 on the 20 test people (10,000 pairs and 4,000 trials a seed), where pixel 1-NN has 14.5 and 73.4 %.
 Half a minute of training.
 Variants: `:local` compares maps of local features that may move a little against each other (86.0 %
-one-shot, but an equal error rate of 8.6 %); `:smoke` shrinks everything to seconds on the built-in glyphs.
+one-shot, but an equal error rate of 8.6 %); `:smoke` shrinks everything to seconds on the built-in
+glyphs.
 
 References:
     Hadsell, Chopra, LeCun (2006), Dimensionality reduction by learning an invariant mapping.
