@@ -17,7 +17,7 @@ PARTS = ("test", "validation", "both")
 _log = logging.getLogger(__name__)
 # What a record for others holds of each result; results.json holds all.
 _RECORDED = ("system", "name", "scope", "n_way", "k_shot", "accuracy", "num_trials", "wilson")
-_RECORDED += ("bootstrap", "trial_hash", "figures", "join")
+_RECORDED += ("bootstrap", "per_group", "trial_hash", "figures", "join")
 
 
 def judge_run(

@@ -166,9 +166,18 @@ def test_small_axes_change_their_fields_alone(quickstart):
         "optim.weight_decay": 0.0,
     }
     assert changes(quickstart, found["dropout+l2"]) == {"model.encoder_args.dropout": 0.3}
+    found = only(quickstart, ["optimiser"])
+    assert changes(quickstart, found["muon"]) == {"optim.name": "muon"}
+    assert changes(quickstart, found["adamw"]) == {}
     koch = config_of("koch2015")
     rules = only(koch, ["regularisation:none"])["none"].config["optim"]["rules"]
     assert [rule[3] for rule in rules] == [0.0] * 6
+    with pytest.raises(ValueError, match="goes with a config of adamw or muon"):
+        only(koch, ["optimiser"])
+    tutorial = config_of("keras_tutorial")
+    found = only(tutorial, ["regularisation:none|l2"])
+    assert {rule[1] for rule in found["none"].config["optim"]["rules"]} == {0.0}
+    assert {rule[1] for rule in found["l2"].config["optim"]["rules"]} == {2e-4, 1e-3, 1e-4}
     assert changes(koch, only(koch, ["pairs"])["same_alphabet"]) == {
         "objective.negatives": "same_alphabet"
     }

@@ -16,6 +16,7 @@ from siamese_jax import models, objectives, optim, trials, workdir
 
 # `local` compares the maps of another kind of encoder.
 _OF_VECTORS = tuple(kind for kind in models.COMPARATORS if kind != "local")
+_WEIGHT_DECAY = ("adamw", "muon")  # optimisers of the same settings
 _PROTOTYPE_SCALE = 0.02  # 512 normalised numbers an embedding: squared distances of about 1,000
 
 
@@ -153,13 +154,23 @@ def _regularisation(config, label):
         fields["model.encoder_args.dropout"] = rate if "dropout" in parts else 0.0
     elif "dropout" in parts:
         raise ValueError(f"encoder {config['model']['encoder']!r} has no dropout")
-    if old["name"] == "adamw":
+    if old["name"] in _WEIGHT_DECAY:
         fields["optim.weight_decay"] = (old["weight_decay"] or 0.05) if "l2" in parts else 0.0
+    elif old["name"] == "adam":
+        fields["optim.rules"] = [
+            [rule[0], (rule[1] or 1e-4) if "l2" in parts else 0.0] for rule in old["rules"]
+        ]
     else:
         fields["optim.rules"] = [
             [*rule[:3], (rule[3] or 1e-4) if "l2" in parts else 0.0] for rule in old["rules"]
         ]
     return fields
+
+
+def _optimiser(config, label):
+    if config["optim"]["name"] not in _WEIGHT_DECAY:
+        raise ValueError(f"it goes with a config of {' or '.join(_WEIGHT_DECAY)}")
+    return {"optim.name": label}
 
 
 def _initialisation(config, label):
@@ -205,6 +216,7 @@ AXES: Mapping[str, Axis] = {
     "encoder": Axis(("koch", "residual-half", "residual", "residual-double"), _encoder),
     "comparator": Axis(_OF_VECTORS, _comparator),
     "initialisation": Axis(("published", "scaled"), _initialisation),
+    "optimiser": Axis(_WEIGHT_DECAY, _optimiser),
     "rate": Axis(("0.001", "0.01", "0.1"), _rate, float),
     "regularisation": Axis(("none", "dropout", "l2", "dropout+l2"), _regularisation),
     "shots": Axis(("1", "2", "5"), _shots, int),
