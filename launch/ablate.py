@@ -4,8 +4,8 @@
         --workdir=runs/ablation --jobs=2
 
 `--over` names what varies: resolution, objective, pairs, augmentation, distortions, encoder,
-comparator, initialisation, rate, regularisation, shots, join, seeds; several make the product. `axis`
-takes all its variants, 'axis:label1|label2' (in quotes) some of them; resolution, shots and seeds take
+comparator, initialisation, optimiser, rate, regularisation, shots, join, seeds; several make the
+product. `axis` takes all its variants, 'axis:label1|label2' (in quotes) some of them; resolution, shots and seeds take
 any whole numbers, rate any number. Any field of the config can be set for all runs:
 --config.num_steps=500 (after --config). The same command goes on after an interruption; a finished run
 is not run again. On one GPU, --jobs shares its memory.
