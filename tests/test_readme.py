@@ -116,3 +116,31 @@ def test_the_tables_of_the_paper_are_the_records():
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     rows = [cells[1:] for cells in rows if cells[0] != "row"]
     assert rows == expected and len(rows) >= 12
+
+
+def test_the_tables_of_the_best_network_are_the_records():
+    """Rows in README's order: a record's name, the protocol in it."""
+    text = (ROOT / "README.md").read_text()
+    text = text[text.index("<!-- best -->") : text.index("<!-- /best -->")]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    seeds = [int(cell.split()[1]) for cell in rows[0] if cell.startswith("seed ")]
+
+    def result(record, seed, protocol):
+        held = json.loads((ROOT / f"results/best/{record}_seed{seed}.json").read_text())
+        (found,) = (r for r in held["results"] if r["name"] == protocol)
+        return found
+
+    asked = [("main", "official"), ("views", "official"), ("main", "within"), ("views", "within")]
+    asked += [("validation", "within"), ("both", "within"), ("more", "between")]
+    asked += [("more", "verification"), ("same", "verification"), ("mnist", "within")]
+    header = next(i for i, cells in enumerate(rows) if cells[0] == "alphabet")
+    for cells, (record, protocol) in zip(rows[1:header], asked, strict=True):
+        values = [100 * result(record, seed, protocol)["accuracy"] for seed in seeds]
+        assert cells[1 : 1 + len(seeds)] == [f"{value:.2f}" for value in values], cells
+        assert cells[1 + len(seeds)] == f"**{sum(values) / len(values):.2f}**"
+        low, high = result(record, seeds[0], protocol)["bootstrap"]
+        assert cells[2 + len(seeds)] == f"{100 * low:.1f} - {100 * high:.1f}"
+    groups = [result("main", seed, "within")["per_group"] for seed in seeds]
+    assert [cells[0] for cells in rows[header + 1 :]] == list(groups[0])
+    for cells, name in zip(rows[header + 1 :], groups[0], strict=True):
+        assert cells[1:] == [f"{100 * group[name]['accuracy']:.1f}" for group in groups]
