@@ -5,10 +5,10 @@
 
 `--over` names what varies: resolution, objective, pairs, augmentation, distortions, encoder,
 comparator, initialisation, optimiser, rate, regularisation, shots, join, seeds; several make the
-product. `axis` takes all its variants, 'axis:label1|label2' (in quotes) some of them; resolution, shots and seeds take
-any whole numbers, rate any number. Any field of the config can be set for all runs:
---config.num_steps=500 (after --config). The same command goes on after an interruption; a finished run
-is not run again. On one GPU, --jobs shares its memory.
+product. `axis` takes all its variants, 'axis:label1|label2' (in quotes) some of them; resolution,
+shots and seeds take any whole numbers, rate any number. Any field of the config can be set for all
+runs: --config.num_steps=500 (after --config). The same command goes on after an interruption; a
+finished run is not run again. On one GPU, --jobs shares its memory.
 Exit codes: 0 done, 1 an error or a failed run, 75 stopped by SIGTERM, 130 by Ctrl-C (both after
 saving).
 """

@@ -144,3 +144,26 @@ def test_the_tables_of_the_best_network_are_the_records():
     assert [cells[0] for cells in rows[header + 1 :]] == list(groups[0])
     for cells, name in zip(rows[header + 1 :], groups[0], strict=True):
         assert cells[1:] == [f"{100 * group[name]['accuracy']:.1f}" for group in groups]
+
+
+def test_the_speeds_are_the_recorded_benchmark():
+    suites = json.loads((ROOT / "results/benchmark.json").read_text())["suites"]
+    rows = {(s, r["group"].split(",")[0], r["name"]): r for s, own in suites.items() for r in own}
+
+    def ratio(suite, group, name):
+        return rows[suite, group, name]["ratio"]
+
+    trials = [r for r in suites["oneshot"] if r["group"].startswith("quickstart, 20,000 trials")]
+    expected = [
+        f"{ratio('training', 'koch2015', 'step alone'):.2f}",
+        f"{ratio('input', 'koch2015', 'input'):.1f}",
+        f"{ratio('input', 'quickstart', 'input'):.1f}",
+        f"{ratio('oneshot', 'koch2015', 'a pass an image'):.1f}",
+        f"{ratio('oneshot', 'quickstart', 'a pass an image'):.1f}",
+        f"{trials[0]['seconds'] / trials[1]['seconds']:.2f}",
+    ]
+    text = (ROOT / "README.md").read_text()
+    text = text[text.index("## How fast") : text.index("## Searching for settings")]
+    assert re.findall(r"\*\*([\d.]+)\*\*", text) == expected
+    start = rows["startup", "launch/train.py to its first step", "warm cache"]["seconds"]
+    assert f"| {start:.1f} s (cold" in text
