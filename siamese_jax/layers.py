@@ -111,10 +111,10 @@ def _multiply_adds(module: nn.Module, given: tuple[int, ...], returned: tuple[in
     if isinstance(module, models.Comparator):
         if module.kind != "local":
             return given[-1]
-        reach, features = module.reach, given[-1] // math.prod(module.places)
+        reach = module.reach
         meetings = (  # of two places along an axis
             sum(max(0, side - abs(move)) for move in range(-reach, reach + 1))
             for side in module.places
         )
-        return features * math.prod(meetings)
+        return module.units * math.prod(meetings)
     return 0

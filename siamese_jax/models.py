@@ -8,7 +8,6 @@ depend on them.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -330,6 +329,7 @@ class Comparator(nn.Module):
             0.01).
         symmetric: whether `bilinear` takes (M + M') / 2 for M.
         places: rows and columns of the map that `local` compares, see `local_similarity`.
+        units: features a place of that map.
         reach: how many rows and columns away `local` looks for the best cosine.
     """
 
@@ -341,6 +341,7 @@ class Comparator(nn.Module):
     bias_mean: float = 0.5
     symmetric: bool = True
     places: Sequence[int] = (1, 1)
+    units: int = 1
     reach: int = 1
 
     @nn.compact
@@ -375,7 +376,7 @@ class Comparator(nn.Module):
         if self.kind == "cosine":
             return scale * jnp.einsum(products, unit(h1), unit(h2)) + bias
         if self.kind == "local":
-            return scale * local_similarity(h1, h2, self.places, self.reach, all_pairs) + bias
+            return scale * self._similarity(h1, h2, all_pairs) + bias
         if self.kind == "euclidean":
             return bias - scale * self.distances(h1, h2, all_pairs)
         if self.kind == "squared_euclidean":
@@ -399,7 +400,7 @@ class Comparator(nn.Module):
             (..., Q) distances, or (..., Q, S) for all pairs.
         """
         if self.kind == "local":
-            s = local_similarity(h1, h2, self.places, self.reach, all_pairs)
+            s = self._similarity(h1, h2, all_pairs)
             return losses.safe_sqrt(jnp.maximum(2 - 2 * s, 0.0))
         if all_pairs:
             return losses.safe_sqrt(losses.all_squared_distances(h1, h2))
@@ -408,8 +409,18 @@ class Comparator(nn.Module):
     @nn.nowrap
     def features(self, h: jax.Array) -> jax.Array:
         """(..., D) embeddings -> (n, C), one line an embedding, or of `local` a place of one."""
-        size = h.shape[-1]
-        return h.reshape(-1, size // math.prod(self.places) if self.kind == "local" else size)
+        return h.reshape(-1, self.units if self.kind == "local" else h.shape[-1])
+
+    @nn.nowrap
+    def _similarity(self, h1, h2, all_pairs):
+        rows, columns = self.places
+        if h1.shape[-1] != rows * columns * self.units:
+            raise ValueError(
+                f"embeddings of {h1.shape[-1]} numbers are no maps of {rows} x {columns} places with "
+                f"{self.units} features each: set model.head_args.places to the rows and columns that "
+                "the encoder makes of the images"
+            )
+        return local_similarity(h1, h2, self.places, self.reach, all_pairs)
 
 
 def local_similarity(
@@ -430,13 +441,8 @@ def local_similarity(
 
     Returns:
         (..., Q) cosines in [-1, 1], or (..., Q, S) for all pairs.
-
-    Raises:
-        ValueError: D is no multiple of the number of places.
     """
     rows, columns = places
-    if h1.shape[-1] % (rows * columns):
-        raise ValueError(f"embeddings of {h1.shape[-1]} numbers are no maps of {rows} x {columns}")
     # Places first, so that a move is a slice of the two leading axes.
     h1, h2 = (
         jnp.moveaxis(unit(h.reshape(*h.shape[:-1], rows, columns, -1)), (-3, -2), (0, 1))
@@ -637,11 +643,18 @@ def build(fields: Mapping, axis_name: str | None = None, classes: int = 0) -> Si
         args["axis_name"] = axis_name
     encoders = (KochEncoder, ResidualEncoder, SmallEncoder, DenseEncoder)
     encoder = dict(zip(ENCODERS, encoders, strict=True))[name]
-    steps = fields.get("context_steps", 0)
+    steps, head_args = fields.get("context_steps", 0), dict(fields["head_args"])
+    if fields["comparator"] == "local":
+        if not args.get("local"):
+            raise ValueError(
+                "model.comparator 'local' compares maps of local features: set "
+                "model.encoder_args.local, which 'residual' and 'small' have, to True"
+            )
+        head_args["units"] = args.get("units", encoder.units)
     try:
         return SiameseNet(
             encoder(**args),
-            Comparator(kind=fields["comparator"], **dict(fields["head_args"])),
+            Comparator(kind=fields["comparator"], **head_args),
             FullContext(steps) if steps else None,
             CosineClassifier(classes) if classes else None,
         )

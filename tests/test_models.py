@@ -372,7 +372,7 @@ def test_residual_says_that_nothing_is_left():
 
 @pytest.mark.parametrize("kind", models.COMPARATORS)
 def test_compare_all_is_a_loop_over_compare(kind):
-    head = models.Comparator(kind)
+    head = models.Comparator(kind, units=5)
     h1, h2 = unit_noise(0, 2, 3, 5), unit_noise(1, 2, 4, 5)
     params = head.init(jax.random.key(0), h1[0, :1], h2[0, :1])
     table = head.apply(params, h1, h2, all_pairs=True)
@@ -412,7 +412,7 @@ def test_comparators_by_hand(kind, expected):
         "bilinear": {"matrix": jnp.array([[1.0, 4.0], [1.0, 3.0]])},  # 2.5 off the diagonal
     }.get(kind, {"scale": jnp.asarray(3.0)})
     params = {"params": {**own, "bias": jnp.asarray(0.25)}}
-    head = models.Comparator(kind)
+    head = models.Comparator(kind, units=2)
     np.testing.assert_allclose(head.apply(params, h1, h2), [expected], rtol=1e-6)
     np.testing.assert_allclose(head.apply(params, h1, h2, True), [[expected]], rtol=1e-6)
     started = head.init(jax.random.key(0), h1, h2)
@@ -443,7 +443,7 @@ def test_local_similarity_against_a_loop(reach):
     np.testing.assert_allclose(table, expected, atol=1e-6)
     pairs = models.local_similarity(h1, h2[:, :3], (rows, columns), reach)
     np.testing.assert_allclose(pairs, np.einsum("bqq->bq", expected[:, :, :3]), atol=1e-6)
-    head = models.Comparator("local", places=(rows, columns), reach=reach)
+    head = models.Comparator("local", places=(rows, columns), units=features, reach=reach)
     params = {"params": {"scale": jnp.asarray(3.0), "bias": jnp.asarray(0.5)}}
     np.testing.assert_allclose(
         head.apply(params, h1, h2, all_pairs=True), 3 * expected + 0.5, atol=1e-5
@@ -465,16 +465,18 @@ def test_a_local_map_that_moved_by_a_place_is_found():
         np.testing.assert_allclose(9 * found, expected, atol=1e-6)
 
 
-def test_maps_of_no_shape_are_refused():
-    with pytest.raises(ValueError, match="10 numbers are no maps of 2 x 3"):
-        models.local_similarity(jnp.ones((1, 10)), jnp.ones((1, 10)), (2, 3), 1)
+def test_maps_of_another_shape_are_refused():
+    head = models.Comparator("local", places=(2, 3), units=2)
+    for compare in (head.distances, functools.partial(head.init, jax.random.key(0))):
+        with pytest.raises(ValueError, match="24 numbers are no maps of 2 x 3 places with 2 feat"):
+            compare(jnp.ones((1, 24)), jnp.ones((1, 24)))
 
 
 def test_features_are_lines_of_places():
     h = unit_noise(4, 5, 2, 12)
     flat = models.Comparator("cosine").features(h)
     np.testing.assert_array_equal(flat, h.reshape(10, 12))
-    places = models.Comparator("local", places=(2, 3)).features(h)
+    places = models.Comparator("local", places=(2, 3), units=2).features(h)
     np.testing.assert_array_equal(places, h.reshape(60, 2))
 
 
@@ -501,7 +503,7 @@ def test_a_bilinear_form_may_be_asymmetric():
 @pytest.mark.parametrize("kind", models.COMPARATORS)
 @pytest.mark.parametrize("all_pairs", [False, True])
 def test_gradients_of_equal_embeddings_are_finite(kind, all_pairs):
-    head = models.Comparator(kind)
+    head = models.Comparator(kind, units=2)
     h = jnp.array([[0.6, 0.8], [0.6, 0.8], [0.0, 0.0]])
     params = head.init(jax.random.key(0), h, h)
     grads = jax.grad(lambda p, a, b: head.apply(p, a, b, all_pairs).sum(), (0, 1, 2))(params, h, h)
@@ -685,6 +687,7 @@ def test_the_gradient_of_unit_is_finite_at_zero():
 @pytest.mark.parametrize(
     "change, words",
     [
+        ({"comparator": "local"}, r"compares maps of local features: set model.encoder_args.local"),
         ({"encoder": "kock"}, r"model.encoder must be one of .*'residual'.*, got 'kock'"),
         ({"comparator": "l3"}, r"model.comparator must be one of .*'cosine'.*, got 'l3'"),
         ({"encoder_args": {"width": 3}}, r"do not fit koch: .*'width'"),

@@ -106,7 +106,7 @@ def test_contrastive_on_maps_of_local_features():
     expected = np.where(labels, distance**2, np.maximum(1.2 - distance, 0) ** 2).mean() / 2
     matrix = np.corrcoef(h.reshape(48, 3).T)
     expected += 0.5 * np.mean(matrix[~np.eye(3, dtype=bool)] ** 2)
-    head = models.Comparator("local", places=(2, 2), reach=0)
+    head = models.Comparator("local", places=(2, 2), units=3, reach=0)
     batch = Pairs(None, None, jnp.asarray(labels, jnp.float32))
     flat = jnp.asarray(h.reshape(6, 2, 12), jnp.float32)
     loss, metrics = objective.loss(DOT._replace(head=head), flat, batch)

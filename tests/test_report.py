@@ -485,7 +485,7 @@ def test_layers_hold_all_parameters_of_the_residual_network():
 
 def test_the_products_of_maps_of_local_features():
     """Of 2 x 3 places with 2 features, each meeting itself and its neighbours: 4 times 7 meetings."""
-    head = models.Comparator("local", places=(2, 3), reach=1)
+    head = models.Comparator("local", places=(2, 3), units=2, reach=1)
     net = models.SiameseNet(models.DenseEncoder((), 12), head)
     *_, last = layers.layer_table(net, (4, 4, 1))
     assert (last.name, last.multiply_adds) == ("head", 4 * 7 * 2)
