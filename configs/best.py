@@ -2,7 +2,7 @@
 
 The quickstart's recipe with four changes: Muon in place of AdamW, maps of local features that may move
 a little against each other in place of one vector, a wider third stage, and small elastic warps.
-BUILD_NOTES has what each of them gives.
+BUILD_NOTES has the ladder; what the last two give by themselves has not been measured.
 
     python launch/train.py --config=configs/best.py --config.data.archives=DIR --workdir=runs/best
     python launch/evaluate.py --workdir=runs/best --protocols=official,within --num_trials=20000

@@ -397,7 +397,10 @@ def test_another_rate_compiles_nothing_anew(name):
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"name": "sgd"}, r"optim.name must be one of \('layerwise', .* 'muon'\), got 'sgd'"),
+        (
+            {"name": "sgd"},
+            r"optim.name must be one of \('layerwise', 'adam', 'adamw', 'muon'\), got 'sgd'",
+        ),
         ({"name": "layerwise", "rate": 0.1}, "optim.name = 'layerwise' needs .*'rules'"),
         ({"name": "adamw", "rules": ()}, "optim.name = 'adamw' needs .*'rate'"),
         ({"name": "adam", "rate": 0.1}, r"optim.name = 'adam' needs .*\['rules'\]"),

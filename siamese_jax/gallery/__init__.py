@@ -325,10 +325,10 @@ def compare(
     """
     h = _embed(net, [first, second])
     value = float(_score(net, h[:1], h[1:])[0, 0])
-    by_distance = net.model.head.kind in models.DISTANCES
-    distance = float(net.model.head.distances(h[0], h[1]))
+    head = net.model.head
+    apart = float(head.distances(h[0], h[1])) if head.kind in models.DISTANCES else -value
     probability = None if calibrated is None else float(calibrated.probability(value))
-    return Comparison(distance if by_distance else -value, value, probability)
+    return Comparison(apart, value, probability)
 
 
 def calibrate(
