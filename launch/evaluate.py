@@ -6,7 +6,8 @@ Protocols: official (Lake's 20 runs), within (inside each alphabet), koch (the p
 between (characters of any alphabet), verification (with --pairs of a CSV file too: a line is two
 pictures, 1 for same or 0, and perhaps a claim that lines share), curve (accuracy against N), retrieval
 (each test image among all others), open_set (half of the classes enrolled, the others unknown). All
-but official and --pairs use the alphabets of --part; the table goes to results.json, the page to report.html.
+but official and --pairs use the alphabets of --part. The table goes to results.json, and the page to
+report.html.
 """
 
 import sys
