@@ -59,6 +59,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             "conv_std": 0.01,
             "dense_std": 0.01,  # Koch et al.: 0.2
             "bias_mean": 0.5,  # standard deviation 0.01
+            "convolution": "auto",  # in the frequency domain where that is faster
         }
     )
     config.model.comparator = "l1"

@@ -80,6 +80,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             "conv_std": 0.01,  # as published
             "dense_std": 0.2,  # as published
             "bias_mean": 0.5,  # as published
+            "convolution": "auto",  # in the frequency domain where that is faster
         }
     )
     config.model.comparator = "l1"

@@ -15,13 +15,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from siamese_jax import losses
+from siamese_jax import fftconv, losses
 
 Dtype = Any
 
 ENCODERS = ("koch", "residual", "small", "dense")
 COMPARATORS = ("l1", "l2", "euclidean", "squared_euclidean", "cosine", "bilinear", "local")
 DISTANCES = ("euclidean", "squared_euclidean", "local")  # comparators that fall with a distance
+CONVOLUTIONS = ("direct", "fft", "auto")
 OUTPUTS = ("linear", "sigmoid", "unit")
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -74,6 +75,8 @@ class KochEncoder(nn.Module):
         conv_std: standard deviation of the convolution kernels, as published 0.01.
         dense_std: standard deviation of the dense kernel, as published 0.2.
         bias_mean: mean of every bias, as published 0.5 (standard deviation 0.01).
+        convolution: how it is computed, one of `CONVOLUTIONS`: directly, in the frequency domain, or
+            by the faster of the two, which off a CPU is the direct one.
         dtype: compute type; parameters stay float32.
     """
 
@@ -83,12 +86,15 @@ class KochEncoder(nn.Module):
     conv_std: float = 0.01
     dense_std: float = 0.2
     bias_mean: float = 0.5
+    convolution: str = "direct"
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Embeds images: (B, H, W, C) float in [0, 1] -> (B, units) in (0, 1)."""
         del train
+        if self.convolution not in CONVOLUTIONS:
+            raise ValueError(f"convolution must be one of {CONVOLUTIONS}, got {self.convolution!r}")
         bias = normal_init(self.bias_mean, 0.01)
         x = images.astype(self.dtype)
         last = len(self.filters) - 1
@@ -106,6 +112,7 @@ class KochEncoder(nn.Module):
                 dtype=self.dtype,
                 kernel_init=normal_init(0.0, self.conv_std),
                 bias_init=bias,
+                conv_general_dilated=functools.partial(_valid_convolution, self.convolution),
                 name=f"conv{i + 1}",
             )(x)
             x = nn.relu(x)
@@ -120,6 +127,16 @@ class KochEncoder(nn.Module):
             name="embedding",
         )(x)
         return nn.sigmoid(_at_least_float32(x))
+
+
+def _valid_convolution(how, x, kernel, strides, padding, **options):
+    """`jax.lax.conv_general_dilated` with stride 1 and no padding, computed in one of `CONVOLUTIONS`."""
+    if how == "auto":
+        gain = fftconv.best_tile(x.shape, kernel.shape)[1]
+        how = "fft" if jax.default_backend() == "cpu" and gain > 1.5 else "direct"
+    if how == "fft":
+        return fftconv.fft_conv(x, kernel)
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
 class ResidualEncoder(nn.Module):

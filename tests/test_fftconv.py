@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from siamese_jax.fftconv import fft_conv
+from siamese_jax.fftconv import best_tile, fft_conv
 
 # Images (B, H, W, C), kernel (k, k', C, N), tile: Koch's conv2 with fewer channels first.
 CASES = [
@@ -16,7 +16,8 @@ CASES = [
     ((3, 12, 17, 1), (3, 5, 1, 2), 8),  # neither square
     ((2, 7, 7, 2), (7, 7, 2, 3), 20),  # one output, a tile larger than the image
     ((1, 9, 10, 2), (1, 1, 2, 2), 4),
-    ((2, 11, 11, 2), (5, 5, 2, 2), 5),  # one output a tile
+    ((2, 11, 11, 2), (5, 5, 2, 2), 5),  # one column a tile
+    ((2, 13, 18, 2), (6, 3, 2, 3), None),
 ]
 
 
@@ -70,6 +71,7 @@ def test_gradients_are_those_of_differences():
 def test_single_precision_is_as_exact_as_a_direct_convolution():
     x, w, dy = draw((2, 48, 48, 16), (7, 7, 16, 8), (2, 42, 42, 8), dtype=np.float32)
     assert fft_conv(x, w).dtype == jnp.float32
+    assert fft_conv(x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)).dtype == jnp.bfloat16
     ours = value_and_gradients(fft_conv, x, w, dy)
     with jax.enable_x64(True):
         exact = value_and_gradients(direct, *(a.astype(np.float64) for a in (x, w, dy)))
@@ -89,12 +91,35 @@ def test_training_through_it_is_training_through_the_direct_one():
         np.testing.assert_allclose(ours, jax.grad(lambda w: loss(w, direct))(w), rtol=1e-10)
 
 
+def test_the_tile_is_chosen_by_a_count_of_its_work():
+    """Koch's layers: the larger the kernel and the channels, the more is won; little by few images."""
+    gains = [
+        best_tile((64, *image), kernel)[1]
+        for image, kernel in (
+            ((48, 48, 64), (7, 7, 64, 128)),
+            ((21, 21, 128), (4, 4, 128, 128)),
+            ((105, 105, 1), (10, 10, 1, 64)),
+        )
+    ]
+    assert gains == sorted(gains, reverse=True) and gains[0] > 4 and gains[2] < 1
+    assert best_tile((1, 48, 48, 64), (7, 7, 64, 128))[1] < 1.5
+    # Outputs of 5 x 5 in one tile, by hand: a kernel of one pixel, one channel.
+    tile, gain = best_tile((1, 5, 5, 1), (1, 1, 1, 1))
+    cost = {}
+    for p, across in ((1, 5), (2, 3), (3, 2), (5, 1)):
+        numbers = 3 * across * 3 * p
+        widths, heights = numbers * 2 * (p + p), 2 * 3 * (25 + 5 * across * p)
+        image = numbers + widths + heights + 50 * numbers * 2
+        cost[p] = image + 3 * (2 + 3 * p * (2 + 50))
+    assert tile == min(cost, key=cost.get) and gain == pytest.approx(25 / cost[tile])
+
+
 @pytest.mark.parametrize(
     ("images", "kernel", "tile", "match"),
     [
         ((2, 9, 9, 3), (3, 3, 2, 4), 8, r"\(2, 9, 9, 3\) and \(3, 3, 2, 4\)"),
         ((9, 9, 3), (3, 3, 3, 4), 8, "needs images"),
-        ((2, 9, 9, 2), (9, 9, 2, 4), 8, "larger tile"),
+        ((2, 9, 9, 2), (9, 9, 2, 4), 8, "wider tile"),
         ((2, 9, 6, 2), (7, 7, 2, 4), 8, r"images of \(9, 6\)"),
     ],
 )

@@ -172,8 +172,10 @@ def pool_reference(x):
     return out
 
 
-def test_koch_forward_pass_against_numpy(koch):
-    net, variables = koch
+@pytest.mark.parametrize("convolution", models.CONVOLUTIONS)
+def test_koch_forward_pass_against_numpy(koch, convolution):
+    args = {**SMALL_KOCH["encoder_args"], "convolution": convolution}
+    net, variables = models.build({**SMALL_KOCH, "encoder_args": args}), koch[1]
     params = variables["params"]
     images1, images2 = random_images(1, 3, 40, 46, 2), random_images(2, 3, 40, 46, 2)
     h1, h2 = (koch_reference(params["encoder"], images) for images in (images1, images2))
@@ -183,6 +185,22 @@ def test_koch_forward_pass_against_numpy(koch):
     logits += float(params["head"]["bias"])
     found = score(net, variables, images1, images2)
     np.testing.assert_allclose(found, logits, atol=2e-5)
+
+
+def test_convolutions_are_computed_in_the_faster_way():
+    """On a CPU all but the first of Koch's layers, of many images; of one image none."""
+
+    def direct(convolution, images):
+        encoder = models.KochEncoder(convolution=convolution)
+        pixels = jax.ShapeDtypeStruct((images, 105, 105, 1), jnp.float32)
+        variables = jax.eval_shape(encoder.init, jax.random.key(0), pixels)
+        return str(jax.make_jaxpr(encoder.apply)(variables, pixels)).count("conv_general_dilated[")
+
+    assert [direct("direct", 64), direct("fft", 64)] == [4, 0]
+    if jax.default_backend() == "cpu":
+        assert [direct("auto", 64), direct("auto", 1)] == [1, 4]
+    with pytest.raises(ValueError, match="convolution must be one of.*'slow'"):
+        direct("slow", 1)
 
 
 def test_koch_score_is_symmetric_and_its_own_bias_on_the_diagonal(koch):
