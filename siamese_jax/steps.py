@@ -397,12 +397,21 @@ def draw_batch(
     fixed = isinstance(batch, pairsets.FixedPairs)  # they say themselves how they are warped
     keys = batch.keys if fixed else jax.random.split(k_augment, batch.rows.shape)
     rows, turns, keys = devices.share((batch.rows, batch.turns, keys))
-    plain = to_float(images if fed else images[rows.reshape(-1)])
+    plain = to_float(images if fed else _gather(images, rows.reshape(-1)))
     pixels = augment.augment(keys.reshape(-1), plain, turns.reshape(-1), fill=fill, **augmentation)
     if fixed:
         distort = devices.share(batch.distort).reshape(-1, 1, 1, 1)
         pixels = jnp.where(distort, pixels, plain)
     return batch, pixels.reshape(*rows.shape, *images.shape[1:]), k_dropout
+
+
+def _gather(images, rows):
+    """`images[rows]`, whole images."""
+    if jax.default_backend() == "cpu":
+        # A loop, which XLA leaves alone: a gather it would join with the warp's padding, and with the
+        # draw of the rows, which it would then repeat for every pixel.
+        return jax.lax.map(lambda row: images[row], rows)
+    return images[rows]
 
 
 VIEW = augment.Affine(
