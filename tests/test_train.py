@@ -158,6 +158,22 @@ def test_every_smoke_config_trains(name, smoke):
     saved.close()
 
 
+@pytest.mark.parametrize("name", ["quickstart", "koch2015"])
+def test_training_in_bfloat16_follows_that_in_float32(name, smoke, tmp_path):
+    """The parameters stay float32, so that the losses part by the rounding of a forward pass only."""
+    _, path, _ = smoke(name)
+    config = config_of(name, model__dtype="bfloat16")
+    train.train_and_evaluate(config, tmp_path)
+    exact, rough = (
+        np.array([row["loss"] for row in workdir.read_metrics(p) if row["kind"] == "train"])
+        for p in (path, tmp_path)
+    )
+    assert not np.array_equal(exact, rough)
+    np.testing.assert_allclose(rough, exact, rtol=0.03)
+    for x in jax.tree.leaves(variables(tmp_path)):
+        assert x.dtype == np.float32
+
+
 _PAIRS = {"batch": 8, "negatives": "any"}
 _EPISODES = {"episodes": 2, "n_way": 4, "fill": False}
 EACH_OBJECTIVE = {  # settings, comparator, steps of the full context, join
