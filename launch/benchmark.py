@@ -1,13 +1,13 @@
 """Measures this machine, this package and its peers, prints tables and writes a record.
 
-    python launch/benchmark.py --suite=training,input,oneshot,recognition,scaling,startup \
-        --record=benchmark.json
+    python launch/benchmark.py --archives=DIR --record=benchmark.json
 
 Suites: training (pairs/s and GFLOP/s of Koch's network and the quickstart's, PyTorch beside them),
-input (drawing and warping, Pillow beside it), oneshot (trials/s, passes of pairs beside them),
-recognition (enrol and identify), scaling (cost against size), startup (to the first step). All but
-PyTorch's sides run without it; nothing is fetched from anywhere. Times are medians over repetitions
-whose sides take turns: leave the machine alone meanwhile. --smoke only shows that everything runs.
+convolution (Koch's layers directly and in the frequency domain), input (drawing and warping, Pillow
+beside it), oneshot (trials/s, passes of pairs beside them), recognition (enrol and identify), scaling
+(cost against size), startup (to the first step). All but PyTorch's sides run without it; nothing is
+fetched from anywhere. Times are medians over repetitions whose sides take turns: leave the machine
+alone meanwhile. --smoke only shows that everything runs.
 """
 
 import os
@@ -22,7 +22,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # PyTorch has th
 siamese_jax.tune_cpu()
 
 _SUITE = flags.DEFINE_list(
-    "suite", "training,input,oneshot,recognition,scaling,startup", "What to measure."
+    "suite", "training,convolution,input,oneshot,recognition,scaling,startup", "What to measure."
 )
 _RECORD = flags.DEFINE_string("record", None, "JSON file for the figures.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Turns of each side.")

@@ -18,6 +18,7 @@ import PIL
 
 from siamese_jax import trials, workdir
 from siamese_jax.benchmarks import report
+from siamese_jax.benchmarks.convolution import run_convolution
 from siamese_jax.benchmarks.inputs import run_input
 from siamese_jax.benchmarks.oneshot import run_oneshot
 from siamese_jax.benchmarks.recognition import run_recognition
@@ -30,6 +31,7 @@ __all__ = ["SUITES", "Plan", "run"]
 
 SUITES = {
     "training": run_training,
+    "convolution": run_convolution,
     "input": run_input,
     "oneshot": run_oneshot,
     "recognition": run_recognition,

@@ -10,11 +10,14 @@ from siamese_jax.benchmarks import torch_koch
 from siamese_jax.benchmarks.measure import Row, Side
 from siamese_jax.benchmarks.workload import Plan, Workload
 
+_CONVOLUTION = "model.encoder_args.convolution"
+
 
 def run_training(plan: Plan) -> list[Row]:
     """Pairs a second and operations a second of the two networks' training steps.
 
-    PyTorch trains Koch's network on one batch that lies ready, in a process of its own, its turns
+    Operations are those of direct convolution, however it is computed; on a CPU a side computes Koch's
+    so. PyTorch trains Koch's network on one batch that lies ready, in a process of its own, its turns
     between those of ours.
     """
     rows = []
@@ -29,6 +32,9 @@ def run_training(plan: Plan) -> list[Row]:
                 Side("input and step", work.training_call(), **counted),
                 Side("step alone", work.fixed_call(), **counted),
             ]
+            if name == "koch2015" and jax.default_backend() == "cpu":
+                plain = Workload(plan.config(name, {_CONVOLUTION: "direct"}))
+                sides.append(Side("step alone, direct convolution", plain.fixed_call(), **counted))
             absent, base = [], ()
             if name == "koch2015" and plan.peers:
                 peer = stack.enter_context(torch_koch.Peer())

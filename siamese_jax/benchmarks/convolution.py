@@ -1,0 +1,71 @@
+"""Koch's convolutions directly and in the frequency domain, forward and with all gradients."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from siamese_jax import fftconv
+from siamese_jax.benchmarks.measure import Row, Side
+from siamese_jax.benchmarks.workload import Plan
+
+
+def run_convolution(plan: Plan) -> list[Row]:
+    """Images a second of each convolution that has more than one channel of input."""
+    config = plan.config("koch2015")
+    args, images = config.model.encoder_args, 2 * config.objective.batch
+    height, width = config.data.image_size
+    channels, rows = 1, []
+    for i, (features, size) in enumerate(zip(args.filters, args.kernels, strict=True)):
+        if i:
+            x, kernel = (images, height, width, channels), (size, size, channels, features)
+            rows += _layer(plan, f"conv{i + 1}", x, kernel)
+        height, width = ((side - size + 1) // 2 for side in (height, width))  # before a pool
+        channels = features
+    return rows
+
+
+def _layer(plan: Plan, name: str, x_shape, kernel_shape) -> list[Row]:
+    keys = jax.random.split(jax.random.key(plan.seed), 3)
+    shapes = (x_shape, kernel_shape, jax.eval_shape(_direct, *_empty(x_shape, kernel_shape)).shape)
+    x, kernel, dy = (
+        jax.random.normal(k, s).astype(plan.dtype) for k, s in zip(keys, shapes, strict=True)
+    )
+    images, rows, columns, features = dy.shape
+    adds = images * rows * columns * features * kernel[..., 0].size
+    ways = {"direct": _direct, "frequency domain": fftconv.fft_conv}
+    counted = {"amount": images, "unit": "images"}
+    group = f"{name}, {images} images of {x_shape[1:]}, kernel {kernel_shape}, {plan.dtype}"
+    found = []
+    for what, made, passes in (("forward", _forward, 1), ("forward and gradients", _pull, 3)):
+        product = plan.product()
+        sides = [product]
+        for way, convolve in ways.items():
+            call = functools.partial(jax.jit(made(convolve)), x, kernel, dy)
+            sides.append(Side(way, call, operations=2 * adds * passes, **counted))
+        found += plan.compare(f"{group}, {what}", sides, base=["direct"], product=product.name)
+    return found
+
+
+def _direct(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _empty(*shapes):
+    return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+
+def _forward(convolve):
+    return lambda x, kernel, dy: convolve(x, kernel)
+
+
+def _pull(convolve):
+    def run(x, kernel, dy):
+        y, pull = jax.vjp(convolve, x, kernel)
+        return y, pull(dy)
+
+    return run
