@@ -83,6 +83,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config.augment.elastic_size = 0.03  # of the image's side, at a knot
     config.augment.elastic_grid = 4  # knots along either axis
+    config.augment.thicken = 0.0  # of the image's height, on each side of a stroke
 
     config.optim = ml_collections.ConfigDict()
     config.optim.name = "muon"

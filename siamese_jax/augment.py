@@ -8,6 +8,7 @@ paper (0) outside, photos repeat their edge.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ def build(fields: Mapping) -> dict:
 
     Args:
         fields: `distort`, and where it is true `affine` (fields of `Affine`), `elastic_size` and
-            `elastic_grid`, and if wanted `mirror`, `contrast` and `brightness`; see `augment`.
+            `elastic_grid`, and if wanted `thicken`, `mirror`, `contrast`, `brightness`; see `augment`.
     """
     if not fields["distort"]:
         return {"affine": None}
@@ -65,7 +66,11 @@ def build(fields: Mapping) -> dict:
         "affine": Affine.of(fields["affine"]),
         "elastic_size": fields["elastic_size"],
         "elastic_grid": fields["elastic_grid"],
-        **{name: fields[name] for name in ("mirror", "contrast", "brightness") if name in fields},
+        **{
+            name: fields[name]
+            for name in ("thicken", "mirror", "contrast", "brightness")
+            if name in fields
+        },
     }
 
 
@@ -139,6 +144,34 @@ def elastic_displacement(key: jax.Array, height: int, width: int, grid: int, siz
     knots = size * jax.random.normal(key, (grid, grid, 2))
     field = jax.image.resize(knots, (height, width, 2), "cubic")
     return field * jnp.array([[[width, height]]], jnp.float32)
+
+
+def thicken_strokes(images: jax.Array, amounts: jax.Array, most: int) -> jax.Array:
+    """Draws the ink of each image with a wider pen.
+
+    Whole pixels are maxima over squares that grow by one pixel on each side; between two of them the
+    images are blended.
+
+    Args:
+        images: (B, H, W, C) float32, ink above paper.
+        amounts: (B,) pixels on each side of a stroke, 0 for none.
+        most: whole pixels that no amount is above.
+
+    Returns:
+        (B, H, W, C) float32.
+    """
+    amounts, wider, found = amounts[:, None, None, None], images, images
+    for i in range(most):
+        before = wider
+        for axis in (1, 2):
+            edge = [(0, 0)] * 4
+            edge[axis] = (1, 1)
+            padded = jnp.pad(wider, edge, mode="edge")
+            size = wider.shape[axis]
+            parts = [jax.lax.slice_in_dim(padded, j, j + size, axis=axis) for j in range(3)]
+            wider = functools.reduce(jnp.maximum, parts)
+        found = found + jnp.clip(amounts - i, 0, 1) * (wider - before)
+    return found
 
 
 def relight(keys: jax.Array, images: jax.Array, contrast: float, brightness: float) -> jax.Array:
@@ -218,6 +251,7 @@ def augment(
     affine: Affine | None = None,
     elastic_size: float = 0.0,
     elastic_grid: int = 4,
+    thicken: float = 0.0,
     mirror: bool = False,
     contrast: float = 0.0,
     brightness: float = 0.0,
@@ -232,6 +266,8 @@ def augment(
         affine: ranges of the affine distortion, None for none.
         elastic_size: see `elastic_displacement`; 0 for none.
         elastic_grid: knots of the elastic displacement along either axis.
+        thicken: with probability 1/2 the strokes of an image become wider, on each side by up to this
+            fraction of the image's height, see `thicken_strokes`; for ink.
         mirror: whether each image is mirrored left to right with probability 1/2: for pictures whose
             class stays the same then, such as faces.
         contrast: see `relight`.
@@ -264,6 +300,12 @@ def augment(
     shifts = _einsum("bjk,bk->bj", symmetry, shifts)
     matrices = _einsum("bij,bjk->bik", symmetry, matrices)
     images = warp(images, matrices, shifts, displacements, fill=fill)
+    if thicken:
+        most = thicken * height
+        draw = jax.vmap(
+            lambda key: jax.random.uniform(jax.random.fold_in(key, 4), minval=-most, maxval=most)
+        )
+        images = thicken_strokes(images, jnp.maximum(draw(keys), 0), math.ceil(most))
     if contrast or brightness:
         images = relight(k_light, images, contrast, brightness)
     return images

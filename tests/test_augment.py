@@ -343,6 +343,39 @@ def test_mirroring_flips_about_half_of_the_images_and_nothing_else():
     assert np.all(flipped ^ kept) and 70 < flipped.sum() < 130
 
 
+def test_thicker_strokes_by_hand():
+    """A point becomes squares, and between two of them a blend."""
+    images = np.zeros((4, 7, 9, 2), np.float32)
+    images[:, 3, 4, 0] = 0.8
+    images[:, 0, 0, 1] = 1.0  # in a corner
+    found = augment.thicken_strokes(jnp.asarray(images), jnp.array([0.0, 0.25, 1.0, 1.5]), 2)
+    inner, outer = np.zeros((2, 7, 9))
+    inner[2:5, 3:6], outer[1:6, 2:7] = 0.8, 0.8
+    point = images[0, :, :, 0]
+    expected = [point, 0.75 * point + 0.25 * inner, inner, (inner + outer) / 2]
+    np.testing.assert_allclose(found[..., 0], expected, atol=1e-6)
+    expected = np.zeros((7, 9))
+    expected[:3, :3], expected[:2, :2] = 0.5, 1.0
+    np.testing.assert_allclose(found[3, ..., 1], expected, atol=1e-6)
+
+
+def test_half_of_the_images_get_thicker_strokes_evenly_up_to_the_most():
+    images = np.zeros((2000, 20, 20, 1), np.float32)
+    images[:, :, 9:11] = 1.0  # a bar, 2 pixels wide
+    keys = jax.random.split(jax.random.key(0), len(images))
+    found = augment.augment(keys, images, jnp.zeros(len(images), int), thicken=0.1)  # 2 pixels
+    more = np.asarray(found)[:, 10, :, 0].sum(1) / 2 - 1  # a side
+    assert more.min() > -1e-5 and more.max() < 2
+    assert abs((more < 1e-5).mean() - 0.5) < 0.04  # 3.6 standard errors
+    wider = more[more >= 1e-5]
+    assert scipy.stats.kstest(wider, "uniform", (0, 2)).pvalue > 1e-3
+    plain = augment.augment(keys, images, jnp.zeros(len(images), int), affine=augment.Affine())
+    both = augment.augment(
+        keys, images, jnp.zeros(len(images), int), affine=augment.Affine(), thicken=1e-6
+    )
+    np.testing.assert_allclose(both, plain, atol=1e-4)  # a key of its own
+
+
 def test_relighting_by_hand():
     images = jnp.broadcast_to(jnp.array([0.0, 0.25, 0.5, 1.0]).reshape(1, 2, 2, 1), (300, 2, 2, 1))
     keys = jax.random.split(jax.random.key(1), 300)
