@@ -147,6 +147,20 @@ def test_the_tables_of_the_best_network_are_the_records():
         assert cells[1:] == [f"{100 * group[name]['accuracy']:.1f}" for group in groups]
 
 
+def test_the_table_between_alphabets_is_the_records():
+    text = (ROOT / "README.md").read_text()
+    text = text[text.index("| examples | once | eight views | aim |") :]
+    for line, shots in zip(text.splitlines()[2:4], (1, 5), strict=True):
+        cells = line.strip("| ").split(" | ")
+        found = []
+        for views in ("", "views_"):
+            path = ROOT / f"results/best/vinyals_{views}{shots}shot_seed0.json"
+            (result,) = json.loads(path.read_text())["results"]
+            assert result["k_shot"] == shots and result["num_trials"] == 20_000
+            found.append(f"{100 * result['accuracy']:.2f}")
+        assert cells[:3] == [str(shots), found[0], f"**{found[1]}**"]
+
+
 def test_the_speeds_are_the_recorded_benchmark():
     suites = json.loads((ROOT / "results/benchmark.json").read_text())["suites"]
     rows = {(s, r["group"].split(",")[0], r["name"]): r for s, own in suites.items() for r in own}
@@ -156,6 +170,7 @@ def test_the_speeds_are_the_recorded_benchmark():
 
     trials = [r for r in suites["oneshot"] if r["group"].startswith("quickstart, 20,000 trials")]
     expected = [
+        f"{ratio('training', 'koch2015', 'step alone, direct convolution'):.2f}",
         f"{ratio('training', 'koch2015', 'step alone'):.2f}",
         f"{ratio('input', 'koch2015', 'input'):.1f}",
         f"{ratio('input', 'quickstart', 'input'):.1f}",
