@@ -59,9 +59,14 @@ def build(fields: Mapping) -> dict:
     Args:
         fields: `distort`, and where it is true `affine` (fields of `Affine`), `elastic_size` and
             `elastic_grid`, and if wanted `thicken`, `mirror`, `contrast`, `brightness`; see `augment`.
+
+    Raises:
+        ValueError: an unknown field of `affine`, or strokes that would become thinner.
     """
     if not fields["distort"]:
         return {"affine": None}
+    if not fields.get("thicken", 0) >= 0:
+        raise ValueError(f"augment.thicken must be at least 0, got {fields['thicken']}")
     return {
         "affine": Affine.of(fields["affine"]),
         "elastic_size": fields["elastic_size"],

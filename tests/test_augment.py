@@ -376,6 +376,14 @@ def test_half_of_the_images_get_thicker_strokes_evenly_up_to_the_most():
     np.testing.assert_allclose(both, plain, atol=1e-4)  # a key of its own
 
 
+@pytest.mark.parametrize("thicken", [-0.01, float("nan")])
+def test_strokes_do_not_become_thinner(thicken):
+    fields = {"distort": True, "affine": {}, "elastic_size": 0.0, "elastic_grid": 4}
+    assert augment.build({**fields, "thicken": 0.02})["thicken"] == 0.02
+    with pytest.raises(ValueError, match="augment.thicken must be at least 0"):
+        augment.build({**fields, "thicken": thicken})
+
+
 def test_relighting_by_hand():
     images = jnp.broadcast_to(jnp.array([0.0, 0.25, 0.5, 1.0]).reshape(1, 2, 2, 1), (300, 2, 2, 1))
     keys = jax.random.split(jax.random.key(1), 300)

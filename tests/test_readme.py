@@ -183,3 +183,61 @@ def test_the_speeds_are_the_recorded_benchmark():
     assert re.findall(r"\*\*([\d.]+)\*\*", text) == expected
     start = rows["startup", "launch/train.py to its first step", "warm cache"]["seconds"]
     assert f"| {start:.1f} s (cold" in text
+
+
+def test_the_costs_against_size_are_the_recorded_benchmark():
+    suites = json.loads((ROOT / "results/benchmark.json").read_text())["suites"]
+
+    def found(suite, group, names):
+        rows = {r["name"]: r for r in suites[suite] if r["group"].startswith(group)}
+        return [rows[name] for name in names]
+
+    def digits(values):
+        return ", ".join(f"{x:,.0f}" if x >= 100 else f"{x:.3g}" for x in values)
+
+    expected = []
+    for group, field, sizes in (
+        ("koch2015", "objective.batch", ("8", "16", "32", "64")),
+        ("koch2015", "data.image_size", ("65 x 65", "85 x 85", "105 x 105")),
+        ("quickstart", "objective.episodes", ("1", "2", "4", "8")),
+        ("quickstart", "data.image_size", ("28 x 28", "56 x 56", "84 x 84", "105 x 105")),
+    ):
+        rows = found("scaling", f"{group} by {field}", [f"{field} {size}" for size in sizes])
+        expected.append(digits(row["per_second"] for row in rows) + " pairs/s")
+    drawn = [f"128 pairs, {n:,} classes" for n in (100, 1_000, 10_000, 100_000)]
+    times = [1e3 * row["seconds"] for row in found("scaling", "drawing a batch", drawn)]
+    expected.append(f"{min(times):.2f} to {max(times):.2f} ms")
+    (row,) = found("recognition", "quickstart, pictures to enrol", ["embed"])
+    expected.append(digits([row["per_second"]]) + " pictures/s")
+    for asked in (1, 16):
+        times = []
+        for count in (1_000, 100_000, 1_000_000):
+            name = f"identify {asked}, encoder and comparison"
+            (row,) = found("recognition", f"{count:,} references", [name])
+            times.append(1e3 * row["seconds"])
+        shown = [f"{x:.0f}" if x >= 100 else f"{x:.1f}" for x in times]
+        expected.append(", ".join(shown) + " ms")
+    text = (ROOT / "README.md").read_text()
+    text = text[text.index("| what | size | here |") : text.index("## Searching for settings")]
+    assert [
+        line.strip("| ").split(" | ")[-1] for line in text.split("\n\n")[0].splitlines()[2:]
+    ] == (expected)
+
+
+def test_the_table_of_convolutions_is_the_recorded_benchmark():
+    suites = json.loads((ROOT / "results/benchmark.json").read_text())["suites"]
+    rows = {
+        (r["group"].split(",")[0], r["group"].split(", ")[-1], r["name"]): r
+        for r in suites["convolution"]
+    }
+    text = (ROOT / "BUILD_NOTES.md").read_text()
+    lines = [line for line in text.splitlines() if re.match(r"\| conv\d,", line)]
+    assert len(lines) == 3
+    for line in lines:
+        cells = line.strip("| ").split(" | ")
+        expected = []
+        for what in ("forward", "forward and gradients"):
+            sides = [rows[cells[0][:5], what, way] for way in ("direct", "frequency domain")]
+            expected.append(", ".join(f"{1e3 * side['seconds']:.1f}" for side in sides) + " ms")
+            expected.append(f"{sides[1]['ratio']:.2f}")
+        assert cells[1:] == expected

@@ -10,8 +10,6 @@ from siamese_jax.benchmarks import torch_koch
 from siamese_jax.benchmarks.measure import Row, Side
 from siamese_jax.benchmarks.workload import Plan, Workload
 
-_CONVOLUTION = "model.encoder_args.convolution"
-
 
 def run_training(plan: Plan) -> list[Row]:
     """Pairs a second and operations a second of the two networks' training steps.
@@ -33,7 +31,8 @@ def run_training(plan: Plan) -> list[Row]:
                 Side("step alone", work.fixed_call(), **counted),
             ]
             if name == "koch2015" and jax.default_backend() == "cpu":
-                plain = Workload(plan.config(name, {_CONVOLUTION: "direct"}))
+                changes = {"model.encoder_args.convolution": "direct"}
+                plain = Workload(plan.config(name, changes))
                 sides.append(Side("step alone, direct convolution", plain.fixed_call(), **counted))
             absent, base = [], ()
             if name == "koch2015" and plan.peers:
