@@ -27,6 +27,7 @@ class Siamese:
         devices: where it runs.
         embed_step, compare_step: compiled steps.
         context_step: compiled step of class scores, of a network with a full context; else None.
+        views: how often `embed_step` sees each image.
     """
 
     model: models.SiameseNet
@@ -38,6 +39,7 @@ class Siamese:
     embed_step: Callable
     compare_step: Callable
     context_step: Callable | None = None
+    views: int = 1
 
     def with_variables(self, variables) -> Siamese:
         """The same network with other parameters (replicated); nothing is compiled anew."""
@@ -145,6 +147,7 @@ def bind(
         steps.make_embed_step(model, devices, views, "paper" if kind == "ink" else "edge"),
         jax.jit(lambda v, h1, h2: model.apply(v, h1, h2, method="compare_all")),
         jax.jit(class_scores) if model.context is not None else None,
+        views,
     )
 
 

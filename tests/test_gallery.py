@@ -257,6 +257,8 @@ def test_the_fingerprint_is_of_all_that_decides_a_score(net):
     changed = [
         dataclasses.replace(net, kind="ink"),
         dataclasses.replace(net, image_shape=(10, 12, 1)),
+        dataclasses.replace(net, views=2),
+        dataclasses.replace(net, views=3),
     ]
     for place, leaf in enumerate(jax.tree.leaves(net.variables)):  # parameters and statistics
         leaves = jax.tree.leaves(net.variables)

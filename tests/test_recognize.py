@@ -49,10 +49,10 @@ def act(run, tmp_path, monkeypatch, capsys):
     """Runs a command in this process: its words -> its exit code and what it prints."""
     load, loaded = inference.load, {}
 
-    def load_once(path, checkpoint):
-        if (path, checkpoint) not in loaded:
-            loaded[path, checkpoint] = load(path, checkpoint)
-        return loaded[path, checkpoint]
+    def load_once(path, checkpoint, views):
+        if (path, checkpoint, views) not in loaded:
+            loaded[path, checkpoint, views] = load(path, checkpoint, views=views)
+        return loaded[path, checkpoint, views]
 
     monkeypatch.setattr(inference, "load", load_once)
 
@@ -145,6 +145,17 @@ def test_rebuilding_takes_another_checkpoint(act, run, people):
     ]
     code, text = act("identify", people / "p1" / "0.png", checkpoint="latest")
     assert code == 0 and "nearest bob" in text
+
+
+def test_another_number_of_views_is_another_network(act, people):
+    act("enrol", "anna", people / "p0" / "0.png", views=2)
+    code, text = act("compare", people / "p0" / "0.png", people / "p1" / "0.png", views=2)
+    once = act("compare", people / "p0" / "0.png", people / "p1" / "0.png", gallery=None)[1]
+    assert code == 0 and text != once
+    with pytest.raises(ValueError, match="as many views, or `rebuild`"):
+        act("identify", people / "p0" / "0.png")
+    act("rebuild")
+    assert "nearest anna" in act("identify", people / "p0" / "0.png")[1]
 
 
 def test_mistakes_in_the_words_are_named(act, people, tmp_path):

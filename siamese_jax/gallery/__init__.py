@@ -143,13 +143,15 @@ class Comparison:
 def network_fingerprint(net: inference.Siamese) -> str:
     """First 16 hexadecimal digits of the SHA-256 of all that decides a network's scores.
 
-    Its parameters and statistics with their names, its comparator, and the shape and kind of its input.
+    Its parameters and statistics with their names, its comparator, the shape and kind of its input, and
+    how often it sees each picture.
     """
     variables = net.devices.first(net.variables)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     head = net.model.head
-    local = (tuple(head.places), head.reach) if head.kind == "local" else ()
-    digest = hashlib.sha256(repr((head.kind, *local, net.image_shape, net.kind)).encode())
+    more = (tuple(head.places), head.reach) if head.kind == "local" else ()
+    more += ("views", net.views) if net.views > 1 else ()  # galleries of one view keep their names
+    digest = hashlib.sha256(repr((head.kind, *more, net.image_shape, net.kind)).encode())
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
         leaf = np.ascontiguousarray(leaf)
         digest.update(repr((path, leaf.shape, leaf.dtype.str)).encode())
@@ -183,7 +185,8 @@ def check_network(gallery: Gallery, net: inference.Siamese) -> None:
     if given != gallery.fingerprint:
         raise ValueError(
             f"this gallery belongs to the network {gallery.network} ({gallery.fingerprint}), not to "
-            f"{net.name} ({given}): take that checkpoint, or `rebuild` the gallery with this one"
+            f"{net.name} ({given}): take that checkpoint with as many views, or `rebuild` the gallery "
+            "with this one"
         )
 
 

@@ -33,6 +33,7 @@ class Settings:
         workdir: of the run whose network is taken; None for `list` and `remove`.
         gallery: the gallery's file; None for `compare` without probabilities.
         checkpoint: `best`, `latest` or a step.
+        views: as in `inference.load`.
         add: whether `enrol` gives a name that is there further references.
         top: names or references that are shown.
         page: file for the page of `search`; None for one beside the gallery.
@@ -43,6 +44,7 @@ class Settings:
     workdir: str | None = None
     gallery: str | None = None
     checkpoint: str | int = "best"
+    views: int | None = None
     add: bool = False
     top: int = 3
     page: str | None = None
@@ -235,7 +237,7 @@ def _network(settings) -> inference.Siamese:
     checkpoint = settings.checkpoint
     if isinstance(checkpoint, str) and checkpoint.isdigit():
         checkpoint = int(checkpoint)
-    return inference.load(settings.workdir, checkpoint)
+    return inference.load(settings.workdir, checkpoint, views=settings.views)
 
 
 def _thumbnail(png: bytes, name: str) -> pages.Html:
