@@ -42,9 +42,8 @@ flags.DEFINE_integer("seed", 0, "Seed of the trials.")
 _BASELINES = flags.DEFINE_bool("baselines", True, "Judge random, pixel 1-NN and Hausdorff too.")
 _REPORT = flags.DEFINE_bool("report", True, "Write report.html.")
 _RECORD = flags.DEFINE_string("record", None, "File for the figures besides results.json.")
-_VIEWS = flags.DEFINE_integer(
-    "views", None, "Small warps of an image whose embeddings are averaged."
-)
+_VIEWS = flags.DEFINE_integer("views", None, "How often an image is seen, warped a little.")
+_ENSEMBLE = flags.DEFINE_list("ensemble", [], "Further runs: a row for the mean of all scores.")
 _DEVICES = flags.DEFINE_integer("num_devices", 0, "Devices, 0 for all.")
 _SETTINGS = ("num_trials", "n_way", "k_shot", "join", "negatives", "skip_small", "seed")
 flags.mark_flag_as_required("workdir")
@@ -71,6 +70,7 @@ def main(argv):
         record=_RECORD.value,
         num_devices=_DEVICES.value,
         views=_VIEWS.value,
+        ensemble=_ENSEMBLE.value,
         progress=sys.stderr.isatty(),
     )
 

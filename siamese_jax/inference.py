@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -107,6 +108,34 @@ class Siamese:
             self.score_matrix,
             lambda q, s: np.asarray(self.context_step(variables, q, s)),
         )
+
+
+def ensemble(nets: Sequence[Siamese]) -> evaluate.Embedder:
+    """Several networks as one system of `evaluate`: an embedding is all of theirs, a score their mean.
+
+    Args:
+        nets: networks that take the same images.
+
+    Raises:
+        ValueError: none, or one with a full context, whose scores are not of pairs.
+    """
+    if not nets or any(net.context_step is not None for net in nets):
+        raise ValueError("an ensemble is of one or more networks without a full context")
+    blanks = [
+        np.zeros((1, *net.image_shape), np.float32 if net.kind == "vector" else np.uint8)
+        for net in nets
+    ]
+    sizes = [net.embed(blank).shape[1] for net, blank in zip(nets, blanks, strict=True)]
+    ends = list(itertools.accumulate(sizes))[:-1]
+
+    def embed(images):
+        return np.concatenate([net.embed(images) for net in nets], 1)
+
+    def score_matrix(h1, h2):
+        parts = zip(nets, np.split(h1, ends, 1), np.split(h2, ends, 1), strict=True)
+        return np.mean([net.score_matrix(a, b) for net, a, b in parts], 0)
+
+    return evaluate.from_embedder(embed, score_matrix)
 
 
 def bind(

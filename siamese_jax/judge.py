@@ -37,6 +37,7 @@ def judge_run(
     record: str | None = None,
     num_devices: int = 1,
     views: int | None = None,
+    ensemble: Sequence[str | pathlib.Path] = (),
     progress: bool = False,
 ) -> dict[str, dict[str, evaluate.Result]]:
     """Judges a run, prints the table, writes `results.json` and the report.
@@ -72,6 +73,7 @@ def judge_run(
         record: path of a short copy of `results.json` without the names of folders.
         num_devices: devices to run on, 0 for all.
         views: as in `inference.load`.
+        ensemble: further runs, trained on the same data: a system more, of the mean of all scores.
         progress: whether to show progress bars.
 
     Returns:
@@ -93,13 +95,12 @@ def judge_run(
             config.eval.views = views
     start = workdir.read_provenance(path)[-1]
     checkpoint = int(checkpoint) if checkpoint.isdigit() else checkpoint
-    net = inference.load(path, checkpoint, num_devices, views)
+    nets = [inference.load(run, checkpoint, num_devices, views) for run in (path, *ensemble)]
+    net = nets[0]
     data = _load(config.data, archives)
     _log.info("%s on %s", net.name, data.note)
-    if data.resized(config.data.get("image_size")).fingerprint != start["data_fingerprint"]:
-        raise ValueError(
-            f"{path} was trained on other data ({start['data']}) than is found now ({data.note})"
-        )
+    for run in (path, *ensemble):
+        _check_trained_on(run, data)
     if config.get("test_data") is not None:
         data = _judged_on(data, _load(config.test_data, test_archives), net)
         _log.info("judged on %s", data.note)
@@ -115,6 +116,8 @@ def judge_run(
     join = settings.get("join") or config.eval.get("join", "mean")
     settings = {**settings, "join": join}
     systems = {net.name: net.system()}
+    if ensemble:
+        systems[f"ensemble of {len(nets)}"] = inference.ensemble(nets)
     if baselines:
         systems["pixel 1-NN"] = baseline_scores.pixel_nearest_neighbour
         systems["random"] = baseline_scores.random_score(0)
@@ -123,7 +126,7 @@ def judge_run(
     results = {}
     for name, system in systems.items():
         own = settings
-        if name != net.name and join in evaluate.JOINS_OF_EMBEDDINGS:
+        if callable(system) and join in evaluate.JOINS_OF_EMBEDDINGS:
             own = {**settings, "join": "mean"}
         asked, on = protocols, held
         if name == "modified Hausdorff":
@@ -138,7 +141,7 @@ def judge_run(
         "config": workdir.plain(config),
         "training": start,
         "evaluation": evaluation,
-        "settings": {**settings, "part": part},
+        "settings": {**settings, "part": part, "ensemble": [run.name for run in nets[1:]]},
         "results": [r.to_dict() for by in results.values() for r in by.values()],
     }
     if part == "test":
@@ -170,6 +173,18 @@ def _load(section, archives: str | None) -> datasets.Data:
     if archives:
         fields["archives"] = archives
     return datasets.load(fields)
+
+
+def _check_trained_on(path: str | pathlib.Path, data: datasets.Data) -> None:
+    """Refuses a run that has other training data than these."""
+    start, size = (
+        workdir.read_provenance(path)[-1],
+        workdir.read_config(path).data.get("image_size"),
+    )
+    if data.resized(size).fingerprint != start["data_fingerprint"]:
+        raise ValueError(
+            f"{path} was trained on other data ({start['data']}) than is found now ({data.note})"
+        )
 
 
 def _part(data: datasets.Data, part: str) -> datasets.Data:

@@ -124,6 +124,35 @@ def test_any_run_is_judged_on_data_that_are_named(run, tmp_path):
     assert "test_data" not in json.loads((copy / "config.json").read_text())
 
 
+def test_an_ensemble_is_the_mean_of_the_scores(run, tmp_path):
+    other = tmp_path / "other"
+    config = workdir.read_config(run)
+    with config.unlocked():
+        config.seed = 1
+        config.model.encoder_args.units = 12  # an embedding of another size
+        config.eval.join = "mean"
+    train.train_and_evaluate(config, str(other))
+    record = tmp_path / "record.json"
+    found = judged(run, ["within"], {"join": "mean"}, ensemble=[other], record=str(record))
+    assert set(found) == {"run @ 10", "ensemble of 2", "pixel 1-NN", "random"}
+    nets = [inference.load(path) for path in (run, other)]
+    drawn = trials.within_trials(datasets.load(OTHER).test, n_way=5, k_shot=2, num_trials=40)
+    one, two = (evaluate.evaluate_trials(net.system(), drawn, join="mean") for net in nets)
+    both = found["ensemble of 2"]["within"]
+    np.testing.assert_allclose(both.scores, (one.scores + two.scores) / 2, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["run @ 10"]["within"].scores, one.scores, rtol=1e-5)
+    assert json.loads(record.read_text())["settings"]["ensemble"] == ["other @ 10"]
+    stranger = with_config(run, tmp_path, lambda config: None)
+    provenance = json.loads((run / "provenance.json").read_text())
+    provenance[-1]["data_fingerprint"] = "0" * 16
+    (stranger / "provenance.json").unlink()
+    (stranger / "provenance.json").write_text(json.dumps(provenance))
+    with pytest.raises(ValueError, match="copy was trained on other data"):
+        judged(run, ["within"], ensemble=[stranger])
+    with pytest.raises(ValueError, match="one or more networks"):
+        inference.ensemble([])
+
+
 def test_other_parts_than_the_test_are_recorded_alone(run, tmp_path):
     """The validation part and both have trials of their own; results.json stays with the test."""
     copy = with_config(run, tmp_path, lambda config: config.pop("test_data"))
