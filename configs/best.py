@@ -8,8 +8,9 @@ strokes. BUILD_NOTES has the ladder; the third stage and the warps have not been
     python launch/evaluate.py --workdir=runs/best --protocols=official,within --num_trials=20000 \
         --views=8
 
-Measured on 2026-11-23, one core of an Intel Xeon, seeds 0, 1, in eight views: 85 CPU minutes; official
-runs 99.00, 99.25 %, 20-way within the test alphabets 93.85, 93.88 % (400 and 20,000 trials).
+Measured on 2026-11-23, one core of an Intel Xeon, seeds 0, 1, 2, in eight views: 85 to 86 CPU minutes;
+official runs 99.00, 99.25, 99.00 %, 20-way within the test alphabets 93.85, 93.88, 93.99 % (400 and
+20,000 trials).
 Variants: `:smoke` shrinks everything to seconds on the built-in glyphs.
 """
 
