@@ -199,6 +199,7 @@ def without_places(config, starts: list[dict]) -> tuple[dict, list[dict]]:
         "--archives=",
         "--test_archives=",
         "--pairs=",
+        "--ensemble=",
         "--record=",
     )
     shown = []

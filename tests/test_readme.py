@@ -151,6 +151,21 @@ def test_the_tables_of_the_best_network_are_the_records():
         assert cells[-1] == f"{100 * low:.1f} - {100 * high:.1f}"
 
 
+def test_the_ensemble_is_the_record():
+    """It holds the first network seen eight times as well, whose figures are those of its own record."""
+    held = json.loads((ROOT / "results/best/ensemble.json").read_text())
+    assert len(held["settings"]["ensemble"]) == 2
+    alone = json.loads((ROOT / "results/best/views_seed0.json").read_text())["results"]
+    text = (ROOT / "README.md").read_text()
+    for row in alone:
+        one, both = (r for r in held["results"] if r["name"] == row["name"])
+        assert (one["accuracy"], one["trial_hash"]) == (row["accuracy"], row["trial_hash"])
+        assert both["system"] == "ensemble of 3" and both["trial_hash"] == row["trial_hash"]
+        low, high = both["bootstrap"]
+        figures = f"{100 * both['accuracy']:.2f} | {100 * low:.1f} - {100 * high:.1f} |"
+        assert figures in text, figures
+
+
 def test_the_table_between_alphabets_is_the_records():
     text = (ROOT / "README.md").read_text()
     text = text[text.index("| examples | once | eight views | aim |") :]
