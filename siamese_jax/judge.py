@@ -177,10 +177,8 @@ def _load(section, archives: str | None) -> datasets.Data:
 
 def _check_trained_on(path: str | pathlib.Path, data: datasets.Data) -> None:
     """Refuses a run that has other training data than these."""
-    start, size = (
-        workdir.read_provenance(path)[-1],
-        workdir.read_config(path).data.get("image_size"),
-    )
+    start = workdir.read_provenance(path)[-1]
+    size = workdir.read_config(path).data.get("image_size")
     if data.resized(size).fingerprint != start["data_fingerprint"]:
         raise ValueError(
             f"{path} was trained on other data ({start['data']}) than is found now ({data.note})"
