@@ -150,7 +150,9 @@ def network_fingerprint(net: inference.Siamese) -> str:
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     head = net.model.head
     more = (tuple(head.places), head.reach) if head.kind == "local" else ()
-    more += ("views", net.views) if net.views > 1 else ()  # one view: as galleries made before have it
+    more += (
+        ("views", net.views) if net.views > 1 else ()
+    )  # one view: as galleries made before have it
     digest = hashlib.sha256(repr((head.kind, *more, net.image_shape, net.kind)).encode())
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
         leaf = np.ascontiguousarray(leaf)
