@@ -8,7 +8,7 @@ setuptools.setup(
     description="Siamese networks and one-shot recognition in JAX and Flax",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["siamese_jax", "siamese_jax.*"]),
-    package_data={"siamese_jax": ["pretrained/*.npz"]},
+    package_data={"siamese_jax.runs": ["pretrained/*.npz"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py",

@@ -22,7 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import siamese_jax
-from siamese_jax import commands
+from siamese_jax import cli
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU
 siamese_jax.tune_cpu()
@@ -44,7 +44,7 @@ _EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 def main(argv):
     del argv
-    from siamese_jax import ablation
+    from siamese_jax.experiments import ablation
 
     caught = []
     for number in _EXIT_CODES:
@@ -70,4 +70,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -16,7 +16,7 @@ import pathlib
 from absl import flags
 
 import siamese_jax
-from siamese_jax import commands
+from siamese_jax import cli
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # PyTorch has the rest of a GPU
 siamese_jax.tune_cpu()
@@ -64,4 +64,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -15,7 +15,7 @@ import sys
 from absl import flags
 
 import siamese_jax
-from siamese_jax import commands
+from siamese_jax import cli
 
 siamese_jax.tune_cpu()
 
@@ -51,10 +51,10 @@ flags.mark_flag_as_required("workdir")
 
 def main(argv):
     del argv
-    from siamese_jax import judge
+    from siamese_jax.experiments import evaluate
 
     settings = {name: flags.FLAGS[name].value for name in _SETTINGS}
-    judge.judge_run(
+    evaluate.judge_run(
         _WORKDIR.value,
         _PROTOCOLS.value,
         settings,
@@ -76,4 +76,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -13,7 +13,7 @@ file and belongs to the checkpoint and --views that made it; rebuild moves it to
 from absl import flags
 
 import siamese_jax
-from siamese_jax import commands
+from siamese_jax import cli
 
 siamese_jax.tune_cpu()
 
@@ -32,7 +32,9 @@ _SEED = flags.DEFINE_integer("seed", 0, "calibrate: seed of the people held back
 
 
 def main(argv):
-    from siamese_jax.gallery import actions  # jax is slow to import: --help should not wait for it
+    from siamese_jax.recognition import (
+        actions,  # jax is slow to import: --help should not wait for it
+    )
 
     command, words = (argv[1], argv[2:]) if len(argv) > 1 else (None, [])
     settings = actions.Settings(
@@ -50,4 +52,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    commands.run(main, takes_words=True, error_code=2)
+    cli.run(main, takes_words=True, error_code=2)

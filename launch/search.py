@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import siamese_jax
-from siamese_jax import commands
+from siamese_jax import cli
 
 siamese_jax.tune_cpu()
 
@@ -37,11 +37,11 @@ _EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 def main(argv):
     del argv
     try:
-        from siamese_jax import search
+        from siamese_jax.experiments import search
     except ImportError as error:
         raise ValueError(f"{error}: the search needs pip install 'siamese_jax[search]'") from None
 
-    logging.getLogger("siamese_jax.datasets").setLevel(logging.WARNING)  # else said every trial
+    logging.getLogger("siamese_jax.data").setLevel(logging.WARNING)  # else said every trial
     caught = []
     for number in _EXIT_CODES:
         signal.signal(number, lambda number, frame: caught.append(number))
@@ -63,4 +63,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from siamese_jax import commands
+from siamese_jax import cli
 
 _RESULTS = flags.DEFINE_string(
     "results",
@@ -23,7 +23,7 @@ _MARKDOWN = flags.DEFINE_bool("markdown", False, "Write Markdown.")
 
 def main(argv):
     del argv
-    from siamese_jax import tables
+    from siamese_jax.experiments import tables
 
     records, others = tables.read_records(_RESULTS.value)
     made = tables.make_tables(records)
@@ -34,4 +34,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import siamese_jax
-from siamese_jax import commands
+from siamese_jax import cli
 
 siamese_jax.tune_cpu()
 
@@ -45,7 +45,7 @@ def main(argv):
         signal.signal(number, lambda number, frame: caught.append(number))
     import jax  # after the flags are parsed: --help should not wait for it
 
-    from siamese_jax import train
+    from siamese_jax.training import loop
 
     together = _DISTRIBUTED.value or _PROCESSES.value > 1
     if together:
@@ -56,7 +56,7 @@ def main(argv):
         if jax.process_index() > 0:  # only the first process speaks of what goes well
             logging.getLogger("siamese_jax").setLevel(logging.WARNING)
             sys.stdout = open(os.devnull, "w")
-    summary = train.train_and_evaluate(
+    summary = loop.train_and_evaluate(
         _CONFIG.value, _WORKDIR.value, should_stop=lambda: bool(caught), progress=_PROGRESS.value
     )
     if together:
@@ -72,4 +72,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

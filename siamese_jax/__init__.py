@@ -3,13 +3,13 @@
 Importing the package starts nothing and changes nothing; jax is first imported by what needs it.
 """
 
-from siamese_jax.tuning import tune_cpu
+from siamese_jax.cpu import tune_cpu
 
 __all__ = ["load", "tune_cpu"]
 
 
 def load(path, checkpoint="best", num_devices=1, views=None):
     """Reads the network of a run, or one by name: see `siamese_jax.inference.load`."""
-    from siamese_jax import inference
+    from siamese_jax.inference import network
 
-    return inference.load(path, checkpoint, num_devices, views)
+    return network.load(path, checkpoint, num_devices, views)

@@ -10,7 +10,7 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # before jax starts
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from siamese_jax.datasets.glyphs import make_glyphs  # noqa: E402
+from siamese_jax.data.glyphs import make_glyphs  # noqa: E402
 
 REAL_DATA = "SIAMESE_JAX_TEST_DATA"
 
@@ -33,7 +33,7 @@ def real_data() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def prepared_omniglot(real_data, tmp_path_factory):
     """The builder of the real Omniglot, prepared once a session."""
-    from siamese_jax.datasets import omniglot
+    from siamese_jax.data import omniglot
 
     return omniglot.prepare(tmp_path_factory.mktemp("prepared"), real_data / "omniglot")
 

@@ -15,8 +15,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from siamese_jax import ablation, datasets, metrics, objectives, workdir
-from siamese_jax.ablation import axes, table, training
+from siamese_jax.data import loading
+from siamese_jax.evaluation import metrics
+from siamese_jax.experiments import ablation
+from siamese_jax.experiments.ablation import axes, table, training
+from siamese_jax.runs import workdir
+from siamese_jax.training import objectives
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -34,7 +38,7 @@ def quickstart():
 
 @pytest.fixture(scope="module")
 def data(quickstart):
-    return datasets.load({**workdir.plain(quickstart)["data"], "image_size": None})
+    return loading.load({**workdir.plain(quickstart)["data"], "image_size": None})
 
 
 # ----------------------------------------------------------------------------------------- axes

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from siamese_jax import adaptation
+from siamese_jax.evaluation import finetune
 
 
 def direction(x):
@@ -36,16 +36,16 @@ def loss_and_gradient(weights, supports, scale):
 def test_imprinted_weights_by_hand():
     supports = np.array([[[[3.0, 4.0], [0.0, 2.0]], [[-1.0, 0.0], [-5.0, 0.0]]]])
     mean = np.array([0.3, 0.9])  # of (0.6, 0.8) and (0, 1)
-    weights = adaptation.imprint(supports)
+    weights = finetune.imprint(supports)
     np.testing.assert_allclose(weights[0], [mean / np.linalg.norm(mean), [-1, 0]], rtol=1e-6)
-    logits = adaptation.cosine_logits(np.array([[[0.0, 7.0]]]), weights, scale=2.0)
+    logits = finetune.cosine_logits(np.array([[[0.0, 7.0]]]), weights, scale=2.0)
     np.testing.assert_allclose(logits[0, 0], [2 * 0.9 / np.sqrt(0.9), 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(("steps", "rate"), [(0, 0.1), (1, 0.3), (7, 0.05)])
 def test_fine_tuning_is_plain_gradient_descent(steps, rate):
     supports = supports_of(3, 4, 3, 5)
-    found = adaptation.finetune(supports, steps=steps, rate=rate, scale=6.0)
+    found = finetune.finetune(supports, steps=steps, rate=rate, scale=6.0)
     assert found.shape == (3, 4, 5)
     for run, weights in zip(supports, np.asarray(found), strict=True):
         expected = direction(direction(run).mean(1))
@@ -66,15 +66,12 @@ def test_gradient_by_hand_is_that_of_the_loss_by_hand():
 
 def test_runs_are_fitted_apart_and_fitting_fits():
     supports = supports_of(5, 4, 2, 6, seed=3)
-    together = np.asarray(adaptation.finetune(supports))
-    alone = [np.asarray(adaptation.finetune(run[None]))[0] for run in supports]
+    together = np.asarray(finetune.finetune(supports))
+    alone = [np.asarray(finetune.finetune(run[None]))[0] for run in supports]
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-6)
     losses = [
-        [
-            loss_and_gradient(np.asarray(weights, float), run, adaptation.SCALE)[0]
-            for weights in pair
-        ]
-        for run, *pair in zip(supports, adaptation.imprint(supports), together, strict=True)
+        [loss_and_gradient(np.asarray(weights, float), run, finetune.SCALE)[0] for weights in pair]
+        for run, *pair in zip(supports, finetune.imprint(supports), together, strict=True)
     ]
     before, after = np.transpose(losses)
     assert (after < before - 0.01).all()
@@ -83,6 +80,6 @@ def test_runs_are_fitted_apart_and_fitting_fits():
 def test_embeddings_of_zero_give_finite_weights():
     supports = np.zeros((1, 2, 2, 3))
     supports[0, 1] = [[1, 0, 0], [-1, 0, 0]]  # directions that cancel
-    weights = np.asarray(adaptation.finetune(supports))
+    weights = np.asarray(finetune.finetune(supports))
     assert np.isfinite(weights).all()
-    assert np.isfinite(np.asarray(adaptation.cosine_logits(np.zeros((1, 1, 3)), weights))).all()
+    assert np.isfinite(np.asarray(finetune.cosine_logits(np.zeros((1, 1, 3)), weights))).all()

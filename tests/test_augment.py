@@ -9,8 +9,8 @@ import pytest
 import scipy.ndimage
 import scipy.stats
 
-from siamese_jax import augment
-from siamese_jax.augment import Affine
+from siamese_jax.data import augment
+from siamese_jax.data.augment import Affine
 
 MANY = 3000
 NOTHING = Affine(rotation=0.0, shear=0.0, scale=(1.0, 1.0), translation=0.0)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from siamese_jax import baselines, evaluate
-from siamese_jax.datasets import omniglot
-from siamese_jax.trials import official_trials
+from siamese_jax.data import omniglot
+from siamese_jax.evaluation import baselines, protocols
+from siamese_jax.evaluation.trials import official_trials
 
 
 def _drawings(seed, count, size=12, channels=1):
@@ -100,8 +100,8 @@ def test_vectors():
 
 def test_official_runs(prepared_omniglot):
     trials = official_trials(omniglot.load_runs(prepared_omniglot))
-    result = evaluate.evaluate_trials(baselines.pixel_nearest_neighbour, trials)
+    result = protocols.evaluate_trials(baselines.pixel_nearest_neighbour, trials)
     assert (result.num_trials, result.accuracy) == (400, 0.19)
-    result = evaluate.evaluate_trials(baselines.modified_hausdorff, trials)
+    result = protocols.evaluate_trials(baselines.modified_hausdorff, trials)
     assert result.accuracy == pytest.approx(0.6125)
     assert result.diagnostics["asymmetry"] < 1e-12

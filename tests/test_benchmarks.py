@@ -14,7 +14,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from siamese_jax import augment, benchmarks, models, sampling, steps
+from siamese_jax import benchmarks
 from siamese_jax.benchmarks import (
     inputs,
     measure,
@@ -26,6 +26,12 @@ from siamese_jax.benchmarks import (
     training,
     workload,
 )
+from siamese_jax.data import augment
+from siamese_jax.models.comparators import Comparator
+from siamese_jax.models.encoders import KochEncoder
+from siamese_jax.models.siamese import SiameseNet
+from siamese_jax.training import sampling
+from siamese_jax.training.step import make_train_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLAN = benchmarks.Plan(ROOT, repetitions=1, turn=0.0, peers=False, smoke=True)
@@ -125,7 +131,7 @@ def test_the_matrix_product_counts_two_operations_a_term():
 
 
 def test_operations_of_kochs_step_by_hand():
-    net = models.SiameseNet(models.KochEncoder(), models.Comparator(kind="l1"))
+    net = SiameseNet(KochEncoder(), Comparator(kind="l1"))
     image = (
         (96 * 96 * 64 * 10 * 10)
         + (42 * 42 * 128 * 7 * 7 * 64)
@@ -141,7 +147,7 @@ def test_operations_of_kochs_step_by_hand():
 @pytest.mark.parametrize("name", ["koch2015", "quickstart"])
 def test_the_step_alone_is_the_training_step_without_its_input(name):
     work = workload.Workload(PLAN.config(name))
-    whole = steps.make_train_step(
+    whole = make_train_step(
         *(work.model, work.tx, work.objective, work.augmentation, work.fill, work.devices)
     )
     alone, batch, pixels = workload.fixed_step(work)
@@ -243,8 +249,8 @@ def test_an_even_index_is_one():
 
 def test_the_peer_is_the_same_network():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    encoder = models.KochEncoder((4, 6, 6, 8), (4, 3, 3, 2), 16, conv_std=0.3)
-    net = models.SiameseNet(encoder, models.Comparator(kind="l1"))
+    encoder = KochEncoder((4, 6, 6, 8), (4, 3, 3, 2), 16, conv_std=0.3)
+    net = SiameseNet(encoder, Comparator(kind="l1"))
     a, b = (jax.random.uniform(jax.random.key(i), (6, 41, 41, 1)) for i in (0, 1))
     params = jax.jit(net.init)(jax.random.key(2), a, b)["params"]
     peer = torch_koch.build_network(41, (4, 6, 6, 8), (4, 3, 3, 2), 16)

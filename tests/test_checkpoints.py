@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from siamese_jax import optim, steps
-from siamese_jax.checkpoints import Checkpoints
+from siamese_jax.runs.checkpoints import Checkpoints
+from siamese_jax.training import optim
+from siamese_jax.training.step import TrainState
 
 
 def tiny(step):
@@ -92,7 +93,7 @@ def state():
     for tx in both:
         _, opt_state = tx.update(params, tx.init(params), params)
         opt_states.append(opt_state)
-    return steps.TrainState(
+    return TrainState(
         step=jnp.int32(7),
         rng=jax.random.key(3),
         params=optax.apply_updates(params, params),

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_jax import baselines, datasets, evaluate, trials
-from siamese_jax.datasets.folder import load_folder
-from siamese_jax.datasets.imageset import ImageSet
+from siamese_jax.data import loading
+from siamese_jax.data.folder import load_folder
+from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation import baselines, trials
+from siamese_jax.evaluation import protocols as protocols_lib
 
 
 def grey(value, height=6, width=4):
@@ -205,13 +207,13 @@ def test_att_faces(real_data):
 
 def test_att_faces_of_unseen_people(real_data):
     path = real_data / "att_faces" / "att_faces.zip"
-    data = datasets.load({"name": "folder", "path": path, "fractions": (16, 4, 20)})
+    data = loading.load({"name": "folder", "path": path, "fractions": (16, 4, 20)})
     parts = (data.train, data.validation, data.test)
     assert [part.num_classes for part in parts] == [16, 4, 20]
     assert all(part.grid().shape[1:] == (10, 112, 92, 1) for part in parts)
     people = [name for part in parts for name in part.class_names]
     assert sorted(people) == sorted(f"s{k}" for k in range(1, 41))
-    by_rows = datasets.load({"name": "folder", "path": path, "split": "rows"})
+    by_rows = loading.load({"name": "folder", "path": path, "split": "rows"})
     assert [part.num_classes for part in (by_rows.train, by_rows.test)] == [40, 40]
     assert by_rows.train.class_count.tolist() == [6] * 40
 
@@ -232,9 +234,9 @@ def people(seed, count=20, pictures=10):
 
 
 def test_protocols_on_people_of_one_alphabet():
-    data = evaluate.EvaluationData(people(0), people(1, 4))
+    data = protocols_lib.EvaluationData(people(0), people(1, 4))
     protocols = ("within", "between", "verification", "retrieval")
-    results = evaluate.run_protocols(
+    results = protocols_lib.run_protocols(
         baselines.pixel_nearest_neighbour, data, protocols, {"num_trials": 400, "num_pairs": 400}
     )
     assert set(results) == set(protocols)

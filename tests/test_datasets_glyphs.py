@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from siamese_jax.datasets import glyphs as glyphs_lib
-from siamese_jax.datasets.glyphs import make_glyphs
-from siamese_jax.datasets.imageset import ImageSet
-from siamese_jax.datasets.runs import Runs, make_runs
+from siamese_jax.data import glyphs as glyphs_lib
+from siamese_jax.data.glyphs import make_glyphs
+from siamese_jax.data.image_set import ImageSet
+from siamese_jax.data.official_runs import Runs, make_runs
 
 
 @pytest.fixture(scope="module")

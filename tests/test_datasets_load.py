@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_jax import datasets
-from siamese_jax.datasets import omniglot, preparation, splits
-from siamese_jax.datasets.imageset import ImageSet
+from siamese_jax.data import loading, omniglot, preparation, splits
+from siamese_jax.data.image_set import ImageSet
 
 SMALL = {"glyphs_alphabets": 5, "glyphs_characters": (4, 6), "glyphs_drawers": 10}
 
@@ -93,7 +92,7 @@ def test_vinyals(lake_like):
     tests = {splits.vinyals(*lake_like, seed)[2].class_names for seed in (0, 0, 1)}
     assert len(tests) == 2
     with pytest.raises(ValueError, match="goes with Omniglot in memory"):
-        datasets.load({"name": "glyphs", "split": "vinyals"})
+        loading.load({"name": "glyphs", "split": "vinyals"})
 
 
 def test_by_fraction_of_alphabets():
@@ -207,7 +206,7 @@ def test_own_drawers():
 
 
 def test_load_glyphs():
-    data = datasets.load({"name": "glyphs", **SMALL, "image_size": (28, 28)})
+    data = loading.load({"name": "glyphs", **SMALL, "image_size": (28, 28)})
     parts = (data.train, data.validation, data.test)
     assert [part.num_alphabets for part in parts] == [3, 1, 1]
     assert all(part.image_shape == (28, 28, 1) and part.kind == "ink" for part in parts)
@@ -218,14 +217,14 @@ def test_load_glyphs():
     assert data.runs.n_way == data.test.alphabet_count.max()
     assert data.runs_name == f"runs ({data.runs.n_way}-way)" and "official" not in data.runs.name
     assert "glyphs" in data.note and "seed 0" in data.note
-    again = datasets.load({"name": "glyphs", **SMALL, "image_size": (28, 28)})
+    again = loading.load({"name": "glyphs", **SMALL, "image_size": (28, 28)})
     assert again.fingerprint == data.fingerprint
-    other = datasets.load({"name": "glyphs", **SMALL, "image_size": (28, 28), "seed": 1})
+    other = loading.load({"name": "glyphs", **SMALL, "image_size": (28, 28), "seed": 1})
     assert other.fingerprint != data.fingerprint
 
 
 def test_load_glyphs_with_own_drawers():
-    data = datasets.load({"name": "glyphs", **SMALL, "split": "koch"})
+    data = loading.load({"name": "glyphs", **SMALL, "split": "koch"})
     drawers = [set(part.drawers.tolist()) for part in (data.train, data.validation, data.test)]
     assert drawers == [set(range(1, 7)), {7, 8}, {9, 10}]
 
@@ -235,20 +234,20 @@ def test_auto_without_omniglot_says_so(tmp_path, monkeypatch):
     closed = {"x": ("http://127.0.0.1:9/x.zip", 1, "0" * 64)}
     monkeypatch.setattr(omniglot.prepare, "__kwdefaults__", omniglot.prepare.__kwdefaults__ | {
         "downloads": closed})  # fmt: skip
-    data = datasets.load({"data_dir": tmp_path, **SMALL})
+    data = loading.load({"data_dir": tmp_path, **SMALL})
     assert data.note.startswith("glyphs") and "NOT OMNIGLOT" in data.note
     assert "http://127.0.0.1:9/x.zip" in data.note and "\n" not in data.note
     assert data.runs_name != "official"
     with pytest.raises(preparation.SourceUnavailable, match="glyphs"):
-        datasets.load({"name": "omniglot", "data_dir": tmp_path})
+        loading.load({"name": "omniglot", "data_dir": tmp_path})
 
 
 def test_auto_with_bad_archives_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="images_background.zip: no such archive"):
-        datasets.load({"data_dir": tmp_path / "data", "archives": tmp_path})
+        loading.load({"data_dir": tmp_path / "data", "archives": tmp_path})
     monkeypatch.setenv(omniglot.ENVIRONMENT, str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="nowhere: no such folder"):
-        datasets.load({"data_dir": tmp_path / "data"})
+        loading.load({"data_dir": tmp_path / "data"})
 
 
 def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
@@ -269,16 +268,16 @@ def test_load_folder(tmp_path):
             path = tmp_path / "mine" / f"class{c}" / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((8, 8), 10 * c + i, np.uint8)).save(path)
-    data = datasets.load({"name": "folder", "path": tmp_path / "mine", "image_size": (4, 4)})
+    data = loading.load({"name": "folder", "path": tmp_path / "mine", "image_size": (4, 4)})
     assert [part.num_classes for part in (data.train, data.validation, data.test)] == [3, 1, 1]
     assert data.train.kind == "photo" and data.train.image_shape == (4, 4, 1)
     assert data.runs is None and "mine" in data.note
-    ink = datasets.load({"name": "folder", "path": str(tmp_path / "mine"), "ink": True})
+    ink = loading.load({"name": "folder", "path": str(tmp_path / "mine"), "ink": True})
     assert ink.train.kind == "ink" and ink.train.image_shape == (8, 8, 1)
     (tmp_path / "mine" / "class4" / "1.png").unlink()
     (tmp_path / "mine" / "class4" / "2.png").unlink()
     with pytest.raises(ValueError, match="class4 has 1 image"):
-        datasets.load({"name": "folder", "path": tmp_path / "mine"})
+        loading.load({"name": "folder", "path": tmp_path / "mine"})
 
 
 @pytest.mark.parametrize(
@@ -295,11 +294,11 @@ def test_load_folder(tmp_path):
 )
 def test_bad_fields(config, words):
     with pytest.raises(ValueError, match=words):
-        datasets.load(config)
+        loading.load(config)
 
 
 def test_config_dict_loads_too():
     import ml_collections
 
     config = ml_collections.ConfigDict({"name": "glyphs", **SMALL, "archives": None})
-    assert datasets.load(config.lock()).train.num_alphabets == 3
+    assert loading.load(config.lock()).train.num_alphabets == 3

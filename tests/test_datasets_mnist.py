@@ -6,8 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from siamese_jax import datasets
-from siamese_jax.datasets import mnist, preparation
+from siamese_jax.data import loading, mnist, preparation
 
 COUNTS = {"train": 12, "test": 5}
 LABELS = {"train": [3, 1, 3, 0, 9, 1, 3, 2, 2, 0, 5, 3], "test": [7, 7, 0, 1, 0]}
@@ -102,7 +101,7 @@ def test_no_source(tmp_path):
 
 
 def test_real_mnist(real_data, tmp_path):
-    data = datasets.load(
+    data = loading.load(
         {
             "name": "mnist",
             "data_dir": tmp_path,

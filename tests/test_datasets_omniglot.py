@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_jax import datasets
-from siamese_jax.datasets import archives, omniglot, preparation, splits
+from siamese_jax.data import archives, loading, omniglot, preparation, splits
 
 TINY = archives.Layout((2, 5), (2, 4), drawers=4, runs=2, ways=2)
 ALPHABETS = {
@@ -584,7 +583,7 @@ def test_official_runs(prepared_omniglot, real_data):
     ],
 )
 def test_load_splits_the_real_omniglot(prepared_omniglot, split, drawers, counts):
-    data = datasets.load(
+    data = loading.load(
         {"name": "auto", "data_dir": prepared_omniglot.data_dir_root, "split": split}
     )
     parts = (data.train, data.validation, data.test)

@@ -12,10 +12,14 @@ import pytest
 from sklearn import datasets as sklearn_datasets
 from sklearn import neighbors, preprocessing
 
-from siamese_jax import baselines, datasets, evaluate, inference, models, steps, train, trials
-from siamese_jax.datasets import splits
-from siamese_jax.datasets.imageset import ImageSet
-from siamese_jax.datasets.vectors import Standardisation, load_vectors
+from siamese_jax.data import loading, splits
+from siamese_jax.data.image_set import ImageSet
+from siamese_jax.data.vectors import Standardisation, load_vectors
+from siamese_jax.evaluation import baselines, protocols, trials
+from siamese_jax.inference import network
+from siamese_jax.inference.devices import Devices
+from siamese_jax.models import siamese
+from siamese_jax.training import loop
 
 
 def write(path, text):
@@ -46,7 +50,7 @@ def iris_csv(iris, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def iris_data(iris_csv):
-    return datasets.load(
+    return loading.load(
         {"name": "vectors", "path": iris_csv, "class_column": "species", "split": "rows"}
     )
 
@@ -207,9 +211,9 @@ def test_standardised_by_the_training_part_only(iris_csv, iris_data):
     parts = (iris_data.train, iris_data.validation, iris_data.test)
     assert all(part.images.dtype == np.float32 for part in parts)
     assert all(part.image_shape == (1, 4, 1) and part.kind == "vector" for part in parts)
-    train = iris_data.train.images[:, 0, :, 0].astype(np.float64)
-    np.testing.assert_allclose(train.mean(0), 0, atol=1e-6)
-    np.testing.assert_allclose(train.std(0), 1, atol=1e-6)
+    loop = iris_data.train.images[:, 0, :, 0].astype(np.float64)
+    np.testing.assert_allclose(loop.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(loop.std(0), 1, atol=1e-6)
     others = np.concatenate([part.images[:, 0, :, 0] for part in parts[1:]])
     assert np.abs(others.mean(0)).max() > 1e-3  # not by their own
 
@@ -277,16 +281,16 @@ def test_split_by_rows_of_iris(iris_csv, iris_data):
     assert "split by rows" in iris_data.note and "150 vectors of 4 features" in iris_data.note
     assert iris_data.runs is None and iris_data.resized(None) is iris_data
     again = {"name": "vectors", "path": iris_csv, "class_column": "species", "split": "rows"}
-    assert datasets.load(again).fingerprint == iris_data.fingerprint
-    assert datasets.load({**again, "seed": 1}).fingerprint != iris_data.fingerprint
-    counted = datasets.load({**again, "fractions": (40, 4, 6)})
+    assert loading.load(again).fingerprint == iris_data.fingerprint
+    assert loading.load({**again, "seed": 1}).fingerprint != iris_data.fingerprint
+    counted = loading.load({**again, "fractions": (40, 4, 6)})
     assert [part.class_count[0] for part in (counted.train, counted.validation)] == [40, 4]
 
 
 def test_split_by_classes(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "t.npz", features=rng.normal(size=(40, 3)), classes=np.repeat(range(10), 4))
-    data = datasets.load({"name": "vectors", "path": tmp_path / "t.npz"})
+    data = loading.load({"name": "vectors", "path": tmp_path / "t.npz"})
     parts = (data.train, data.validation, data.test)
     assert [part.num_classes for part in parts] == [6, 2, 2]
     assert len({name for part in parts for name in part.class_names}) == 10
@@ -304,7 +308,7 @@ def test_split_by_classes(tmp_path):
 def test_bad_fields(iris_csv, config, words):
     fields = {"name": "vectors", "path": iris_csv, "class_column": "species", "split": "rows"}
     with pytest.raises(ValueError, match=words):
-        datasets.load({**fields, **config})
+        loading.load({**fields, **config})
 
 
 def test_trials_and_pairs_of_vectors(iris_data):
@@ -333,22 +337,22 @@ def test_nearest_neighbour_of_vectors_against_scikit_learn(iris_data):
 
 def test_protocols_judge_vectors(iris_data):
     drawn = trials.within_trials(iris_data.test, n_way=3, num_trials=300)
-    result = evaluate.evaluate_trials(baselines.pixel_nearest_neighbour, drawn)
+    result = protocols.evaluate_trials(baselines.pixel_nearest_neighbour, drawn)
     assert 0.6 < result.accuracy <= 1  # Iris is easy; 1/3 by chance
-    embedder = evaluate.from_embedder(lambda x: x.reshape(len(x), -1), lambda a, b: a @ b.T)
-    assert evaluate.evaluate_trials(embedder, drawn).num_trials == 300
+    embedder = protocols.from_embedder(lambda x: x.reshape(len(x), -1), lambda a, b: a @ b.T)
+    assert protocols.evaluate_trials(embedder, drawn).num_trials == 300
 
 
 @pytest.fixture(scope="module")
 def net(iris_data):
-    devices = steps.Devices(1)
+    devices = Devices(1)
     fields = {"encoder": "dense", "encoder_args": {"hidden": (5,), "units": 3}}
     fields |= {"comparator": "l1", "head_args": {}, "dtype": "float32"}
-    model = models.build(fields, None)
+    model = siamese.build(fields, None)
     x = iris_data.train.images[:2]
     variables = devices.replicate(model.init(jax.random.key(0), x, x))
     config = ml_collections.ConfigDict({"model": fields})
-    return inference.bind(config, variables, (1, 4, 1), "vector", "net", devices)
+    return network.bind(config, variables, (1, 4, 1), "vector", "net", devices)
 
 
 def test_a_network_embeds_vectors(net, iris_data):
@@ -397,12 +401,12 @@ def test_training_on_iris_leaves_log_2(iris_csv, tmp_path):
             "eval": {"every": 100, "trials": 300, "n_way": 3, "seed": 0, "patience": 0},
         }
     )
-    result = train.train_and_evaluate(config.lock(), str(tmp_path / "run"))
+    result = loop.train_and_evaluate(config.lock(), str(tmp_path / "run"))
     assert result["best_value"] > 0.85  # three ways: 1/3 by chance
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert losses[-1] < 0.45 < np.log(2)
-    net = inference.load(tmp_path / "run")
-    data = datasets.load(config.data)
+    net = network.load(tmp_path / "run")
+    data = loading.load(config.data)
     raw = load_vectors(iris_csv, class_column="species").images[:5, 0, :, 0]
     assert net.kind == "vector" and net.embed(data.standardisation(raw)).shape == (5, 16)

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from scipy import special
 
-from siamese_jax import adaptation, baselines, evaluate, metrics, pairs_file, scoring
-from siamese_jax import trials as trial_lists
-from siamese_jax.datasets.imageset import ImageSet
+from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation import baselines, finetune, metrics, pairs_csv, scoring
+from siamese_jax.evaluation import protocols as protocols_lib
+from siamese_jax.evaluation import trials as trial_lists
 
 SIZES = (6, 5, 9)  # characters of each alphabet
 DRAWERS = 4
@@ -66,7 +67,7 @@ def project(images):
     return images.reshape(len(images), -1) @ weights
 
 
-EMBEDDER = evaluate.from_embedder(project, lambda hq, hs: hq @ hs.T)
+EMBEDDER = protocols_lib.from_embedder(project, lambda hq, hs: hq @ hs.T)
 
 
 # --------------------------------------------------------------------------------------- trials
@@ -302,14 +303,14 @@ def test_a_trial_never_meets_its_own_image(small):
 @pytest.mark.parametrize("build", [trial_lists.within_trials, trial_lists.between_trials])
 def test_planted_systems(small, build):
     trials = build(small, n_way=5, num_trials=120)
-    best = evaluate.evaluate_trials(perfect, trials)
+    best = protocols_lib.evaluate_trials(perfect, trials)
     assert best.accuracy == 1.0 and best.bootstrap == (1.0, 1.0)
     assert best.wilson == pytest.approx((120 / (120 + 1.959964**2), 1.0))
     assert best.diagnostics["asymmetry"] == 0 and best.diagnostics["tied_trials"] == 0
-    flat = evaluate.evaluate_trials(constant, trials)
+    flat = protocols_lib.evaluate_trials(constant, trials)
     assert flat.accuracy == pytest.approx(1 / 5, abs=1e-15)
     assert flat.diagnostics["tied_trials"] == 1 and flat.diagnostics["nonfinite_scores"] == 0
-    broken = evaluate.evaluate_trials(nan, trials)
+    broken = protocols_lib.evaluate_trials(nan, trials)
     assert broken.accuracy == pytest.approx(1 / 5, abs=1e-15)
     assert broken.diagnostics["nonfinite_scores"] == 600
     assert broken.diagnostics["tied_trials"] == 0 and broken.diagnostics["asymmetry"] is None
@@ -321,15 +322,17 @@ def test_position_bias_is_seen(small):
     def first_wins(queries, supports):
         return np.tile(-np.arange(len(supports)), (len(queries), 1))
 
-    diagnostics = evaluate.evaluate_trials(first_wins, trials).diagnostics
+    diagnostics = protocols_lib.evaluate_trials(first_wins, trials).diagnostics
     assert diagnostics["right_at"] == pytest.approx([0.2] * 5)
     assert diagnostics["answered_at"] == [1, 0, 0, 0, 0]
     assert diagnostics["accuracy_at"] == [1, 0, 0, 0, 0]
     assert diagnostics["position_bias"] == pytest.approx(0.8)
-    unbiased = evaluate.evaluate_trials(perfect, trials).diagnostics
+    unbiased = protocols_lib.evaluate_trials(perfect, trials).diagnostics
     assert unbiased["position_bias"] == pytest.approx(0)
     uneven = trial_lists.within_trials(small, n_way=5, num_trials=1, alphabets=["alphabet1"])
-    assert evaluate.evaluate_trials(perfect, uneven).diagnostics["accuracy_at"].count(None) == 4
+    assert (
+        protocols_lib.evaluate_trials(perfect, uneven).diagnostics["accuracy_at"].count(None) == 4
+    )
 
 
 def test_asymmetry_is_seen(small):
@@ -338,7 +341,7 @@ def test_asymmetry_is_seen(small):
     def lopsided(queries, supports):
         return perfect(queries, supports) + 0.5 * class_of(queries)[:, None]
 
-    result = evaluate.evaluate_trials(lopsided, trials)
+    result = protocols_lib.evaluate_trials(lopsided, trials)
     gaps = small.classes[trials.queries][:, :, None] - small.classes[trials.supports][:, None, :, 0]
     assert result.diagnostics["asymmetry"] == 0.5 * np.abs(gaps).max()
     assert result.accuracy == 1.0
@@ -353,12 +356,12 @@ def test_embedder_equals_scores_and_embeds_each_image_once(small):
         seen.append(images[:, 0, 2, 0])
         return project(images)
 
-    embedder = evaluate.from_embedder(embed, EMBEDDER.score_matrix)
-    result = evaluate.evaluate_trials(embedder, trials, batch_size=16)
+    embedder = protocols_lib.from_embedder(embed, EMBEDDER.score_matrix)
+    result = protocols_lib.evaluate_trials(embedder, trials, batch_size=16)
     used = np.unique(np.concatenate([trials.queries.ravel(), trials.supports.ravel()]))
     assert len(seen) == math.ceil(len(used) / 16)
     np.testing.assert_array_equal(np.concatenate(seen)[: len(used)], used)
-    plain = evaluate.evaluate_trials(lambda q, s: project(q) @ project(s).T, trials)
+    plain = protocols_lib.evaluate_trials(lambda q, s: project(q) @ project(s).T, trials)
     np.testing.assert_allclose(result.scores, plain.scores, rtol=1e-12)
     np.testing.assert_array_equal(result.correct, plain.correct)
     # And both equal a loop over trials.
@@ -381,17 +384,17 @@ def test_joining_of_shots(small):
 
     expected = {"mean": raw.mean(-1), "max": raw.max(-1), "sum": special.logsumexp(raw, -1)}
     for join, scores in expected.items():
-        result = evaluate.evaluate_trials(score, trials, join=join)
+        result = protocols_lib.evaluate_trials(score, trials, join=join)
         np.testing.assert_allclose(result.scores, scores)
         assert result.accuracy == metrics.n_way_accuracy(scores, trials.answers)
-        assert result.join == join and f"joined by {join}" in evaluate.format_table([result])
+        assert result.join == join and f"joined by {join}" in protocols_lib.format_table([result])
     for join in ("prototype", "finetune"):
         with pytest.raises(ValueError, match=f"'{join}' needs embeddings.*join by mean, max, sum"):
-            evaluate.evaluate_trials(score, trials, join=join)
+            protocols_lib.evaluate_trials(score, trials, join=join)
     with pytest.raises(ValueError, match="one of mean, max, sum, prototype, finetune, got 'min'"):
-        evaluate.evaluate_trials(score, trials, join="min")
+        protocols_lib.evaluate_trials(score, trials, join="min")
     single = trial_lists.within_trials(small, n_way=4, num_trials=24)
-    assert evaluate.evaluate_trials(score, single, join="max").join is None  # nothing to join
+    assert protocols_lib.evaluate_trials(score, single, join="max").join is None  # nothing to join
 
 
 def distance(hq, hs):
@@ -400,29 +403,29 @@ def distance(hq, hs):
 
 def test_prototypes_are_mean_embeddings(small):
     trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=40)
-    system = evaluate.from_embedder(project, distance)
-    result = evaluate.evaluate_trials(system, trials, join="prototype")
+    system = protocols_lib.from_embedder(project, distance)
+    result = protocols_lib.evaluate_trials(system, trials, join="prototype")
     h = project(small.images)
     for r, q in np.ndindex(trials.queries.shape):
         means = h[trials.supports[r]].mean(1)
         expected = -np.square(h[trials.queries[r, q]] - means).sum(1)
         np.testing.assert_allclose(result.scores[r, q], expected, rtol=1e-9)
     assert result.diagnostics["asymmetry"] < 1e-9
-    mean = evaluate.evaluate_trials(system, trials, join="mean")
+    mean = protocols_lib.evaluate_trials(system, trials, join="mean")
     assert np.abs(mean.scores - result.scores).max() > 1  # it is not the mean of the distances
 
 
 def test_fine_tuning_is_of_each_run(small):
     trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=40)
-    result = evaluate.evaluate_trials(EMBEDDER, trials, join="finetune")
+    result = protocols_lib.evaluate_trials(EMBEDDER, trials, join="finetune")
     h = project(small.images)
     for r in (0, len(trials.queries) - 1):
-        weights = adaptation.finetune(h[trials.supports[r]][None])
-        expected = adaptation.cosine_logits(h[trials.queries[r]][None], weights)[0]
+        weights = finetune.finetune(h[trials.supports[r]][None])
+        expected = finetune.cosine_logits(h[trials.queries[r]][None], weights)[0]
         np.testing.assert_allclose(result.scores[r], expected, rtol=1e-4, atol=1e-5)
     assert result.diagnostics["asymmetry"] is None and result.join == "finetune"
     alone = trial_lists.within_trials(small, n_way=1, num_trials=6)
-    assert evaluate.evaluate_trials(EMBEDDER, alone, join="finetune").accuracy == 1
+    assert protocols_lib.evaluate_trials(EMBEDDER, alone, join="finetune").accuracy == 1
 
 
 def contextual(calls):
@@ -437,7 +440,7 @@ def contextual(calls):
     def score_matrix(hq, hs):
         raise AssertionError("the support set is to be seen as a whole")
 
-    return evaluate.from_embedder(project, score_matrix, score_classes)
+    return protocols_lib.from_embedder(project, score_matrix, score_classes)
 
 
 @pytest.mark.parametrize("join", ["mean", "finetune"])
@@ -445,7 +448,7 @@ def test_a_system_that_sees_the_whole_support_set(small, join, monkeypatch):
     monkeypatch.setattr(scoring, "_OF_CLASSES", 3 * 4 * 3 * 4)  # four runs a call, of 17
     trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=51, queries_per_run=3)
     calls = []
-    result = evaluate.evaluate_trials(contextual(calls), trials, join=join)
+    result = protocols_lib.evaluate_trials(contextual(calls), trials, join=join)
     assert set(calls) == {((4, 3, 3), (4, 4, 3, 3))} and len(calls) == 5  # one shape
     h = project(small.images)
     for r, q in np.ndindex(trials.queries.shape):
@@ -459,7 +462,7 @@ def test_a_system_that_sees_the_whole_support_set(small, join, monkeypatch):
 def test_pairs_of_such_a_system_are_runs_of_one(small):
     pairs = trial_lists.verification_pairs(small, num_pairs=60)
     calls = []
-    result = evaluate.evaluate_pairs(contextual(calls), pairs, threshold=0.0)
+    result = protocols_lib.evaluate_pairs(contextual(calls), pairs, threshold=0.0)
     assert set(calls) == {((60, 1, 3), (60, 1, 1, 3))}
     h = project(small.images)
     there, back = (
@@ -468,7 +471,7 @@ def test_pairs_of_such_a_system_are_runs_of_one(small):
     )
     np.testing.assert_allclose(result.scores, there, rtol=1e-9)
     assert result.diagnostics["asymmetry"] == pytest.approx(np.abs(there - back).max())
-    found = evaluate.evaluate_retrieval(contextual([]), trial_lists.retrieval_queries(small))
+    found = protocols_lib.evaluate_retrieval(contextual([]), trial_lists.retrieval_queries(small))
     every = -np.square(h[:, None] - 0.9 * h).sum(-1)
     np.fill_diagonal(every, -np.inf)
     nearest = small.classes[every.argmax(1)]
@@ -478,12 +481,12 @@ def test_pairs_of_such_a_system_are_runs_of_one(small):
 def test_systems_of_another_shape_are_refused(small):
     trials = trial_lists.within_trials(small, n_way=4, num_trials=12)
     with pytest.raises(ValueError, match=r"\(4, 4\), got \(4,\)"):
-        evaluate.evaluate_trials(lambda q, s: np.zeros(len(q)), trials)
-    flat = evaluate.from_embedder(lambda images: np.zeros(len(images)), EMBEDDER.score_matrix)
+        protocols_lib.evaluate_trials(lambda q, s: np.zeros(len(q)), trials)
+    flat = protocols_lib.from_embedder(lambda images: np.zeros(len(images)), EMBEDDER.score_matrix)
     with pytest.raises(ValueError, match=r"embed must return \(80, D\) for 80 images, got \(80,\)"):
-        evaluate.evaluate_trials(flat, trials)
+        protocols_lib.evaluate_trials(flat, trials)
     with pytest.raises(ValueError, match="not 'model'"):
-        evaluate.evaluate_trials("model", trials)
+        protocols_lib.evaluate_trials("model", trials)
 
 
 def test_result_by_group_and_as_json(small):
@@ -492,7 +495,7 @@ def test_result_by_group_and_as_json(small):
     def only_first_alphabet(queries, supports):
         return np.where(class_of(queries).max() < 6, 1, np.nan) * perfect(queries, supports)
 
-    result = evaluate.evaluate_trials(only_first_alphabet, trials, system_name="planted")
+    result = protocols_lib.evaluate_trials(only_first_alphabet, trials, system_name="planted")
     by_group = {g: x["accuracy"] for g, x in result.per_group.items()}
     assert by_group == pytest.approx({"alphabet0": 1, "alphabet1": 0.2, "alphabet2": 0.2})
     assert {x["num_trials"] for x in result.per_group.values()} == {20}
@@ -502,27 +505,29 @@ def test_result_by_group_and_as_json(small):
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert plain["trial_hash"] == trials.hash and plain["num_trials"] == 60
     assert "scores" not in plain and plain["wilson"] == list(result.wilson)
-    line = evaluate.format_table([result]).splitlines()[1]
+    line = protocols_lib.format_table([result]).splitlines()[1]
     for text in ("planted", "within alphabets", "46.67", "60", trials.hash, "(3 alphabets)"):
         assert text in line
 
 
 def test_one_group_has_no_bootstrap_interval(small):
     trials = trial_lists.within_trials(small, n_way=5, num_trials=1)
-    result = evaluate.evaluate_trials(perfect, trials)
+    result = protocols_lib.evaluate_trials(perfect, trials)
     assert np.isnan(result.bootstrap).all()
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["bootstrap"] == [None, None]
-    assert "- (1 class)" in evaluate.format_table([result])
+    assert "- (1 class)" in protocols_lib.format_table([result])
 
 
 def test_results_are_compared_on_the_same_trials_only(small):
     trials = trial_lists.within_trials(small, n_way=5, num_trials=60)
-    a, b = (evaluate.evaluate_trials(s, trials) for s in (perfect, constant))
-    difference, interval = evaluate.compare_results(a, b)
+    a, b = (protocols_lib.evaluate_trials(s, trials) for s in (perfect, constant))
+    difference, interval = protocols_lib.compare_results(a, b)
     assert difference == pytest.approx(0.8) and interval == pytest.approx((0.8, 0.8))
-    other = evaluate.evaluate_trials(constant, trial_lists.within_trials(small, n_way=5, seed=1))
+    other = protocols_lib.evaluate_trials(
+        constant, trial_lists.within_trials(small, n_way=5, seed=1)
+    )
     with pytest.raises(ValueError, match=f"{trials.hash} .* only figures on the same trials"):
-        evaluate.compare_results(a, other)
+        protocols_lib.compare_results(a, other)
 
 
 # --------------------------------------------------------------------------------- verification
@@ -534,13 +539,13 @@ def _pairs(small, seed, negatives="any"):
 
 def test_verification_of_planted_systems(small):
     test, validation = _pairs(small, 0), _pairs(small, 1)
-    best = evaluate.evaluate_pairs(perfect, test, validation=validation)
+    best = protocols_lib.evaluate_pairs(perfect, test, validation=validation)
     assert best.accuracy == 1 and best.figures["threshold"] == -0.5
     assert best.figures["auc"] == 1 and best.figures["eer"] == 0 and best.figures["mean_same"] == 0
     assert best.figures["mean_different"] < -1 and best.figures["validation_accuracy"] == 1
     assert best.figures["auc_interval"] == pytest.approx((1, 1))
     for system in (constant, nan):
-        chance = evaluate.evaluate_pairs(system, test, validation=validation)
+        chance = protocols_lib.evaluate_pairs(system, test, validation=validation)
         assert chance.accuracy == 0.5
         assert chance.figures["auc"] == chance.figures["eer"] == 0.5
         assert chance.figures["log_loss"] == pytest.approx(math.log(2))
@@ -551,7 +556,7 @@ def test_verification_of_planted_systems(small):
 
 def test_verification_threshold_comes_from_validation(small):
     test, validation = _pairs(small, 0), _pairs(small, 1)
-    result = evaluate.evaluate_pairs(EMBEDDER, test, validation=validation)
+    result = protocols_lib.evaluate_pairs(EMBEDDER, test, validation=validation)
     h = project(small.images)
     scores = {p.hash: (h[p.first] * h[p.second]).sum(1) for p in (test, validation)}
     np.testing.assert_allclose(result.scores, scores[test.hash])
@@ -573,15 +578,15 @@ def test_verification_threshold_comes_from_validation(small):
     assert result.diagnostics["asymmetry"] < 1e-9
     seen = {frozenset(p) for p in zip(test.first.tolist(), test.second.tolist(), strict=True)}
     assert result.diagnostics["distinct_pairs"] == len(seen) < 120
-    plain = evaluate.evaluate_pairs(
+    plain = protocols_lib.evaluate_pairs(
         lambda q, s: project(q) @ project(s).T, test, threshold=result.figures["threshold"]
     )
     np.testing.assert_allclose(plain.scores, result.scores)
     for arguments in ({}, {"validation": validation, "threshold": 0.0}):
         with pytest.raises(ValueError, match="either validation pairs"):
-            evaluate.evaluate_pairs(EMBEDDER, test, **arguments)
+            protocols_lib.evaluate_pairs(EMBEDDER, test, **arguments)
     with pytest.raises(ValueError, match="other pairs than those of the test"):
-        evaluate.evaluate_pairs(EMBEDDER, test, validation=_pairs(small, 0))
+        protocols_lib.evaluate_pairs(EMBEDDER, test, validation=_pairs(small, 0))
 
 
 # ------------------------------------------------------------------------------------ retrieval
@@ -601,7 +606,7 @@ def test_watched_pairs_by_hand():
         q, s = (x[:, 0, 0, 0].tolist() for x in (queries, supports))
         return np.array([[logits.get((min(a, b), max(a, b)), 0.0) for b in s] for a in q])
 
-    found = evaluate.monitor_pairs(score, pairs)
+    found = protocols_lib.monitor_pairs(score, pairs)
     probability = 1 / (1 + np.exp([-2.0, 1.0, 1.0, -3.0]))  # of the right answer
     assert found["pair_loss"] == pytest.approx(-np.log(probability).mean(), rel=1e-6)
     assert found["pair_accuracy"] == 0.5
@@ -612,17 +617,17 @@ def test_retrieval_of_planted_systems(small):
     queries = trial_lists.retrieval_queries(small)
     assert queries.hash == trial_lists.retrieval_queries(small).hash == "28482d209324"
     assert trial_lists.retrieval_queries(small.select(drawers=[1, 2])).hash != queries.hash
-    best = evaluate.evaluate_retrieval(perfect, queries)
+    best = protocols_lib.evaluate_retrieval(perfect, queries)
     assert best.accuracy == best.figures["map_at_r"] == 1 and best.num_trials == 80
     assert best.group_kind == "alphabet" and best.per_group["alphabet2"]["num_trials"] == 36
     assert best.figures["map_at_r_interval"] == (1, 1) and best.diagnostics["asymmetry"] == 0
     for system in (constant, nan):  # 3 of the 79 others are right
-        chance = evaluate.evaluate_retrieval(system, queries)
+        chance = protocols_lib.evaluate_retrieval(system, queries)
         assert chance.accuracy == pytest.approx(3 / 79)
         missed = math.comb(76, 10) / math.comb(79, 10)
         assert chance.figures["recall_at_10"] == pytest.approx(1 - missed)
     assert chance.diagnostics["nonfinite_scores"] == 80 * 79
-    line = evaluate.format_table([best]).splitlines()[1]
+    line = protocols_lib.format_table([best]).splitlines()[1]
     assert "among all 80 images" in line and "MAP@R 100.00 %" in line and "-  " in line
     json.dumps(chance.to_dict(), allow_nan=False)
 
@@ -635,7 +640,7 @@ def test_retrieval_in_tiles_equals_one_matrix(small, monkeypatch):
     recalls, average = metrics.retrieval(scores, relevant, np.arange(80))
     monkeypatch.setattr(scoring, "_TILE", 13)
     monkeypatch.setattr(scoring, "_IMAGE_TILE", (7, 11))
-    monkeypatch.setattr(evaluate, "_RETRIEVED", 17)
+    monkeypatch.setattr(protocols_lib, "_RETRIEVED", 17)
     shapes = set()
 
     def score_matrix(hq, hs):
@@ -643,10 +648,10 @@ def test_retrieval_in_tiles_equals_one_matrix(small, monkeypatch):
         return distance(hq, hs)
 
     for system in (
-        evaluate.from_embedder(project, score_matrix),
+        protocols_lib.from_embedder(project, score_matrix),
         lambda q, s: distance(project(q), project(s)),
     ):
-        result = evaluate.evaluate_retrieval(system, queries)
+        result = protocols_lib.evaluate_retrieval(system, queries)
         np.testing.assert_allclose(result.correct, recalls[:, 0], atol=1e-12)
         assert result.figures["map_at_r"] == pytest.approx(average.mean())
         np.fill_diagonal(scores, -np.inf)
@@ -696,7 +701,7 @@ def test_open_set_of_planted_systems():
     image_set = many()
     trials = trial_lists.open_set(image_set)
     others = trial_lists.open_set(image_set, seed=1)
-    best = evaluate.evaluate_open_set(perfect, trials, validation=others)
+    best = protocols_lib.evaluate_open_set(perfect, trials, validation=others)
     assert best.accuracy == 1 and best.num_trials == 180 and best.n_way == 20 and best.k_shot == 1
     figures = best.figures
     assert figures["rank_1"] == 1 and figures["num_impostors"] == 200
@@ -706,13 +711,13 @@ def test_open_set_of_planted_systems():
     assert (
         "0.1 % false alarms need 1,000 impostors or more; the test set has 200" in figures["notes"]
     )
-    flat = evaluate.evaluate_open_set(constant, trials)
+    flat = protocols_lib.evaluate_open_set(constant, trials)
     assert flat.accuracy == 0 and flat.figures["rank_1"] == pytest.approx(1 / 20)
     assert flat.figures["at"]["10 %"]["false_alarms"] == 0
     assert math.isnan(flat.figures["at"]["10 %"]["transferred_threshold"])
-    broken = evaluate.evaluate_open_set(nan, trials)
+    broken = protocols_lib.evaluate_open_set(nan, trials)
     assert broken.accuracy == 0 and broken.diagnostics["nonfinite_scores"] == 380 * 20
-    line = evaluate.format_table([best]).splitlines()[1]
+    line = protocols_lib.format_table([best]).splitlines()[1]
     assert "rank 1 100.00 %" in line and "20 of 40 classes enrolled" in line
     plain = json.loads(json.dumps(best.to_dict(), allow_nan=False))
     assert plain["figures"]["at"]["0.1 %"]["dir"] is None
@@ -724,10 +729,10 @@ def test_open_set_by_a_loop(join, monkeypatch):
     image_set = many()
     trials = trial_lists.open_set(image_set, k_shot=2, seed=1)
     others = trial_lists.open_set(image_set, k_shot=2, seed=2)
-    system = evaluate.from_embedder(lambda images: np.sin(project(images)), distance)
-    result = evaluate.evaluate_open_set(system, trials, validation=others, join=join)
+    system = protocols_lib.from_embedder(lambda images: np.sin(project(images)), distance)
+    result = protocols_lib.evaluate_open_set(system, trials, validation=others, join=join)
     monkeypatch.setattr(scoring, "_TILE", 13)
-    tiled = evaluate.evaluate_open_set(system, trials, validation=others, join=join)
+    tiled = protocols_lib.evaluate_open_set(system, trials, validation=others, join=join)
     np.testing.assert_allclose(tiled.scores, result.scores, rtol=1e-9)
     h = np.sin(project(image_set.images))
 
@@ -757,10 +762,10 @@ def test_open_set_of_whole_support_sets_in_parts(kind, monkeypatch):
     trials = trial_lists.open_set(many(), k_shot=2)
     calls = []
     system, join = (contextual(calls), "mean") if kind == "context" else (EMBEDDER, "finetune")
-    whole = evaluate.evaluate_open_set(system, trials, join=join)
+    whole = protocols_lib.evaluate_open_set(system, trials, join=join)
     calls.clear()
     monkeypatch.setattr(scoring, "_OF_CLASSES", 20 * 2 * 50)
-    parts = evaluate.evaluate_open_set(system, trials, join=join)
+    parts = protocols_lib.evaluate_open_set(system, trials, join=join)
     assert set(calls) <= {((1, 50, 3), (1, 20, 2, 3))}  # 360 probes, the last part filled up
     np.testing.assert_allclose(parts.scores, whole.scores, rtol=1e-5, atol=1e-5)
     assert parts.join == (None if kind == "context" else "finetune")
@@ -768,14 +773,14 @@ def test_open_set_of_whole_support_sets_in_parts(kind, monkeypatch):
 
 
 def test_open_set_with_too_few_impostors_has_no_accuracy(small):
-    few = evaluate.evaluate_open_set(perfect, trial_lists.open_set(small))
+    few = protocols_lib.evaluate_open_set(perfect, trial_lists.open_set(small))
     assert math.isnan(few.accuracy) and np.isnan(few.wilson).all() and few.figures["rank_1"] == 1
     assert few.figures["at"]["10 %"]["dir"] == 1 and len(few.figures["notes"]) == 2
     assert json.loads(json.dumps(few.to_dict(), allow_nan=False))["accuracy"] is None
-    assert "nan" in evaluate.format_table([few])
+    assert "nan" in protocols_lib.format_table([few])
     same = trial_lists.open_set(small)
     with pytest.raises(ValueError, match="from other classes than the test's"):
-        evaluate.evaluate_open_set(perfect, same, validation=same)
+        protocols_lib.evaluate_open_set(perfect, same, validation=same)
 
 
 # ------------------------------------------------------------------------------ pairs of a file
@@ -805,7 +810,7 @@ def test_pairs_of_a_file(signatures):
         "questioned,reference,label\n\na/0.png, a/1.png ,1\na/0.png,b/0.png,0\n"
         f"b/1.png,{signatures}/b/2.png,1\n",
     )
-    pairs = pairs_file.read_pairs(path, (4, 5, 1), "ink")
+    pairs = pairs_csv.read_pairs(path, (4, 5, 1), "ink")
     np.testing.assert_array_equal(pairs.labels, [1, 0, 1])
     assert pairs.images.shape == (5, 4, 5, 1) and pairs.second.ndim == 1
     shown = pairs.images[:, 0, 0, 0].astype(int)  # ink, at the network's size
@@ -813,9 +818,9 @@ def test_pairs_of_a_file(signatures):
     np.testing.assert_array_equal(shown[pairs.second], [1, 100, 102])
     assert pairs.images[0, 0, 4, 0] == 0  # paper
     assert pairs.group_names == ("a", "b") and pairs.group_kind == "folder"
-    photos = pairs_file.read_pairs(path, (4, 5, 3), "photo")
+    photos = pairs_csv.read_pairs(path, (4, 5, 3), "photo")
     assert photos.images.shape == (5, 4, 5, 3) and (photos.images[0, 0, 4] == 255).all()
-    assert photos.hash != pairs.hash == pairs_file.read_pairs(path, (4, 5, 1), "ink").hash
+    assert photos.hash != pairs.hash == pairs_csv.read_pairs(path, (4, 5, 1), "ink").hash
 
 
 def test_claims_of_several_references(signatures, small):
@@ -824,7 +829,7 @@ def test_claims_of_several_references(signatures, small):
         "a/0.png,a/1.png,1,x\na/0.png,a/2.png,1,x\na/0.png,a/3.png,1,x\n"
         "b/0.png,a/1.png,0,y\nb/0.png,a/3.png,0,y\nb/0.png,b/1.png,1,\n",
     )
-    claims = pairs_file.read_pairs(path, (4, 5, 1), "ink")
+    claims = pairs_csv.read_pairs(path, (4, 5, 1), "ink")
     assert claims.scope == "pairs.csv, up to 3 references a claim"
     np.testing.assert_array_equal(claims.num_references, [3, 2, 1])
     np.testing.assert_array_equal(claims.labels, [1, 0, 1])
@@ -832,7 +837,7 @@ def test_claims_of_several_references(signatures, small):
     def embed(images):
         return images[:, 0, :1, 0].astype(float)
 
-    system = evaluate.from_embedder(embed, lambda hq, hs: -0.1 * np.square(hq - hs.T))
+    system = protocols_lib.from_embedder(embed, lambda hq, hs: -0.1 * np.square(hq - hs.T))
     raw = [[0.1, 0.4, 0.9], [0.1 * 99**2, 0.1 * 97**2], [0.1]]
     expected = {
         "mean": [-np.mean(x) for x in raw],
@@ -842,21 +847,23 @@ def test_claims_of_several_references(signatures, small):
     }
     validation = _pairs(small, 1)
     for join, scores in expected.items():
-        result = evaluate.evaluate_pairs(system, claims, validation=validation, join=join)
+        result = protocols_lib.evaluate_pairs(system, claims, validation=validation, join=join)
         np.testing.assert_allclose(result.scores, scores, rtol=1e-9)
         assert result.figures["auc"] == 1 and result.figures["eer"] == 0 and result.join == join
-        chosen = evaluate.evaluate_pairs(system, validation, threshold=0.0).scores
+        chosen = protocols_lib.evaluate_pairs(system, validation, threshold=0.0).scores
         threshold = metrics.best_threshold(chosen, validation.labels)
         assert result.figures["threshold"] == pytest.approx(threshold)
     assert result.diagnostics["distinct_pairs"] == 6 and result.num_trials == 3
     with pytest.raises(ValueError, match="'finetune' fits a classifier to two classes or more"):
-        evaluate.evaluate_pairs(system, claims, threshold=0.0, join="finetune")
-    data = evaluate.EvaluationData(small, make_set((5, 6)), pairs=claims)
-    found = evaluate.run_protocols(system, data, ["verification"], {"num_pairs": 60, "join": "max"})
+        protocols_lib.evaluate_pairs(system, claims, threshold=0.0, join="finetune")
+    data = protocols_lib.EvaluationData(small, make_set((5, 6)), pairs=claims)
+    found = protocols_lib.run_protocols(
+        system, data, ["verification"], {"num_pairs": 60, "join": "max"}
+    )
     assert list(found) == ["verification", "pairs"]
     np.testing.assert_allclose(found["pairs"].scores, expected["max"])
     with pytest.raises(ValueError, match="judged by the protocol 'verification'"):
-        evaluate.run_protocols(system, data, ["between"])
+        protocols_lib.run_protocols(system, data, ["between"])
 
 
 @pytest.mark.parametrize(
@@ -878,14 +885,14 @@ def test_claims_of_several_references(signatures, small):
 def test_mistakes_in_a_file_of_pairs(signatures, text, message):
     (signatures / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=message):
-        pairs_file.read_pairs(write(signatures, text), (4, 5, 1), "ink")
+        pairs_csv.read_pairs(write(signatures, text), (4, 5, 1), "ink")
 
 
 def test_other_mistakes_with_pairs(signatures, small):
     with pytest.raises(ValueError, match=r"none.csv: no readable CSV file \(FileNotFoundError\)"):
-        pairs_file.read_pairs(signatures / "none.csv", (4, 5, 1), "ink")
+        pairs_csv.read_pairs(signatures / "none.csv", (4, 5, 1), "ink")
     with pytest.raises(ValueError, match="cannot be shown to a network of vectors"):
-        pairs_file.read_pairs(signatures / "none.csv", (1, 5, 1), "vector")
+        pairs_csv.read_pairs(signatures / "none.csv", (1, 5, 1), "vector")
     pairs = _pairs(small, 0)
     with pytest.raises(ValueError, match="ends in -1"):
         dataclasses.replace(pairs, second=np.stack([np.full(120, -1), pairs.second], 1))
@@ -909,7 +916,7 @@ def test_official_trials_keep_images_and_answers(small):
     trials = trial_lists.official_trials(runs)
     np.testing.assert_array_equal(trials.images[trials.queries], runs.queries)
     np.testing.assert_array_equal(trials.images[trials.supports[..., 0]], runs.supports)
-    assert evaluate.evaluate_trials(perfect, trials).accuracy == 1
+    assert protocols_lib.evaluate_trials(perfect, trials).accuracy == 1
     assert trials.group_names == ("run01", "run02") and trials.name == "official"
     runs.name = "runs of glyphs"
     assert trial_lists.official_trials(runs).name == "runs"
@@ -918,7 +925,7 @@ def test_official_trials_keep_images_and_answers(small):
 
 
 def test_run_protocols_embeds_each_image_once_for_all(small, capsys):
-    data = evaluate.EvaluationData(
+    data = protocols_lib.EvaluationData(
         test=small, validation=make_set((5, 6)), train=make_set((7, 5)), official=_runs(small)
     )
     count = []
@@ -928,10 +935,10 @@ def test_run_protocols_embeds_each_image_once_for_all(small, capsys):
         return project(images)
 
     settings = {"n_way": 5, "num_trials": 30, "num_pairs": 60, "curve_trials": 30}
-    results = evaluate.run_protocols(
-        evaluate.from_embedder(embed, EMBEDDER.score_matrix),
+    results = protocols_lib.run_protocols(
+        protocols_lib.from_embedder(embed, EMBEDDER.score_matrix),
         data,
-        evaluate.PROTOCOLS,
+        protocols_lib.PROTOCOLS,
         {**settings, "batch_size": 1, "seed": 4},
     )
     assert sum(count) <= len(small) + len(data.validation) + len(data.train) + 12
@@ -945,16 +952,16 @@ def test_run_protocols_embeds_each_image_once_for_all(small, capsys):
     assert results["curve/unseen/9"].scope == "between alphabets"
     assert results["curve/training/5"].scope == "within alphabets"
     assert results["verification"].scope == "negatives of any alphabet"
-    guess = evaluate.run_protocols(baselines.random_score(), data, ["within"], settings)
+    guess = protocols_lib.run_protocols(baselines.random_score(), data, ["within"], settings)
     assert guess["within"].num_trials == 30
-    evaluate.print_table({**results, **{f"random {k}": r for k, r in guess.items()}})
+    protocols_lib.print_table({**results, **{f"random {k}": r for k, r in guess.items()}})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(results) + 1
     assert "AUC" in lines[5] and "EER" in lines[5]
 
 
 def test_run_protocols_refuse(small):
-    data = evaluate.EvaluationData(test=small)
+    data = protocols_lib.EvaluationData(test=small)
     for protocols, settings, message in (
         (["witin"], {}, "unknown protocol 'witin'; did you mean within"),
         (["within"], {"nway": 5}, "unknown setting 'nway'; did you mean n_way"),
@@ -964,4 +971,4 @@ def test_run_protocols_refuse(small):
         (["within"], {}, "n_way 20 is above the 5 classes of alphabet 'alphabet1'"),
     ):
         with pytest.raises(ValueError, match=message):
-            evaluate.run_protocols(perfect, data, protocols, settings)
+            protocols_lib.run_protocols(perfect, data, protocols, settings)

@@ -9,21 +9,14 @@ import numpy as np
 import pytest
 from test_datasets_omniglot import TINY, tiny_files, write
 
-from siamese_jax import (
-    augment,
-    checkpoints,
-    datasets,
-    feed,
-    models,
-    objectives,
-    optim,
-    steps,
-    train,
-    workdir,
-)
-from siamese_jax.datasets import omniglot, splits
-from siamese_jax.datasets.imageset import StreamedImages
-from siamese_jax.sampling import SetIndex
+from siamese_jax.data import augment, loading, omniglot, splits
+from siamese_jax.data.image_set import StreamedImages
+from siamese_jax.inference.devices import Devices
+from siamese_jax.models import siamese
+from siamese_jax.runs import checkpoints, workdir
+from siamese_jax.training import host_feed, loop, objectives, optim
+from siamese_jax.training.sampling import SetIndex
+from siamese_jax.training.step import init_state, make_rows, make_train_step
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs/quickstart.py"
 MODEL = {
@@ -67,21 +60,23 @@ def no_thread_is_left():
 def begin(small):
     """The state before the first step."""
     tx = optim.build(OPTIMISER, 100)
-    return steps.init_state(models.build(MODEL), tx, small.image_shape, 0, ("accuracy",))
+    return init_state(siamese.build(MODEL), tx, small.image_shape, 0, ("accuracy",))
 
 
 def run(image_set, begin, count, fed, fields=EPISODES, num_steps=10):
     """The parameters and sums after some steps, and the loss of each."""
-    devices = steps.Devices(count)
-    model = models.build(MODEL, devices.axis_name)
+    devices = Devices(count)
+    model = siamese.build(MODEL, devices.axis_name)
     tx = optim.build(OPTIMISER, 100)
     objective = objectives.build(fields, 8)
-    step = steps.make_train_step(model, tx, objective, WARPS, "paper", devices, fed)
+    step = make_train_step(model, tx, objective, WARPS, "paper", devices, fed)
     index = objectives.make_index(fields, image_set, 0)
     state, all_index = devices.replicate((begin, index))
     losses = []
     if fed:
-        with feed.HostFeed(image_set.images, objective, index, begin.rng, 0, devices) as batches:
+        with host_feed.HostFeed(
+            image_set.images, objective, index, begin.rng, 0, devices
+        ) as batches:
             for images in (next(batches) for _ in range(num_steps)):
                 state, metrics = step(state, images, all_index)
                 losses.append(float(devices.first(metrics)["loss"]))
@@ -106,8 +101,8 @@ def test_each_process_reads_the_rows_of_its_own_devices(small):
     """Of four devices a process that has the last two reads the last two's."""
     objective = objectives.build(EPISODES, 8)
     index, rng = SetIndex.of(small), jax.random.key(3)
-    rows = np.asarray(steps.make_rows(objective)(rng, np.int32(5), index))
-    devices = steps.Devices(4)
+    rows = np.asarray(make_rows(objective)(rng, np.int32(5), index))
+    devices = Devices(4)
     np.testing.assert_array_equal(devices.own(rows), rows)
     devices._mine = slice(2, 4)
     asked = []
@@ -118,7 +113,7 @@ def test_each_process_reads_the_rows_of_its_own_devices(small):
             raise KeyError("enough")
 
     with (
-        feed.HostFeed(Noted(), objective, index, rng, 5, devices, depth=1) as batches,
+        host_feed.HostFeed(Noted(), objective, index, rng, 5, devices, depth=1) as batches,
         pytest.raises(KeyError, match="enough"),
     ):
         next(batches)
@@ -148,14 +143,14 @@ def figures(path):
 
 def test_a_run_resumes_with_the_other_feed(tmp_path):
     programs = {}
-    train.train_and_evaluate(smoke(feed="device"), str(tmp_path / "held"), programs=programs)
+    loop.train_and_evaluate(smoke(feed="device"), str(tmp_path / "held"), programs=programs)
     path = tmp_path / "both"
     asked = iter([False] * 6 + [True])
-    done = train.train_and_evaluate(
+    done = loop.train_and_evaluate(
         *(smoke(feed="device"), str(path)), should_stop=lambda: next(asked), programs=programs
     )
     assert done["step"] == 7 and not done["finished"]
-    assert train.train_and_evaluate(smoke(feed="host"), str(path))["finished"]
+    assert loop.train_and_evaluate(smoke(feed="host"), str(path))["finished"]
     assert figures(path) == figures(tmp_path / "held")
     assert [row[:2] for row in figures(path)][-2:] == [(10, "train"), (10, "validation")]
     found, expected = (
@@ -178,10 +173,10 @@ class Device:
 
 
 def test_auto_chooses_by_size(small):
-    devices = steps.Devices(2)
+    devices = Devices(2)
     size = small.images.size
     assert devices.memory is None  # of the CPU
-    assert not feed.from_host("auto", small.images, devices)
+    assert not host_feed.from_host("auto", small.images, devices)
     gibibytes = StreamedImages(None, np.broadcast_to(0, 2 << 30), (1, 1, 1))
     for images, limits, expected in [
         (small.images, (2 * size + 1, 9 * size), False),
@@ -191,11 +186,11 @@ def test_auto_chooses_by_size(small):
         (gibibytes, (1 << 40, 1 << 40), True),  # streamed: not to be held anywhere
     ]:
         devices._all = [Device(limits and {"bytes_limit": limit}) for limit in limits or (0, 0)]
-        assert feed.from_host("auto", images, devices) is expected
-    assert feed.from_host("host", small.images, devices)
-    assert not feed.from_host("device", gibibytes, devices)
+        assert host_feed.from_host("auto", images, devices) is expected
+    assert host_feed.from_host("host", small.images, devices)
+    assert not host_feed.from_host("device", gibibytes, devices)
     with pytest.raises(ValueError, match="feed must be one of .*, got 'disk'"):
-        feed.from_host("disk", small.images, devices)
+        host_feed.from_host("disk", small.images, devices)
 
 
 def test_a_failing_source_is_heard_and_the_thread_ends(small):
@@ -210,8 +205,8 @@ def test_a_failing_source_is_heard_and_the_thread_ends(small):
 
     objective = objectives.build(EPISODES, 8)
     source = Failing()
-    with feed.HostFeed(
-        *(source, objective, SetIndex.of(small), jax.random.key(0), 0, steps.Devices(1))
+    with host_feed.HostFeed(
+        *(source, objective, SetIndex.of(small), jax.random.key(0), 0, Devices(1))
     ) as batches:
         assert next(batches).shape == next(batches).shape == (24, 16, 16, 1)
         with pytest.raises(ValueError, match="^the disk is gone$"):
@@ -231,8 +226,8 @@ def test_it_reads_no_further_than_asked(small):
             return small.images[rows]
 
     objective = objectives.build(EPISODES, 8)
-    with feed.HostFeed(
-        *(Noted(), objective, SetIndex.of(small), jax.random.key(0), 0, steps.Devices(1)), depth=2
+    with host_feed.HostFeed(
+        *(Noted(), objective, SetIndex.of(small), jax.random.key(0), 0, Devices(1)), depth=2
     ) as batches:
         next(batches)
         assert seen.wait(10)
@@ -277,21 +272,25 @@ def test_load_streams_the_images_to_train_on(tiny, monkeypatch):
     monkeypatch.setattr(splits, "VALIDATION_ALPHABETS", ("Delta",))
     monkeypatch.setattr(splits, "TEST_ALPHABETS", ("Gamma",))
     fields = {"name": "omniglot", "image_size": (28, 28)}
-    held, streamed = (datasets.load({**fields, "stream": s}) for s in (False, True))
+    held, streamed = (loading.load({**fields, "stream": s}) for s in (False, True))
     assert isinstance(streamed.train.images, StreamedImages)
     assert isinstance(streamed.validation.images, np.ndarray)
     assert streamed.fingerprint == held.fingerprint
     with pytest.raises(ValueError, match="stream goes with Omniglot only; 'glyphs'"):
-        datasets.load({"name": "glyphs", "stream": True})
+        loading.load({"name": "glyphs", "stream": True})
 
 
 def test_streamed_images_feed_the_same_batches(tiny):
     parts = omniglot.load_background(tiny), omniglot.load_background(tiny, stream=True)
     objective = objectives.build(EPISODES, 3)
-    rng, devices = jax.random.key(0), steps.Devices(2)
+    rng, devices = jax.random.key(0), Devices(2)
     with (
-        feed.HostFeed(parts[0].images, objective, SetIndex.of(parts[0]), rng, 3, devices) as held,
-        feed.HostFeed(parts[1].images, objective, SetIndex.of(parts[1]), rng, 3, devices) as fed,
+        host_feed.HostFeed(
+            parts[0].images, objective, SetIndex.of(parts[0]), rng, 3, devices
+        ) as held,
+        host_feed.HostFeed(
+            parts[1].images, objective, SetIndex.of(parts[1]), rng, 3, devices
+        ) as fed,
     ):
         seen = [next(held) for _ in range(4)]
         for expected in seen:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from siamese_jax.fftconv import best_tile, fft_conv
+from siamese_jax.models.fft_conv import best_tile, fft_conv
 
 # Images (B, H, W, C), kernel (k, k', C, N), tile: Koch's conv2 with fewer channels first.
 CASES = [

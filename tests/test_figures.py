@@ -11,8 +11,9 @@ import PIL.Image
 import pytest
 from scipy import special
 
-from siamese_jax import evaluate, figures, metrics, report, trials
-from siamese_jax.datasets.imageset import ImageSet
+from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation import metrics, protocols, trials
+from siamese_jax.reporting import figures, report
 
 
 def make_set(shape=(6, 5, 1), kind="ink", num_classes=4, per_class=3, alphabets=1):
@@ -47,9 +48,9 @@ def judge(images, queries, supports, answers, scores):
         group_kind="alphabet",
     )
     raw = list(scores)
-    result = evaluate.evaluate_trials(lambda q, s: np.zeros((len(q), len(s))), listed)
+    result = protocols.evaluate_trials(lambda q, s: np.zeros((len(q), len(s))), listed)
     scores = np.array(raw)
-    correct = evaluate.metrics.n_way_correct(scores, listed.answers)
+    correct = protocols.metrics.n_way_correct(scores, listed.answers)
     return dataclasses.replace(result, scores=scores, correct=correct)
 
 
@@ -256,7 +257,7 @@ def judged_pairs(scores, labels, first, second, shape=(6, 5, 1), kind="ink", thr
         group_names=("a0",),
         group_kind="alphabet",
     )
-    result = evaluate.evaluate_pairs(
+    result = protocols.evaluate_pairs(
         lambda q, s: np.zeros((len(q), len(s))), listed, threshold=threshold
     )
     scores = np.array(scores, float)

@@ -17,9 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_jax import gallery, inference, metrics, models, steps
-from siamese_jax.datasets import folder
-from siamese_jax.gallery import actions, calibration, pictures, storage
+from siamese_jax.data import folder
+from siamese_jax.evaluation import metrics
+from siamese_jax.inference import network
+from siamese_jax.inference.devices import Devices
+from siamese_jax.models import siamese
+from siamese_jax.models.comparators import DISTANCES, Comparator
+from siamese_jax.models.context import FullContext
+from siamese_jax.recognition import actions, calibration, gallery, pictures, storage
 
 SHAPE = (12, 10, 1)
 
@@ -35,11 +40,11 @@ def make_net(seed=0, comparator="cosine", kind="photo", shape=SHAPE, name="net",
         **fields,
     }
     config = ml_collections.ConfigDict({"model": fields})
-    devices = steps.Devices(1)
+    devices = Devices(1)
     images = jnp.zeros((1, *shape))
-    model = models.build(config.model)
+    model = siamese.build(config.model)
     variables = jax.jit(model.init)(jax.random.key(seed), images, images)
-    return inference.bind(config, devices.replicate(variables), shape, kind, name, devices)
+    return network.bind(config, devices.replicate(variables), shape, kind, name, devices)
 
 
 @pytest.fixture(scope="module")
@@ -265,8 +270,8 @@ def test_the_fingerprint_is_of_all_that_decides_a_score(net):
         leaves[place] = leaf + 1e-3
         tree = jax.tree.unflatten(jax.tree.structure(net.variables), leaves)
         changed.append(net.with_variables(tree))
-    for kind in models.DISTANCES:  # the same parameters
-        head = models.Comparator(kind=kind)
+    for kind in DISTANCES:  # the same parameters
+        head = Comparator(kind=kind)
         changed.append(dataclasses.replace(net, model=net.model.clone(head=head)))
     prints = {gallery.network_fingerprint(n) for n in changed}
     assert first not in prints and len(prints) == len(changed)
@@ -276,7 +281,7 @@ def test_networks_that_a_gallery_cannot_use_are_refused(net):
     with pytest.raises(ValueError, match="kind 'vector'.*needs pictures"):
         gallery.empty(dataclasses.replace(net, kind="vector"))
     with pytest.raises(ValueError, match="without a full context"):
-        context = net.model.clone(context=models.FullContext(1))
+        context = net.model.clone(context=FullContext(1))
         gallery.empty(dataclasses.replace(net, model=context))
 
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_jax import datasets, evaluate, inference, judge, train, trials, workdir
+from siamese_jax.data import loading
+from siamese_jax.evaluation import protocols as protocols_lib
+from siamese_jax.evaluation import trials
+from siamese_jax.experiments import evaluate
+from siamese_jax.inference import network
+from siamese_jax.runs import workdir
+from siamese_jax.training import loop
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SMALL = {"n_way": 5, "num_trials": 40, "num_pairs": 80, "k_shot": 2}
@@ -26,13 +32,13 @@ def run(tmp_path_factory):
         config.num_steps = 10
         config.test_data = ml_collections.ConfigDict(OTHER)
         config.eval.join = "prototype"
-    train.train_and_evaluate(config, str(path))
+    loop.train_and_evaluate(config, str(path))
     return path
 
 
 def judged(run, protocols, settings=None, **options):
     settings = {**SMALL, **(settings or {})}
-    return judge.judge_run(run, protocols, settings, report=False, **options)
+    return evaluate.judge_run(run, protocols, settings, report=False, **options)
 
 
 def with_config(run, tmp_path, change):
@@ -49,7 +55,7 @@ def with_config(run, tmp_path, change):
 
 
 def test_test_data_are_what_is_judged_on(run, capsys):
-    own, test = datasets.load(workdir.read_config(run).data), datasets.load(OTHER)
+    own, test = loading.load(workdir.read_config(run).data), loading.load(OTHER)
     assert test.test.image_shape != own.test.image_shape  # its own size
     found = judged(run, ["official", "within", "verification", "open_set"])
     assert set(found) == {"run @ 10", "pixel 1-NN", "random", "modified Hausdorff"}
@@ -60,7 +66,7 @@ def test_test_data_are_what_is_judged_on(run, capsys):
     assert results["official"].trial_hash == trials.official_trials(test.runs).hash
     pairs = trials.verification_pairs(test.validation, num_pairs=80)
     assert results["verification"].figures["validation_hash"] == pairs.hash
-    direct = evaluate.evaluate_trials(inference.load(run).system(), drawn, join="prototype")
+    direct = protocols_lib.evaluate_trials(network.load(run).system(), drawn, join="prototype")
     np.testing.assert_allclose(results["within"].scores, direct.scores, rtol=1e-5)
     assert results["within"].join == "prototype"  # as the config says
     assert found["pixel 1-NN"]["within"].join == "mean"  # it has no embeddings
@@ -73,7 +79,7 @@ def test_test_data_are_what_is_judged_on(run, capsys):
 
 
 def test_the_report_of_such_a_run(run):
-    judge.judge_run(run, ["within", "retrieval", "open_set"], SMALL, baselines=False)
+    evaluate.judge_run(run, ["within", "retrieval", "open_set"], SMALL, baselines=False)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "trained on glyphs" in page and "; judged on glyphs" in page
 
@@ -117,7 +123,7 @@ def test_archives_of_test_data_need_such(run, tmp_path):
 def test_any_run_is_judged_on_data_that_are_named(run, tmp_path):
     copy = with_config(run, tmp_path, lambda config: config.pop("test_data"))
     found = judged(copy, ["within"], {"k_shot": 1}, baselines=False, test_data="glyphs")
-    expected = trials.within_trials(datasets.load({"name": "glyphs"}).test, n_way=5, num_trials=40)
+    expected = trials.within_trials(loading.load({"name": "glyphs"}).test, n_way=5, num_trials=40)
     assert found["copy @ 10"]["within"].trial_hash == expected.hash
     kept = json.loads((copy / "results.json").read_text())
     assert kept["config"]["test_data"] == {"name": "glyphs"}
@@ -131,13 +137,13 @@ def test_an_ensemble_is_the_mean_of_the_scores(run, tmp_path):
         config.seed = 1
         config.model.encoder_args.units = 12  # an embedding of another size
         config.eval.join = "mean"
-    train.train_and_evaluate(config, str(other))
+    loop.train_and_evaluate(config, str(other))
     record = tmp_path / "record.json"
     found = judged(run, ["within"], {"join": "mean"}, ensemble=[other], record=str(record))
     assert set(found) == {"run @ 10", "ensemble of 2", "pixel 1-NN", "random"}
-    nets = [inference.load(path) for path in (run, other)]
-    drawn = trials.within_trials(datasets.load(OTHER).test, n_way=5, k_shot=2, num_trials=40)
-    one, two = (evaluate.evaluate_trials(net.system(), drawn, join="mean") for net in nets)
+    nets = [network.load(path) for path in (run, other)]
+    drawn = trials.within_trials(loading.load(OTHER).test, n_way=5, k_shot=2, num_trials=40)
+    one, two = (protocols_lib.evaluate_trials(net.system(), drawn, join="mean") for net in nets)
     both = found["ensemble of 2"]["within"]
     np.testing.assert_allclose(both.scores, (one.scores + two.scores) / 2, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["run @ 10"]["within"].scores, one.scores, rtol=1e-5)
@@ -150,15 +156,15 @@ def test_an_ensemble_is_the_mean_of_the_scores(run, tmp_path):
     with pytest.raises(ValueError, match="copy was trained on other data"):
         judged(run, ["within"], ensemble=[stranger])
     with pytest.raises(ValueError, match="one or more networks"):
-        inference.ensemble([])
+        network.ensemble([])
 
 
 def test_other_parts_than_the_test_are_recorded_alone(run, tmp_path):
     """The validation part and both have trials of their own; results.json stays with the test."""
     copy = with_config(run, tmp_path, lambda config: config.pop("test_data"))
     fields = json.loads((copy / "config.json").read_text())["data"]
-    data = datasets.load({**fields, "image_size": None})
-    both = datasets.splits.joined(data.validation, data.test, "both")
+    data = loading.load({**fields, "image_size": None})
+    both = loading.splits.joined(data.validation, data.test, "both")
     sets = {"test": data.test, "validation": data.validation, "both": both}
     assert both.num_classes == data.validation.num_classes + data.test.num_classes
     kept = None
@@ -176,15 +182,15 @@ def test_other_parts_than_the_test_are_recorded_alone(run, tmp_path):
 
 
 def test_sets_that_do_not_join():
-    glyphs = datasets.load({"name": "glyphs"})
+    glyphs = loading.load({"name": "glyphs"})
     with pytest.raises(ValueError, match="share classes"):
-        datasets.splits.joined(glyphs.test, glyphs.test, "x")
+        loading.splits.joined(glyphs.test, glyphs.test, "x")
     with pytest.raises(ValueError, match="they do not join"):
-        datasets.splits.joined(glyphs.test, glyphs.validation.resized(7, 7), "x")
+        loading.splits.joined(glyphs.test, glyphs.validation.resized(7, 7), "x")
 
 
 def test_pairs_of_a_file_are_judged_beside_the_test_set(run, tmp_path, capsys):
-    test = datasets.load(OTHER).test
+    test = loading.load(OTHER).test
     lines = ["first,second,label"]
     for row in range(0, 35, 2):
         Image.fromarray(255 - test.images[row, ..., 0]).save(tmp_path / f"{row}.png")
@@ -197,7 +203,7 @@ def test_pairs_of_a_file_are_judged_beside_the_test_set(run, tmp_path, capsys):
     pairs = found["run @ 10"]["pairs"]
     assert pairs.trials.images.shape == (18, 20, 20, 1) and pairs.num_trials == 153
     # The same images of the test set, resized by the network.
-    scores = inference.load(run).score(test.images[0:2:2], test.images[2:35:2])
+    scores = network.load(run).score(test.images[0:2:2], test.images[2:35:2])
     np.testing.assert_allclose(pairs.scores[:17], scores[0], atol=0.05)
     threshold = found["run @ 10"]["verification"].figures["threshold"]
     assert pairs.figures["threshold"] == threshold

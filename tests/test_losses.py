@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from siamese_jax import losses
+from siamese_jax.models import distances
+from siamese_jax.training import losses
+from siamese_jax.training import mining as mining_lib
 
 ALL = np.ones((3, 3), bool)
 ALLOWED = jnp.asarray([[1, 1, 0], [0, 1, 1], [1, 1, 1]], bool)
@@ -108,23 +110,23 @@ def test_distances_against_numpy():
     h1, h2 = rng.normal(size=(2, 5, 7)), rng.normal(size=(2, 3, 7))
     expected = np.linalg.norm(h1[:, :, None] - h2[:, None], axis=-1)
     a, b = jnp.asarray(h1, jnp.float32), jnp.asarray(h2, jnp.float32)
-    found = losses.safe_sqrt(losses.all_squared_distances(a, b))
+    found = distances.safe_sqrt(distances.all_squared_distances(a, b))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     np.testing.assert_allclose(
-        losses.distances(a[:, :3], b), expected[:, [0, 1, 2], [0, 1, 2]], 1e-5
+        distances.distances(a[:, :3], b), expected[:, [0, 1, 2], [0, 1, 2]], 1e-5
     )
 
 
 def test_the_distance_of_equal_embeddings_has_gradient_zero():
     h = jnp.array([[1.0, 2.0], [0.0, 0.0]])
     for function in (
-        losses.distances,
-        lambda a, b: losses.safe_sqrt(losses.all_squared_distances(a, b)),
+        distances.distances,
+        lambda a, b: distances.safe_sqrt(distances.all_squared_distances(a, b)),
     ):
         assert np.all(np.diagonal(np.atleast_2d(function(h, h)))[:1] == 0)
         grads = jax.grad(lambda a, b, f=function: f(a, b).sum(), (0, 1))(h, h)
         assert np.all(np.isfinite(grads))
-    grads = jax.grad(lambda a, b: losses.distances(a, b).sum(), (0, 1))(h, h)
+    grads = jax.grad(lambda a, b: distances.distances(a, b).sum(), (0, 1))(h, h)
     np.testing.assert_array_equal(grads, np.zeros((2, 2, 2)))
 
 
@@ -145,7 +147,7 @@ def test_contrastive_pulls_same_pairs_and_pushes_different_ones_inside_the_margi
     labels = jnp.array([1.0, 0.0, 0.0])
 
     def total(x):
-        return losses.contrastive(losses.distances(anchor, x), labels, 2.0).sum()
+        return losses.contrastive(distances.distances(anchor, x), labels, 2.0).sum()
 
     # d/dx of x^2 / 2, of (2 - x)^2 / 2 and of nothing.
     np.testing.assert_allclose(jax.grad(total)(others), [[1, 0], [-1, 0], [0, 0]], atol=1e-6)
@@ -170,7 +172,7 @@ def test_triplet_by_hand():
     np.testing.assert_allclose(losses.triplet(positive, negative, 0.5), [0, 0.3, 1.5], rtol=1e-5)
 
 
-@pytest.mark.parametrize("mining", losses.MININGS)
+@pytest.mark.parametrize("mining", mining_lib.MININGS)
 def test_mining_against_brute_force(mining):
     rng = np.random.default_rng(6)
     classes = np.array([0, 0, 0, 1, 1, 2, 3, 3])
@@ -183,7 +185,7 @@ def test_mining_against_brute_force(mining):
     same = (classes[:, None] == classes) & ~np.eye(8, dtype=bool) & here[:, None] & here
     different = (classes[:, None] != classes) & here[:, None] & here
     args = [jnp.asarray(x) for x in (distance, same, different)]
-    found = losses.mine(*args, mining, jnp.asarray(draw))
+    found = mining_lib.mine(*args, mining, jnp.asarray(draw))
     positive, negative, valid = (np.asarray(x) for x in found)
     count = 0
     for a in range(8):
@@ -209,15 +211,15 @@ def test_mining_against_brute_force(mining):
     assert count == {"batch_hard": 5}.get(mining, 8)
 
 
-@pytest.mark.parametrize("mining", losses.MININGS)
+@pytest.mark.parametrize("mining", mining_lib.MININGS)
 def test_mining_of_a_collapsed_batch_is_finite(mining):
     same = ~np.eye(4, dtype=bool) & np.kron(np.eye(2, dtype=bool), np.ones((2, 2), bool))
     different = np.kron(~np.eye(2, dtype=bool), np.ones((2, 2), bool))
     draw = jnp.full(4, 0.5)
 
     def total(h):
-        distance = losses.safe_sqrt(losses.all_squared_distances(h, h))
-        positive, negative, valid = losses.mine(
+        distance = distances.safe_sqrt(distances.all_squared_distances(h, h))
+        positive, negative, valid = mining_lib.mine(
             distance, jnp.asarray(same), jnp.asarray(different), mining, draw
         )
         return losses.triplet(positive, negative, 0.2).mean(where=valid)
@@ -246,7 +248,7 @@ def test_contrastive_gradient_by_finite_differences():
         labels = jnp.asarray([1.0, 1, 0, 0, 0, 1])
 
         def function(a, b):
-            return losses.contrastive(losses.distances(a, b), labels, 2.5)
+            return losses.contrastive(distances.distances(a, b), labels, 2.5)
 
         check_grads(function, (h1, h2), 1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
@@ -255,7 +257,7 @@ def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"distance \(3,\) and labels \(2,\)"):
         losses.contrastive(jnp.zeros(3), jnp.zeros(2), 1.0)
     with pytest.raises(ValueError, match="mining must be one of .* got 'hard'"):
-        losses.mine(jnp.zeros((2, 2)), jnp.eye(2) > 0, jnp.eye(2) == 0, "hard", jnp.zeros(2))
+        mining_lib.mine(jnp.zeros((2, 2)), jnp.eye(2) > 0, jnp.eye(2) == 0, "hard", jnp.zeros(2))
     with pytest.raises(ValueError, match=r"logits \(3,\) and labels \(3, 1\)"):
         losses.verification(jnp.zeros(3), jnp.zeros((3, 1)))
     for shape in [(3, 4), (3,)]:

@@ -8,7 +8,7 @@ import pytest
 from sklearn import linear_model
 from sklearn import metrics as sk_metrics
 
-from siamese_jax import metrics
+from siamese_jax.evaluation import metrics
 
 NAN, INF = math.nan, math.inf
 

@@ -9,7 +9,13 @@ import pytest
 import scipy.signal
 import scipy.stats
 
-from siamese_jax import models
+from siamese_jax.models import siamese
+from siamese_jax.models.comparators import COMPARATORS, DISTANCES, Comparator, local_similarity
+from siamese_jax.models.context import FullContext
+from siamese_jax.models.distances import unit
+from siamese_jax.models.encoders import CONVOLUTIONS, OUTPUTS, KochEncoder
+from siamese_jax.models.layers import max_pool2
+from siamese_jax.models.siamese import CosineClassifier
 
 KOCH = {
     "encoder": "koch",
@@ -37,7 +43,7 @@ SMALL_RESIDUAL = {
 
 def made_up(fields, shape):
     """The net of a config section and variables of any size, as after training."""
-    net = models.build(fields)
+    net = siamese.build(fields)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     rng = np.random.default_rng(0)
 
@@ -69,7 +75,7 @@ def embed_in_training(net, variables, images, key):
 
 def shapes(fields, shape):
     """Parameter path -> shape, without computing anything."""
-    net = models.build(fields)
+    net = siamese.build(fields)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     params = jax.eval_shape(net.init, jax.random.key(0), images, images)["params"]
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -107,7 +113,7 @@ def test_koch_parameters_are_those_of_the_paper():
 
 
 def test_koch_initialisation_is_as_published():
-    net = models.build({**KOCH, "encoder_args": {"units": 300}})
+    net = siamese.build({**KOCH, "encoder_args": {"units": 300}})
     images = jnp.zeros((1, 105, 105, 1))
     variables = jax.jit(net.init)(jax.random.key(0), images, images)
     encoder, head = variables["params"]["encoder"], variables["params"]["head"]
@@ -172,10 +178,10 @@ def pool_reference(x):
     return out
 
 
-@pytest.mark.parametrize("convolution", models.CONVOLUTIONS)
+@pytest.mark.parametrize("convolution", CONVOLUTIONS)
 def test_koch_forward_pass_against_numpy(koch, convolution):
     args = {**SMALL_KOCH["encoder_args"], "convolution": convolution}
-    net, variables = models.build({**SMALL_KOCH, "encoder_args": args}), koch[1]
+    net, variables = siamese.build({**SMALL_KOCH, "encoder_args": args}), koch[1]
     params = variables["params"]
     images1, images2 = random_images(1, 3, 40, 46, 2), random_images(2, 3, 40, 46, 2)
     h1, h2 = (koch_reference(params["encoder"], images) for images in (images1, images2))
@@ -191,7 +197,7 @@ def test_convolutions_are_computed_in_the_faster_way():
     """On a CPU all but the first of Koch's layers, of many images; of one image none."""
 
     def direct(convolution, images):
-        encoder = models.KochEncoder(convolution=convolution)
+        encoder = KochEncoder(convolution=convolution)
         pixels = jax.ShapeDtypeStruct((images, 105, 105, 1), jnp.float32)
         variables = jax.eval_shape(encoder.init, jax.random.key(0), pixels)
         return str(jax.make_jaxpr(encoder.apply)(variables, pixels)).count("conv_general_dilated[")
@@ -240,14 +246,14 @@ def test_koch_says_which_layer_is_too_large_for_the_images():
 @pytest.mark.parametrize("height, width", [(6, 4), (7, 5), (5, 8), (3, 2)])
 def test_max_pool2_against_a_loop(height, width):
     x = unit_noise(0, 2, height, width, 3)
-    np.testing.assert_array_equal(models.max_pool2(jnp.asarray(x)), pool_reference(x))
+    np.testing.assert_array_equal(max_pool2(jnp.asarray(x)), pool_reference(x))
 
 
 def test_max_pool2_gradient_by_finite_differences():
     x = np.random.default_rng(0).permutation(2 * 5 * 7 * 2).reshape(2, 5, 7, 2) * 1.0  # no ties
     weights = unit_noise(1, 2, 2, 3, 2).astype(np.float64)
 
-    found = jax.grad(lambda x: jnp.sum(models.max_pool2(x) * weights))(jnp.asarray(x, jnp.float32))
+    found = jax.grad(lambda x: jnp.sum(max_pool2(x) * weights))(jnp.asarray(x, jnp.float32))
     expected = np.zeros_like(x)
     for index in np.ndindex(x.shape):
         for sign in (1, -1):
@@ -259,11 +265,11 @@ def test_max_pool2_gradient_by_finite_differences():
 
 
 def test_max_pool2_gives_a_tie_to_its_first_entry_and_keeps_nan():
-    found = jax.grad(lambda x: models.max_pool2(x).sum())(jnp.ones((1, 2, 2, 1)))
+    found = jax.grad(lambda x: max_pool2(x).sum())(jnp.ones((1, 2, 2, 1)))
     np.testing.assert_array_equal(found.ravel(), [1, 0, 0, 0])
     for entry in range(4):
         x = jnp.arange(4.0).at[entry].set(jnp.nan).reshape(1, 2, 2, 1)
-        assert np.isnan(models.max_pool2(x)).all()
+        assert np.isnan(max_pool2(x)).all()
 
 
 def test_max_pool2_keeps_its_gradient_whatever_the_compiler_computes_anew():
@@ -275,7 +281,7 @@ def test_max_pool2_keeps_its_gradient_whatever_the_compiler_computes_anew():
     def loss(scale, x, kernel):
         axes = ("NHWC", "HWIO", "NHWC")
         y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=axes)
-        return (models.max_pool2(y * scale + scale) * weights).sum()
+        return (max_pool2(y * scale + scale) * weights).sum()
 
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
         jax.config.update("jax_disable_most_optimizations", True)
@@ -355,7 +361,7 @@ def test_residual_running_statistics_move_towards_those_of_the_batch(residual):
 def test_dropout_acts_in_training_only(residual):
     _, variables = residual
     args = {**SMALL_RESIDUAL["encoder_args"], "dropout": 0.5}
-    dropping = models.build({**SMALL_RESIDUAL, "encoder_args": args})
+    dropping = siamese.build({**SMALL_RESIDUAL, "encoder_args": args})
     images = random_images(3, 5, 17, 20, 1)
     np.testing.assert_array_equal(embed(dropping, variables, images), embed(*residual, images))
     noisy = [
@@ -373,7 +379,7 @@ def test_bfloat16_is_close_to_float32(name, request):
     }[name]
     images = random_images(4, 5, *shape)
     exact = embed(net, variables, images)
-    rough = embed(models.build({**fields, "dtype": "bfloat16"}), variables, images)
+    rough = embed(siamese.build({**fields, "dtype": "bfloat16"}), variables, images)
     assert rough.dtype == jnp.float32
     assert not np.array_equal(exact, rough)
     np.testing.assert_allclose(exact, rough, atol=0.05)
@@ -388,9 +394,9 @@ def test_residual_says_that_nothing_is_left():
 # --- comparing ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", models.COMPARATORS)
+@pytest.mark.parametrize("kind", COMPARATORS)
 def test_compare_all_is_a_loop_over_compare(kind):
-    head = models.Comparator(kind, units=5)
+    head = Comparator(kind, units=5)
     h1, h2 = unit_noise(0, 2, 3, 5), unit_noise(1, 2, 4, 5)
     params = head.init(jax.random.key(0), h1[0, :1], h2[0, :1])
     table = head.apply(params, h1, h2, all_pairs=True)
@@ -403,7 +409,7 @@ def test_compare_all_is_a_loop_over_compare(kind):
 
 
 def test_cosine_by_hand():
-    head = models.Comparator("cosine", scale=4.0)
+    head = Comparator("cosine", scale=4.0)
     h1, h2 = jnp.array([[3.0, 4.0], [1.0, 0.0]]), jnp.array([[4.0, 3.0], [0.0, 2.0]])
     params = head.init(jax.random.key(0), h1, h2)
     params["params"]["bias"] = jnp.asarray(0.5)
@@ -430,7 +436,7 @@ def test_comparators_by_hand(kind, expected):
         "bilinear": {"matrix": jnp.array([[1.0, 4.0], [1.0, 3.0]])},  # 2.5 off the diagonal
     }.get(kind, {"scale": jnp.asarray(3.0)})
     params = {"params": {**own, "bias": jnp.asarray(0.25)}}
-    head = models.Comparator(kind, units=2)
+    head = Comparator(kind, units=2)
     np.testing.assert_allclose(head.apply(params, h1, h2), [expected], rtol=1e-6)
     np.testing.assert_allclose(head.apply(params, h1, h2, True), [[expected]], rtol=1e-6)
     started = head.init(jax.random.key(0), h1, h2)
@@ -457,11 +463,11 @@ def test_local_similarity_against_a_loop(reach):
     expected = np.empty((2, 3, 5))
     for b, q, s in np.ndindex(expected.shape):
         expected[b, q, s] = (best(h1[b, q], h2[b, s]) + best(h2[b, s], h1[b, q])) / 2
-    table = models.local_similarity(h1, h2, (rows, columns), reach, all_pairs=True)
+    table = local_similarity(h1, h2, (rows, columns), reach, all_pairs=True)
     np.testing.assert_allclose(table, expected, atol=1e-6)
-    pairs = models.local_similarity(h1, h2[:, :3], (rows, columns), reach)
+    pairs = local_similarity(h1, h2[:, :3], (rows, columns), reach)
     np.testing.assert_allclose(pairs, np.einsum("bqq->bq", expected[:, :, :3]), atol=1e-6)
-    head = models.Comparator("local", places=(rows, columns), units=features, reach=reach)
+    head = Comparator("local", places=(rows, columns), units=features, reach=reach)
     params = {"params": {"scale": jnp.asarray(3.0), "bias": jnp.asarray(0.5)}}
     np.testing.assert_allclose(
         head.apply(params, h1, h2, all_pairs=True), 3 * expected + 0.5, atol=1e-5
@@ -477,14 +483,12 @@ def test_a_local_map_that_moved_by_a_place_is_found():
         h[column, 1, column, 0] = 1.0
     left, middle, right = h.reshape(3, 18)
     for reach, expected in ((0, [0, 0]), (1, [1, 0]), (2, [1, 1])):
-        found = models.local_similarity(
-            np.stack([left, left]), np.stack([middle, right]), (3, 3), reach
-        )
+        found = local_similarity(np.stack([left, left]), np.stack([middle, right]), (3, 3), reach)
         np.testing.assert_allclose(9 * found, expected, atol=1e-6)
 
 
 def test_maps_of_another_shape_are_refused():
-    head = models.Comparator("local", places=(2, 3), units=2)
+    head = Comparator("local", places=(2, 3), units=2)
     for compare in (head.distances, functools.partial(head.init, jax.random.key(0))):
         with pytest.raises(ValueError, match="24 numbers are no maps of 2 x 3 places with 2 feat"):
             compare(jnp.ones((1, 24)), jnp.ones((1, 24)))
@@ -492,15 +496,15 @@ def test_maps_of_another_shape_are_refused():
 
 def test_features_are_lines_of_places():
     h = unit_noise(4, 5, 2, 12)
-    flat = models.Comparator("cosine").features(h)
+    flat = Comparator("cosine").features(h)
     np.testing.assert_array_equal(flat, h.reshape(10, 12))
-    places = models.Comparator("local", places=(2, 3), units=2).features(h)
+    places = Comparator("local", places=(2, 3), units=2).features(h)
     np.testing.assert_array_equal(places, h.reshape(60, 2))
 
 
-@pytest.mark.parametrize("kind", models.DISTANCES)
+@pytest.mark.parametrize("kind", DISTANCES)
 def test_distances_have_a_gradient_of_zero_at_zero(kind):
-    head = models.Comparator(kind, places=(1, 2))
+    head = Comparator(kind, places=(1, 2))
     h1, h2 = jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 8.0]])
     # Local: both places of the first find a cosine of 1, of the second one, so s = 3/4.
     apart = 0.5**0.5 if kind == "local" else 5.0
@@ -512,16 +516,16 @@ def test_distances_have_a_gradient_of_zero_at_zero(kind):
 
 
 def test_a_bilinear_form_may_be_asymmetric():
-    head = models.Comparator("bilinear", symmetric=False)
+    head = Comparator("bilinear", symmetric=False)
     h1, h2 = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
     params = {"params": {"matrix": jnp.array([[0.0, 5.0], [7.0, 0.0]]), "bias": jnp.asarray(0.0)}}
     assert head.apply(params, h1, h2) == 5 and head.apply(params, h2, h1) == 7
 
 
-@pytest.mark.parametrize("kind", models.COMPARATORS)
+@pytest.mark.parametrize("kind", COMPARATORS)
 @pytest.mark.parametrize("all_pairs", [False, True])
 def test_gradients_of_equal_embeddings_are_finite(kind, all_pairs):
-    head = models.Comparator(kind, units=2)
+    head = Comparator(kind, units=2)
     h = jnp.array([[0.6, 0.8], [0.6, 0.8], [0.0, 0.0]])
     params = head.init(jax.random.key(0), h, h)
     grads = jax.grad(lambda p, a, b: head.apply(p, a, b, all_pairs).sum(), (0, 1, 2))(params, h, h)
@@ -532,7 +536,7 @@ def test_gradients_of_equal_embeddings_are_finite(kind, all_pairs):
 
 
 def encoder_of(kind, output="linear", **more):
-    return models.build(
+    return siamese.build(
         {
             "encoder": kind,
             "encoder_args": {"output": output, **more},
@@ -586,7 +590,7 @@ def test_small_encoder_takes_colour_and_other_sides():
         net.init(jax.random.key(0), tiny, tiny)
 
 
-@pytest.mark.parametrize("output", models.OUTPUTS)
+@pytest.mark.parametrize("output", OUTPUTS)
 def test_dense_encoder_against_numpy(output):
     net = encoder_of("dense", output, hidden=(4, 3), units=2)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(5, 1, 6, 1)), jnp.float32)
@@ -631,7 +635,7 @@ def lstm(x, state, memory, cell):
 
 
 def test_full_context_against_numpy():
-    context = models.FullContext(steps=3)
+    context = FullContext(steps=3)
     rng = np.random.default_rng(0)
     queries, supports = rng.normal(size=(2, 4, 3)), rng.normal(size=(2, 5, 3))
     args = jnp.asarray(queries, jnp.float32), jnp.asarray(supports, jnp.float32)
@@ -659,7 +663,7 @@ def test_full_context_against_numpy():
 
 def test_full_context_makes_scores_depend_on_the_other_supports():
     fields = {**SMALL_RESIDUAL, "comparator": "cosine", "head_args": {}, "context_steps": 2}
-    net = models.build(fields)
+    net = siamese.build(fields)
     images = jnp.zeros((1, 17, 20, 1))
     variables = net.init(jax.random.key(0), images, images)
     h = unit_noise(0, 6, variables["params"]["context"]["queries"]["hi"]["kernel"].shape[0])
@@ -676,7 +680,7 @@ def test_full_context_makes_scores_depend_on_the_other_supports():
 
 
 def test_cosine_classifier_by_hand():
-    layer = models.CosineClassifier(2)
+    layer = CosineClassifier(2)
     kernel = jnp.array([[3.0, 0.0], [4.0, 2.0]])  # columns: the vectors of the classes
     variables = {"params": {"kernel": kernel, "scale": jnp.asarray(10.0)}}
     found = layer.apply(variables, jnp.array([[5.0, 0.0], [0.0, 0.1]]))
@@ -686,7 +690,7 @@ def test_cosine_classifier_by_hand():
 def test_the_classifier_is_trained_with_and_compared_without():
     fields = {**SMALL_RESIDUAL, "comparator": "cosine", "head_args": {}}
     images = jnp.zeros((2, 17, 20, 1))
-    training, later = models.build(fields, classes=7), models.build(fields)
+    training, later = siamese.build(fields, classes=7), siamese.build(fields)
     variables = training.init(jax.random.key(0), images, images)
     assert variables["params"]["classifier"]["kernel"].shape[1] == 7
     h = training.apply(variables, images, method="embed")
@@ -695,7 +699,7 @@ def test_the_classifier_is_trained_with_and_compared_without():
 
 
 def test_the_gradient_of_unit_is_finite_at_zero():
-    grad = jax.grad(lambda h: models.unit(h).sum())(jnp.zeros((1, 3)))
+    grad = jax.grad(lambda h: unit(h).sum())(jnp.zeros((1, 3)))
     assert np.all(np.isfinite(grad))
 
 
@@ -715,9 +719,9 @@ def test_the_gradient_of_unit_is_finite_at_zero():
 )
 def test_build_says_what_does_not_fit(change, words):
     with pytest.raises(ValueError, match=words):
-        models.build({**KOCH, **change})
+        siamese.build({**KOCH, **change})
 
 
 def test_an_unknown_comparator_is_an_error():
     with pytest.raises(ValueError, match=r"comparator must be one of .* got 'dot'"):
-        models.Comparator("dot").init(jax.random.key(0), jnp.ones((1, 2)), jnp.ones((1, 2)))
+        Comparator("dot").init(jax.random.key(0), jnp.ones((1, 2)), jnp.ones((1, 2)))

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from siamese_jax import models, objectives, pairsets, sampling
-from siamese_jax.sampling import Episodes, Pairs, SetIndex
+from siamese_jax.models.comparators import Comparator
+from siamese_jax.training import fixed_pairs, objectives, sampling
+from siamese_jax.training.sampling import Episodes, Pairs, SetIndex
 
 DOT = objectives.Compare(
     lambda h1, h2: (h1 * h2).sum(-1), lambda h1, h2: jnp.einsum("...qd,...sd->...qs", h1, h2)
@@ -106,7 +107,7 @@ def test_contrastive_on_maps_of_local_features():
     expected = np.where(labels, distance**2, np.maximum(1.2 - distance, 0) ** 2).mean() / 2
     matrix = np.corrcoef(h.reshape(48, 3).T)
     expected += 0.5 * np.mean(matrix[~np.eye(3, dtype=bool)] ** 2)
-    head = models.Comparator("local", places=(2, 2), units=3, reach=0)
+    head = Comparator("local", places=(2, 2), units=3, reach=0)
     batch = Pairs(None, None, jnp.asarray(labels, jnp.float32))
     flat = jnp.asarray(h.reshape(6, 2, 12), jnp.float32)
     loss, metrics = objective.loss(DOT._replace(head=head), flat, batch)
@@ -255,19 +256,19 @@ FIXED = {
 
 def test_the_batch_of_a_step_is_the_one_that_the_pair_set_says(glyphs):
     index = objectives.make_index(FIXED, glyphs, 7)
-    expected = pairsets.make_pairs(glyphs, 24, 7, "same_alphabet")
+    expected = fixed_pairs.make_pairs(glyphs, 24, 7, "same_alphabet")
     jax.tree.map(np.testing.assert_array_equal, tuple(index.pairs), tuple(expected))
     sample = objectives.build(FIXED, 8).sample
     rng = jax.random.key(3)
     for step in (0, 1, 200):
         found = sample(rng, jnp.int32(step), index)
-        wanted = pairsets.sample_fixed_pairs(rng, expected, jnp.int32(step), 10, 2)
+        wanted = fixed_pairs.sample_fixed_pairs(rng, expected, jnp.int32(step), 10, 2)
         for field in ("rows", "turns", "labels", "distort"):
             np.testing.assert_array_equal(getattr(found, field), getattr(wanted, field))
         keys, wanted_keys = (jax.random.key_data(batch.keys) for batch in (found, wanted))
         np.testing.assert_array_equal(keys, wanted_keys)
         # By the definition: example e is copy e // 24 of pair e % 24.
-        pair, copy, _ = pairsets.example(rng, jnp.int32(step), 10, 24, 2)
+        pair, copy, _ = fixed_pairs.example(rng, jnp.int32(step), 10, 24, 2)
         np.testing.assert_array_equal(found.rows, expected.rows[np.asarray(pair)])
         np.testing.assert_array_equal(found.labels, expected.labels[np.asarray(pair)])
         np.testing.assert_array_equal(found.distort, np.asarray(copy)[:, None] > [0, 0])

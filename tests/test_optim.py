@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from siamese_jax import optim
-from siamese_jax.optim import Rule
+from siamese_jax.training import optim
+from siamese_jax.training.optim import Rule
 
 SPE = 4  # steps an epoch
 # A two-layer net; each layer has settings of its own, biases too.

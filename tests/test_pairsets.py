@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from siamese_jax import pairsets
-from siamese_jax.datasets.imageset import ImageSet
-from siamese_jax.pairsets import PairSet
+from siamese_jax.data.image_set import ImageSet
+from siamese_jax.training import fixed_pairs
+from siamese_jax.training.fixed_pairs import PairSet
 
 # Characters of Omniglot's 30 background alphabets, in the order of their names.
 OMNIGLOT = (20, 29, 26, 41, 40, 24, 46, 14, 26, 34, 33, 22, 26, 43, 24)
@@ -48,10 +48,10 @@ def unordered(rows):
 
 def test_the_number_of_possible_pairs():
     assert len(OMNIGLOT) == 30 and sum(OMNIGLOT) == 964
-    assert pairsets.possible_pairs(blank(OMNIGLOT, 20)) == (185_849_560, 183_160)
-    assert pairsets.possible_pairs(blank(OMNIGLOT, 12)) == (66_903_528, 63_624)
+    assert fixed_pairs.possible_pairs(blank(OMNIGLOT, 20)) == (185_849_560, 183_160)
+    assert fixed_pairs.possible_pairs(blank(OMNIGLOT, 12)) == (66_903_528, 63_624)
     # Classes of 1, 2 and 4 images: 7 x 6 / 2 = 21 pairs, 0 + 1 + 6 same.
-    assert pairsets.possible_pairs(blank((1, 2), (1, 2, 4))) == (21, 7)
+    assert fixed_pairs.possible_pairs(blank((1, 2), (1, 2, 4))) == (21, 7)
 
 
 @pytest.mark.parametrize("negatives", ["any", "same_alphabet"])
@@ -59,7 +59,7 @@ def test_the_number_of_possible_pairs():
     ("num_pairs", "short"), [(30_000, 0), (90_000, 7), (150_000, 18)], ids=["30k", "90k", "150k"]
 )
 def test_pairs_of_omniglot(omniglot, num_pairs, short, negatives):
-    found = pairsets.make_pairs(omniglot, num_pairs, 0, negatives)
+    found = fixed_pairs.make_pairs(omniglot, num_pairs, 0, negatives)
     rows, labels = found.rows, found.labels
     assert rows.shape == (num_pairs, 2) and rows.dtype == np.int32 and labels.shape == (num_pairs,)
     assert (rows[:, 0] != rows[:, 1]).all()
@@ -91,7 +91,7 @@ def test_pairs_of_omniglot(omniglot, num_pairs, short, negatives):
 
 
 def test_both_sides_and_all_drawings_are_used_alike(omniglot):
-    found = pairsets.make_pairs(omniglot, 90_000, 1)
+    found = fixed_pairs.make_pairs(omniglot, 90_000, 1)
     different = found.rows[found.labels == 0]
     left, right = omniglot.alphabets[different].T
     owner = np.repeat(np.arange(30), 1500)
@@ -102,7 +102,7 @@ def test_both_sides_and_all_drawings_are_used_alike(omniglot):
 
 
 def test_another_seed_draws_other_pairs(omniglot):
-    draws = [pairsets.make_pairs(omniglot, 600, seed) for seed in (3, 3, 4)]
+    draws = [fixed_pairs.make_pairs(omniglot, 600, seed) for seed in (3, 3, 4)]
     np.testing.assert_array_equal(draws[0].rows, draws[1].rows)
     assert len(unordered(draws[0].rows) & unordered(draws[2].rows)) < 20
 
@@ -128,7 +128,7 @@ def test_a_small_set_is_exhausted_before_anything_repeats(negatives):
         for a in (0, 1)
     }
     each = 100
-    found = pairsets.make_pairs(image_set, 4 * each, 5, negatives)
+    found = fixed_pairs.make_pairs(image_set, 4 * each, 5, negatives)
     for a in (0, 1):
         part = slice(2 * each * a, 2 * each * (a + 1))
         rows, labels = found.rows[part], found.labels[part]
@@ -146,7 +146,7 @@ def test_the_second_alphabet_takes_what_the_first_one_left():
     # 2 x 2 classes of 2: the first alphabet may take up to 16 pairs that the second one has too.
     image_set = blank((2, 2), 2)
     for seed in range(20):
-        found = pairsets.make_pairs(image_set, 4 * 10, seed)
+        found = fixed_pairs.make_pairs(image_set, 4 * 10, seed)
         assert found.repeats[:, 0].tolist() == [0, 0]
         assert len(unordered(found.rows[found.labels == 0])) == 20
 
@@ -163,14 +163,14 @@ def test_the_second_alphabet_takes_what_the_first_one_left():
 )
 def test_pairs_that_cannot_be_drawn(image_set, num_pairs, negatives, words):
     with pytest.raises(ValueError, match=words):
-        pairsets.make_pairs(image_set, num_pairs, 0, negatives)
+        fixed_pairs.make_pairs(image_set, num_pairs, 0, negatives)
 
 
 def test_the_summary_counts_repeats_and_possible_pairs(omniglot):
-    found = pairsets.make_pairs(omniglot, 90_000, 0)
+    found = fixed_pairs.make_pairs(omniglot, 90_000, 0)
     # 1,500 wanted of 66 a character: 20, 14, 22, 22, 16, 14, 17 characters fall short.
     missing = sum(1500 - 66 * n for n in (20, 14, 22, 22, 16, 14, 17))
-    line = pairsets.summary(omniglot, found)
+    line = fixed_pairs.summary(omniglot, found)
     assert "90,000 pairs" in line and "(63,624 same)" in line and "30 alphabets" in line
     assert f"{missing:,} same pairs of 7 alphabets and 0 different pairs of 0 are repeats" in line
     assert f"{math.comb(11_568, 2):,} possible" in line
@@ -181,7 +181,7 @@ def test_the_summary_counts_repeats_and_possible_pairs(omniglot):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 12, 13, 100, 127, 128, 1000, 4097])
 def test_an_epochs_order_is_a_bijection(size):
-    order = jax.jit(pairsets.epoch_order, static_argnums=3)
+    order = jax.jit(fixed_pairs.epoch_order, static_argnums=3)
     key = jax.random.key(0)
     orders = [np.asarray(order(key, e, jnp.arange(size), size)) for e in range(4)]
     for found in orders:
@@ -194,7 +194,7 @@ def test_an_epochs_order_is_a_bijection(size):
 
 def test_the_order_of_the_largest_set_is_a_bijection():
     size = 9 * 150_000
-    found = jax.jit(pairsets.epoch_order, static_argnums=3)(
+    found = jax.jit(fixed_pairs.epoch_order, static_argnums=3)(
         jax.random.key(2), 7, jnp.arange(size), size
     )
     assert (np.bincount(np.asarray(found), minlength=size) == 1).all()
@@ -207,7 +207,7 @@ def test_the_order_of_the_largest_set_is_a_bijection():
 @pytest.mark.parametrize("size", [5, 12, 30])
 def test_every_place_takes_every_example_equally_often(size):
     epochs = 3000
-    order = jax.jit(jax.vmap(pairsets.epoch_order, (None, 0, None, None)), static_argnums=3)
+    order = jax.jit(jax.vmap(fixed_pairs.epoch_order, (None, 0, None, None)), static_argnums=3)
     orders = np.asarray(order(jax.random.key(0), jnp.arange(epochs), jnp.arange(size), size))
     expected = epochs / size
     at = np.stack([np.bincount(orders[:, i], minlength=size) for i in range(size)])
@@ -224,16 +224,16 @@ def test_every_place_takes_every_example_equally_often(size):
 
 def test_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match="an epoch must have"):
-        pairsets.epoch_order(jax.random.key(0), 0, jnp.arange(1), 0)
+        fixed_pairs.epoch_order(jax.random.key(0), 0, jnp.arange(1), 0)
     with pytest.raises(ValueError, match="must stay below 2.31, and is 2160000000"):
-        pairsets.example(jax.random.key(0), 0, 1600, 150_000, 8)
+        fixed_pairs.example(jax.random.key(0), 0, 1600, 150_000, 8)
 
 
 # --- batches --------------------------------------------------------------------------------------
 
 
 def collect(key, steps, batch, num_pairs, copies):
-    one = jax.jit(pairsets.example, static_argnums=(2, 3, 4))
+    one = jax.jit(fixed_pairs.example, static_argnums=(2, 3, 4))
     found = [one(key, jnp.int32(s), batch, num_pairs, copies) for s in steps]
     pair, copy = (np.concatenate([np.asarray(f[i]) for f in found]) for i in (0, 1))
     keys = np.concatenate([np.asarray(jax.random.key_data(f[2])) for f in found])
@@ -263,7 +263,7 @@ def test_late_steps_do_not_overflow():
     epoch, place = divmod(step * batch, size)
     numbers = np.arange(place, place + batch)
     k_order, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), 2**32 - 1))
-    expected = pairsets.epoch_order(
+    expected = fixed_pairs.epoch_order(
         k_order,
         jnp.asarray((epoch + numbers // size) % 2**32, jnp.uint32),
         jnp.asarray(numbers % size),
@@ -302,8 +302,8 @@ def test_the_keys_are_not_those_of_the_steps():
 
 def test_sampled_batches_show_the_pairs_of_the_set():
     image_set = blank((3, 4), 5)
-    held = pairsets.make_pairs(image_set, 40, 0)
-    sample = jax.jit(pairsets.sample_fixed_pairs, static_argnums=(3, 4))
+    held = fixed_pairs.make_pairs(image_set, 40, 0)
+    sample = jax.jit(fixed_pairs.sample_fixed_pairs, static_argnums=(3, 4))
     on_device = PairSet(*map(jnp.asarray, held))
     key = jax.random.key(4)
     seen = []

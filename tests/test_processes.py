@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from siamese_jax import checkpoints, workdir
+from siamese_jax.runs import checkpoints, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 FIELDS = (

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
-from siamese_jax import datasets, metrics, tables
+from siamese_jax.data import loading
+from siamese_jax.evaluation import metrics
+from siamese_jax.experiments import tables
 
 ROOT = pathlib.Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -36,7 +38,7 @@ def test_block_runs(word, expected, tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(expected, done.stdout), done.stdout
     if word == "load_iris":
-        data = datasets.load({"name": "vectors", "path": str(tmp_path / "iris.csv")})
+        data = loading.load({"name": "vectors", "path": str(tmp_path / "iris.csv")})
         assert data.train.num_classes + data.validation.num_classes + data.test.num_classes == 3
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_jax import inference, train
-from siamese_jax.gallery import actions, storage
+from siamese_jax.inference import network
+from siamese_jax.recognition import actions, storage
+from siamese_jax.training import loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "launch" / "recognize.py"
@@ -25,7 +26,7 @@ def run(tmp_path_factory):
     config = scope["get_config"]("smoke")
     config.num_devices, config.num_steps = 1, 4
     config.log_every = config.eval.every = config.keep_best = 2
-    train.train_and_evaluate(config, str(path))
+    loop.train_and_evaluate(config, str(path))
     return path
 
 
@@ -47,14 +48,14 @@ def people(tmp_path_factory):
 @pytest.fixture
 def act(run, tmp_path, monkeypatch, capsys):
     """Runs a command in this process: its words -> its exit code and what it prints."""
-    load, loaded = inference.load, {}
+    load, loaded = network.load, {}
 
     def load_once(path, checkpoint, views):
         if (path, checkpoint, views) not in loaded:
             loaded[path, checkpoint, views] = load(path, checkpoint, views=views)
         return loaded[path, checkpoint, views]
 
-    monkeypatch.setattr(inference, "load", load_once)
+    monkeypatch.setattr(network, "load", load_once)
 
     def act(command, *words, **changes):
         settings = {"workdir": str(run), "gallery": str(tmp_path / "g.npz"), **changes}

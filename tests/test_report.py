@@ -17,25 +17,22 @@ import PIL.Image
 import pytest
 from matplotlib.image import AxesImage
 
-from siamese_jax import (
-    augment,
-    baselines,
-    datasets,
-    evaluate,
-    figures,
-    inference,
-    judge,
-    layers,
-    models,
-    objectives,
-    pages,
-    report,
-    sampling,
-    steps,
-    train,
-    workdir,
-)
-from siamese_jax.report import published
+from siamese_jax.data import augment, loading
+from siamese_jax.evaluation import baselines
+from siamese_jax.evaluation import protocols as protocols_lib
+from siamese_jax.experiments import evaluate
+from siamese_jax.inference import network
+from siamese_jax.inference.devices import Devices
+from siamese_jax.models import siamese as siamese_lib
+from siamese_jax.models import summary
+from siamese_jax.models.comparators import Comparator
+from siamese_jax.models.encoders import DenseEncoder
+from siamese_jax.models.siamese import SiameseNet
+from siamese_jax.reporting import figures, pages, report
+from siamese_jax.reporting.report import published
+from siamese_jax.runs import workdir
+from siamese_jax.training import loop, objectives, sampling
+from siamese_jax.training.step import init_state, make_train_step, preview_batch
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SECTIONS = ["results", "learning", "curve", "trials", "confusions", "verification"]
@@ -53,8 +50,8 @@ def get_config(name, variant=""):
 class SmokeRun:
     path: pathlib.Path
     config: object
-    data: datasets.Data
-    siamese: inference.Siamese
+    data: loading.Data
+    siamese: network.Siamese
     results: dict
 
     @property
@@ -68,11 +65,11 @@ def smoke_run(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "a<b"  # a name that HTML must escape
     config = get_config("quickstart", "smoke")
     config.num_devices = 1
-    train.train_and_evaluate(config, str(path))
+    loop.train_and_evaluate(config, str(path))
     config = workdir.read_config(path)
-    data = datasets.load({**config.data.to_dict(), "image_size": None})
-    siamese = inference.load(path)
-    held = evaluate.EvaluationData(data.test, data.validation, data.train, data.runs)
+    data = loading.load({**config.data.to_dict(), "image_size": None})
+    siamese = network.load(path)
+    held = protocols_lib.EvaluationData(data.test, data.validation, data.train, data.runs)
     systems = {
         siamese.name: siamese.system(),
         "pixel 1-NN": baselines.pixel_nearest_neighbour,
@@ -80,7 +77,7 @@ def smoke_run(tmp_path_factory):
     }
     protocols = ("official", "within", "between", "verification", "curve", "retrieval", "open_set")
     results = {
-        name: evaluate.run_protocols(system, held, protocols, SMALL, system_name=name)
+        name: protocols_lib.run_protocols(system, held, protocols, SMALL, system_name=name)
         for name, system in systems.items()
     }
     return SmokeRun(path, config, data, siamese, results)
@@ -319,19 +316,19 @@ def test_the_sheet_of_every_objective(smoke_run, name):
 
 
 def test_a_run_judged_on_another_set_names_both(smoke_run):
-    other = datasets.load(
+    other = loading.load(
         {"name": "glyphs", "seed": 7, "glyphs_alphabets": 6, "glyphs_characters": (6, 9)}
     )
-    train = dataclasses.replace(smoke_run.data.train, name="set of before")
+    loop = dataclasses.replace(smoke_run.data.train, name="set of before")
     test = dataclasses.replace(other.test, name="set of after")
-    data = dataclasses.replace(other, train=train, test=test, note="this; judged on that")
+    data = dataclasses.replace(other, train=loop, test=test, note="this; judged on that")
     config = smoke_run.config.copy_and_resolve_references().unlock()
     config.test_data = ml_collections.ConfigDict({"name": "glyphs", "seed": 7})
     path = report.write_report(
         smoke_run.path, config, data, smoke_run.siamese, {smoke_run.siamese.name: {}}
     )
     text = visible(path.read_text(encoding="utf-8"))
-    assert f"Trained on {train.num_classes} classes of 5 alphabets (set of before), " in text
+    assert f"Trained on {loop.num_classes} classes of 5 alphabets (set of before), " in text
     assert f"judged on another set, {test.num_classes} classes" in text
     assert "(set of after)" in text and "Validation set (thresholds)" in text
     assert "this; judged on that" in text and "never seen" not in text
@@ -367,10 +364,10 @@ def test_a_run_of_vectors(tmp_path):
     data["image_size"] = None
     encoder = {"encoder": "dense", "encoder_args": {"hidden": (8,), "units": 4}}
     path = tmp_path / "run"
-    train.train_and_evaluate(tiny(data, encoder, {"name": "verification"}), str(path))
+    loop.train_and_evaluate(tiny(data, encoder, {"name": "verification"}), str(path))
     protocols = ["within", "verification", "curve", "retrieval", "open_set"]
     settings = {"n_way": 3, "num_trials": 30, "num_pairs": 40, "curve_trials": 20}
-    results = judge.judge_run(path, protocols, settings, baselines=False)
+    results = evaluate.judge_run(path, protocols, settings, baselines=False)
     page = (path / "report.html").read_text(encoding="utf-8")
     text = visible(page)
     assert re.findall(r'<section id="([^"]*)"', page) == SECTIONS
@@ -386,7 +383,7 @@ def test_a_run_of_vectors(tmp_path):
     for name in ("flower 0", "flower 1", "flower 2"):  # on the map
         assert f">{name}<" in page
     own = results["run @ 4"]["within"]
-    confused = report.confusions(own, datasets.load(workdir.read_config(path).data).test.classes)
+    confused = report.confusions(own, loading.load(workdir.read_config(path).data).test.classes)
     a, b, wrong, met = confused[0]
     assert f"flower {a} and flower {b} {wrong:.4g} {met}" in text
 
@@ -411,10 +408,10 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     encoder["head_args"] = {"scale": 2.0, "bias": 1.0}
     path = tmp_path / "run"
     config = tiny(data, encoder, {"name": "contrastive", "margin": 1.0}, "euclidean")
-    train.train_and_evaluate(config, str(path))
+    loop.train_and_evaluate(config, str(path))
     protocols = ["within", "verification", "retrieval", "open_set"]
     settings = {"n_way": 3, "num_trials": 30, "num_pairs": 40}
-    results = judge.judge_run(
+    results = evaluate.judge_run(
         path, protocols, settings, baselines=False, pairs=tmp_path / "pairs.csv"
     )
     page = (path / "report.html").read_text(encoding="utf-8")
@@ -426,7 +423,7 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     assert "Pairs of a file: pairs.csv" in text and "never seen" in text
     assert "official 20 runs" not in text
 
-    net, data = inference.load(path), datasets.load(config.data)
+    net, data = network.load(path), loading.load(config.data)
     drawn = report.draw(path, config, data, net, results)
     expected = {"learning", "trials", "roc", "pairs", "reliability", "file_roc", "file_pairs"}
     assert expected <= set(drawn) and {"training", "filters", "embeddings"} <= set(drawn)
@@ -449,8 +446,8 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
 
 
 def test_layers_of_koch_at_105_pixels():
-    model = models.build(get_config("koch2015").model)
-    table = layers.layer_table(model, (105, 105, 1))
+    model = siamese_lib.build(get_config("koch2015").model)
+    table = summary.layer_table(model, (105, 105, 1))
     # Kernel x input channels x filters + filters; outputs x kernel x input channels.
     assert [(x.name, x.output_shape, x.parameters, x.multiply_adds) for x in table] == [
         ("encoder/conv1", (96, 96, 64), 10 * 10 * 64 + 64, 96 * 96 * 64 * 100),
@@ -472,8 +469,8 @@ def test_layers_of_koch_at_105_pixels():
 
 
 def test_layers_hold_all_parameters_of_the_residual_network():
-    model = models.build(get_config("quickstart").model)
-    table = layers.layer_table(model, (56, 56, 1))
+    model = siamese_lib.build(get_config("quickstart").model)
+    table = summary.layer_table(model, (56, 56, 1))
     images = jnp.zeros((1, 56, 56, 1))
     params = jax.eval_shape(model.init, jax.random.key(0), images, images)["params"]
     assert sum(x.parameters for x in table) == sum(x.size for x in jax.tree.leaves(params))
@@ -485,18 +482,18 @@ def test_layers_hold_all_parameters_of_the_residual_network():
 
 def test_the_products_of_maps_of_local_features():
     """Of 2 x 3 places with 2 features, each meeting itself and its neighbours: 4 times 7 meetings."""
-    head = models.Comparator("local", places=(2, 3), units=2, reach=1)
-    net = models.SiameseNet(models.DenseEncoder((), 12), head)
-    *_, last = layers.layer_table(net, (4, 4, 1))
+    head = Comparator("local", places=(2, 3), units=2, reach=1)
+    net = SiameseNet(DenseEncoder((), 12), head)
+    *_, last = summary.layer_table(net, (4, 4, 1))
     assert (last.name, last.multiply_adds) == ("head", 4 * 7 * 2)
 
 
 def test_first_kernel_is_that_of_the_first_convolution(smoke_run):
     params = smoke_run.siamese.variables["params"]
-    table = layers.layer_table(smoke_run.siamese.model, smoke_run.siamese.image_shape)
-    kernel = layers.first_kernel(table, params)
+    table = summary.layer_table(smoke_run.siamese.model, smoke_run.siamese.image_shape)
+    kernel = summary.first_kernel(table, params)
     np.testing.assert_array_equal(kernel, params["encoder"]["stem"]["kernel"])
-    assert layers.first_kernel(table[-1:], params) is None
+    assert summary.first_kernel(table[-1:], params) is None
 
 
 def test_preview_is_the_batch_that_the_training_step_sees(glyphs):
@@ -507,7 +504,7 @@ def test_preview_is_the_batch_that_the_training_step_sees(glyphs):
         def __call__(self, images, train=False):
             return images.reshape(len(images), -1) * self.param("one", nn.initializers.ones, ())
 
-    model = models.SiameseNet(Passing(), models.Comparator("cosine"))
+    model = SiameseNet(Passing(), Comparator("cosine"))
     weights = np.random.default_rng(0).normal(size=(8, 2, 28 * 28))
     pairs = objectives.build(
         {"name": "verification", "batch": 8, "negatives": "any", "turns": "character"}, 8
@@ -517,13 +514,13 @@ def test_preview_is_the_batch_that_the_training_step_sees(glyphs):
     )
     tx, index = optax.sgd(0.0), sampling.SetIndex.of(glyphs)
     warps = augment.build(get_config("koch2015").augment)
-    step = steps.make_train_step(model, tx, probe, warps, "paper", steps.Devices(1))
-    state = steps.init_state(model, tx, glyphs.image_shape, 5, ("accuracy",))
+    step = make_train_step(model, tx, probe, warps, "paper", Devices(1))
+    state = init_state(model, tx, glyphs.image_shape, 5, ("accuracy",))
     losses = []
     for _ in range(2):
         state, metrics = step(state, jnp.asarray(glyphs.images), index)
         losses.append(float(metrics["loss"]))
-    batch, pixels = steps.preview_batch(5, 1, glyphs.images, index, pairs, warps, "paper")
+    batch, pixels = preview_batch(5, 1, glyphs.images, index, pairs, warps, "paper")
     assert pixels.shape == (8, 2, 28, 28, 1) and batch.labels.sum() == 4
     seen = (np.asarray(pixels).reshape(8, 2, -1) * weights).sum()
     np.testing.assert_allclose(losses[1], seen, rtol=1e-4)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from siamese_jax import sampling
-from siamese_jax.sampling import NUM_TURNS, SetIndex
+from siamese_jax.training import sampling
+from siamese_jax.training.sampling import NUM_TURNS, SetIndex
 
 BATCH = 4000
 

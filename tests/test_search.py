@@ -14,7 +14,9 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from siamese_jax import search, train, workdir
+from siamese_jax.experiments import search
+from siamese_jax.runs import workdir
+from siamese_jax.training import loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -145,7 +147,7 @@ def test_settings_of_the_optimiser_compile_nothing_anew(name, fields, tmp_path):
         counts = []
         for config, folder in ((base, "a"), (other, "b")):
             config = search.ml_collections.ConfigDict(config)
-            train.train_and_evaluate(config, str(tmp_path / folder), programs=programs)
+            loop.train_and_evaluate(config, str(tmp_path / folder), programs=programs)
             counts.append(compiled.names.count("jit(step)"))
     finally:
         jax.config.update("jax_log_compiles", False)
@@ -159,13 +161,13 @@ def test_settings_of_the_optimiser_compile_nothing_anew(name, fields, tmp_path):
 
     assert rows("b") != rows("a")
     if name == "quickstart":  # the other one would take as long and show as much
-        train.train_and_evaluate(search.ml_collections.ConfigDict(other), str(tmp_path / "alone"))
+        loop.train_and_evaluate(search.ml_collections.ConfigDict(other), str(tmp_path / "alone"))
         assert rows("b") == rows("alone")
 
 
 def test_another_network_is_another_program():
     base = config_of("koch2015")
-    program = train._program(base)
+    program = loop._program(base)
     for field, same in (
         ("optim.rules", True),
         ("seed", True),
@@ -178,7 +180,7 @@ def test_another_network_is_another_program():
         value = search.get_field(workdir.plain(base), field)
         value = value[::-1] if isinstance(value, list) else 0.5 * value
         changed = search.with_fields(workdir.plain(base), {field: value})
-        assert (train._program(changed) == program) is same, field
+        assert (loop._program(changed) == program) is same, field
 
 
 # ------------------------------------------------------- the study, with a training that is a formula
@@ -205,7 +207,7 @@ class Formula:
 @pytest.fixture
 def formula(tmp_path, monkeypatch):
     found = Formula(tmp_path / "s")
-    monkeypatch.setattr(train, "train_and_evaluate", found)
+    monkeypatch.setattr(loop, "train_and_evaluate", found)
     return found
 
 
@@ -257,7 +259,7 @@ def test_a_diverged_trial_counts_what_it_reached(formula, monkeypatch):
             on_validation(10, 0.25)
         raise FloatingPointError("the loss is not finite")
 
-    monkeypatch.setattr(train, "train_and_evaluate", diverge)
+    monkeypatch.setattr(loop, "train_and_evaluate", diverge)
     found = run(formula, 2)
     assert (found["number"], found["accuracy"]) == (0, 0.25)
     first, second = study_of(formula.path).trials
@@ -282,7 +284,7 @@ def test_an_impossible_network_is_not_trained_and_not_counted(tmp_path, monkeypa
         trained.append(tuple(config.model.encoder_args.kernels))
         return {"finished": True, "best_step": 10, "best_value": 0.1 + 0.01 * len(trained)}
 
-    monkeypatch.setattr(train, "train_and_evaluate", accept)
+    monkeypatch.setattr(loop, "train_and_evaluate", accept)
     config = config_of("koch2015")
     search.run_search(config, tmp_path / "s", num_trials=4, only=["model.encoder_args.kernels"])
     assert len(trained) == 4

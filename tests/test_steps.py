@@ -8,8 +8,25 @@ import numpy as np
 import optax
 import pytest
 
-from siamese_jax import augment, models, objectives, optim, steps
-from siamese_jax.sampling import SetIndex
+from siamese_jax.data import augment
+from siamese_jax.inference.devices import Devices
+from siamese_jax.inference.embed import (
+    VIEW,
+    make_embed_step,
+    make_one_shot_step,
+    make_pair_step,
+    to_float,
+)
+from siamese_jax.models import siamese
+from siamese_jax.training import objectives, optim
+from siamese_jax.training.sampling import SetIndex
+from siamese_jax.training.step import (
+    TrainState,
+    draw_batch,
+    init_state,
+    make_train_step,
+    preview_batch,
+)
 
 NETS = {  # at 16 x 16
     "koch": {
@@ -112,9 +129,9 @@ def small(glyphs):
 
 def build(net, objective, optimiser, count=1, dtype="float32", **changes):
     """All that a train step is made of, on so many devices."""
-    devices = steps.Devices(count)
+    devices = Devices(count)
     asked = objectives.build({**OBJECTIVES[objective], **changes}, 8, num_classes=48)
-    model = models.build({**NETS[net], "dtype": dtype}, devices.axis_name, asked.classes)
+    model = siamese.build({**NETS[net], "dtype": dtype}, devices.axis_name, asked.classes)
     return devices, model, optim.build(OPTIMISERS[optimiser], 100), asked
 
 
@@ -137,7 +154,7 @@ def start(parts, small, dtype="float32"):
     _, model, tx, objective = parts
     variables = made_up(model, small.image_shape, dtype)
     sums = {name: np.zeros((), dtype) for name in ("loss", *objective.metrics, "steps")}
-    return steps.TrainState(
+    return TrainState(
         step=np.int32(0),
         rng=jax.random.split(jax.random.key(0))[1],
         opt_state=tx.init(variables["params"]),
@@ -149,7 +166,7 @@ def start(parts, small, dtype="float32"):
 def train(small, parts, num_steps, dtype="float32", augmentation=PLAIN, index=None):
     """The state after some steps and the losses on the way."""
     devices, model, tx, objective = parts
-    step = steps.make_train_step(model, tx, objective, augmentation, "paper", devices)
+    step = make_train_step(model, tx, objective, augmentation, "paper", devices)
     state = start(parts, small, dtype)
     index = SetIndex.of(small) if index is None else index
     state, images, index = devices.replicate((state, small.images, index))
@@ -229,12 +246,12 @@ def test_an_epoch_visits_every_example_once_and_copies_stay_the_same(small):
     fields = OBJECTIVES["fixed pairs"]
     objective, index = objectives.build(fields, 8), objectives.make_index(fields, small, 0)
     settings = {"affine": augment.Affine(), "elastic_size": 0.02}
-    images, as_floats = jnp.asarray(small.images), jax.jit(steps.to_float)
+    images, as_floats = jnp.asarray(small.images), jax.jit(to_float)
 
     @jax.jit
     def draw(rng, step):
-        arguments = (images, index, objective, settings, "paper", steps.Devices(1), False)
-        return steps.draw_batch(rng, step, *arguments)[:2]
+        arguments = (images, index, objective, settings, "paper", Devices(1), False)
+        return draw_batch(rng, step, *arguments)[:2]
 
     @jax.jit
     def warp(keys, images):
@@ -271,7 +288,7 @@ def test_a_step_is_compiled_once(small, count):
             compiled.append(details["fun_name"])
 
     devices, model, tx, objective = parts = build("koch", "verification", "layerwise", count)
-    step = steps.make_train_step(model, tx, objective, PLAIN, "paper", devices)
+    step = make_train_step(model, tx, objective, PLAIN, "paper", devices)
     state = devices.replicate(start(parts, small))
     images, index = devices.replicate((small.images, SetIndex.of(small)))
     jax.monitoring.register_event_duration_secs_listener(note)
@@ -292,7 +309,7 @@ def test_a_step_is_sample_gather_forward_backward_update(small):
     found, losses = train(small, parts, 2)
     params, opt_state = begin.params, begin.opt_state
     for i in range(2):
-        batch, pixels = steps.preview_batch(
+        batch, pixels = preview_batch(
             *(0, i, small.images, SetIndex.of(small), objective, PLAIN, "paper")
         )
         expected = small.images[np.asarray(batch.rows)].astype(np.float32) / 255
@@ -329,7 +346,7 @@ def test_the_same_seed_and_step_give_the_same_batch(small):
 
     def preview(seed, step):
         index = SetIndex.of(small)
-        return steps.preview_batch(seed, step, small.images, index, objective, settings, "paper")
+        return preview_batch(seed, step, small.images, index, objective, settings, "paper")
 
     batch, pixels = preview(3, 5)
     again, same_pixels = preview(3, 5)
@@ -343,8 +360,7 @@ def test_the_same_seed_and_step_give_the_same_batch(small):
 def test_the_first_state_follows_from_the_seed(small):
     _, model, tx, objective = build("koch", "verification", "layerwise")
     first, again, other = (
-        steps.init_state(model, tx, small.image_shape, seed, objective.metrics)
-        for seed in (0, 0, 1)
+        init_state(model, tx, small.image_shape, seed, objective.metrics) for seed in (0, 0, 1)
     )
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
     kernels = [state.params["encoder"]["conv1"]["kernel"] for state in (first, other)]
@@ -357,7 +373,7 @@ def test_the_first_state_follows_from_the_seed(small):
 def test_a_batch_that_does_not_divide_is_refused():
     devices, model, tx, objective = build("koch", "verification", "layerwise", 4, batch=6)
     with pytest.raises(ValueError, match="a batch of 6 does not divide among 4 devices"):
-        steps.make_train_step(model, tx, objective, PLAIN, "paper", devices)
+        make_train_step(model, tx, objective, PLAIN, "paper", devices)
 
 
 # --- scoring --------------------------------------------------------------------------------------
@@ -366,7 +382,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 @pytest.fixture(scope="module", params=NETS)
 def net(request, small):
     """A model and its variables."""
-    model = models.build({**NETS[request.param], "dtype": "float32"})
+    model = siamese.build({**NETS[request.param], "dtype": "float32"})
     return model, made_up(model, small.image_shape)
 
 
@@ -387,7 +403,7 @@ def _embed_one(model, variables, image):
 def test_the_pair_step_is_a_loop_over_pairs(net, small):
     left, right = small.images[[0, 3, 70, 9]], small.images[[1, 200, 70, 130]]
     expected = [plain_score(net, *pair) for pair in zip(left, right, strict=True)]
-    step = steps.make_pair_step(net[0], steps.Devices(1))
+    step = make_pair_step(net[0], Devices(1))
     assert np.ptp(expected) > 1e-3
     np.testing.assert_allclose(step(net[1], left, right), expected, rtol=1e-4, atol=1e-5)
     as_floats = [x.astype(np.float32) / 255 for x in (left, right)]
@@ -397,7 +413,7 @@ def test_the_pair_step_is_a_loop_over_pairs(net, small):
 def test_the_one_shot_step_is_a_loop_over_all_pairs(net, small):
     queries, supports = small.images[[0, 60, 120]], small.images[[5, 65, 125, 300, 0]]
     expected = [[plain_score(net, q, s) for s in supports] for q in queries]
-    found = steps.make_one_shot_step(net[0], steps.Devices(1))(net[1], queries, supports)
+    found = make_one_shot_step(net[0], Devices(1))(net[1], queries, supports)
     assert found.shape == (3, 5)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -405,15 +421,15 @@ def test_the_one_shot_step_is_a_loop_over_all_pairs(net, small):
 def test_the_steps_on_several_devices(net, small):
     """Arrays carry a device axis; each device scores its own pairs, or its own run."""
     model, variables = net
-    devices = steps.Devices(2)
+    devices = Devices(2)
     variables2 = devices.replicate(variables)
     left, right = (
         small.images[:8].reshape(2, 4, 16, 16, 1),
         small.images[100:108].reshape(2, 4, 16, 16, 1),
     )
-    pairs = steps.make_pair_step(model, devices)(variables2, left, right)
-    tables = steps.make_one_shot_step(model, devices)(variables2, left, right)
-    one = steps.make_one_shot_step(model, steps.Devices(1))
+    pairs = make_pair_step(model, devices)(variables2, left, right)
+    tables = make_one_shot_step(model, devices)(variables2, left, right)
+    one = make_one_shot_step(model, Devices(1))
     for device in range(2):
         expected = one(variables, left[device], right[device])
         np.testing.assert_allclose(tables[device], expected, rtol=1e-4, atol=1e-5)
@@ -423,8 +439,8 @@ def test_the_steps_on_several_devices(net, small):
 @pytest.mark.parametrize("count", [1, 4])
 def test_padding_changes_no_embedding(small, net, count):
     model, variables = net
-    devices = steps.Devices(count)
-    step = steps.make_embed_step(model, devices)
+    devices = Devices(count)
+    step = make_embed_step(model, devices)
     images = small.images[:21]
     expected = _embed_one(model, variables, images.astype(np.float32) / 255)
     on_devices = devices.replicate(variables)
@@ -444,21 +460,21 @@ def test_padding_changes_no_embedding(small, net, count):
 
 
 def test_devices():
-    assert steps.Devices(0).count == jax.device_count() == 8
+    assert Devices(0).count == jax.device_count() == 8
     for count in (9, -1):
         with pytest.raises(ValueError, match=f"num_devices is {count}, but there are 8 devices"):
-            steps.Devices(count)
+            Devices(count)
     tree = {"a": np.arange(3), "b": np.float32(2)}
     for count in (1, 3):
-        devices = steps.Devices(count)
+        devices = Devices(count)
         copies = devices.replicate(tree)
         assert copies["a"].shape == ((3,) if count == 1 else (3, 3))
         jax.tree.map(np.testing.assert_array_equal, devices.first(copies), tree)
 
 
 def test_pixels_become_floats():
-    np.testing.assert_allclose(steps.to_float(jnp.array([0, 51, 255], jnp.uint8)), [0, 0.2, 1])
-    np.testing.assert_array_equal(steps.to_float(jnp.array([0.3, 7.0])), jnp.array([0.3, 7.0]))
+    np.testing.assert_allclose(to_float(jnp.array([0, 51, 255], jnp.uint8)), [0, 0.2, 1])
+    np.testing.assert_array_equal(to_float(jnp.array([0.3, 7.0])), jnp.array([0.3, 7.0]))
 
 
 def test_views_are_the_mean_of_warped_images(small):
@@ -466,14 +482,12 @@ def test_views_are_the_mean_of_warped_images(small):
     _, model, _, _ = build("koch", "verification", "adamw")
     variables = {"params": made_up(model, small.image_shape)["params"]}
     images = small.images[:5]
-    one, three = (
-        steps.make_embed_step(model, steps.Devices(1), n)(variables, images) for n in (1, 3)
-    )
+    one, three = (make_embed_step(model, Devices(1), n)(variables, images) for n in (1, 3))
     pixels = images.astype(np.float32) / 255
     seen = [pixels]
     for key in jax.random.split(jax.random.key(0), 2):
         warped = [
-            augment.augment(key[None], pixels[i : i + 1], np.zeros(1, np.int32), affine=steps.VIEW)
+            augment.augment(key[None], pixels[i : i + 1], np.zeros(1, np.int32), affine=VIEW)
             for i in range(5)
         ]
         seen.append(np.concatenate(warped))
@@ -485,4 +499,4 @@ def test_views_are_the_mean_of_warped_images(small):
     np.testing.assert_allclose(three, expected, atol=1e-5)
     assert np.abs(three - one).max() > 1e-3
     with pytest.raises(ValueError, match="at least once"):
-        steps.make_embed_step(model, steps.Devices(1), 0)
+        make_embed_step(model, Devices(1), 0)

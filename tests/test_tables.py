@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from siamese_jax import metrics, tables, workdir
+from siamese_jax.evaluation import metrics
+from siamese_jax.experiments import tables
+from siamese_jax.runs import workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAPER_FIGURES = {  # sections 4.2 to 4.4 of the paper

@@ -17,20 +17,15 @@ from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX.proto import event_pb2
 
 import siamese_jax
-from siamese_jax import (
-    datasets,
-    evaluate,
-    layers,
-    losses,
-    models,
-    objectives,
-    optim,
-    search,
-    train,
-    trials,
-    workdir,
-)
-from siamese_jax.checkpoints import Checkpoints
+from siamese_jax.data import loading
+from siamese_jax.evaluation import protocols, trials
+from siamese_jax.experiments import search
+from siamese_jax.models import siamese
+from siamese_jax.models import summary as summary_lib
+from siamese_jax.runs import workdir
+from siamese_jax.runs.checkpoints import Checkpoints
+from siamese_jax.training import loop, objectives, optim
+from siamese_jax.training import mining as mining_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
@@ -87,7 +82,7 @@ def smoke(tmp_path_factory, programs):
     def run(name):
         if name not in runs:
             config, path = config_of(name), tmp_path_factory.mktemp(name)
-            runs[name] = config, path, train.train_and_evaluate(config, path, programs=programs)
+            runs[name] = config, path, loop.train_and_evaluate(config, path, programs=programs)
         return runs[name]
 
     return run
@@ -121,14 +116,14 @@ def assert_same_run(one, other):
 @pytest.mark.parametrize("arg", ["", "smoke"])
 def test_every_config_builds(name, arg):
     config = config_of(name, arg)
-    model = models.build(config.model)
+    model = siamese.build(config.model)
     height, width = config.data.image_size or (1, 4)  # vectors have no size
     images = jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
     tx = optim.build(config.optim, config.num_steps)
     jax.eval_shape(tx.init, variables["params"])  # every parameter has its rule
     objectives.build(config.objective, 20)
-    train._check(config)
+    loop._check(config)
     assert config.is_locked
 
 
@@ -163,7 +158,7 @@ def test_training_in_bfloat16_follows_that_in_float32(name, smoke, tmp_path):
     """The parameters stay float32, so that the losses part by the rounding of a forward pass only."""
     _, path, _ = smoke(name)
     config = config_of(name, model__dtype="bfloat16")
-    train.train_and_evaluate(config, tmp_path)
+    loop.train_and_evaluate(config, tmp_path)
     exact, rough = (
         np.array([row["loss"] for row in workdir.read_metrics(p) if row["kind"] == "train"])
         for p in (path, tmp_path)
@@ -188,7 +183,7 @@ EACH_OBJECTIVE = {  # settings, comparator, steps of the full context, join
             *({**_EPISODES, "mining": mining, "margin": 0.2}, "euclidean"),
             *(0, "prototype"),
         )
-        for mining in losses.MININGS
+        for mining in mining_lib.MININGS
     },
     "prototypical": ({**_EPISODES, "k_shot": 2}, "squared_euclidean", 0, "prototype"),
     "matching": ({**_EPISODES, "k_shot": 2}, "cosine", 0, "sum"),
@@ -210,7 +205,7 @@ def test_every_objective_trains_and_is_judged(case, tmp_path, glyphs):
             config.model.encoder_args.local = True
             config.model.head_args = {"scale": 2.0, "places": (10, 10), "reach": 1}
         config.model.context_steps = context_steps
-    summary = train.train_and_evaluate(config, tmp_path)
+    summary = loop.train_and_evaluate(config, tmp_path)
     assert summary["step"] == 12 and summary["finished"]
     rows = workdir.read_metrics(tmp_path)
     losses_of = [row["loss"] for row in rows if row["kind"] == "train"]
@@ -218,7 +213,7 @@ def test_every_objective_trains_and_is_judged(case, tmp_path, glyphs):
     net = siamese_jax.load(tmp_path)
     small = glyphs.resized(20, 20)
     lists = trials.within_trials(small, n_way=4, k_shot=2, num_trials=200)
-    result = evaluate.evaluate_trials(net.system(), lists, join=join)
+    result = protocols.evaluate_trials(net.system(), lists, join=join)
     assert result.diagnostics["nonfinite_scores"] == 0
     assert result.num_trials == 200 and result.accuracy > 0.3  # chance is 0.25
 
@@ -246,11 +241,11 @@ def test_the_rows_of_kochs_tables(pairs, epochs, dense, reduced):
         assert (config.eval.trials, config.eval.patience) == (320, 20)
         assert config.data.image_size == ((35, 35) if reduced else (105, 105))
         objectives.build(objective, 20)
-        train._check(config)
+        loop._check(config)
         search.read_space(workdir.plain(config))
     # What follows of the network does not depend on the pairs.
-    model, size = models.build(config.model), config.data.image_size
-    table = layers.layer_table(model, (*size, 1))
+    model, size = siamese.build(config.model), config.data.image_size
+    table = summary_lib.layer_table(model, (*size, 1))
     shapes = [(x.input_shape, x.output_shape) for x in table]
     if dense:
         units = (1024 if reduced else 2048,)
@@ -336,10 +331,10 @@ def test_rates_and_momenta_are_logged_by_layer(smoke):
     config, path, _ = smoke("koch2015")
     rows = [row for row in workdir.read_metrics(path) if row["kind"] == "layers"]
     assert [row.pop("step") for row in rows] == [10, 20]
-    layers = [f"encoder/conv{i}" for i in (1, 2, 3, 4)] + ["encoder/embedding", "head"]
+    summary_lib = [f"encoder/conv{i}" for i in (1, 2, 3, 4)] + ["encoder/embedding", "head"]
     for epoch, row in enumerate(rows):
         expected = {"kind": "layers"}
-        for name in (f"{layer}/{part}" for layer in layers for part in ("kernel", "bias")):
+        for name in (f"{layer}/{part}" for layer in summary_lib for part in ("kernel", "bias")):
             first = 0.03 if "embedding" in name else 0.1
             expected[f"{name}/rate"] = first * 0.99**epoch
             expected[f"{name}/momentum"] = 0.5 + 0.4 * epoch / 10
@@ -373,9 +368,7 @@ def test_a_run_is_repeated_from_its_record(smoke):
     exec(compile(RECORDED.read_text(), RECORDED, "exec"), scope)
     again = scope["get_config"](str(path / "config.json"))
     assert workdir.differences(config, again) == []
-    assert (
-        train.train_and_evaluate(again, path)["step"] == config.num_steps
-    )  # taken as the same run
+    assert loop.train_and_evaluate(again, path)["step"] == config.num_steps  # taken as the same run
 
 
 # --- going on, within one process -----------------------------------------------------------------
@@ -406,9 +399,7 @@ def test_interrupted_training_ends_the_same(name, smoke, tmp_path, programs):
 
     def go_on(**interrupted):
         should_stop = interruptions(**interrupted)
-        return train.train_and_evaluate(
-            config, tmp_path, should_stop=should_stop, programs=programs
-        )
+        return loop.train_and_evaluate(config, tmp_path, should_stop=should_stop, programs=programs)
 
     with pytest.raises(Died):
         go_on(deaths=[7])
@@ -428,18 +419,18 @@ def test_interrupted_training_on_fixed_pairs_ends_the_same(tmp_path, caplog):
     """60 pairs by 9 in batches of 16; the second start is fed by the host."""
     config = config_of("koch2015", "pairs=30k,affine,smoke")
     programs = {}
-    with caplog.at_level("INFO", logger="siamese_jax.train"):
-        expected = train.train_and_evaluate(config, tmp_path / "one", programs=programs)
+    with caplog.at_level("INFO", logger="siamese_jax.training.loop"):
+        expected = loop.train_and_evaluate(config, tmp_path / "one", programs=programs)
     assert "training on 60 pairs, half same and half different" in caplog.text
     path = tmp_path / "two"
     with pytest.raises(Died):
-        train.train_and_evaluate(
+        loop.train_and_evaluate(
             config, path, should_stop=interruptions(deaths=[12]), programs=programs
         )
     fed = config_of("koch2015", "pairs=30k,affine,smoke", feed="host")
-    part = train.train_and_evaluate(fed, path, should_stop=interruptions(stops=[3]))
+    part = loop.train_and_evaluate(fed, path, should_stop=interruptions(stops=[3]))
     assert part["step"] == 13 and not part["finished"]
-    assert train.train_and_evaluate(config, path, programs=programs) == expected
+    assert loop.train_and_evaluate(config, path, programs=programs) == expected
     assert_same_run(tmp_path / "one", path)
     assert_events_are_the_log(path)
 
@@ -447,18 +438,18 @@ def test_interrupted_training_on_fixed_pairs_ends_the_same(tmp_path, caplog):
 def test_validation_between_alphabets(tmp_path, programs):
     """The logged accuracy is that of the trained network on trials of any alphabet."""
     config = config_of("quickstart", num_steps=10, eval__between=True)
-    train.train_and_evaluate(config, tmp_path, programs=programs)
+    loop.train_and_evaluate(config, tmp_path, programs=programs)
     (row,) = (row for row in metrics(tmp_path) if row["kind"] == "validation")
-    images = datasets.load(config.data).validation
+    images = loading.load(config.data).validation
     lists = trials.between_trials(images, n_way=5, num_trials=50, seed=0)
-    found = evaluate.evaluate_trials(siamese_jax.load(tmp_path).system(), lists)
+    found = protocols.evaluate_trials(siamese_jax.load(tmp_path).system(), lists)
     assert row["accuracy"] == found.accuracy and lists.scope == "between alphabets"
 
 
 def test_a_finished_run_is_left_alone(smoke):
     config, path, summary = smoke("quickstart")
     rows = workdir.read_metrics(path)
-    assert train.train_and_evaluate(config, path) == summary
+    assert loop.train_and_evaluate(config, path) == summary
     assert workdir.read_metrics(path) == rows
 
 
@@ -470,16 +461,16 @@ def test_patience_stops_and_resumes(tmp_path, programs):
     rules = tuple((pattern, 0.0, 0.0, 0.0) for pattern, *_ in config.optim.rules)
     with config.unlocked():
         config.optim.rules = rules
-    summary = train.train_and_evaluate(config, tmp_path / "one", programs=programs)
+    summary = loop.train_and_evaluate(config, tmp_path / "one", programs=programs)
     expected = {"step": 15, "best_step": 5, "finished": True}
     assert {name: summary[name] for name in expected} == expected
     for stop in (7, 5):  # step 7, step 12
-        part = train.train_and_evaluate(
+        part = loop.train_and_evaluate(
             *(config, tmp_path / "two"), should_stop=interruptions(stops=[stop]), programs=programs
         )
         assert not part["finished"]
     for _ in range(2):  # goes on to the end of its patience, and has none left
-        again = train.train_and_evaluate(config, tmp_path / "two", programs=programs)
+        again = loop.train_and_evaluate(config, tmp_path / "two", programs=programs)
         assert again == summary
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
@@ -498,7 +489,7 @@ def test_a_step_is_compiled_once_however_long_the_run(tmp_path):
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
         config = config_of("koch2015", num_devices=2, num_steps=20)
-        train.train_and_evaluate(config, tmp_path, on_validation=on_validation)
+        loop.train_and_evaluate(config, tmp_path, on_validation=on_validation)
     finally:
         jax.monitoring.unregister_event_duration_listener(note)
     assert late == []
@@ -514,7 +505,7 @@ def test_another_config_is_refused(smoke):
         r"holds a run of another config \(optim.decay is 0.9 and was 0.99; seed is 5 and was 0\)"
     )
     with pytest.raises(ValueError, match=words):
-        train.train_and_evaluate(other, path)
+        loop.train_and_evaluate(other, path)
 
 
 def test_other_data_are_refused(smoke, tmp_path):
@@ -525,7 +516,7 @@ def test_other_data_are_refused(smoke, tmp_path):
     starts[-1]["data_fingerprint"] = "0" * 16
     (tmp_path / "provenance.json").write_text(json.dumps(starts))
     with pytest.raises(ValueError, match=f"holds a run on data {'0' * 16}, and this is data"):
-        train.train_and_evaluate(config, tmp_path)
+        loop.train_and_evaluate(config, tmp_path)
 
 
 def test_a_workdir_in_use_is_refused(smoke):
@@ -535,7 +526,7 @@ def test_a_workdir_in_use_is_refused(smoke):
         workdir.Run(path, config, fingerprint, {}),
         pytest.raises(ValueError, match="is in use by another process"),
     ):
-        train.train_and_evaluate(config, path)
+        loop.train_and_evaluate(config, path)
 
 
 @pytest.mark.parametrize(
@@ -559,7 +550,7 @@ def test_a_workdir_in_use_is_refused(smoke):
 )
 def test_settings_that_do_not_go_together(changes, words, tmp_path):
     with pytest.raises(ValueError, match=words):
-        train.train_and_evaluate(config_of("koch2015", **changes), tmp_path / "run")
+        loop.train_and_evaluate(config_of("koch2015", **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()  # a corrected config may have it
 
 
@@ -568,25 +559,25 @@ def test_a_set_that_the_objective_cannot_use(glyphs):
     with pytest.raises(
         ValueError, match="an alphabet of 8 classes for 9 ways.*objective.fill to False"
     ):
-        train._check_set(episodes, glyphs.resized(28, 20), 2)
-    train._check_set(episodes, glyphs, 2)
+        loop._check_set(episodes, glyphs.resized(28, 20), 2)
+    loop._check_set(episodes, glyphs, 2)
     pairs = config_of("koch2015", objective__negatives="same_alphabet")
-    train._check_set(pairs, glyphs, 2)
+    loop._check_set(pairs, glyphs, 2)
     with pytest.raises(ValueError, match="has one class: a different pair needs two"):
-        train._check_set(pairs, glyphs.select(classes=[3]), 2)
+        loop._check_set(pairs, glyphs.select(classes=[3]), 2)
     with pytest.raises(ValueError, match="needs two classes an alphabet"):
-        train._check_set(pairs, glyphs.select(classes=[3, 20]), 2)
+        loop._check_set(pairs, glyphs.select(classes=[3, 20]), 2)
     with pytest.raises(
         ValueError, match="class 'alphabet01/character01' has 1 image.*needs 2 of each class"
     ):
-        train._check_set(pairs, glyphs.select(drawers=[2]), 2)
+        loop._check_set(pairs, glyphs.select(drawers=[2]), 2)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, programs):
     """The rate is 0 in the first step of the warm-up, and then far too large."""
     config = config_of("quickstart", optim__rate=1e30, log_every=1, eval__every=1)
     with pytest.raises(FloatingPointError, match="not finite between steps 3 and 3: .*lower learn"):
-        train.train_and_evaluate(config, tmp_path, programs=programs)
+        loop.train_and_evaluate(config, tmp_path, programs=programs)
     saved = Checkpoints(tmp_path, read_only=True)
     assert saved.best == 1 and saved.steps == [1, 2]
     saved.close()
@@ -594,7 +585,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, programs):
     assert [row["step"] for row in metrics(tmp_path) if row["kind"] == "train"] == [1, 2]
     assert siamese_jax.load(tmp_path).name.endswith("@ 1")
     with pytest.raises(FloatingPointError, match="the last good checkpoint is 2"):
-        train.train_and_evaluate(config, tmp_path, programs=programs)  # the same again
+        loop.train_and_evaluate(config, tmp_path, programs=programs)  # the same again
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path, programs):
@@ -604,7 +595,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, programs):
     with config.unlocked():
         config.optim.rules = rules
     with pytest.raises(FloatingPointError, match="last good checkpoint is None"):
-        train.train_and_evaluate(
+        loop.train_and_evaluate(
             *(config, tmp_path), should_stop=interruptions(stops=[1]), programs=programs
         )
     saved = Checkpoints(tmp_path, read_only=True)

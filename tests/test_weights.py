@@ -11,9 +11,14 @@ import pytest
 from PIL import Image
 
 import siamese_jax
-from siamese_jax import datasets, evaluate, inference, judge, steps, train, trials, weights, workdir
-from siamese_jax.checkpoints import Checkpoints
-from siamese_jax.datasets import omniglot
+from siamese_jax.data import loading, omniglot
+from siamese_jax.evaluation import protocols, trials
+from siamese_jax.experiments import evaluate
+from siamese_jax.inference import network as network_lib
+from siamese_jax.inference.devices import Devices
+from siamese_jax.runs import export, workdir
+from siamese_jax.runs.checkpoints import Checkpoints
+from siamese_jax.training import loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -25,9 +30,9 @@ def run(tmp_path_factory):
     exec((ROOT / "configs" / "quickstart.py").read_text(), scope)
     config = scope["get_config"]("smoke")
     path = tmp_path_factory.mktemp("runs") / "run"
-    train.train_and_evaluate(config, path)
+    loop.train_and_evaluate(config, path)
     file = path.parent / "network.npz"
-    weights.export(path, file)
+    export.export(path, file)
     return path, file
 
 
@@ -38,7 +43,7 @@ def leaves(tree):
 
 def test_a_file_holds_the_run_in_half_precision(run):
     path, file = run
-    held = weights.read(file)
+    held = export.read(file)
     saved = Checkpoints(path, read_only=True)
     assert held.step == saved.best
     expected = leaves(saved.variables(saved.best))
@@ -60,9 +65,9 @@ def test_the_network_of_a_file_answers_as_the_run(run, tmp_path, glyphs):
     whole, half = siamese_jax.load(path), siamese_jax.load(file)
     images = glyphs.images[:32]
     np.testing.assert_allclose(half.embed(images), whole.embed(images), atol=0.02)
-    assert half.name == f"network @ {weights.read(file).step}"
-    weights.unpack(file, tmp_path / "copy")
-    weights.unpack(file, tmp_path / "copy")  # again: nothing happens
+    assert half.name == f"network @ {export.read(file).step}"
+    export.unpack(file, tmp_path / "copy")
+    export.unpack(file, tmp_path / "copy")  # again: nothing happens
     copy = siamese_jax.load(tmp_path / "copy")
     np.testing.assert_array_equal(copy.embed(images), half.embed(images))
 
@@ -70,61 +75,61 @@ def test_the_network_of_a_file_answers_as_the_run(run, tmp_path, glyphs):
 def test_an_unpacked_run_is_judged_and_shown_but_not_trained(run, tmp_path):
     _, file = run
     copy = tmp_path / "copy"
-    weights.unpack(file, copy)
+    export.unpack(file, copy)
     settings = {"n_way": 5, "num_trials": 40}
-    found = judge.judge_run(copy, ["within"], settings, baselines=False)
+    found = evaluate.judge_run(copy, ["within"], settings, baselines=False)
     (name,) = found
     assert name.startswith("copy @ ") and found[name]["within"].num_trials == 40
     assert "Training" in (copy / "report.html").read_text()
     config = workdir.read_config(copy)
     with pytest.raises(ValueError, match="without its checkpoints"):
-        train.train_and_evaluate(config, copy)
+        loop.train_and_evaluate(config, copy)
 
 
 def test_what_is_no_such_file_is_refused(run, tmp_path):
     path, file = run
     (tmp_path / "text.npz").write_text("no weights")
     with pytest.raises(ValueError, match="holds no weights of a network"):
-        weights.read(tmp_path / "text.npz")
+        export.read(tmp_path / "text.npz")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(ValueError, match="holds no weights of a network"):
-        weights.read(tmp_path / "other.npz")
+        export.read(tmp_path / "other.npz")
     with pytest.raises(ValueError, match="no such file"):
-        weights.read(tmp_path / "none.npz")
+        export.read(tmp_path / "none.npz")
     with pytest.raises(ValueError, match="there is omniglot"):
-        weights.locate("omniglott")
+        export.locate("omniglott")
     with pytest.raises(ValueError, match="no checkpoint 7; it has"):
         siamese_jax.load(file, 7)
     with pytest.raises(ValueError, match="holds another run"):
-        weights.unpack(file, path)
+        export.unpack(file, path)
     with pytest.raises(ValueError, match="no checkpoint 7"):
-        weights.export(path, tmp_path / "x.npz", 7)
+        export.export(path, tmp_path / "x.npz", 7)
     assert not (tmp_path / "x.npz").exists()
 
 
 def test_a_shipped_network_is_as_accurate_in_bfloat16():
     """On 500 trials of characters that it was not trained on; float32 is right in 95 to 99 %."""
-    held = weights.read(weights.locate("omniglot"))
+    held = export.read(export.locate("omniglot"))
     lists = trials.within_trials(
-        datasets.load({"name": "glyphs", "image_size": (56, 56)}).test, n_way=20, num_trials=500
+        loading.load({"name": "glyphs", "image_size": (56, 56)}).test, n_way=20, num_trials=500
     )
     accuracy = {}
     for dtype in ("float32", "bfloat16"):
         with held.config.unlocked():
             held.config.model.dtype = dtype
-        devices = steps.Devices(1)
-        network = inference.bind(
+        devices = Devices(1)
+        network = network_lib.bind(
             held.config, devices.replicate(held.variables), (56, 56, 1), "ink", dtype, devices
         )
-        accuracy[dtype] = evaluate.evaluate_trials(network.system(), lists).accuracy
+        accuracy[dtype] = protocols.evaluate_trials(network.system(), lists).accuracy
     assert 0.95 <= accuracy["float32"] <= 0.99
     assert abs(accuracy["bfloat16"] - accuracy["float32"]) <= 0.01
 
 
-@pytest.mark.parametrize("name", weights.pretrained())
+@pytest.mark.parametrize("name", export.pretrained())
 def test_shipped_networks(name, prepared_omniglot):
     """Small enough to ship, and as good on the official runs as their record says."""
-    assert weights.locate(name).stat().st_size <= 10e6
+    assert export.locate(name).stat().st_size <= 10e6
     record = json.loads((ROOT / "results" / f"pretrained_{name}.json").read_text())
     (expected,) = (
         r
@@ -132,7 +137,7 @@ def test_shipped_networks(name, prepared_omniglot):
         if r["name"] == "official" and r["system"].startswith(f"{name} @")
     )
     official = trials.official_trials(omniglot.load_runs(prepared_omniglot))
-    found = evaluate.evaluate_trials(siamese_jax.load(name).system(), official)
+    found = protocols.evaluate_trials(siamese_jax.load(name).system(), official)
     assert found.trial_hash == expected["trial_hash"]
     assert abs(found.accuracy - expected["accuracy"]) <= 0.005  # two of 400 trials
 
@@ -144,7 +149,7 @@ def test_the_launchers_take_a_network_by_name(tmp_path):
 
     done = call("evaluate.py", "--pretrained=nobody", f"--workdir={tmp_path / 'a'}")
     assert done.returncode == 1 and "there is omniglot" in done.stderr
-    pictures = datasets.load({"name": "glyphs", "image_size": (40, 40)}).test
+    pictures = loading.load({"name": "glyphs", "image_size": (40, 40)}).test
     paths = []
     for i in (0, 1):
         paths.append(tmp_path / f"{i}.png")

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 import jax
 import PIL
 
-from siamese_jax import trials, workdir
 from siamese_jax.benchmarks import report
 from siamese_jax.benchmarks.convolution import run_convolution
 from siamese_jax.benchmarks.inputs import run_input
@@ -26,6 +25,8 @@ from siamese_jax.benchmarks.scaling import run_scaling
 from siamese_jax.benchmarks.startup import run_startup
 from siamese_jax.benchmarks.training import run_training
 from siamese_jax.benchmarks.workload import Plan
+from siamese_jax.evaluation import trials
+from siamese_jax.runs import workdir
 
 __all__ = ["SUITES", "Plan", "run"]
 

@@ -6,9 +6,9 @@ import functools
 
 import jax
 
-from siamese_jax import fftconv
 from siamese_jax.benchmarks.measure import Row, Side
 from siamese_jax.benchmarks.workload import Plan
+from siamese_jax.models import fft_conv
 
 
 def run_convolution(plan: Plan) -> list[Row]:
@@ -36,7 +36,7 @@ def _layer(plan: Plan, name: str, x_shape, kernel_shape) -> list[Row]:
         for key, shape in zip(keys, (x_shape, kernel_shape, dy_shape), strict=True)
     )
     adds = dy.size * kernel[..., 0].size
-    ways = {"direct": _direct, "frequency domain": fftconv.fft_conv}
+    ways = {"direct": _direct, "frequency domain": fft_conv.fft_conv}
     counted = {"amount": images, "unit": "images"}
     group = f"{name}, {images} images of {x_shape[1:]}, kernel {kernel_shape}, {plan.dtype}"
     found = []

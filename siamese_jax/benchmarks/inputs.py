@@ -9,10 +9,10 @@ import random
 import numpy as np
 from PIL import Image
 
-from siamese_jax import augment
 from siamese_jax.benchmarks.measure import Row, Side
 from siamese_jax.benchmarks.workload import Plan, Workload
-from siamese_jax.datasets import ImageSet
+from siamese_jax.data import augment
+from siamese_jax.data.loading import ImageSet
 
 
 def run_input(plan: Plan) -> list[Row]:

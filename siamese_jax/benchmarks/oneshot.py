@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from siamese_jax import evaluate, steps, trials
 from siamese_jax.benchmarks.measure import Row, Side
 from siamese_jax.benchmarks.workload import Plan, Workload
+from siamese_jax.evaluation import protocols, trials
+from siamese_jax.inference.embed import make_pair_step
 
 _BATCH = 128  # images an encoder pass
 
@@ -24,7 +25,7 @@ def _on_runs(plan: Plan, work: Workload, name: str) -> list[Row]:
     """All fixed runs at once, against the first run's trials by passes of pairs."""
     net = work.network()
     runs = trials.official_trials(work.data.runs)
-    pair_step = steps.make_pair_step(work.model, work.devices)
+    pair_step = make_pair_step(work.model, work.devices)
     queries, supports = runs.images[runs.queries[0]], runs.images[runs.supports[0, :, 0]]
 
     def by_pairs():
@@ -37,7 +38,7 @@ def _on_runs(plan: Plan, work: Workload, name: str) -> list[Row]:
     sides = [
         Side(
             "a pass an image",
-            lambda: evaluate.evaluate_trials(net.system(), runs, batch_size=_BATCH).scores,
+            lambda: protocols.evaluate_trials(net.system(), runs, batch_size=_BATCH).scores,
             runs.num_trials,
             "trials",
         ),
@@ -60,7 +61,7 @@ def _within(plan: Plan, work: Workload, name: str) -> list[Row]:
     sides = [
         Side(
             "trials, passes included",
-            lambda: evaluate.evaluate_trials(net.system(), frozen, batch_size=_BATCH).scores,
+            lambda: protocols.evaluate_trials(net.system(), frozen, batch_size=_BATCH).scores,
             count,
             "trials",
         ),

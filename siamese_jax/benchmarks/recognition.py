@@ -7,10 +7,10 @@ import functools
 import jax
 import numpy as np
 
-from siamese_jax import inference
 from siamese_jax.benchmarks import workload
 from siamese_jax.benchmarks.measure import Row, Side
 from siamese_jax.benchmarks.workload import Plan, Workload
+from siamese_jax.inference import network
 
 _BLOCK = 65_536  # references compared at a time
 
@@ -23,7 +23,7 @@ class References:
         embeddings: (S, D) float32.
     """
 
-    def __init__(self, net: inference.Siamese, embeddings: np.ndarray):
+    def __init__(self, net: network.Siamese, embeddings: np.ndarray):
         self._net = net
         starts = range(0, len(embeddings), _BLOCK)
         self._blocks = [jax.device_put(embeddings[s : s + _BLOCK]) for s in starts]

@@ -7,8 +7,8 @@ import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from siamese_jax import workdir
 from siamese_jax.benchmarks.measure import Row
+from siamese_jax.runs import workdir
 
 
 def text_table(rows: Sequence[Row]) -> str:

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from siamese_jax import sampling
 from siamese_jax.benchmarks.measure import Row, Side
 from siamese_jax.benchmarks.recognition import References, unit_vectors
 from siamese_jax.benchmarks.workload import Plan, Workload
+from siamese_jax.training import sampling
 
 # Values of each sweep, and of its smoke.
 _SWEEPS = {

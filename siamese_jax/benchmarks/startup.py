@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from siamese_jax import steps
 from siamese_jax.benchmarks.measure import Row
 from siamese_jax.benchmarks.workload import Plan, Workload
+from siamese_jax.training.step import make_train_step
 
 _PATIENCE = 900  # seconds for a first step
 
@@ -84,7 +84,7 @@ def first_step_seconds(plan: Plan, variant: str, path: pathlib.Path) -> float:
 
 def compile_seconds(work: Workload) -> tuple[float, float]:
     """Seconds to trace and to compile the training step, without the cache of compiled programs."""
-    step = steps.make_train_step(
+    step = make_train_step(
         *(work.model, work.tx, work.objective, work.augmentation, work.fill, work.devices)
     )
     state = work.state()

@@ -12,19 +12,22 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from siamese_jax import (
-    augment,
-    datasets,
-    inference,
-    layers,
-    models,
-    objectives,
-    optim,
-    sampling,
-    steps,
-    workdir,
-)
 from siamese_jax.benchmarks import measure
+from siamese_jax.data import augment, loading
+from siamese_jax.inference import network as network_lib
+from siamese_jax.inference.devices import Devices
+from siamese_jax.models import siamese, summary
+from siamese_jax.models.siamese import SiameseNet
+from siamese_jax.runs import workdir
+from siamese_jax.training import objectives, optim, sampling
+from siamese_jax.training.step import (
+    TrainState,
+    draw_batch,
+    init_state,
+    make_train_step,
+    make_update,
+    preview_batch,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +106,12 @@ class Workload:
         self.config = config
         self.data = _load(json.dumps(workdir.plain(config.data), sort_keys=True))
         train = self.data.train
-        self.model = models.build(config.model)
+        self.model = siamese.build(config.model)
         self.tx = optim.build(config.optim, config.num_steps)
         self.objective = objectives.build(config.objective, int(train.alphabet_count.max()))
         self.augmentation = augment.build(config.augment)
         self.fill = "paper" if train.kind == "ink" else "edge"
-        self.devices = steps.Devices(1)
+        self.devices = Devices(1)
         self.images = jax.device_put(train.images[:])
         self.index = sampling.SetIndex.of(train)
 
@@ -121,16 +124,16 @@ class Workload:
         """Images of a step by twos: both networks take two drawings of each character."""
         return self.objective.images // 2
 
-    def state(self) -> steps.TrainState:
+    def state(self) -> TrainState:
         """The state before the first step."""
-        return steps.init_state(
+        return init_state(
             self.model, self.tx, self.image_shape, self.config.seed, self.objective.metrics
         )
 
-    def network(self) -> inference.Siamese:
+    def network(self) -> network_lib.Siamese:
         """The untrained network as it is used."""
         variables = self.devices.replicate(self.state().variables)
-        return inference.bind(
+        return network_lib.bind(
             self.config, variables, self.image_shape, self.data.train.kind, "model", self.devices
         )
 
@@ -140,7 +143,7 @@ class Workload:
 
     def training_call(self) -> Callable:
         """Makes a call that takes the next training step of a run of its own."""
-        step = steps.make_train_step(
+        step = make_train_step(
             *(self.model, self.tx, self.objective, self.augmentation, self.fill, self.devices)
         )
         return _stepping(lambda state: step(state, self.images, self.index), self.state())
@@ -155,7 +158,7 @@ class Workload:
 
         @jax.jit
         def draw(key, images, index):
-            return steps.draw_batch(
+            return draw_batch(
                 *(key, 0, images, index, self.objective, self.augmentation, self.fill),
                 *(self.devices, False),
             )[1]
@@ -183,7 +186,7 @@ def fixed_step(work: Workload) -> tuple[Callable, object, jax.Array]:
         `step(state, batch, pixels) -> (state, metrics)`, the state donated, and the batch and pixels
         (*rows, H, W, C) of the run's first step.
     """
-    batch, pixels = steps.preview_batch(
+    batch, pixels = preview_batch(
         work.config.seed,
         0,
         work.data.train.images,
@@ -192,7 +195,7 @@ def fixed_step(work: Workload) -> tuple[Callable, object, jax.Array]:
         work.augmentation,
         work.fill,
     )
-    update = steps.make_update(work.model, work.tx, work.objective, work.devices)
+    update = make_update(work.model, work.tx, work.objective, work.devices)
     step = work.devices.compile(
         lambda state, batch, pixels: update(state, batch, pixels, state.rng), donate_argnums=(0,)
     )
@@ -200,7 +203,7 @@ def fixed_step(work: Workload) -> tuple[Callable, object, jax.Array]:
 
 
 def step_operations(
-    model: models.SiameseNet, image_shape: tuple[int, int, int], images: int, pairs: int
+    model: SiameseNet, image_shape: tuple[int, int, int], images: int, pairs: int
 ) -> int:
     """Floating-point operations of a training step by direct convolution.
 
@@ -215,7 +218,7 @@ def step_operations(
         pairs: that go through the comparator.
     """
     adds = {"encoder": 0, "head": 0}
-    for layer in layers.layer_table(model, image_shape):
+    for layer in summary.layer_table(model, image_shape):
         adds["head" if layer.kind == "Comparator" else "encoder"] += layer.multiply_adds
     return 3 * 2 * (images * adds["encoder"] + pairs * adds["head"])
 
@@ -232,8 +235,8 @@ def _stepping(step: Callable, state) -> Callable:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(fields: str) -> datasets.Data:
-    return datasets.load(json.loads(fields))
+def _load(fields: str) -> loading.Data:
+    return loading.load(json.loads(fields))
 
 
 def random_images(count: int, image_shape: tuple[int, int, int], seed: int) -> np.ndarray:

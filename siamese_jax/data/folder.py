@@ -1,0 +1,198 @@
+"""Any folder, or zip of a folder, of pictures as an image set."""
+
+from __future__ import annotations
+
+import collections
+import io
+import os
+import pathlib
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from siamese_jax.data.image_set import ImageSet, resize_images
+
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+_ERRORS = (*_ZIP_ERRORS, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+_EXIF_ORIENTATION = 0x0112
+_LAYOUT = "<class>/<image> or <alphabet>/<class>/<image>"
+
+Readers = dict[tuple[str, ...], Callable[[], bytes]]
+
+
+def load_folder(
+    path: str | os.PathLike,
+    *,
+    image_size: tuple[int, int] | None = None,
+    ink: bool = False,
+    min_images: int = 1,
+    name: str | None = None,
+) -> ImageSet:
+    """Loads pictures laid out as `<class>/<image>` or `<alphabet>/<class>/<image>`.
+
+    Names sort with their numbers in numeric order (s2 before s10). Hidden files are passed over,
+    and so are a README, a LICENSE and files ending in .txt or .md at the top. The set is grey when
+    every picture is stored as grey, else it is RGB; transparency becomes white. A resized picture
+    is stretched to its new sides.
+
+    Args:
+        path: the folder, or a .zip of it.
+        image_size: (height, width) in pixels to resize to; None for the most common size.
+        ink: pictures are dark ink on light paper: they become ink coverage, in a set of kind `ink`.
+        min_images: fewest pictures of a class; 2 when the set is to give pairs.
+        name: what the set is called; by default after the folder.
+
+    Returns:
+        A set of kind `photo`, or `ink`. The drawer is the number of the picture in its class.
+
+    Raises:
+        ValueError: no such folder, no pictures in it, a file that is no picture or lies at another
+            depth, or a class with fewer than `min_images` pictures.
+    """
+    path = pathlib.Path(path).expanduser()
+    readers = _zip_files(path) if path.is_file() else _folder_files(path)
+    if not readers:
+        raise ValueError(f"{path}: holds no images; expected {_LAYOUT}")
+    depths = collections.Counter(len(parts) for parts in readers)
+    depth = 3 if depths[3] > depths[2] else 2
+    for parts in readers:
+        if len(parts) != depth:
+            expected = _LAYOUT.split(" or ")[depth - 2]
+            raise ValueError(f"{path}: {'/'.join(parts)} does not lie at {expected} as others do")
+
+    files = sorted(readers, key=lambda parts: [natural_key(part) for part in parts])
+    by_class = collections.Counter(parts[:-1] for parts in files)
+    for key, count in by_class.items():
+        if count < min_images:
+            raise ValueError(
+                f"{path}: the class {'/'.join(key)} has {count} image, at least {min_images} needed"
+            )
+
+    headers = {parts: _header(path, parts, readers[parts]) for parts in files}
+    sizes = collections.Counter(size for size, _ in headers.values())
+    height, width = image_size or max(sizes, key=lambda size: (sizes[size], size))
+    mode = "L" if ink or all(grey for _, grey in headers.values()) else "RGB"
+    images = np.empty((len(files), height, width, 3 if mode == "RGB" else 1), np.uint8)
+    for row, parts in enumerate(files):
+        pixels = _pixels(path, parts, readers[parts], mode)
+        images[row] = resize_images(255 - pixels[None] if ink else pixels[None], height, width)[0]
+
+    keys = list(by_class)
+    ids = {key: index for index, key in enumerate(keys)}
+    stem = name or path.resolve().name.removesuffix(".zip")
+    alphabets = list(dict.fromkeys(key[0] for key in keys)) if depth == 3 else [stem]
+    counts = list(by_class.values())
+    return ImageSet(
+        images=images,
+        classes=np.array([ids[parts[:-1]] for parts in files], np.int32),
+        drawers=np.concatenate([np.arange(1, count + 1, dtype=np.int32) for count in counts]),
+        class_names=tuple("/".join(key) for key in keys),
+        class_alphabets=np.array(
+            [alphabets.index(key[0]) if depth == 3 else 0 for key in keys], np.int32
+        ),
+        alphabet_names=tuple(alphabets),
+        kind="ink" if ink else "photo",
+        name=stem,
+    )
+
+
+def read_picture(path: str | os.PathLike, mode: str) -> np.ndarray:
+    """Reads one picture file, the right way up; transparency becomes white.
+
+    Args:
+        path: the file.
+        mode: `L` for grey, `RGB` for colour.
+
+    Returns:
+        (H, W, 1) or (H, W, 3) uint8.
+
+    Raises:
+        ValueError: no such file, or no picture in it.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{path}: no such picture")
+    return _pixels(path.parent, (path.name,), path.read_bytes, mode)
+
+
+def natural_key(name: str) -> tuple:
+    """Sorting key that puts the numbers in a name in numeric order; equal only for equal names."""
+    pieces = re.split(r"([0-9]+)", name)
+    return tuple(int(p) if i % 2 else p for i, p in enumerate(pieces)), name
+
+
+def _is_passed_over(parts: tuple[str, ...]) -> bool:
+    """Hidden files, and the papers that lie beside the classes."""
+    if parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts):
+        return True
+    return len(parts) == 1 and (
+        parts[0].upper().startswith(("README", "LICENSE", "LICENCE"))
+        or parts[0].lower().endswith((".txt", ".md"))
+    )
+
+
+def _folder_files(path: pathlib.Path) -> Readers:
+    """A reader for each file of a folder, by the parts of its name."""
+    if not path.is_dir():
+        raise ValueError(
+            f"{path}: no such folder of images; set data.path to a folder, or a zip, of {_LAYOUT}"
+        )
+    files = {file.relative_to(path).parts: file for file in path.rglob("*") if file.is_file()}
+    return {k: file.read_bytes for k, file in files.items() if not _is_passed_over(k)}
+
+
+def _zip_files(path: pathlib.Path) -> Readers:
+    """A reader for each file of a zip, by the parts of its name."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except _ZIP_ERRORS as error:
+        raise ValueError(f"{path}: neither a folder nor a whole zip archive ({error})") from None
+    names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    files = {pathlib.PurePosixPath(file).parts: file for file in names}
+    return {
+        parts: lambda file=file: archive.read(file)
+        for parts, file in files.items()
+        if not _is_passed_over(parts)
+    }
+
+
+def _header(
+    path: pathlib.Path, parts: tuple[str, ...], read: Callable[[], bytes]
+) -> tuple[tuple[int, int], bool]:
+    """((height, width), whether it is grey) of a picture, as its header says."""
+    try:
+        with Image.open(io.BytesIO(read())) as picture:
+            turned = picture.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            size = picture.size if turned else picture.size[::-1]
+            return size, picture.mode in ("1", "L", "LA") or picture.mode.startswith("I")
+    except _ERRORS as error:
+        raise _unreadable(path, parts, error) from None
+
+
+def _pixels(
+    path: pathlib.Path, parts: tuple[str, ...], read: Callable[[], bytes], mode: str
+) -> np.ndarray:
+    """(H, W, C) uint8 picture in mode `L` or `RGB`, the right way up."""
+    try:
+        with Image.open(io.BytesIO(read())) as picture:
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode.startswith("I"):  # 16 bits: Pillow would cut off, not scale
+                deep = np.clip(np.asarray(picture).astype(np.float64) / 257, 0, 255)
+                picture = Image.fromarray(np.rint(deep).astype(np.uint8))
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                paper = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(paper, picture)
+            pixels = np.asarray(picture.convert(mode))
+    except _ERRORS as error:
+        raise _unreadable(path, parts, error) from None
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _unreadable(path: pathlib.Path, parts: tuple[str, ...], error: Exception) -> ValueError:
+    return ValueError(f"{path}: {'/'.join(parts)} is not a readable image ({type(error).__name__})")

@@ -1,0 +1,223 @@
+"""The data of a run: one function from a plain mapping to image sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from siamese_jax.data import folder, glyphs, mnist, omniglot, preparation, splits, vectors
+from siamese_jax.data.image_set import ImageSet
+from siamese_jax.data.official_runs import Runs, make_runs
+
+_log = logging.getLogger(__name__)
+
+__all__ = ["DEFAULTS", "Data", "ImageSet", "Runs", "load", "make_runs"]
+
+NAMES = ("auto", "omniglot", "glyphs", "mnist", "folder", "vectors")
+SPLITS = ("lake", "koch", "vinyals", "rows")
+DEFAULTS: Mapping[str, Any] = {
+    "name": "auto",  # one of NAMES; auto: Omniglot if it can be had, else glyphs
+    "data_dir": None,  # folder of prepared sets; None: tfds's own
+    "archives": None,  # folder of Omniglot's three zips, or of MNIST's four gz files
+    "path": None,  # of `folder`: the folder (or zip) of pictures; of `vectors`: the file
+    "class_column": None,  # of `vectors` in a CSV; None: `class`, or the last without a header
+    "stream": False,  # Omniglot's images to train on stay on disk, and are read batch by batch
+    "image_size": None,  # (height, width) in pixels; None: as the set has it; of vectors None
+    "seed": 0,  # of the glyphs, of their runs, and of the splits by fraction
+    "split": "lake",  # lake, koch, vinyals, rows: see `splits`
+    # Training, validation, test; whole numbers count classes (alphabets; images a class by rows).
+    "fractions": (0.6, 0.2, 0.2),  # of glyphs, folders and vectors
+    "ink": False,  # of the set `folder`: dark ink on light paper
+    "glyphs_alphabets": 20,
+    "glyphs_characters": (18, 32),  # least and largest number in an alphabet
+    "glyphs_drawers": 20,
+}
+_MNIST_PARTS = ("train[:50000]", "train[50000:]", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run trains, validates and tests on.
+
+    Attributes:
+        train: images to train on.
+        validation: images to choose by; classes of their own, but for MNIST and a split by rows.
+        test: images to report on; classes of their own, but for MNIST and a split by rows.
+        runs: fixed one-shot runs of the test alphabets, or None where the set has none.
+        runs_name: what the runs are called: `official` is said of Omniglot's only.
+        note: one line that says what the data are and, for `auto`, why.
+        standardisation: of vectors, what the three parts went through and new vectors must go
+            through; it is of the training part. None for images.
+    """
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    runs: Runs | None
+    runs_name: str
+    note: str
+    standardisation: vectors.Standardisation | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the fingerprints of sets and runs."""
+        parts = [self.train, self.validation, self.test] + ([self.runs] if self.runs else [])
+        return hashlib.sha256("".join(p.fingerprint for p in parts).encode()).hexdigest()[:16]
+
+    def resized(self, image_size: tuple[int, int] | None) -> Data:
+        """The same data with every image resized to (height, width) pixels; None leaves them."""
+        if image_size is None:
+            return self
+        return dataclasses.replace(
+            self,
+            train=self.train.resized(*image_size),
+            validation=self.validation.resized(*image_size),
+            test=self.test.resized(*image_size),
+            runs=self.runs and self.runs.resized(*image_size),
+        )
+
+
+def load(config: Mapping[str, Any]) -> Data:
+    """Loads the data that a mapping describes.
+
+    Args:
+        config: fields of `DEFAULTS` to change. For `auto`, Omniglot is taken when it is prepared,
+            when archives are given (by `archives` or the environment variable
+            SIAMESE_JAX_ARCHIVES), or when it can be downloaded; else the built-in glyphs. Archives
+            that are not whole are an error all the same.
+
+    Returns:
+        The three image sets, resized if asked (vectors: standardised), and the runs.
+
+    Raises:
+        ValueError: an unknown field or value, or data that cannot be had or are damaged.
+    """
+    unknown = sorted(set(config) - set(DEFAULTS))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], DEFAULTS, n=3) or list(DEFAULTS)
+        raise ValueError(f"the data have no field {unknown[0]!r}; did you mean {', '.join(near)}?")
+    fields = {**DEFAULTS, **{key: config[key] for key in config}}
+    for key, choices in (("name", NAMES), ("split", SPLITS)):
+        if fields[key] not in choices:
+            raise ValueError(f"data {key} must be one of {', '.join(choices)}, got {fields[key]!r}")
+    name = fields["name"]
+    if fields["stream"] and name not in ("auto", "omniglot"):
+        raise ValueError(f"data stream goes with Omniglot only; {name!r} is held in memory")
+    if fields["split"] == "vinyals" and (name != "omniglot" or fields["stream"]):
+        raise ValueError(
+            "data split 'vinyals' goes with Omniglot in memory: set data.name to 'omniglot' and "
+            "data.stream to False"
+        )
+    if fields["split"] == "rows" and name not in ("folder", "vectors"):
+        raise ValueError(f"data split 'rows' goes with folder and vectors, not with {name!r}")
+    if name == "auto":
+        data = _load_auto(fields)
+    else:
+        loaders = {
+            "omniglot": _load_omniglot,
+            "glyphs": _load_glyphs,
+            "mnist": _load_mnist,
+            "folder": _load_folder,
+            "vectors": _load_vectors,
+        }
+        data = loaders[name](fields)
+    data = data.resized(fields["image_size"])
+    _log.info("data: %s", data.note)
+    return data
+
+
+def _load_auto(fields: Mapping[str, Any]) -> Data:
+    try:
+        return _load_omniglot(fields)
+    except preparation.SourceUnavailable as error:
+        data = _load_glyphs(fields)
+        return dataclasses.replace(data, note=f"{data.note}; NOT OMNIGLOT: {error}")
+
+
+def _load_omniglot(fields: Mapping[str, Any]) -> Data:
+    builder = omniglot.prepare(fields["data_dir"], fields["archives"])
+    background = omniglot.load_background(builder, fields["stream"])
+    evaluation = omniglot.load_evaluation(builder)
+    known = f"(archives {omniglot.fingerprint(builder)})"
+    if fields["split"] == "vinyals":  # some characters of the official runs are trained on
+        parts = splits.vinyals(background, evaluation, fields["seed"])
+        return Data(*parts, None, "", f"Omniglot, split vinyals, seed {fields['seed']} {known}")
+    split = {"lake": splits.lake, "koch": splits.koch}[fields["split"]]
+    note = f"Omniglot, split {fields['split']} {known}"
+    return Data(*split(background, evaluation), omniglot.load_runs(builder), "official", note)
+
+
+def _load_glyphs(fields: Mapping[str, Any]) -> Data:
+    """The alphabets are split by fraction; the runs are of all drawers of the test alphabets."""
+    seed = fields["seed"]
+    images = glyphs.make_glyphs(
+        seed,
+        num_alphabets=fields["glyphs_alphabets"],
+        characters=tuple(fields["glyphs_characters"]),
+        num_drawers=fields["glyphs_drawers"],
+    )
+    parts = splits.by_fraction(images, seed, tuple(fields["fractions"]))
+    n_way = min(20, int(parts[2].alphabet_count.max()))
+    runs = make_runs(parts[2], seed, n_way=n_way)
+    if fields["split"] == "koch":
+        parts = splits.own_drawers(parts)
+    note = (
+        f"glyphs, the built-in set of {images.num_classes} invented characters of "
+        f"{images.num_alphabets} alphabets (seed {seed}), split {fields['split']}"
+    )
+    return Data(*parts, runs, f"runs ({n_way}-way)", note)
+
+
+def _load_mnist(fields: Mapping[str, Any]) -> Data:
+    """All ten digits in each part: 50,000 images train, 10,000 validate, 10,000 test."""
+    builder = mnist.prepare(fields["data_dir"], fields["archives"])
+    parts = (mnist.load_mnist(builder, part) for part in _MNIST_PARTS)
+    return Data(*parts, None, "", "MNIST")
+
+
+def _load_folder(fields: Mapping[str, Any]) -> Data:
+    path = fields["path"]
+    if not path:
+        raise ValueError("the data set 'folder' needs a path: a folder, or zip, of pictures")
+    images = folder.load_folder(
+        path, image_size=fields["image_size"], ink=fields["ink"], min_images=2
+    )
+    parts = _split(images, fields)
+    note = (
+        f"{images.name}, {len(images)} pictures of {images.num_classes} classes "
+        f"({_split_note(fields)})"
+    )
+    return Data(*parts, None, "", note)
+
+
+def _load_vectors(fields: Mapping[str, Any]) -> Data:
+    path, image_size = fields["path"], fields["image_size"]
+    if not path:
+        raise ValueError("the data set 'vectors' needs a path: a .csv or .npz file")
+    if image_size is not None:
+        raise ValueError(
+            f"vectors cannot be resized: data image_size must be None, got {image_size}"
+        )
+    rows = vectors.load_vectors(path, class_column=fields["class_column"], min_images=2)
+    raw_parts = _split(rows, fields)
+    standardisation = vectors.Standardisation.of(raw_parts[0])
+    parts = (standardisation.of_set(part) for part in raw_parts)
+    note = (
+        f"{rows.name}, {len(rows)} vectors of {rows.image_shape[1]} features and "
+        f"{rows.num_classes} classes ({_split_note(fields)})"
+    )
+    return Data(*parts, None, "", note, standardisation)
+
+
+def _split(images: ImageSet, fields: Mapping[str, Any]) -> splits.Parts:
+    split = splits.by_rows if fields["split"] == "rows" else splits.by_fraction
+    return split(images, fields["seed"], tuple(fields["fractions"]))
+
+
+def _split_note(fields: Mapping[str, Any]) -> str:
+    by = " by rows, the classes shared," if fields["split"] == "rows" else ""
+    return f"split{by} with seed {fields['seed']}"

@@ -1,0 +1,313 @@
+"""Omniglot with alphabet, character and drawer kept, and Lake's 20 official one-shot runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from siamese_jax.data import archives as archives_lib
+from siamese_jax.data import preparation
+from siamese_jax.data.image_set import ImageSet, StreamedImages
+from siamese_jax.data.official_runs import Runs
+
+_log = logging.getLogger(__name__)
+
+ENVIRONMENT = "SIAMESE_JAX_ARCHIVES"
+_PUBLIC = "https://github.com/brendenlake/omniglot/raw/master/python/"
+DOWNLOADS = {  # URL, bytes, SHA-256
+    archives_lib.BACKGROUND: (
+        _PUBLIC + "images_background.zip",
+        9464212,
+        "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+    ),
+    archives_lib.EVALUATION: (
+        _PUBLIC + "images_evaluation.zip",
+        6462886,
+        "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
+    ),
+    archives_lib.RUNS: (
+        _PUBLIC + "one-shot-classification/all_runs.zip",
+        352787,
+        "437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",
+    ),
+}
+ROLES = ("drawing", "query", "support")
+
+
+class OmniglotDrawers(tfds.core.GeneratorBasedBuilder):
+    """Omniglot: splits `background`, `evaluation` and `runs`, in the order of their ids.
+
+    Features of an example: `image` (105, 105, 1) uint8 with ink 1 and paper 0, `alphabet`,
+    `character` (number in its alphabet, from 1), `drawer` (1-20). In `runs`, further: `run` (1-20),
+    `role` (`query` or `support`), `item` (index in its role, from 0) and `answer` (index of the
+    support of the same character); elsewhere these are 0, `drawing`, 0 and -1.
+
+    The metadata keep the fingerprint of the archives that the set was prepared from.
+    """
+
+    name = "omniglot_drawers"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+    url_infos = None
+
+    def __init__(
+        self,
+        *,
+        contents: archives_lib.Contents | None = None,
+        layout: archives_lib.Layout = archives_lib.OMNIGLOT,
+        downloads: Mapping[str, tuple[str, int, str]] = DOWNLOADS,
+        **kwargs,
+    ):
+        """Makes the builder.
+
+        Args:
+            contents: archives already read, or None to download them.
+            layout: what the archives must hold.
+            downloads: (URL, size in bytes, SHA-256) of each archive.
+            **kwargs: of `tfds.core.GeneratorBasedBuilder`.
+        """
+        self._contents = contents
+        self._layout = layout
+        self._downloads = downloads
+        self.url_infos = preparation.url_infos(downloads)
+        super().__init__(**{"file_format": preparation.FILE_FORMAT, **kwargs})
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Handwritten characters of 50 alphabets, each drawn by 20 people.",
+            homepage="https://github.com/brendenlake/omniglot",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Tensor(
+                        shape=(archives_lib.SIZE, archives_lib.SIZE, 1),
+                        dtype=np.uint8,
+                        encoding=tfds.features.Encoding.BYTES,
+                    ),
+                    "alphabet": tfds.features.Text(),
+                    "character": np.int32,
+                    "drawer": np.int32,
+                    "run": np.int32,
+                    "role": tfds.features.ClassLabel(names=ROLES),
+                    "item": np.int32,
+                    "answer": np.int32,
+                }
+            ),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        contents = self._contents
+        if contents is None:
+            paths = preparation.download(dl_manager, self._downloads)
+            contents = archives_lib.read(paths, self._layout)
+        self.info.metadata["fingerprint"] = contents.fingerprint
+        return {
+            "background": self._generate_examples(contents.background),
+            "evaluation": self._generate_examples(contents.evaluation),
+            "runs": self._generate_runs(contents.runs, contents.evaluation),
+        }
+
+    def _generate_examples(self, drawings: archives_lib.Drawings) -> Iterator[tuple[int, dict]]:
+        characters, drawers = drawings.images.shape[:2]
+        for key, (c, d) in enumerate(np.ndindex(characters, drawers)):
+            yield (
+                key,
+                {
+                    "image": drawings.images[c, d][..., None],
+                    "alphabet": drawings.alphabets[c],
+                    "character": drawings.numbers[c],
+                    "drawer": d + 1,
+                    "run": 0,
+                    "role": "drawing",
+                    "item": 0,
+                    "answer": -1,
+                },
+            )
+
+    def _generate_runs(
+        self, runs: archives_lib.RunPictures, evaluation: archives_lib.Drawings
+    ) -> Iterator[tuple[int, dict]]:
+        key = 0
+        roles = {
+            "query": (runs.queries, runs.query_places),
+            "support": (runs.supports, runs.support_places),
+        }
+        for run, item in np.ndindex(runs.answers.shape):
+            for role, (images, places) in roles.items():
+                c, d = places[run, item]
+                yield (
+                    key,
+                    {
+                        "image": images[run, item][..., None],
+                        "alphabet": evaluation.alphabets[c],
+                        "character": evaluation.numbers[c],
+                        "drawer": d + 1,
+                        "run": run + 1,
+                        "role": role,
+                        "item": item,
+                        "answer": runs.answers[run, item] if role == "query" else item,
+                    },
+                )
+                key += 1
+
+
+def prepare(
+    data_dir: str | os.PathLike | None = None,
+    archives: str | os.PathLike | None = None,
+    *,
+    layout: archives_lib.Layout = archives_lib.OMNIGLOT,
+    downloads: Mapping[str, tuple[str, int, str]] = DOWNLOADS,
+    timeout: float = 5.0,
+) -> OmniglotDrawers:
+    """Prepares Omniglot, unless it is prepared already.
+
+    Sources, in this order: the folder `archives`; a set prepared before; the folder that the
+    environment variable `SIAMESE_JAX_ARCHIVES` names; the public download. A prepared set that
+    comes from other archives than those in `archives` is replaced.
+
+    Args:
+        data_dir: folder of the prepared sets; None for tfds's own.
+        archives: folder that holds the three archives, or None.
+        layout: what the archives must hold.
+        downloads: (URL, size in bytes, SHA-256) of each archive.
+        timeout: seconds to wait for a sign of life from the download's server.
+
+    Returns:
+        The builder of the prepared set.
+
+    Raises:
+        preparation.SourceUnavailable: no source, and the download failed.
+        ValueError: archives that are not whole, or `data_dir` cannot be written.
+    """
+    root = preparation.resolve_data_dir(data_dir)
+    prepared = preparation.find_prepared(OmniglotDrawers, root)
+    if prepared is None:
+        archives = archives or os.environ.get(ENVIRONMENT)
+    if archives:
+        return _prepare_from(archives, root, prepared, layout)
+    if prepared is not None:
+        return prepared
+    try:
+        preparation.require_answers(downloads, timeout)
+        return preparation.prepare(
+            lambda folder: OmniglotDrawers(data_dir=folder, layout=layout, downloads=downloads),
+            root,
+        )
+    except preparation.DownloadFailed as error:
+        raise preparation.SourceUnavailable(
+            f"Omniglot is not prepared in {root} and its download failed ({error}): give a folder "
+            f"that holds {', '.join(archives_lib.FILES)} with --archives=FOLDER or {ENVIRONMENT}, "
+            "or connect to the network, or use the built-in set 'glyphs'"
+        ) from None
+
+
+def _prepare_from(
+    archives: str | os.PathLike,
+    root: pathlib.Path,
+    prepared: OmniglotDrawers | None,
+    layout: archives_lib.Layout,
+) -> OmniglotDrawers:
+    """Prepares from a folder of archives, unless `prepared` came from the same contents."""
+    paths = archives_lib.find(archives)
+    if prepared is not None:
+        given = archives_lib.fingerprint(paths)
+        kept = prepared.info.metadata.get("fingerprint", "unknown")
+        if given == kept:
+            return prepared
+        _log.warning(
+            "%s was prepared from other archives (%s) than those in %s (%s): preparing anew",
+            prepared.data_dir,
+            kept[:16],
+            archives,
+            given[:16],
+        )
+    _log.info("checking the archives in %s", archives)
+    contents = archives_lib.read(paths, layout)
+    return preparation.prepare(
+        lambda folder: OmniglotDrawers(data_dir=folder, contents=contents, layout=layout),
+        root,
+        contents.fingerprint,
+    )
+
+
+def fingerprint(builder: OmniglotDrawers) -> str:
+    """First 16 hexadecimal digits of the fingerprint of the archives behind a prepared set."""
+    return builder.info.metadata.get("fingerprint", "unknown")[:16]
+
+
+def load_background(builder: OmniglotDrawers, stream: bool = False) -> ImageSet:
+    """The background set: 964 characters of 30 alphabets by 20 drawers; in memory, or streamed."""
+    return _load(builder, "background", stream)
+
+
+def load_evaluation(builder: OmniglotDrawers) -> ImageSet:
+    """The evaluation set: 659 characters of 20 alphabets by 20 drawers."""
+    return _load(builder, "evaluation")
+
+
+def load_runs(builder: OmniglotDrawers) -> Runs:
+    """Lake's official 20 runs of 20 queries against 20 supports."""
+    by_role = {"query": [], "support": []}
+    for example in preparation.examples(builder, "runs"):  # in the order of runs and items
+        by_role[ROLES[example["role"]]].append(example)
+    queries, supports = by_role.values()
+    num_runs = int(queries[-1]["run"])
+    n_way = len(queries) // num_runs
+    shape = (num_runs, n_way, *queries[0]["image"].shape)
+    return Runs(
+        queries=np.stack([e["image"] for e in queries]).reshape(shape) * np.uint8(255),
+        supports=np.stack([e["image"] for e in supports]).reshape(shape) * np.uint8(255),
+        answers=np.array([e["answer"] for e in queries], np.int32).reshape(num_runs, n_way),
+        alphabets=tuple(e["alphabet"].decode() for e in queries[::n_way]),
+        query_drawers=np.array([e["drawer"] for e in queries[::n_way]], np.int32),
+        support_drawers=np.array([e["drawer"] for e in supports[::n_way]], np.int32),
+        name="official runs",
+    )
+
+
+def _load(builder: OmniglotDrawers, split: str, stream: bool = False) -> ImageSet:
+    """One image set from a split whose examples come sorted by alphabet, character, drawer."""
+    count = builder.info.splits[split].num_examples
+    shape = (archives_lib.SIZE, archives_lib.SIZE, 1)
+    images = None if stream else np.empty((count, *shape), np.uint8)
+    keys, drawers = [], np.empty(count, np.int32)
+    for row, example in enumerate(preparation.examples(builder, split)):
+        if images is not None:
+            images[row] = example["image"] * np.uint8(255)
+        drawers[row] = example["drawer"]
+        keys.append((example["alphabet"], int(example["character"])))
+    if images is None:
+        images = StreamedImages(_pixel_reader(builder, split), np.arange(count), shape)
+    kept = list(dict.fromkeys(keys))
+    alphabets = list(dict.fromkeys(alphabet for alphabet, _ in kept))
+    class_ids = {key: index for index, key in enumerate(kept)}
+    return ImageSet(
+        images=images,
+        classes=np.array([class_ids[key] for key in keys], np.int32),
+        drawers=drawers,
+        class_names=tuple(f"{a.decode()}/character{number:02d}" for a, number in kept),
+        class_alphabets=np.array([alphabets.index(a) for a, _ in kept], np.int32),
+        alphabet_names=tuple(a.decode() for a in alphabets),
+        kind="ink",
+        name=f"omniglot {split}",
+    )
+
+
+def _pixel_reader(builder: OmniglotDrawers, split: str) -> Callable[[np.ndarray], np.ndarray]:
+    """(B,) numbers of examples -> (B, 105, 105, 1) uint8, ink 255."""
+    examples = preparation.reader(builder, split)
+
+    def read(numbers):
+        images = np.empty((len(numbers), archives_lib.SIZE, archives_lib.SIZE, 1), np.uint8)
+        for image, example in zip(images, examples(numbers), strict=True):
+            image[...] = example["image"] * np.uint8(255)
+        return images
+
+    return read

@@ -1,0 +1,259 @@
+"""Which alphabets and drawers train, validate and test.
+
+Lake's split keeps every drawer: the 30 background alphabets train; of the 20 evaluation alphabets,
+the ten that the official runs use test, and the other ten validate. Koch's split takes the same
+alphabets and, in each part, drawers of its own. The split of Vinyals et al. goes by characters,
+whatever their alphabet; accuracies between alphabets in the literature are on it.
+
+References:
+    Lake, Salakhutdinov, Tenenbaum (2015), Human-level concept learning through probabilistic
+    program induction. Koch, Zemel, Salakhutdinov (2015), Siamese Neural Networks for One-shot Image
+    Recognition, section 4. Vinyals et al. (2016), Matching Networks for One Shot Learning, section 4.1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from siamese_jax.data.image_set import ImageSet
+
+TEST_ALPHABETS = (
+    "Atlantean",
+    "Ge_ez",
+    "Glagolitic",
+    "Gurmukhi",
+    "Kannada",
+    "Malayalam",
+    "Manipuri",
+    "Old_Church_Slavonic_(Cyrillic)",
+    "Tengwar",
+    "Tibetan",
+)
+VALIDATION_ALPHABETS = (
+    "Angelic",
+    "Atemayar_Qelisayer",
+    "Aurek-Besh",
+    "Avesta",
+    "Keble",
+    "Mongolian",
+    "Oriya",
+    "Sylheti",
+    "Syriac_(Serto)",
+    "ULOG",
+)
+# Koch's paper keeps 12 drawers to train on, 4 to validate on and 4 to test on, and does not list
+# which: this choice is ours.
+TRAIN_DRAWERS = tuple(range(1, 13))
+VALIDATION_DRAWERS = tuple(range(13, 17))
+TEST_DRAWERS = tuple(range(17, 21))
+
+Parts = tuple[ImageSet, ImageSet, ImageSet]
+
+
+def lake(background: ImageSet, evaluation: ImageSet) -> Parts:
+    """Omniglot's (train, validation, test) by alphabets, each with all 20 drawers.
+
+    Args:
+        background: the 30 background alphabets.
+        evaluation: the 20 evaluation alphabets.
+    """
+    return (
+        background,
+        evaluation.select(alphabets=VALIDATION_ALPHABETS, name="omniglot validation"),
+        evaluation.select(alphabets=TEST_ALPHABETS, name="omniglot test"),
+    )
+
+
+def koch(background: ImageSet, evaluation: ImageSet) -> Parts:
+    """Omniglot's (train, validation, test) by alphabets, with drawers 1-12, 13-16 and 17-20.
+
+    Deviation: the paper does not say which drawers; these numbers are our choice.
+
+    Args:
+        background: the 30 background alphabets.
+        evaluation: the 20 evaluation alphabets.
+    """
+    train, validation, test = lake(background, evaluation)
+    return (
+        train.select(drawers=TRAIN_DRAWERS),
+        validation.select(drawers=VALIDATION_DRAWERS),
+        test.select(drawers=TEST_DRAWERS),
+    )
+
+
+def vinyals(background: ImageSet, evaluation: ImageSet, seed: int) -> Parts:
+    """Omniglot's (train, validation, test) by characters: 1,200 of the 1,623 train, 423 test.
+
+    Of the 1,200 one in twelve validates (100). A test character's alphabet may be met in training.
+
+    Deviation: which characters is drawn from the seed; the paper's own draw is not published.
+
+    Args:
+        background: the 30 background alphabets, in memory.
+        evaluation: the 20 evaluation alphabets, in memory.
+        seed: of the draw.
+    """
+    both = joined(background, evaluation, "omniglot")
+    count = both.num_classes
+    test = round(count * 423 / 1623)
+    validation = round((count - test) / 12)
+    order = np.random.default_rng(seed).permutation(count)
+    groups = np.split(order, [test, test + validation])
+    parts = (both.select(classes=g) for g in groups)
+    test, validation, train = (
+        dataclasses.replace(part, name=f"omniglot {name}")
+        for part, name in zip(parts, ("test", "validation", "train"), strict=True)
+    )
+    return train, validation, test
+
+
+def by_fraction(
+    images: ImageSet, seed: int, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+) -> Parts:
+    """(train, validation, test) of any set, by a random choice of alphabets.
+
+    A set with fewer than three alphabets is split by classes instead. Either way no class is in
+    two parts. Each part gets its fraction of the alphabets (or classes), rounded, and at least one.
+
+    Args:
+        images: the whole set.
+        seed: the choice depends on the number of alphabets (or classes) and this seed only.
+        fractions: of training, validation and test, summing to 1; or, as whole numbers, how many
+            alphabets (or classes) each part gets: (16, 4, 20) of 40 people.
+
+    Raises:
+        ValueError: fractions or numbers that do not add up, or fewer than three classes.
+    """
+    by_alphabet = images.num_alphabets >= 3
+    count = images.num_alphabets if by_alphabet else images.num_classes
+    if count < 3:
+        raise ValueError(
+            f"{images.name!r} has {count} classes; a split into training, validation and test "
+            "needs at least three (data.split = 'rows' splits the images of each class instead)"
+        )
+    what = f"the {count} {'alphabets' if by_alphabet else 'classes'} of {images.name!r}"
+    _, validation, test = _sizes(fractions, count, 1, what)
+    order = np.random.default_rng(seed).permutation(count)
+    groups = {
+        "train": order[validation + test :],
+        "validation": order[:validation],
+        "test": order[validation : validation + test],
+    }
+    parts = []
+    for part, group in groups.items():
+        name = f"{images.name} {part}"
+        if by_alphabet:
+            names = [images.alphabet_names[i] for i in group]
+            parts.append(images.select(alphabets=names, name=name))
+        else:
+            parts.append(images.select(classes=group, name=name))
+    return tuple(parts)
+
+
+def by_rows(
+    images: ImageSet, seed: int, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+) -> Parts:
+    """(train, validation, test) that share all classes: the images of each class are split.
+
+    Every class gives each part its fraction of its images, rounded, and at least two, since a pair
+    of one class and a one-shot trial take two. So each class needs six images.
+
+    Args:
+        images: the whole set.
+        seed: the choice depends on the numbers of images of the classes and this seed only.
+        fractions: of training, validation and test, summing to 1; or, as whole numbers, how many
+            images of each class each part gets.
+
+    Raises:
+        ValueError: fractions or numbers that do not add up, or a class with fewer than six images.
+    """
+    rng = np.random.default_rng(seed)
+    groups = ([], [], [])
+    for name, start, count in zip(
+        images.class_names, images.class_start, images.class_count, strict=True
+    ):
+        if count < 6:
+            raise ValueError(
+                f"the class {name!r} has {count} images; split by rows, each class needs six: two "
+                "for each of training, validation and test"
+            )
+        sizes = _sizes(fractions, int(count), 2, f"the {count} images of the class {name!r}")
+        rows = start + rng.permutation(count)
+        for group, part in zip(groups, np.split(rows, np.cumsum(sizes)[:2]), strict=True):
+            group.extend(part.tolist())
+    names = (f"{images.name} {part}" for part in ("train", "validation", "test"))
+    return tuple(images.select(rows=g, name=n) for g, n in zip(groups, names, strict=True))
+
+
+def joined(a: ImageSet, b: ImageSet, name: str) -> ImageSet:
+    """Two sets in memory, of other alphabets each, as one.
+
+    Raises:
+        ValueError: a class that both have, or sets of another kind or image size.
+    """
+    if common := sorted(set(a.class_names) & set(b.class_names)):
+        raise ValueError(f"{a.name} and {b.name} share classes, such as {common[0]!r}")
+    if (a.kind, a.image_shape) != (b.kind, b.image_shape):
+        raise ValueError(
+            f"{a.name} is of kind {a.kind!r} and {a.image_shape}, {b.name} of kind {b.kind!r} and "
+            f"{b.image_shape}: they do not join"
+        )
+    return ImageSet(
+        images=np.concatenate([a.images, b.images]),
+        classes=np.concatenate([a.classes, b.classes + np.int32(a.num_classes)]),
+        drawers=np.concatenate([a.drawers, b.drawers]),
+        class_names=a.class_names + b.class_names,
+        class_alphabets=np.concatenate(
+            [a.class_alphabets, b.class_alphabets + np.int32(a.num_alphabets)]
+        ),
+        alphabet_names=a.alphabet_names + b.alphabet_names,
+        kind=a.kind,
+        name=name,
+    )
+
+
+def _sizes(fractions, count: int, least: int, what: str) -> tuple[int, int, int]:
+    """How many of `count` train, validate and test, each at least `least`."""
+    if len(fractions) == 3 and min(fractions) > 0:
+        if abs(sum(fractions) - 1) <= 1e-6:
+            validation = min(max(least, round(count * fractions[1])), count - 2 * least)
+            test = min(max(least, round(count * fractions[2])), count - least - validation)
+            return count - validation - test, validation, test
+        if all(x == int(x) for x in fractions):
+            if sum(fractions) != count or min(fractions) < least:
+                raise ValueError(
+                    f"fractions {tuple(fractions)}, as whole numbers, must sum to {count} and be at "
+                    f"least {least} each, to share out {what}"
+                )
+            return tuple(int(x) for x in fractions)
+    raise ValueError(
+        "fractions must be three positive numbers summing to 1, or three whole numbers, got "
+        f"{tuple(fractions)}"
+    )
+
+
+def own_drawers(parts: Parts, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> Parts:
+    """The parts with drawers of their own: the first to training, the last to test.
+
+    With 20 drawers and the default fractions these are Koch's 1-12, 13-16 and 17-20.
+
+    Args:
+        parts: (train, validation, test), drawn by the same drawers.
+        fractions: of the drawers for training, validation and test.
+
+    Raises:
+        ValueError: the parts do not share their drawers, or a part would get fewer than two, which
+            is what a pair of one class needs.
+    """
+    drawers = np.unique(parts[0].drawers)
+    if any(not np.array_equal(np.unique(part.drawers), drawers) for part in parts):
+        raise ValueError(f"the parts of {parts[0].name!r} do not have the same drawers")
+    cuts = np.rint(np.cumsum(fractions)[:2] * len(drawers)).astype(int)
+    groups = np.split(drawers, cuts)
+    if min(len(group) for group in groups) < 2:
+        raise ValueError(
+            f"{len(drawers)} drawers split by {fractions} leave a part with fewer than two"
+        )
+    return tuple(part.select(drawers=group) for part, group in zip(parts, groups, strict=True))

@@ -1,0 +1,1 @@
+"""Frozen lists of trials, the protocols that score a system on them, and the metrics."""

@@ -1,0 +1,135 @@
+"""Pairs of pictures that a CSV file lists, such as genuine and forged signatures."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from siamese_jax.data import folder
+from siamese_jax.data.image_set import resize_images
+from siamese_jax.evaluation import trials
+
+
+def read_pairs(
+    path: str | os.PathLike,
+    image_shape: tuple[int, int, int],
+    kind: str,
+    *,
+    name: str = "pairs",
+) -> trials.Pairs:
+    """Reads pairs of pictures from a CSV file.
+
+    A line is `questioned,reference,label`, or `questioned,reference,label,claim`: two pictures, their
+    paths relative to the file's folder, and 1 for the same class or 0 for different ones. Lines of one
+    claim ask about one picture, with a reference each; their scores are joined into one. A first line
+    whose label is neither 0 nor 1, and whose paths are no files, is taken for a header.
+
+    Args:
+        path: of the file.
+        image_shape: (H, W, C) that each picture is resized to; with C = 1 they are read as grey.
+        kind: `ink` or `photo`; pictures of dark ink become ink coverage (see `ImageSet`).
+        name: of the list.
+
+    Returns:
+        One pair a line or claim, in the order of the file; grouped by the folder of the questioned
+        picture, or by this picture if all lie in one folder.
+
+    Raises:
+        ValueError: naming the line: not three or four fields, a missing or unreadable picture, a
+            label that is not 0 or 1, a picture with itself, lines of one claim that differ in the
+            label or the questioned picture. Or no lines, one label only, or a network of vectors.
+    """
+    path = pathlib.Path(path).expanduser()
+    if kind == "vector":
+        raise ValueError(f"{path}: pairs of pictures cannot be shown to a network of vectors")
+    claims, lines = _claims(path)
+    labels = np.array([claim.label for claim in claims])
+    if labels.min() == labels.max():
+        raise ValueError(f"{path}: all labels are {labels[0]}: both 1 (same) and 0 are needed")
+    row = {file: i for i, file in enumerate(lines)}
+    most = max(len(claim.references) for claim in claims)
+    second = np.full((len(claims), most), -1)
+    for i, claim in enumerate(claims):
+        second[i, : len(claim.references)] = [row[file] for file in claim.references]
+    height, width, channels = image_shape
+    images = np.empty((len(row), *image_shape), np.uint8)
+    for file, i in row.items():
+        try:
+            picture = folder.read_picture(file, "L" if channels == 1 else "RGB")
+        except ValueError as error:
+            raise ValueError(f"{path}, line {lines[file]}: {error}") from None
+        picture = 255 - picture if kind == "ink" else picture
+        images[i] = resize_images(picture[None], height, width)[0]
+    by_folder = len({claim.questioned.parent for claim in claims}) > 1
+    group_of = [claim.questioned.parent if by_folder else claim.questioned for claim in claims]
+    names, groups = np.unique([str(file) for file in group_of], return_inverse=True)
+    digest = hashlib.sha256(repr(images.shape).encode())
+    digest.update(images)
+    several = f", up to {most} references a claim" if most > 1 else ""
+    return trials.Pairs(
+        name=name,
+        scope=f"{path.name}{several}",
+        images=images,
+        fingerprint=digest.hexdigest()[:16],
+        first=np.array([row[claim.questioned] for claim in claims]),
+        second=second[:, 0] if most == 1 else second,
+        labels=labels,
+        groups=groups,
+        group_names=tuple(os.path.relpath(x, path.parent) for x in names),
+        group_kind="folder" if by_folder else "image",
+    )
+
+
+class _Claim(NamedTuple):
+    questioned: pathlib.Path
+    label: int
+    line: int  # the first one
+    references: list[pathlib.Path]
+
+
+def _claims(path: pathlib.Path) -> tuple[list[_Claim], dict[pathlib.Path, int]]:
+    """The claims of a CSV file, and by picture the first line that names it."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, [x.strip() for x in row]) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: no readable CSV file ({type(error).__name__})") from None
+    rows = [(number, row) for number, row in rows if any(row)]
+    claims, lines = {}, {}
+    for number, row in rows:
+        where = f"{path}, line {number}"
+        if len(row) not in (3, 4):
+            raise ValueError(
+                f"{where}: expected two pictures, a label and perhaps a claim, got {len(row)} fields"
+            )
+        questioned, reference = (path.parent / name for name in row[:2])
+        missing = [file for file in (questioned, reference) if not file.is_file()]
+        if number == rows[0][0] and len(missing) == 2 and row[2] not in ("0", "1"):
+            continue  # a header
+        if missing:
+            raise ValueError(f"{where}: no such file {missing[0]}")
+        if row[2] not in ("0", "1"):
+            raise ValueError(
+                f"{where}: the label must be 1 (same) or 0 (different), got {row[2]!r}"
+            )
+        if questioned.samefile(reference):
+            raise ValueError(f"{where}: {questioned} is paired with itself")
+        key = row[3] if len(row) == 4 and row[3] else number
+        claim = claims.setdefault(key, _Claim(questioned, int(row[2]), number, []))
+        if claim[:2] != (questioned, int(row[2])):
+            raise ValueError(
+                f"{where}: claim {key!r} began on line {claim.line} with another questioned "
+                "picture or another label"
+            )
+        claim.references.append(reference)
+        lines.setdefault(questioned, number)
+        lines.setdefault(reference, number)
+    if not claims:
+        raise ValueError(f"{path}: holds no pairs; expected lines `questioned,reference,label`")
+    return list(claims.values()), lines

@@ -1,0 +1,328 @@
+"""From a system and rows of images to scores: of pairs, and of whole classes with K supports.
+
+A system is either
+
+- an embedder, `from_embedder(embed, score_matrix)`: every image is embedded once, and embeddings
+  are compared, in blocks of one shape so that compiled functions are compiled once; or
+- any callable `score(queries, supports)`: (Q, H, W, C) and (S, H, W, C) images -> (Q, S), called
+  with the queries and all supports of one run, so it may look at the whole support set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+from siamese_jax.evaluation import finetune
+
+# How the K supports of a class give its score.
+JOINS = {
+    "mean": "the mean of the K scores",
+    "max": "the highest of the K scores",
+    "sum": (
+        "the log of the summed exponentials of the K scores: where scores are logits, the share of "
+        "the attention that matching networks give to the class, as a logit"
+    ),
+    "prototype": (
+        "the score of the query against the mean embedding of the K supports, as prototypical "
+        "networks have it; embedders only"
+    ),
+    "finetune": (
+        f"the logit of a cosine classifier on the embeddings, fitted to the run's supports in "
+        f"{finetune.STEPS} steps (see `adaptation`); embedders only"
+    ),
+}
+JOINS_OF_EMBEDDINGS = ("prototype", "finetune")
+
+_MIXED = 1024  # scores a call where runs are compared together and only their own parts kept
+_TILE = 128  # queries, and supports, a call where one run is large
+_OF_CLASSES = 8192  # scores of supports a call of `score_classes`
+_IMAGE_TILE = (256, 1024)  # queries and supports a call of a callable where there are more
+_CHECKED = 1024  # scores that are asked both ways round for the asymmetry
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedder:
+    """A system that compares embeddings; make it with `from_embedder`."""
+
+    embed: Callable
+    score_matrix: Callable
+    score_classes: Callable | None = None
+
+
+def from_embedder(
+    embed: Callable, score_matrix: Callable, score_classes: Callable | None = None
+) -> Embedder:
+    """Makes a system of an encoder and a comparison of its embeddings.
+
+    Args:
+        embed: (B, H, W, C) images -> (B, D). It is called with batches of one size.
+        score_matrix: (Q, D), (S, D) -> (Q, S), higher = more alike. The score of two embeddings
+            must not depend on the others, since runs are scored together.
+        score_classes: for a system whose scores depend on the whole support set: (R, Q, D),
+            (R, N, K, D) -> (R, Q, N), each run and each query for itself. Where it is given it is
+            what judges: N-way trials as they are (how K supports give the score of a class is then
+            its own affair), and the pairs of verification and retrieval as runs of N = K = 1.
+    """
+    return Embedder(embed, score_matrix, score_classes)
+
+
+class Scorer:
+    """A system with the images it is asked about.
+
+    Args:
+        system: `from_embedder(...)`, or a callable.
+        images: (M, H, W, C).
+        rows: all rows of `images` that will be asked for.
+        fingerprint: names the images.
+        label: of the progress bars.
+        batch_size: images an embedding pass.
+        cache: embeddings by fingerprint, filled and used.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: the system is neither of the two, or embeds to another shape.
+    """
+
+    def __init__(
+        self,
+        system: Embedder | Callable,
+        images: np.ndarray,
+        rows: np.ndarray,
+        *,
+        fingerprint: str,
+        label: str = "",
+        batch_size: int = 128,
+        cache: dict | None = None,
+        progress: bool = False,
+    ):
+        if not isinstance(system, Embedder) and not callable(system):
+            raise ValueError(
+                "a system is from_embedder(...) or a callable score(queries, supports), not "
+                f"{system!r}"
+            )
+        self._system, self._images = system, images
+        self._label, self._progress = label, progress
+        self._table = None
+        if isinstance(system, Embedder):
+            known = {} if cache is None else cache.setdefault(fingerprint, {})
+            self._table = _embed_rows(
+                system.embed, images, np.unique(rows), batch_size, known, label, progress
+            )
+
+    @property
+    def _context(self) -> Callable | None:
+        return getattr(self._system, "score_classes", None) if self._table is not None else None
+
+    def pairs(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
+        """Scores of each run's queries against each of its supports by itself.
+
+        Args:
+            queries: (R, Q) rows.
+            supports: (R, S) rows.
+
+        Returns:
+            (R, Q, S) float64.
+        """
+        if self._table is None:
+            return self._score_images(queries, supports)
+        if self._context is not None:
+            # Every support is a run of N = K = 1 with its run's queries.
+            num_runs, num_s = supports.shape
+            asked = np.repeat(queries, num_s, 0)  # (R * S, Q)
+            alone = self._score_classes(
+                lambda x: x, self._context, asked, supports.reshape(-1, 1, 1)
+            )
+            return alone[..., 0].reshape(num_runs, num_s, -1).swapaxes(1, 2)
+        return self._score_embeddings(queries, supports)
+
+    def classes(
+        self, queries: np.ndarray, supports: np.ndarray, join: str = "mean"
+    ) -> tuple[np.ndarray, int]:
+        """Scores of each run's queries for each of its classes.
+
+        Args:
+            queries: (R, Q) rows.
+            supports: (R, N, K) rows.
+            join: one of `JOINS`; of no effect with `score_classes`.
+
+        Returns:
+            (R, Q, N) float64, and the number of scores that the system gave and are not finite.
+
+        Raises:
+            ValueError: an unknown join, or one that needs embeddings of a plain callable.
+        """
+        check_join(join, self._table is not None)
+        num_runs, n_way, k_shot = supports.shape
+        if self._context is not None:
+            raw = scores = self._score_classes(lambda x: x, self._context, queries, supports)
+        elif join == "prototype":
+            raw = scores = self._score_embeddings(queries, supports)
+        elif join == "finetune":
+            raw = scores = self._score_classes(
+                finetune.finetune, finetune.cosine_logits, queries, supports
+            )
+        else:
+            raw = self.pairs(queries, supports.reshape(num_runs, -1))
+            shots = raw.reshape(*queries.shape, n_way, k_shot)
+            with np.errstate(invalid="ignore"):  # infinities of both signs: NaN, as it should be
+                scores = _JOINING[join](shots)
+        return scores, int((~np.isfinite(raw)).sum())
+
+    def matrix(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
+        """(Q,) and (S,) rows -> (Q, S) float64 scores of single images, however many there are."""
+        if self._table is not None:
+            return self.pairs(queries[None], supports[None])[0]
+        step = _IMAGE_TILE[1]
+        parts = [supports[None, i : i + step] for i in range(0, len(supports), step)]
+        return np.concatenate([self._score_images(queries[None], part)[0] for part in parts], 1)
+
+    def asymmetry(self, queries: np.ndarray, supports: np.ndarray, join: str) -> float | None:
+        """The largest |score(a, b) - score(b, a)| over about a thousand scores of the first runs.
+
+        Args:
+            queries: (R, Q) rows.
+            supports: (R, N, K) rows.
+            join: one of `JOINS`. With `prototype` it is, as with the others, of pairs of images.
+
+        Returns:
+            None where no score is finite, and where the question has no meaning: with `finetune`
+            and with `score_classes` a query meets a support set, not an image. Pairs, which are
+            runs of N = K = 1, can be turned round in any case.
+        """
+        flat = supports.reshape(len(supports), -1)
+        alone = queries.shape[1] == flat.shape[1] == 1
+        if not alone and (self._context is not None or join == "finetune"):
+            return None
+        limit = max(1, math.isqrt(_CHECKED))
+        queries, flat = queries[:, :limit], flat[:, :limit]
+        runs = slice(0, -(-_CHECKED // (queries.shape[1] * flat.shape[1])))
+        there = self.pairs(queries[runs], flat[runs])
+        back = self.pairs(flat[runs], queries[runs]).swapaxes(1, 2)
+        finite = np.isfinite(there) & np.isfinite(back)
+        return float(np.abs(there[finite] - back[finite]).max()) if finite.any() else None
+
+    def _score_embeddings(self, queries, supports) -> np.ndarray:
+        """(R, Q, S) scores of (R, Q) rows and (R, S) rows, or the mean embeddings of (R, S, K).
+
+        Small runs are compared in blocks, and each run's own part of a block is kept.
+        """
+        table, score_matrix = self._table, self._system.score_matrix
+
+        def embedded(rows):  # (r, S) or (r, S, K) -> (r * S, D)
+            h = table[rows]
+            return (h.mean(2) if rows.ndim == 3 else h).reshape(-1, h.shape[-1])
+
+        (num_runs, num_q), num_s = queries.shape, supports.shape[1]
+        out = np.empty((num_runs, num_q, num_s))
+        if num_q * num_s > _TILE**2:
+            for r in range(num_runs):
+                hq, hs = table[queries[r]], embedded(supports[r : r + 1])
+                for asked in _parts(num_q, _TILE):
+                    for shown in _parts(num_s, _TILE):
+                        tile = score_matrix(hq[asked], hs[shown])
+                        tile = _checked(tile, (len(asked), len(shown)))
+                        out[r, asked[:, None], shown] = tile  # a repeated one is written again
+            return out
+        block = max(1, math.isqrt(_MIXED // (num_q * num_s)))
+        for start in range(0, num_runs, block):
+            runs = np.minimum(np.arange(start, start + block), num_runs - 1)  # one shape for all
+            hq, hs = table[queries[runs].ravel()], embedded(supports[runs])
+            matrix = _checked(score_matrix(hq, hs), (len(hq), len(hs)))
+            matrix = matrix.reshape(block, num_q, block, num_s)
+            kept = np.arange(min(block, num_runs - start))
+            out[start : start + block] = matrix[kept, :, kept]
+        return out
+
+    def _score_classes(self, fit, score, queries, supports) -> np.ndarray:
+        """(R, Q, N) scores in blocks of one shape: score(queries, fit(supports)) of embeddings."""
+        table = self._table
+        (num_runs, num_q), (n_way, k_shot) = queries.shape, supports.shape[1:]
+        part = min(num_q, max(1, _OF_CLASSES // (n_way * k_shot)))
+        block = min(num_runs, max(1, _OF_CLASSES // (part * n_way * k_shot)))
+        out = np.empty((num_runs, num_q, n_way))
+        starts = range(0, num_runs, block)
+        hidden = not self._progress or len(starts) < 2
+        for start in tqdm(starts, self._label, disable=hidden, unit="block"):
+            runs = np.minimum(np.arange(start, start + block), num_runs - 1)
+            fitted = fit(table[supports[runs]])
+            for asked in _parts(num_q, part):
+                scores = score(table[queries[runs][:, asked]], fitted)
+                out[runs[:, None], asked] = _checked(scores, (block, part, n_way))
+        return out
+
+    def _score_images(self, queries, supports) -> np.ndarray:
+        """(R, Q, S) scores by one call a run, or several where there are many queries."""
+        images, most = self._images, _IMAGE_TILE[0]
+        out = np.empty((*queries.shape, supports.shape[1]))
+        hidden = not self._progress or len(queries) < 2
+        for r in tqdm(range(len(queries)), self._label, disable=hidden, unit="run"):
+            shown = images[supports[r]]
+            for start in range(0, queries.shape[1], most):
+                part = out[r, start : start + most]
+                asked = images[queries[r, start : start + most]]
+                part[:] = _checked(self._system(asked, shown), part.shape)
+        return out
+
+
+def check_join(join: str, has_embeddings: bool) -> None:
+    """Raises ValueError on an unknown join, or one that a system without embeddings cannot have."""
+    if join not in JOINS:
+        raise ValueError(f"join must be one of {', '.join(JOINS)}, got {join!r}")
+    if join in JOINS_OF_EMBEDDINGS and not has_embeddings:
+        others = ", ".join(name for name in JOINS if name not in JOINS_OF_EMBEDDINGS)
+        raise ValueError(
+            f"join {join!r} needs embeddings, and this system gives scores only: join by {others}, "
+            "or make a system with from_embedder"
+        )
+
+
+_JOINING = {
+    "mean": lambda shots: shots.mean(-1),
+    "max": lambda shots: shots.max(-1),
+    "sum": lambda shots: np.logaddexp.reduce(shots, -1),
+}
+
+
+def _embed_rows(embed, images, rows, batch_size, known: dict, label, progress) -> np.ndarray:
+    """(M, D) embeddings of which at least those of `rows` are filled in; `known` keeps them.
+
+    The last batch is filled up with its last image, so that a compiled `embed` sees one shape.
+    """
+    done = known.setdefault("done", np.zeros(len(images), bool))
+    rows = rows[~done[rows]]
+    batch_size = min(batch_size, len(images))
+    starts = range(0, len(rows), batch_size)
+    for start in tqdm(starts, f"{label}: embedding", disable=not progress, unit="batch"):
+        part = rows[start : start + batch_size]
+        filled = np.append(part, np.full(batch_size - len(part), part[-1]))
+        embedded = np.asarray(embed(images[filled]))
+        if embedded.ndim != 2 or len(embedded) != batch_size:
+            raise ValueError(
+                f"embed must return ({batch_size}, D) for {batch_size} images, got {embedded.shape}"
+            )
+        if "table" not in known:
+            known["table"] = np.empty((len(images), embedded.shape[1]), embedded.dtype)
+        known["table"][part] = embedded[: len(part)]
+        done[part] = True
+    return known["table"]
+
+
+def _parts(count: int, size: int):
+    """Positions 0 .. count - 1 in parts of one size; the last part repeats the last position."""
+    size = min(size, count)
+    for start in range(0, count, size):
+        yield np.minimum(np.arange(start, start + size), count - 1)
+
+
+def _checked(scores, shape: tuple[int, ...]) -> np.ndarray:
+    scores = np.asarray(scores, np.float64)
+    if scores.shape != shape:
+        raise ValueError(
+            f"a system must return a score of every query and support, {shape}, got {scores.shape}"
+        )
+    return scores

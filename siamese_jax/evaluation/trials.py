@@ -1,0 +1,805 @@
+"""Frozen lists of trials and pairs: which images meet, drawn once from a seed.
+
+A list is checked when it is made and known by its hash, so two figures with one hash were measured on
+the same trials.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from siamese_jax.data.image_set import ImageSet
+
+CURVE_N_WAYS = (1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 25, 30, 40, 50, 60)
+
+_NEGATIVES = {
+    "any": "negatives of any alphabet",
+    "same_alphabet": "negatives of the same alphabet",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trials:
+    """A frozen list of N-way K-shot trials: R runs of Q queries that share N * K supports.
+
+    Attributes:
+        name: of the protocol.
+        scope: where the classes of a trial come from, as tables print it.
+        images: (M, H, W, C) uint8.
+        fingerprint: names the images; part of the hash.
+        supports: (R, N, K) int rows of `images`.
+        queries: (R, Q) int rows of `images`.
+        answers: (R, Q) int, the position in 0 .. N - 1 of the right class.
+        groups: (R, Q) int index into `group_names`: what the bootstrap draws.
+        group_names: one name a group.
+        group_kind: what a group is: `run`, `alphabet` or `class`.
+
+    Raises:
+        ValueError: the shapes do not fit, or a trial meets its own image.
+    """
+
+    name: str
+    scope: str
+    images: np.ndarray
+    fingerprint: str
+    supports: np.ndarray
+    queries: np.ndarray
+    answers: np.ndarray
+    groups: np.ndarray
+    group_names: tuple[str, ...]
+    group_kind: str
+
+    def __post_init__(self):
+        if self.supports.ndim != 3 or self.queries.ndim != 2:
+            raise ValueError(
+                "supports must be (R, N, K) and queries (R, Q), got "
+                f"{self.supports.shape} and {self.queries.shape}"
+            )
+        shapes = {self.queries.shape, self.answers.shape, self.groups.shape}
+        if len(shapes) != 1 or len(self.supports) != len(self.queries) or self.queries.size == 0:
+            raise ValueError(
+                f"queries {self.queries.shape}, answers {self.answers.shape}, groups "
+                f"{self.groups.shape} and {len(self.supports)} support sets do not fit together"
+            )
+        _check_rows(self.images, self.supports, self.queries)
+        _check_below("answers", self.answers, self.n_way)
+        _check_below("groups", self.groups, len(self.group_names))
+        flat = self.supports.reshape(len(self.supports), 1, -1)
+        own = np.argwhere((self.queries[..., None] == flat).any(-1))
+        if len(own):
+            raise ValueError(f"query {own[0][1]} of run {own[0][0]} is one of its own supports")
+
+    @property
+    def n_way(self) -> int:
+        return self.supports.shape[1]
+
+    @property
+    def k_shot(self) -> int:
+        return self.supports.shape[2]
+
+    @property
+    def num_trials(self) -> int:
+        return self.queries.size
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the rows, the answers and the images."""
+        return _hash(self.fingerprint, self.supports, self.queries, self.answers, self.groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """A frozen list of P pairs for verification.
+
+    Attributes:
+        name: of the protocol.
+        scope: how different pairs are drawn, as tables print it.
+        images: (M, H, W, C) uint8.
+        fingerprint: names the images; part of the hash.
+        first: (P,) int rows of `images`.
+        second: (P,) int rows of `images`; or (P, K) where a pair is a claim with up to K
+            references, its row ending in -1 where it has fewer.
+        labels: (P,) int, 1 = same class, 0 = different.
+        groups: (P,) int index into `group_names`: what the bootstrap draws.
+        group_names: one name a group.
+        group_kind: what a group is: `alphabet` or `class` (of the first image), `folder` or `image`.
+
+    Raises:
+        ValueError: the shapes do not fit, or an image is paired with itself.
+    """
+
+    name: str
+    scope: str
+    images: np.ndarray
+    fingerprint: str
+    first: np.ndarray
+    second: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    group_names: tuple[str, ...]
+    group_kind: str
+
+    def __post_init__(self):
+        shapes = {x.shape for x in (self.first, self.labels, self.groups)}
+        shapes.add(self.second.shape[:1])
+        if len(shapes) != 1 or self.first.ndim != 1 or len(self.first) == 0:
+            raise ValueError(f"first, second, labels and groups must be (P,), got {sorted(shapes)}")
+        references = self.references
+        if (self.num_references < 1).any() or (references[:, 1:] >= 0)[
+            references[:, :-1] < 0
+        ].any():
+            raise ValueError("each pair needs a reference, and its row of `second` ends in -1")
+        _check_rows(self.images, self.first, references[references >= 0])
+        _check_below("labels", self.labels, 2)
+        _check_below("groups", self.groups, len(self.group_names))
+        own = np.flatnonzero((self.first[:, None] == references).any(1))
+        if len(own):
+            raise ValueError(f"pair {own[0]} is an image with itself")
+
+    @property
+    def references(self) -> np.ndarray:
+        """(P, K) int rows of `images`, -1 where a pair has fewer than K."""
+        return self.second.reshape(len(self.second), -1)
+
+    @property
+    def num_references(self) -> np.ndarray:
+        """(P,) int, how many references each pair has."""
+        return (self.references >= 0).sum(1)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the rows, the labels and the images."""
+        return _hash(self.fingerprint, self.first, self.second, self.labels, self.groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """A frozen list of retrieval queries: each is an image that is to find its class among all others.
+
+    Attributes:
+        name: of the protocol.
+        scope: what is searched, as tables print it.
+        images: (M, H, W, C) uint8, all of which are searched.
+        fingerprint: names the images; part of the hash.
+        classes: (M,) int class of each image.
+        queries: (Q,) int rows of `images`, each with another image of its class.
+        groups: (Q,) int index into `group_names`: what the bootstrap draws.
+        group_names: one name a group.
+        group_kind: what a group is: `alphabet` or `class`.
+
+    Raises:
+        ValueError: the shapes do not fit, or a query's class has no other image.
+    """
+
+    name: str
+    scope: str
+    images: np.ndarray
+    fingerprint: str
+    classes: np.ndarray
+    queries: np.ndarray
+    groups: np.ndarray
+    group_names: tuple[str, ...]
+    group_kind: str
+
+    def __post_init__(self):
+        if self.classes.shape != (len(self.images),):
+            raise ValueError(
+                f"{len(self.images)} images need as many classes: {self.classes.shape}"
+            )
+        if (
+            self.queries.ndim != 1
+            or self.queries.shape != self.groups.shape
+            or not len(self.queries)
+        ):
+            raise ValueError(
+                f"queries and groups must be (Q,), got {self.queries.shape} and {self.groups.shape}"
+            )
+        _check_rows(self.images, self.queries)
+        _check_below("groups", self.groups, len(self.group_names))
+        if self.relevant.min() < 1:
+            row = self.queries[self.relevant.argmin()]
+            raise ValueError(f"query {row} has no other image of its class to find")
+
+    @functools.cached_property
+    def relevant(self) -> np.ndarray:
+        """(Q,) int, how many other images of its class each query has."""
+        return np.bincount(self.classes)[self.classes[self.queries]] - 1
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the rows, the classes and the images."""
+        return _hash(self.fingerprint, self.queries, self.classes, self.groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenSet:
+    """A frozen identification test: who of N enrolled classes is this, or is it nobody?
+
+    Attributes:
+        name: of the protocol.
+        scope: how many classes are enrolled, as tables print it.
+        images: (M, H, W, C) uint8.
+        fingerprint: names the images; part of the hash.
+        supports: (N, K) int rows of `images`: the K references of each enrolled class.
+        queries: (P,) int rows of `images`: probes of enrolled classes.
+        answers: (P,) int, the position in 0 .. N - 1 of each probe's class.
+        impostors: (U,) int rows of `images`: probes of classes that are not enrolled.
+        groups: (P,) int index into `group_names`: what the bootstrap draws.
+        group_names: one name a group.
+        group_kind: what a group is: `alphabet` or `class`.
+
+    Raises:
+        ValueError: the shapes do not fit, or a probe is a reference.
+    """
+
+    name: str
+    scope: str
+    images: np.ndarray
+    fingerprint: str
+    supports: np.ndarray
+    queries: np.ndarray
+    answers: np.ndarray
+    impostors: np.ndarray
+    groups: np.ndarray
+    group_names: tuple[str, ...]
+    group_kind: str
+
+    def __post_init__(self):
+        shapes = {x.shape for x in (self.queries, self.answers, self.groups)}
+        if len(shapes) != 1 or self.queries.ndim != 1 or self.supports.ndim != 2:
+            raise ValueError(
+                "queries, answers and groups must be (P,) and supports (N, K), got "
+                f"{sorted(shapes)} and {self.supports.shape}"
+            )
+        if not len(self.queries) or not len(self.impostors):
+            raise ValueError("an open set needs probes of enrolled classes and of others")
+        _check_rows(self.images, self.supports, self.queries, self.impostors)
+        _check_below("answers", self.answers, len(self.supports))
+        _check_below("groups", self.groups, len(self.group_names))
+        probes = np.concatenate([self.queries, self.impostors])
+        if np.isin(probes, self.supports).any() or len(np.unique(probes)) < len(probes):
+            raise ValueError("a probe is a reference, or comes twice")
+
+    @property
+    def k_shot(self) -> int:
+        return self.supports.shape[1]
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the rows, the answers and the images."""
+        arrays = (self.supports, self.queries, self.answers, self.impostors, self.groups)
+        return _hash(self.fingerprint, *arrays)
+
+
+def official_trials(runs) -> Trials:
+    """The official runs of Lake (20 queries against 20 supports each), or others of their form.
+
+    Args:
+        runs: has queries (R, Q, H, W, C) uint8, supports (R, N, H, W, C) uint8, answers (R, Q) int,
+            and may have a name; unless it is "official runs" the protocol is called `runs`.
+
+    Returns:
+        Trials grouped by run.
+    """
+    official = getattr(runs, "name", "official runs") == "official runs"
+    num_runs, num_queries = runs.answers.shape
+    n_way = runs.supports.shape[1]
+    shape = runs.queries.shape[2:]
+    images = np.concatenate([runs.queries.reshape(-1, *shape), runs.supports.reshape(-1, *shape)])
+    digest = hashlib.sha256(repr(images.shape).encode())
+    digest.update(images)
+    rows = np.arange(len(images))
+    split = num_runs * num_queries
+    return Trials(
+        name="official" if official else "runs",
+        scope="within an alphabet",
+        images=images,
+        fingerprint=digest.hexdigest()[:16],
+        supports=rows[split:].reshape(num_runs, n_way, 1),
+        queries=rows[:split].reshape(num_runs, num_queries),
+        answers=np.asarray(runs.answers),
+        groups=np.repeat(np.arange(num_runs), num_queries).reshape(num_runs, num_queries),
+        group_names=tuple(f"run{r + 1:02d}" for r in range(num_runs)),
+        group_kind="run",
+    )
+
+
+def within_trials(
+    image_set: ImageSet,
+    *,
+    n_way: int = 20,
+    k_shot: int = 1,
+    num_trials: int = 4000,
+    seed: int = 0,
+    alphabets: Sequence[str] | None = None,
+    one_drawer_a_side: bool | None = None,
+    skip_small: bool = False,
+    queries_per_run: int | None = None,
+    name: str = "within",
+) -> Trials:
+    """Trials inside each alphabet, equally many (to within one run) from each.
+
+    A run takes n_way characters of one alphabet. All its queries are of one drawer and all its k-th
+    supports of another: any two (k_shot + 1) of the drawers that all characters of the alphabet
+    have. A set of photos has no drawers: each class gives k_shot + 1 different pictures of its own.
+
+    Args:
+        image_set: the images; `select` one first for certain drawers or classes.
+        n_way: characters a run, N.
+        k_shot: support images a character, K.
+        num_trials: number of trials in all, exactly.
+        seed: of the draw.
+        alphabets: names of the alphabets to use, or None for all.
+        one_drawer_a_side: whether drawers are kept apart as above; by default for kind `ink`.
+        skip_small: leave out alphabets with fewer than n_way characters.
+        queries_per_run: Q, how many of a run's characters are asked for, each once. By default the
+            largest number up to n_way that gives each alphabet equally many whole runs; 1 if there
+            is none (num_trials not divisible by the number of alphabets).
+        name: of the list.
+
+    Returns:
+        Trials grouped by alphabet; by class if the set has one alphabet.
+
+    Raises:
+        ValueError: n_way is above an alphabet's size, or a class has too few images.
+    """
+    ids = _alphabet_ids(image_set, alphabets)
+    large = _large_enough(image_set, ids, n_way, skip_small)
+    scope = "within alphabets" + (f" of {n_way} or more" if len(large) < len(ids) else "")
+    ids = large
+    queries_per_run = _queries_per_run(num_trials, len(ids), n_way, queries_per_run)
+    if k_shot < 1:
+        raise ValueError(f"k_shot must be at least 1, got {k_shot}")
+    if one_drawer_a_side is None:
+        one_drawer_a_side = image_set.kind == "ink"
+    num_runs = num_trials // queries_per_run
+    alphabet_of_run = ids[np.arange(num_runs) % len(ids)]
+    rng = np.random.default_rng(seed)
+    classes = image_set.alphabet_start[alphabet_of_run][:, None] + _distinct(
+        rng, image_set.alphabet_count[alphabet_of_run], n_way
+    )  # (R, N)
+    if one_drawer_a_side:
+        rows = _rows_of_drawers(rng, image_set, classes, k_shot + 1)
+    else:
+        rows = _rows_of_pictures(rng, image_set, classes, k_shot + 1)
+    return _trials(rng, image_set, classes, rows, queries_per_run, name, scope)
+
+
+def koch_trials(image_set: ImageSet, *, seed: int = 0, n_way: int = 20) -> Trials:
+    """The one-shot test of Koch et al.: two runs an alphabet, every character of a run asked once.
+
+    20 characters of one alphabet, one drawer's images against another's: 40 trials an alphabet, 400
+    with the ten test alphabets. Which drawers take part is the image set's matter.
+
+    Raises:
+        ValueError: as `within_trials`.
+
+    References:
+        Koch, Zemel, Salakhutdinov (2015), Siamese neural networks for one-shot image recognition,
+        section 4.3.
+    """
+    return within_trials(
+        image_set,
+        n_way=n_way,
+        num_trials=2 * n_way * image_set.num_alphabets,
+        seed=seed,
+        queries_per_run=n_way,
+        name="koch",
+    )
+
+
+def between_trials(
+    image_set: ImageSet,
+    *,
+    n_way: int = 20,
+    k_shot: int = 1,
+    num_trials: int = 4000,
+    seed: int = 0,
+    alphabets: Sequence[str] | None = None,
+    queries_per_run: int | None = None,
+    name: str = "between",
+) -> Trials:
+    """Trials whose n_way characters are of any alphabet: the easier and more quoted task.
+
+    Drawer numbers mean nothing between alphabets, so each character gives k_shot + 1 images of
+    different drawers of its own.
+
+    Args:
+        image_set: the images.
+        n_way: characters a run, N.
+        k_shot: support images a character, K.
+        num_trials: number of trials in all, exactly.
+        seed: of the draw.
+        alphabets: names of the alphabets to use, or None for all.
+        queries_per_run: Q, how many of a run's characters are asked for, each once; by default the
+            largest number up to n_way that divides num_trials.
+        name: of the list.
+
+    Returns:
+        Trials grouped by the alphabet of the right character; by class if there is one alphabet.
+
+    Raises:
+        ValueError: n_way is above the number of classes, or a class has too few images.
+    """
+    ids = _alphabet_ids(image_set, alphabets)
+    usable = np.flatnonzero(np.isin(image_set.class_alphabets, ids))
+    if not 1 <= n_way <= len(usable):
+        raise ValueError(
+            f"n_way {n_way} is not in 1 .. {len(usable)}, the number of classes of "
+            f"{image_set.name!r}; choose a smaller one"
+        )
+    if k_shot < 1:
+        raise ValueError(f"k_shot must be at least 1, got {k_shot}")
+    queries_per_run = _queries_per_run(num_trials, 1, n_way, queries_per_run)
+    rng = np.random.default_rng(seed)
+    sizes = np.full(num_trials // queries_per_run, len(usable))
+    classes = usable[_distinct(rng, sizes, n_way)]  # (R, N)
+    rows = _rows_of_pictures(rng, image_set, classes, k_shot + 1)
+    return _trials(rng, image_set, classes, rows, queries_per_run, name, "between alphabets")
+
+
+def curve_trials(
+    image_set: ImageSet,
+    *,
+    n_ways: Sequence[int] | None = None,
+    k_shot: int = 1,
+    num_trials: int = 1000,
+    seed: int = 0,
+    scope: str = "auto",
+) -> tuple[Trials, ...]:
+    """One list a number of classes N, for a curve of accuracy against N.
+
+    Args:
+        image_set: the images.
+        n_ways: values of N; by default 1, 3 .. 19, 25, 30, 40, 50 and 60, as far as the set has
+            classes.
+        k_shot: support images a character.
+        num_trials: at each N.
+        seed: of the draws.
+        scope: `auto` stays within alphabets while N is at most the smallest alphabet's size and
+            goes between alphabets beyond; `between` is so throughout. Each list says which it is.
+
+    Raises:
+        ValueError: an unknown scope, or N above the number of classes.
+    """
+    if scope not in ("auto", "between"):
+        raise ValueError(f"scope of a curve must be 'auto' or 'between', got {scope!r}")
+    if n_ways is None:
+        n_ways = [n for n in CURVE_N_WAYS if n <= image_set.num_classes]
+    smallest = image_set.alphabet_count.min()
+    return tuple(
+        (within_trials if scope == "auto" and n <= smallest else between_trials)(
+            image_set, n_way=n, k_shot=k_shot, num_trials=num_trials, seed=seed, name="curve"
+        )
+        for n in n_ways
+    )
+
+
+def verification_pairs(
+    image_set: ImageSet,
+    *,
+    num_pairs: int = 10_000,
+    seed: int = 0,
+    negatives: str = "any",
+    alphabets: Sequence[str] | None = None,
+    name: str = "verification",
+) -> Pairs:
+    """Pairs, half same and half different, equally many (to within one of each) an alphabet.
+
+    The two images of a pair, same or different, never carry the same drawer number, so the drawer
+    does not tell the label. Pairs may repeat where the set has few. Classes of a single image,
+    which make no same pair, are left out.
+
+    Args:
+        image_set: the images.
+        num_pairs: an even number.
+        seed: of the draw.
+        negatives: the second class of a different pair is uniform over the other classes of the
+            whole set (`any`) or of the first one's alphabet (`same_alphabet`, harder).
+        alphabets: names of the alphabets to use, or None for all.
+        name: of the list.
+
+    Returns:
+        Pairs grouped by the alphabet of the first image; by its class if there is one alphabet.
+
+    Raises:
+        ValueError: an odd number, an unknown kind of negatives, or too few classes.
+    """
+    if negatives not in _NEGATIVES:
+        raise ValueError(f"negatives must be one of {tuple(_NEGATIVES)}, got {negatives!r}")
+    if num_pairs < 2 or num_pairs % 2:
+        raise ValueError(f"half same and half different: num_pairs must be even, got {num_pairs}")
+    ids = _alphabet_ids(image_set, alphabets)
+    in_use = np.isin(image_set.class_alphabets, ids) & (image_set.class_count >= 2)
+    usable = np.flatnonzero(in_use)
+    sizes = np.bincount(image_set.class_alphabets[usable], minlength=image_set.num_alphabets)
+    needed = 2 if negatives == "same_alphabet" else 1
+    poor = [a for a in ids if sizes[a] < needed]
+    if poor or len(usable) < 2:
+        where = f"alphabet {image_set.alphabet_names[poor[0]]!r}" if poor else image_set.name
+        count = sizes[poor[0]] if poor else len(usable)
+        raise ValueError(
+            f"{where} has {count} classes of two or more images, too few for pairs with "
+            f"{_NEGATIVES[negatives]}"
+        )
+    rng = np.random.default_rng(seed)
+    labels = np.arange(num_pairs) % 2
+    alphabet = ids[np.arange(num_pairs) // 2 % len(ids)]
+    # Classes are numbered within `usable`, where those of one alphabet stand together.
+    start, size = (np.cumsum(sizes) - sizes)[alphabet], sizes[alphabet]
+    if negatives == "any":
+        position = start + rng.integers(0, size)
+        other = (position + rng.integers(1, len(usable), num_pairs)) % len(usable)
+    else:
+        local = rng.integers(0, size)
+        position = start + local
+        other = start + (local + rng.integers(1, size)) % size
+    class_a = usable[position]
+    class_b = np.where(labels == 1, class_a, usable[other])
+    first = image_set.class_start[class_a] + rng.integers(0, image_set.class_count[class_a])
+    # The second image: any of its class but the one with the first one's drawer number, if there.
+    table, columns = _row_table(image_set)
+    taken = table[class_b, np.searchsorted(columns, image_set.drawers[first])]
+    left = image_set.class_count[class_b] - (taken >= 0)
+    second = image_set.class_start[class_b] + rng.integers(0, left)
+    second += (taken >= 0) & (second >= taken)
+    groups, group_names, group_kind = _groups(image_set, class_a)
+    return Pairs(
+        name=name,
+        scope=_NEGATIVES[negatives],
+        images=image_set.images,
+        fingerprint=image_set.fingerprint,
+        first=first,
+        second=second,
+        labels=labels,
+        groups=groups,
+        group_names=group_names,
+        group_kind=group_kind,
+    )
+
+
+def retrieval_queries(image_set: ImageSet, *, name: str = "retrieval") -> Retrieval:
+    """Every image whose class has another one asks for it among all other images of the set.
+
+    Returns:
+        Queries grouped by alphabet; by class if the set has one alphabet.
+
+    Raises:
+        ValueError: no class has two images.
+    """
+    queries = np.flatnonzero(image_set.class_count[image_set.classes] >= 2)
+    if not len(queries):
+        raise ValueError(
+            f"no class of {image_set.name!r} has two images: there is none to retrieve"
+        )
+    groups, group_names, group_kind = _groups(image_set, image_set.classes[queries])
+    return Retrieval(
+        name=name,
+        scope=f"among all {len(image_set):,} images",
+        images=image_set.images,
+        fingerprint=image_set.fingerprint,
+        classes=np.asarray(image_set.classes),
+        queries=queries,
+        groups=groups,
+        group_names=group_names,
+        group_kind=group_kind,
+    )
+
+
+def open_set(
+    image_set: ImageSet, *, k_shot: int = 1, seed: int = 0, name: str = "open_set"
+) -> OpenSet:
+    """Half of the classes (rounded down) are enrolled with k_shot references; all others are unknown.
+
+    Probes are all other images of the enrolled classes, and all images of the unknown ones. Classes
+    with fewer than k_shot + 1 images cannot be enrolled and are unknown.
+
+    Args:
+        image_set: the images.
+        k_shot: references of an enrolled class, K.
+        seed: of the choice of classes and references.
+        name: of the list.
+
+    Returns:
+        Probes of enrolled classes grouped by alphabet; by class if the set has one alphabet.
+
+    Raises:
+        ValueError: fewer than two classes, or none with k_shot + 1 images.
+    """
+    if k_shot < 1:
+        raise ValueError(f"k_shot must be at least 1, got {k_shot}")
+    rich = np.flatnonzero(image_set.class_count > k_shot)
+    if image_set.num_classes < 2 or not len(rich):
+        raise ValueError(
+            f"{image_set.name!r} has {image_set.num_classes} classes, {len(rich)} of them with "
+            f"{k_shot + 1} images or more (k_shot + 1): one such to enrol and another class are needed"
+        )
+    rng = np.random.default_rng(seed)
+    enrolled = np.sort(rng.permutation(rich)[: image_set.num_classes // 2])
+    supports = _rows_of_pictures(rng, image_set, enrolled[None], k_shot)[0]
+    position = np.full(image_set.num_classes, -1)
+    position[enrolled] = np.arange(len(enrolled))
+    answers = position[image_set.classes]  # (M,), -1 of the unknown
+    impostors = np.flatnonzero(answers < 0)
+    queries = np.setdiff1d(np.flatnonzero(answers >= 0), supports)
+    groups, group_names, group_kind = _groups(image_set, image_set.classes[queries])
+    return OpenSet(
+        name=name,
+        scope=f"{len(enrolled)} of {image_set.num_classes} classes enrolled",
+        images=image_set.images,
+        fingerprint=image_set.fingerprint,
+        supports=supports,
+        queries=queries,
+        answers=answers[queries],
+        impostors=impostors,
+        groups=groups,
+        group_names=group_names,
+        group_kind=group_kind,
+    )
+
+
+def _distinct(rng: np.random.Generator, sizes: np.ndarray, count: int) -> np.ndarray:
+    """Draws `count` different numbers of 0 .. size - 1 for each size, in random order.
+
+    Args:
+        rng: the generator.
+        sizes: (...) int, each at least `count`.
+        count: how many.
+
+    Returns:
+        (..., count) int64.
+    """
+    drawn = np.empty((*sizes.shape, count), np.int64)
+    for i in range(count):
+        new = rng.integers(0, sizes - i)
+        for earlier in np.moveaxis(np.sort(drawn[..., :i], -1), -1, 0):
+            new += new >= earlier  # the new-th of those not yet drawn
+        drawn[..., i] = new
+    return drawn
+
+
+def _row_table(image_set: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    """Row of each class and drawer, (num_classes, drawers) int64, -1 if absent; and the drawers."""
+    columns = np.unique(image_set.drawers)
+    table = np.full((image_set.num_classes, len(columns)), -1, np.int64)
+    table[image_set.classes, np.searchsorted(columns, image_set.drawers)] = np.arange(
+        len(image_set)
+    )
+    return table, columns
+
+
+def _rows_of_drawers(rng, image_set: ImageSet, classes: np.ndarray, count: int) -> np.ndarray:
+    """(R, N, count) rows: of `count` drawers that are the same for all N classes of a run."""
+    table, _ = _row_table(image_set)
+    rows = np.empty((*classes.shape, count), np.int64)
+    alphabet_of_run = image_set.class_alphabets[classes[:, 0]]
+    for alphabet in np.unique(alphabet_of_run):
+        runs = np.flatnonzero(alphabet_of_run == alphabet)
+        have = table[image_set.class_alphabets == alphabet] >= 0  # (classes, drawers)
+        common = np.flatnonzero(have.all(0))
+        if len(common) < count:
+            raise ValueError(
+                f"alphabet {image_set.alphabet_names[alphabet]!r} has {len(common)} drawers of all "
+                f"its characters, and {count} are needed (k_shot + 1)"
+            )
+        drawers = common[_distinct(rng, np.full(len(runs), len(common)), count)]  # (runs, count)
+        rows[runs] = table[classes[runs][:, :, None], drawers[:, None, :]]
+    return rows
+
+
+def _rows_of_pictures(rng, image_set: ImageSet, classes: np.ndarray, count: int) -> np.ndarray:
+    """(R, N, count) rows: `count` different images of each class, of its own choice."""
+    used = np.unique(classes)
+    poor = used[image_set.class_count[used] < count]
+    if len(poor):
+        raise ValueError(
+            f"class {image_set.class_names[poor[0]]!r} has {image_set.class_count[poor[0]]} "
+            f"images, and {count} are needed (k_shot + 1)"
+        )
+    picked = _distinct(rng, image_set.class_count[classes], count)
+    return image_set.class_start[classes][..., None] + picked
+
+
+def _trials(rng, image_set, classes, rows, queries_per_run, name, scope) -> Trials:
+    """Trials of the classes (R, N) and their rows (R, N, K + 1), the last of which are asked."""
+    num_runs, n_way = classes.shape
+    answers = _distinct(rng, np.full(num_runs, n_way), queries_per_run)  # (R, Q)
+    asked = np.take_along_axis(classes, answers, 1)  # (R, Q)
+    groups, group_names, group_kind = _groups(image_set, asked)
+    return Trials(
+        name=name,
+        scope=scope,
+        images=image_set.images,
+        fingerprint=image_set.fingerprint,
+        supports=rows[..., :-1],
+        queries=np.take_along_axis(rows[..., -1], answers, 1),
+        answers=answers,
+        groups=groups,
+        group_names=group_names,
+        group_kind=group_kind,
+    )
+
+
+def _groups(image_set: ImageSet, classes: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], str]:
+    """Groups of trials by the alphabet of their class, or by class if all are of one alphabet."""
+    alphabets, groups = np.unique(image_set.class_alphabets[classes], return_inverse=True)
+    if len(alphabets) > 1:
+        names = tuple(image_set.alphabet_names[a] for a in alphabets)
+        return groups.reshape(classes.shape), names, "alphabet"
+    ids, groups = np.unique(classes, return_inverse=True)
+    return groups.reshape(classes.shape), tuple(image_set.class_names[c] for c in ids), "class"
+
+
+def _alphabet_ids(image_set: ImageSet, alphabets: Sequence[str] | None) -> np.ndarray:
+    if alphabets is None:
+        return np.arange(image_set.num_alphabets)
+    check_names("alphabet", alphabets, image_set.alphabet_names)
+    return np.array([i for i, a in enumerate(image_set.alphabet_names) if a in set(alphabets)], int)
+
+
+def _large_enough(image_set: ImageSet, ids: np.ndarray, n_way: int, skip_small: bool) -> np.ndarray:
+    """Those alphabets that have n_way classes; the others are an error unless they are skipped."""
+    if n_way < 1:
+        raise ValueError(f"n_way must be at least 1, got {n_way}")
+    sizes = image_set.alphabet_count[ids]
+    large = ids[sizes >= n_way]
+    if len(large) == len(ids) or (skip_small and len(large)):
+        return large
+    smallest = ids[np.argmin(sizes)]
+    advice = "none is large enough" if skip_small else "or leave such alphabets out (skip_small)"
+    raise ValueError(
+        f"n_way {n_way} is above the {image_set.alphabet_count[smallest]} classes of alphabet "
+        f"{image_set.alphabet_names[smallest]!r}: choose a smaller one, {advice}"
+    )
+
+
+def _queries_per_run(num_trials: int, parts: int, n_way: int, given: int | None) -> int:
+    """How many queries share a support set; see `within_trials`."""
+    if num_trials < 1:
+        raise ValueError(f"num_trials must be at least 1, got {num_trials}")
+    if given is not None:
+        if not 1 <= given <= n_way or num_trials % given:
+            raise ValueError(
+                f"queries_per_run must be in 1 .. {n_way} and divide {num_trials}, got {given}"
+            )
+        return given
+    if num_trials % parts:
+        return 1
+    return max(q for q in range(1, n_way + 1) if num_trials // parts % q == 0)
+
+
+def _check_rows(images: np.ndarray, *rows: np.ndarray) -> None:
+    if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):  # float32: vectors
+        raise ValueError(
+            f"images must be (M, H, W, C) uint8 or float32, got {images.shape} {images.dtype}"
+        )
+    for array in rows:
+        _check_below("rows", array, len(images))
+
+
+def _check_below(what: str, array: np.ndarray, limit: int) -> None:
+    if array.min() < 0 or array.max() >= limit:
+        raise ValueError(f"{what} must be in 0 .. {limit - 1}, got {array.min()} .. {array.max()}")
+
+
+def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises ValueError on a name that is not known, with the nearest one that is."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=3) or known
+            raise ValueError(f"unknown {what} {name!r}; did you mean {', '.join(near)}?")
+
+
+def _hash(fingerprint: str, *arrays: np.ndarray) -> str:
+    digest = hashlib.sha256(fingerprint.encode())
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array, "<i8"))
+    return digest.hexdigest()[:12]

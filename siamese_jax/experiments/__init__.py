@@ -1,0 +1,1 @@
+"""What the launchers run: evaluation of a run, search, ablation and tables."""

@@ -1,0 +1,225 @@
+"""Ablations: variants of one config, each trained from several seeds and judged on the same trials.
+
+An axis is a named list of changes to a config, and several axes make the product. Every run is a
+workdir of its own, trained by `launch/train.py` in a process of its own; what is finished is not run
+again, and what was interrupted goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import pathlib
+import textwrap
+from collections.abc import Callable, Iterable
+
+from tqdm import tqdm
+
+from siamese_jax.data import loading
+from siamese_jax.experiments.ablation import axes, table, training
+from siamese_jax.reporting import figures
+from siamese_jax.runs import workdir
+
+
+def run_ablation(
+    config,
+    over: Iterable[str],
+    path: str | pathlib.Path,
+    checkout: str | pathlib.Path,
+    *,
+    seeds: int | None = None,
+    jobs: int = 1,
+    cpu_minutes: float | None = None,
+    num_trials: int = 4000,
+    record: str | None = None,
+    dry_run: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: bool = False,
+) -> dict:
+    """Trains and judges all variants of a config, prints and writes their table.
+
+    The folder gets one workdir a run, `ablation.json`, `ablation.txt`, `ablation.md`, `ablation.png`
+    (accuracies) and `losses.png` (training curves); the same call goes on after any interruption.
+
+    Args:
+        config: the base config.
+        over: what is varied, see `axes.parse_over` and `axes.AXES`.
+        path: folder of the ablation.
+        checkout: folder that holds `launch/` and `configs/`.
+        seeds: number of seeds, see `axes.parse_over`.
+        jobs: trainings at a time, each on its share of the cores.
+        cpu_minutes: CPU time a run; the number of steps is planned from it after a measurement of
+            each variant, since a schedule must know its length. None: as the config says.
+        num_trials: trials within the alphabets.
+        record: path of a further copy of `ablation.json`.
+        dry_run: only list the runs.
+        should_stop: asked twice a second; once true the trainings save and the call returns.
+        progress: whether to show a progress bar.
+
+    Returns:
+        `finished` (whether all runs were tried) and `failed` (the number that failed).
+
+    Raises:
+        ValueError: an axis that does not fit the config, or a folder with other runs.
+    """
+    path = pathlib.Path(path).absolute()
+    chosen, seed_list = axes.parse_over(over, seeds)
+    variants = axes.make_variants(config, chosen)
+    data = loading.load({**workdir.plain(config)["data"], "image_size": None})
+    for variant in variants:
+        try:
+            axes.check_fits(variant, data.train)
+        except ValueError as error:
+            raise ValueError(f"variant {variant.name!r} does not fit: {error}") from None
+    trained = {v.trained: v for v in variants}
+    names = [v.run(seed) for seed in seed_list for v in trained.values()]
+    if dry_run:
+        print("\n".join(f"{name}  ({_state(path / name)})" for name in names))
+        print(f"{len(variants)} variants, {len(seed_list)} seeds: {len(names)} trainings")
+        return {"finished": True, "failed": 0}
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{path} is in use by another process") from None
+        judge = table.Judge(data, config.eval.n_way, num_trials)
+        for k_shot in {v.settings["k_shot"] for v in variants}:
+            judge.lists(k_shot)  # an impossible trial is better known before the training
+        trainer = training.Trainer(pathlib.Path(checkout).absolute(), jobs)
+        costs = None
+        if cpu_minutes is not None:
+            costs = _measure_all(trainer, trained, path, should_stop, progress)
+        runs = _plan(trained, seed_list, costs, cpu_minutes, path)
+        if not _train_all(trainer, judge, variants, runs, should_stop, progress):
+            return {"finished": False, "failed": 0}
+    of_variant = {v.name: [run for run in runs if run["trained"] == v.trained] for v in variants}
+    summaries = [table.summary(v, judge, of_variant[v.name]) for v in variants]
+    differences = table.differences(variants, judge, of_variant)
+    notes = table.notes(judge, variants, cpu_minutes)
+    tables = [table.rows(summaries), table.difference_rows(summaries, differences)]
+    tables = [cells for cells in tables if len(cells) > 1]
+    wrapped = [textwrap.fill(note, 100, subsequent_indent="  ") for note in notes]
+    text = "\n\n".join([*map(table.text, tables), "\n".join(wrapped)])
+    print(text)
+    (path / "ablation.txt").write_text(text + "\n")
+    page = [*map(table.markdown, tables), "\n".join(f"- {note}" for note in notes)]
+    (path / "ablation.md").write_text("\n\n".join(page) + "\n")
+    plain, (start,) = workdir.without_places(config, [workdir.provenance()])
+    recorded = {
+        "config": plain,
+        "data": {"name": data.test.name, "fingerprint": data.fingerprint},
+        "evaluation": start,
+        "cpu_minutes": cpu_minutes,
+        "notes": notes,
+        "variants": summaries,
+        "differences": differences,
+    }
+    for target in [path / "ablation.json", *([pathlib.Path(record)] if record else [])]:
+        training.write_json(target, table.rounded(recorded))
+    figures.save(table.draw(summaries), path / "ablation.png")
+    figures.save(table.draw_losses(summaries), path / "losses.png")
+    print(f"written: ablation.txt, .md, .json, .png and losses.png in {path}")
+    return {"finished": True, "failed": sum(len(s["failed"]) for s in summaries)}
+
+
+def _measure_all(trainer, trained, path, should_stop, progress) -> dict[str, dict]:
+    """The costs of every training, see `training.measure`; those measured before are read."""
+    costs = training.read_json(path / "costs.json") or {}
+    missing = [name for name in trained if "step" not in costs.get(name, {})]
+    bar = tqdm(total=len(missing), desc="measuring", unit="variant", disable=not progress)
+
+    def work(name):
+        folder = path / "measuring" / (name.strip(",") or "base")
+        return training.measure(trainer, trained[name].config, folder)
+
+    def done(name, cost):
+        costs[name] = cost
+        training.write_json(path / "costs.json", costs)
+        bar.update()
+        spent = cost.get("line") or ", ".join(f"{k} {v:.3g} s" for k, v in cost.items())
+        tqdm.write(f"{name.strip(',') or 'as configured'}: CPU time: {spent}")
+
+    with bar:
+        trainer.each(missing, work, done, should_stop)
+    return costs
+
+
+def _plan(trained, seeds, costs, cpu_minutes, path) -> list[dict]:
+    """One record a run, seeds slowest: `trained`, `seed`, `path`, and `config` or `line` (why not).
+
+    Raises:
+        ValueError: the folder holds a run of another config.
+    """
+    runs = []
+    for seed, (name, variant) in itertools.product(seeds, trained.items()):
+        run = {"trained": name, "seed": seed, "path": path / variant.run(seed)}
+        runs.append(run)
+        config = variant.config
+        if costs is not None:
+            cost = costs.get(name, {"line": "not measured"})
+            try:
+                if "line" in cost:
+                    raise ValueError(cost["line"])
+                config = training.plan_budget(config, cost, cpu_minutes)
+            except ValueError as error:
+                run["line"] = str(error)
+                continue
+        run["config"] = {**config, "seed": seed}
+        old = training.read_json(run["path"] / "variant.json")
+        differ = old and workdir.differences(old, run["config"])
+        if differ:
+            raise ValueError(
+                f"{run['path']} holds a run of another config ({'; '.join(differ)}): "
+                "choose another --workdir"
+            )
+    return runs
+
+
+def _train_all(trainer, judge, variants, runs, should_stop, progress) -> bool:
+    """Trains and judges the runs, and adds to each what came of it; False when stopped."""
+    planned = [run for run in runs if "config" in run]
+    bar = tqdm(total=len(planned), desc="training", unit="run", disable=not progress)
+
+    def work(number):
+        run = planned[number]
+        outcome = training.read_json(run["path"] / "outcome.json")
+        if outcome is None or outcome["code"]:
+            outcome = trainer.train(run["config"], run["path"])
+        return outcome
+
+    def done(number, outcome):
+        run = planned[number]
+        bar.update()
+        if outcome["code"]:
+            run["line"] = outcome["line"] or f"exit code {outcome['code']}"
+        else:
+            asked = [v.settings for v in variants if v.trained == run["trained"]]
+            try:
+                run["correct"] = judge.judge(run["path"], asked)
+            except ValueError as error:
+                run["line"] = f"not judged: {error}"
+        if "line" in run:
+            tqdm.write(f"{run['path'].name}: FAILED: {run['line']}")
+            return
+        rows = workdir.read_metrics(run["path"])
+        judged = [row for row in rows if row["kind"] == "validation"]
+        best = max(judged, key=lambda row: row["accuracy"])  # of equal ones the first
+        run |= {"steps": rows[-1]["step"], "best_step": best["step"]}
+        run |= {"validation": best["accuracy"], "cpu_minutes": outcome["cpu_seconds"] / 60}
+        run["loss"] = [(row["step"], row["loss"]) for row in rows if row["kind"] == "train"]
+        within = run["correct"][judge.asked(asked[0])["within"][0]].mean()
+        tqdm.write(
+            f"{run['path'].name}: within {100 * within:.2f} %, {run['steps']} steps, "
+            f"{run['cpu_minutes']:.1f} CPU minutes"
+        )
+
+    with bar:
+        return trainer.each(range(len(planned)), work, done, should_stop)
+
+
+def _state(path: pathlib.Path) -> str:
+    outcome = training.read_json(path / "outcome.json")
+    if outcome is not None:
+        return f"failed: {outcome['line']}" if outcome["code"] else "finished"
+    return "begun" if (path / "config.json").exists() else "new"

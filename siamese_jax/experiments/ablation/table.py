@@ -1,0 +1,313 @@
+"""Judges the runs of an ablation on the same trials, and tells what came out: table and plot."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import scipy.stats
+from matplotlib.figure import Figure
+
+from siamese_jax.data import loading
+from siamese_jax.evaluation import metrics, protocols, trials
+from siamese_jax.experiments.ablation.axes import Variant
+from siamese_jax.inference import network
+from siamese_jax.reporting import figures
+from siamese_jax.runs import workdir
+
+PROTOCOLS = ("official", "within", "training")
+
+
+class Judge:
+    """Frozen trials that every run meets, at the images' own size.
+
+    Args:
+        data: the images and runs.
+        n_way: classes a trial.
+        num_trials: trials within the alphabets, of the test and of the training set each.
+    """
+
+    def __init__(self, data: loading.Data, n_way: int, num_trials: int):
+        self._data, self._n_way, self._num_trials = data, n_way, num_trials
+        self._lists: dict[int, dict[str, trials.Trials]] = {}
+
+    def lists(self, k_shot: int) -> dict[str, trials.Trials]:
+        """The lists of trials by protocol; the fixed runs are of one shot."""
+        if k_shot not in self._lists:
+            drawn = {"n_way": self._n_way, "num_trials": self._num_trials, "k_shot": k_shot}
+            lists = {
+                "within": trials.within_trials(self._data.test, skip_small=True, **drawn),
+                "training": trials.within_trials(self._data.train, skip_small=True, **drawn),
+            }
+            if k_shot == 1 and self._data.runs is not None:
+                lists["official"] = trials.official_trials(self._data.runs)
+            self._lists[k_shot] = {name: lists[name] for name in PROTOCOLS if name in lists}
+        return self._lists[k_shot]
+
+    def asked(self, settings: Mapping) -> dict[str, tuple[str, trials.Trials]]:
+        """By protocol, the trials that settings of the evaluation ask for and the key of their results.
+
+        The key is the trials' hash, with the join where it is not the config's.
+        """
+        end = f",{settings['join']}" if settings["join"] else ""
+        return {name: (t.hash + end, t) for name, t in self.lists(settings["k_shot"]).items()}
+
+    def judge(self, path: pathlib.Path, asked: Iterable[Mapping]) -> dict[str, np.ndarray]:
+        """How right a run's best checkpoint is on each trial; kept in its `judged.npz`.
+
+        Args:
+            path: workdir of the run.
+            asked: settings of the evaluations.
+
+        Returns:
+            (R, Q) float arrays by their key, see `asked`.
+        """
+        wanted = {
+            key: (frozen, settings["join"])
+            for settings in asked
+            for key, frozen in self.asked(settings).values()
+        }
+        kept = {}
+        if (path / "judged.npz").exists():
+            with np.load(path / "judged.npz") as file:
+                kept = dict(file)
+        if wanted.keys() - kept.keys():
+            system, cache = network.load(path, "best").system(), {}
+            usual = workdir.read_config(path).eval.get("join", "mean")
+            for name in wanted.keys() - kept.keys():
+                frozen, join = wanted[name]
+                result = protocols.evaluate_trials(system, frozen, join=join or usual, cache=cache)
+                kept[name] = result.correct
+            part = path / "judged.part.npz"
+            np.savez(part, **kept)
+            part.replace(path / "judged.npz")
+        return {name: kept[name] for name in wanted}
+
+
+def seed_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of mean(a) - mean(b) over seeds; NaN where one has fewer than two.
+
+    References:
+        Welch (1947), The generalization of "Student's" problem when several different population
+        variances are involved.
+    """
+    if min(len(a), len(b)) < 2:
+        return math.nan, math.nan
+    errors = [np.var(side, ddof=1) / len(side) for side in (a, b)]  # squared, of each mean
+    if sum(errors) == 0:
+        return math.nan, math.nan
+    freedom = sum(errors) ** 2 / sum(
+        error**2 / (len(side) - 1) for error, side in zip(errors, (a, b), strict=True)
+    )
+    half = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(sum(errors))
+    middle = np.mean(a) - np.mean(b)
+    return float(middle - half), float(middle + half)
+
+
+def summary(variant: Variant, judge: Judge, runs: list[dict]) -> dict:
+    """What the JSON file says of a variant; `runs` as `run_ablation` collects them."""
+    good = [run for run in runs if "correct" in run]
+    told = ("seed", "steps", "best_step", "validation", "cpu_minutes")
+    found = {
+        "variant": variant.name,
+        "labels": variant.labels,
+        **variant.settings,
+        "runs": [{key: run[key] for key in told} for run in good],
+        "failed": [{key: run[key] for key in ("seed", "line")} for run in runs if "line" in run],
+        "images": [run["steps"] * variant.images for run in good],
+    }
+    for protocol, (key, frozen) in judge.asked(variant.settings).items():
+        correct = [run["correct"][key] for run in good]
+        if correct:
+            values = [float(c.mean()) for c in correct]
+            total = sum(float(c.sum()) for c in correct), sum(c.size for c in correct)
+            found[protocol] = {
+                "mean": float(np.mean(values)),
+                "seeds": values,
+                "t_interval": metrics.seed_interval(values),
+                "wilson": metrics.wilson_interval(*total),
+                "trials": frozen.hash,
+            }
+    if good:
+        shared = [np.array(run["loss"]) for run in good]
+        shared = [curve[: min(map(len, shared))] for curve in shared]
+        found["loss"] = np.mean(shared, 0).tolist()  # (step, mean over the seeds)
+        gaps = np.subtract(found["training"]["seeds"], found["within"]["seeds"]).tolist()
+        found["gap"] = {"mean": float(np.mean(gaps)), "t_interval": metrics.seed_interval(gaps)}
+    return found
+
+
+def differences(variants, judge: Judge, runs: Mapping[str, list[dict]]) -> list[dict]:
+    """Every pair of variants that met the same trials: the later less the earlier one."""
+    found = []
+    for a, b in itertools.combinations(variants, 2):
+        if a.settings["k_shot"] != b.settings["k_shot"]:
+            continue
+        for protocol, frozen in judge.lists(a.settings["k_shot"]).items():
+            sides = [
+                [
+                    run["correct"][judge.asked(v.settings)[protocol][0]]
+                    for run in runs[v.name]
+                    if "correct" in run
+                ]
+                for v in (b, a)
+            ]
+            if protocol == "training" or not all(sides):
+                continue
+            means = [np.mean(side, axis=0).ravel() for side in sides]
+            value, interval = metrics.paired_difference(*means, frozen.groups.ravel())
+            accuracies = [[float(c.mean()) for c in side] for side in sides]
+            found.append(
+                {
+                    "variant": b.name,
+                    "against": a.name,
+                    "protocol": protocol,
+                    "difference": value,
+                    "trial_interval": interval,
+                    "seed_interval": seed_difference(*accuracies),
+                }
+            )
+    return found
+
+
+def rows(summaries: Sequence[Mapping]) -> list[list[str]]:
+    """The table's cells; a failed run is a row of its own."""
+    cells = [
+        [", ".join(summaries[0]["labels"]) or "variant", "runs", "steps", "images", "CPU min"]
+        + ["official %", "within %", "training %", "gap", ""]
+    ]
+    for s in summaries:
+        count = len(s["runs"]) + len(s["failed"])
+        if s["runs"]:
+            row = [s["variant"], f"{len(s['runs'])} of {count}", _span(s["runs"], "steps")]
+            row += [f"{np.mean(s['images']):,.0f}", _span(s["runs"], "cpu_minutes", ".1f")]
+            row += [_accuracy(s.get(protocol)) for protocol in PROTOCOLS]
+            gap, low = s["gap"]["mean"], s["gap"]["t_interval"][0]
+            half = "" if math.isnan(low) else f" ±{100 * (gap - low):.1f}"
+            cells.append([*row, f"{100 * gap:.1f}{half}", ""])
+        for failed in s["failed"]:
+            note = f"FAILED: {failed['line']}"
+            cells.append([s["variant"], f"seed {failed['seed']}", *["-"] * 7, note])
+    return cells
+
+
+def difference_rows(summaries: Sequence[Mapping], found: Sequence[Mapping]) -> list[list[str]]:
+    """Each variant against the first that met its trials."""
+    first = {s["k_shot"]: s["variant"] for s in reversed(summaries) if s["runs"]}
+    cells = [["variant", "less", "protocol", "points", "over trials, 95 %", "over seeds, 95 %"]]
+    for d in found:
+        if d["against"] in first.values():
+            cells.append(
+                [d["variant"], d["against"], d["protocol"], f"{100 * d['difference']:+.2f}"]
+                + [_limits(d[key], "+.2f") for key in ("trial_interval", "seed_interval")]
+            )
+    return cells
+
+
+def _span(runs, key, form="d") -> str:
+    values = sorted({format(run[key], form) for run in runs}, key=float)
+    return values[0] if len(values) == 1 else f"{values[0]}-{values[-1]}"
+
+
+def _accuracy(figure) -> str:
+    if figure is None:
+        return "-"
+    low = figure["t_interval"][0]
+    half = "" if math.isnan(low) else f" ±{100 * (figure['mean'] - low):.2f}"
+    return f"{100 * figure['mean']:.2f}{half} {_limits(figure['wilson'], '.1f')}"
+
+
+def _limits(limits, form) -> str:
+    if math.isnan(limits[0]):
+        return "-"
+    return "[" + ", ".join(f"{100 * x:{form}}" for x in limits) + "]"
+
+
+def text(cells: Sequence[Sequence[str]]) -> str:
+    """The cells in columns."""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """The cells as a table in Markdown."""
+    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
+
+
+def notes(judge: Judge, variants: Sequence[Variant], cpu_minutes: float | None) -> list[str]:
+    """What the reader of the table needs to know."""
+    lines = [
+        "Accuracy: mean over seeds, ± half of its 95 % t interval over seeds, and [the Wilson "
+        "interval of all trials of all seeds]. Gap: training less within. Differences: over trials, "
+        "a bootstrap over the runs or alphabets of the seeds' mean; over seeds, Welch's t. Each is a "
+        "95 % interval by itself, whatever the number of comparisons."
+    ]
+    if cpu_minutes is not None:
+        lines.append(
+            f"Steps are what fits into {cpu_minutes:g} CPU minutes, start and evaluations included, by "
+            "a measurement beforehand; the schedules are over these steps."
+        )
+    for k_shot in sorted({v.settings["k_shot"] for v in variants}):
+        for protocol, frozen in judge.lists(k_shot).items():
+            lines.append(
+                f"{protocol}: {frozen.num_trials} trials, {frozen.n_way}-way {k_shot}-shot, "
+                f"{frozen.scope}, trials {frozen.hash}"
+            )
+    return lines
+
+
+def draw(summaries: Sequence[Mapping]) -> Figure:
+    """Accuracy of every variant: each seed, the mean, and its 95 % interval."""
+    shown = [s for s in summaries if s["runs"]]
+    figure = Figure((9.6, 1.2 + 0.5 * max(len(shown), 1)), layout="constrained")
+    axes = figure.add_subplot()
+    styles = {
+        "official": ("o", figures.MODEL, -0.2),
+        "within": ("s", figures.OTHER, 0.0),
+        "training": ("D", figures.BASELINE, 0.2),
+    }
+    for protocol, (marker, colour, shift) in styles.items():
+        with_figure = [(y, s[protocol]) for y, s in enumerate(shown) if protocol in s]
+        for number, (y, f) in enumerate(with_figure):
+            limits = f["wilson"] if math.isnan(f["t_interval"][0]) else f["t_interval"]
+            line = [100 * min(max(x, 0.0), 1.0) for x in limits]
+            axes.plot(line, [y + shift] * 2, color=colour, linewidth=1.6)
+            axes.scatter(
+                *([100 * x for x in f["seeds"]], [y + shift] * len(f["seeds"])),
+                **{"s": 14, "color": colour, "edgecolors": "white", "linewidths": 0.5, "zorder": 3},
+            )
+            axes.scatter(
+                *(100 * f["mean"], y + shift),
+                **{"s": 40, "marker": marker, "color": colour, "edgecolors": "white", "zorder": 4},
+                label=protocol if number == 0 else None,
+            )
+    axes.set_yticks(range(len(shown)), [s["variant"] for s in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy, %; dots: seeds, line: 95 % interval")
+    axes.grid(axis="x", color=figures.RULE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if shown:
+        figure.legend(loc="outside upper left", ncols=3, frameon=False)
+    return figure
+
+
+def draw_losses(summaries: Sequence[Mapping]) -> Figure:
+    """Training loss of every variant against the step, the mean over its seeds."""
+    return figures.losses_figure([(s["variant"], s["loss"]) for s in summaries if s["runs"]])
+
+
+def rounded(value):
+    """Floats to five digits after the point, and NaN, which JSON lacks, as None."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 5) if math.isfinite(value) else None
+    return value

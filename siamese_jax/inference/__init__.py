@@ -1,0 +1,1 @@
+"""A trained network ready for use, on one device or several."""

@@ -1,0 +1,233 @@
+"""A trained network ready for use: embeds and compares images outside of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from siamese_jax.data.image_set import resize_images
+from siamese_jax.evaluation import protocols
+from siamese_jax.inference.devices import Devices
+from siamese_jax.inference.embed import make_embed_step
+from siamese_jax.models import siamese
+from siamese_jax.models.siamese import SiameseNet
+from siamese_jax.runs import checkpoints, export, workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Siamese:
+    """A network with its parameters; `load` reads one, `bind` makes one.
+
+    Attributes:
+        model: the network.
+        variables: its parameters and statistics, on the devices.
+        image_shape: (H, W, C) of its input.
+        kind: `ink` or `photo`, what it was trained on (see `ImageSet`).
+        name: for tables.
+        devices: where it runs.
+        embed_step, compare_step: compiled steps.
+        context_step: compiled step of class scores, of a network with a full context; else None.
+        views: how often `embed_step` sees each image.
+    """
+
+    model: SiameseNet
+    variables: Any
+    image_shape: tuple[int, int, int]
+    kind: str
+    name: str
+    devices: Devices
+    embed_step: Callable
+    compare_step: Callable
+    context_step: Callable | None = None
+    views: int = 1
+
+    def with_variables(self, variables) -> Siamese:
+        """The same network with other parameters (replicated); nothing is compiled anew."""
+        return dataclasses.replace(self, variables=variables)
+
+    def embed(self, images: np.ndarray, batch: int = 256) -> np.ndarray:
+        """Embeds images.
+
+        Args:
+            images: (B, H, W, C) or (B, H, W) uint8; of kind `ink` 255 is ink and 0 paper. Images of
+                another height or width than the network's are resized. A network of kind `vector`
+                takes (B, D) or (B, 1, D, 1) float32 features, standardised as those of its
+                training set were (see `datasets.vectors.Standardisation`).
+            batch: images a call of the compiled step.
+
+        Returns:
+            (B, D) float32.
+
+        Raises:
+            ValueError: another type, rank or number of channels or features.
+        """
+        images = np.asarray(images)
+        if self.kind == "vector":
+            size = self.image_shape[1]
+            if images.shape[1:] not in ((size,), (1, size, 1)) or images.dtype != np.float32:
+                raise ValueError(
+                    f"vectors must be (B, {size}) float32, got {images.shape} {images.dtype}"
+                )
+            images = images.reshape(-1, 1, size, 1)
+            return self.devices.batches(self.embed_step, self.variables, images, batch)
+        if images.ndim == 3:
+            images = images[..., None]
+        height, width, channels = self.image_shape
+        if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != channels:
+            raise ValueError(
+                f"images must be (B, H, W, {channels}) uint8, got {images.shape} {images.dtype}"
+            )
+        if images.shape[1:3] != (height, width):
+            images = resize_images(images, height, width)
+        return self.devices.batches(self.embed_step, self.variables, images, batch)
+
+    def score_matrix(self, h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
+        """(Q, D) and (S, D) embeddings -> (Q, S) scores, higher = more alike."""
+        return np.asarray(self.compare_step(self.devices.first(self.variables), h1, h2))
+
+    def score(self, images1: np.ndarray, images2: np.ndarray) -> np.ndarray:
+        """Scores of every first image against every second.
+
+        Args:
+            images1: (Q, H, W, C) uint8, see `embed`.
+            images2: (S, H, W, C) uint8.
+
+        Returns:
+            (Q, S) logits of "same class": above 0 the network says "same".
+        """
+        return self.score_matrix(self.embed(images1), self.embed(images2))
+
+    def system(self) -> protocols.Embedder:
+        """The network as the protocols of `evaluate` take it."""
+        if self.context_step is None:
+            return protocols.from_embedder(self.embed, self.score_matrix)
+        variables = self.devices.first(self.variables)
+        return protocols.from_embedder(
+            self.embed,
+            self.score_matrix,
+            lambda q, s: np.asarray(self.context_step(variables, q, s)),
+        )
+
+
+def ensemble(nets: Sequence[Siamese]) -> protocols.Embedder:
+    """Several networks as one system of `evaluate`: an embedding is all of theirs, a score their mean.
+
+    Args:
+        nets: networks that take the same images.
+
+    Raises:
+        ValueError: none, or one with a full context, whose scores are not of pairs.
+    """
+    if not nets or any(net.context_step is not None for net in nets):
+        raise ValueError("an ensemble is of one or more networks without a full context")
+    blanks = [
+        np.zeros((1, *net.image_shape), np.float32 if net.kind == "vector" else np.uint8)
+        for net in nets
+    ]
+    sizes = [net.embed(blank).shape[1] for net, blank in zip(nets, blanks, strict=True)]
+    ends = list(itertools.accumulate(sizes))[:-1]
+
+    def embed(images):
+        return np.concatenate([net.embed(images) for net in nets], 1)
+
+    def score_matrix(h1, h2):
+        parts = zip(nets, np.split(h1, ends, 1), np.split(h2, ends, 1), strict=True)
+        return np.mean([net.score_matrix(a, b) for net, a, b in parts], 0)
+
+    return protocols.from_embedder(embed, score_matrix)
+
+
+def bind(
+    config, variables, image_shape, kind: str, name: str, devices: Devices, views: int = 1
+) -> Siamese:
+    """Makes a `Siamese` of a config's network.
+
+    Args:
+        config: config of the run.
+        variables: parameters and statistics, replicated on `devices`.
+        image_shape: (H, W, C).
+        kind: `ink` or `photo`.
+        name: for tables.
+        devices: where it runs.
+        views: see `steps.make_embed_step`.
+
+    Raises:
+        ValueError: several views of vectors, which cannot be warped.
+    """
+    if views > 1 and kind == "vector":
+        raise ValueError(f"vectors have one view, got views = {views}")
+    model = siamese.build(config.model, devices.axis_name)
+
+    def class_scores(variables, queries, supports):
+        """(R, Q, D) and (R, N, K, D) -> (R, Q, N): log of the attention each class takes."""
+        runs, n_way, k_shot, size = supports.shape
+        flat = supports.reshape(runs, n_way * k_shot, size)
+        logits = model.apply(variables, queries, flat, method="compare_all")
+        return jax.nn.logsumexp(logits.reshape(*logits.shape[:2], n_way, k_shot), -1)
+
+    return Siamese(
+        model,
+        variables,
+        tuple(image_shape),
+        kind,
+        name,
+        devices,
+        make_embed_step(model, devices, views, "paper" if kind == "ink" else "edge"),
+        jax.jit(lambda v, h1, h2: model.apply(v, h1, h2, method="compare_all")),
+        jax.jit(class_scores) if model.context is not None else None,
+        views,
+    )
+
+
+def load(
+    path: str | pathlib.Path,
+    checkpoint: str | int = "best",
+    num_devices: int = 1,
+    views: int | None = None,
+) -> Siamese:
+    """Reads the network of a run, or one that comes with the package.
+
+    Args:
+        path: the run's workdir; a file of `weights.export`; or one of `weights.pretrained()`.
+        checkpoint: of a run: `best` by validation, `latest`, or a step. A file holds one only.
+        num_devices: devices to run on, 0 for all.
+        views: how often each image is seen, see `steps.make_embed_step`; None: as the config's
+            `eval.views` says, or once.
+
+    Returns:
+        The network, with `embed(images)` and `score(images1, images2)`.
+
+    Raises:
+        ValueError: the folder holds no run, or not that checkpoint.
+    """
+    held = _weights(path)
+    if held is None:
+        config, start = workdir.read_config(path), workdir.read_provenance(path)[-1]
+        step, variables = checkpoints.read_variables(path, config.keep_best, checkpoint)
+    else:
+        config, start = held.config, held.provenance[-1]
+        step, variables = held.step, held.variables
+        if checkpoint not in ("best", "latest", step):
+            raise ValueError(f"{path} holds no checkpoint {checkpoint!r}; it has {step} only")
+    devices = Devices(num_devices)
+    name = f"{pathlib.Path(path).absolute().name.removesuffix('.npz')} @ {step}"
+    shape, kind = tuple(start["image_shape"]), start["kind"]
+    views = config.eval.get("views", 1) if views is None else views
+    return bind(config, devices.replicate(variables), shape, kind, name, devices, views)
+
+
+def _weights(path: str | pathlib.Path) -> export.Weights | None:
+    """The file of weights that a path or name means, read; None for the workdir of a training."""
+    place = pathlib.Path(path)
+    if place.is_dir():
+        place = place / export.FILE
+        return export.read(place) if place.exists() else None
+    if place.is_file() or str(path) in export.pretrained():
+        return export.read(export.locate(path))
+    return None

@@ -1,0 +1,1 @@
+"""Networks as pure functions: encoders, comparators and the distances they use."""

@@ -1,0 +1,121 @@
+"""What a network is made of: its layers with shapes, parameters and multiply-adds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from siamese_jax.models.comparators import Comparator
+from siamese_jax.models.siamese import SiameseNet
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer that has parameters.
+
+    Attributes:
+        name: path of its parameters, such as `encoder/conv1`.
+        kind: its class, such as `Conv`.
+        kernel: side lengths of a convolution's kernel, pixels; empty for other layers.
+        input_shape: of one image's features, without the batch.
+        output_shape: of one image's features; () for the comparator, which gives one score a pair.
+        parameters: number of trained numbers.
+        multiply_adds: of one image, in convolutions and matrix products, or of one pair in the
+            comparator; biases, normalisations, activations and pools are not counted.
+    """
+
+    name: str
+    kind: str
+    kernel: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+
+def layer_table(model: SiameseNet, image_shape: tuple[int, int, int]) -> tuple[Layer, ...]:
+    """The layers of a network in the order of computation, from a dry run that computes nothing.
+
+    Args:
+        model: the network.
+        image_shape: (H, W, C) of its input.
+
+    Returns:
+        One `Layer` for each module with parameters of its own; together they hold all parameters.
+    """
+    calls = {}
+
+    def note(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if context.method_name == "__call__" and context.module.path not in calls:
+            given, returned = (jax.tree.leaves(x)[0].shape for x in (args, out))
+            calls[context.module.path] = (context.module, given, returned)
+        return out
+
+    def run(key, images):
+        calls.clear()
+        with nn.intercept_methods(note):
+            return model.init(key, images, images)
+
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    params = jax.eval_shape(run, jax.random.key(0), images)["params"]
+
+    layers = []
+    for path, (module, given, returned) in calls.items():
+        own = params
+        for part in path:
+            own = own.get(part, {})
+        shapes = [x.shape for x in own.values() if not isinstance(x, dict)]
+        if shapes:
+            layers.append(
+                Layer(
+                    name="/".join(path),
+                    kind=type(module).__name__,
+                    kernel=tuple(module.kernel_size) if isinstance(module, nn.Conv) else (),
+                    input_shape=given[1:],
+                    output_shape=returned[1:],
+                    parameters=sum(math.prod(shape) for shape in shapes),
+                    multiply_adds=_multiply_adds(module, given, returned),
+                )
+            )
+    return tuple(layers)
+
+
+def first_kernel(table: Sequence[Layer], params) -> jax.Array | None:
+    """The kernel (h, w, C, filters) of a network's first convolution, or None if it has none.
+
+    Args:
+        table: of the network, see `layer_table`.
+        params: of the network.
+    """
+    for layer in table:
+        if layer.kind == "Conv":
+            return functools.reduce(lambda tree, part: tree[part], layer.name.split("/"), params)[
+                "kernel"
+            ]
+    return None
+
+
+def _multiply_adds(module: nn.Module, given: tuple[int, ...], returned: tuple[int, ...]) -> int:
+    """Of one image (B = 1): each output of a convolution or dense layer is one sum of products."""
+    if isinstance(module, nn.Conv):
+        terms = math.prod(module.kernel_size) * given[-1] // module.feature_group_count
+        return math.prod(returned[1:]) * terms
+    if isinstance(module, nn.Dense):
+        return math.prod(returned[1:]) * given[-1]
+    if isinstance(module, Comparator):
+        if module.kind != "local":
+            return given[-1]
+        reach = module.reach
+        meetings = (  # of two places along an axis
+            sum(max(0, side - abs(move)) for move in range(-reach, reach + 1))
+            for side in module.places
+        )
+        return module.units * math.prod(meetings)
+    return 0

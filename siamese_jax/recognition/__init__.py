@@ -1,0 +1,1 @@
+"""Galleries of references: enrol, identify, verify, search and calibrate."""

@@ -1,0 +1,283 @@
+"""What a score means: a threshold for a false-accept rate, and the probability of "same".
+
+Both are learned from labelled pictures of classes (people, characters) that the network was not trained
+on. Half of the classes are held back: what is reported of threshold and probability is measured on them.
+
+The highest of many scores is higher than one score, so a threshold holds for a number of references.
+A probe that meets `n` references of other classes, drawn from the `m` that the set has for it, of
+which `b` score below the threshold, is falsely accepted with probability 1 - C(b, n) / C(m, n); the
+mean over all probes is the false-accept rate. It counts every choice of n references, none is drawn.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import expit, gammaln
+
+from siamese_jax.evaluation import metrics
+
+MAX_PICTURES = 2000  # of each half; classes beyond that are left out
+_DRAWS = 20  # galleries drawn for the open-set figures
+_STEPS = (1, 2, 3, 4, 5, 7)  # times powers of ten: the numbers of references with a threshold
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """A threshold by the number of references, a logistic curve, and what they were made from.
+
+    Attributes:
+        rate: false-accept rate that was asked for.
+        thresholds: (number of references, threshold) in rising order.
+        slope, offset: the probability of "same" is 1 / (1 + exp(-(slope * score + offset))), where
+            same and different are equally likely beforehand.
+        source: name of the labelled set.
+        fingerprint: of the set's pictures and labels.
+        seed: of the halves.
+        classes, pictures: what threshold and curve were made from.
+        held: figures on the classes held back: `classes`, `pictures`, `reliability_error` of the
+            probabilities of their pairs, `false_accepts` and `false_rejects` of these at the threshold
+            for one reference; and what `open_set` gives.
+    """
+
+    rate: float
+    thresholds: tuple[tuple[int, float], ...]
+    slope: float
+    offset: float
+    source: str
+    fingerprint: str
+    seed: int
+    classes: int
+    pictures: int
+    held: dict
+
+    def threshold(self, references: int) -> float:
+        """The threshold for the best score of so many references.
+
+        Between two tabled numbers it is that of the larger one, which errs towards "unknown"; above
+        the last one see `covers`.
+        """
+        sizes = [size for size, _ in self.thresholds]
+        at = min(bisect.bisect_left(sizes, references), len(sizes) - 1)
+        return self.thresholds[at][1]
+
+    @property
+    def covers(self) -> int:
+        """The largest number of references that the set could show the rate for."""
+        return self.thresholds[-1][0]
+
+    def probability(self, scores: np.ndarray | float) -> np.ndarray:
+        """The probability of "same" of one picture and one reference with these scores."""
+        return expit(self.slope * np.asarray(scores, np.float64) + self.offset)
+
+
+def make(
+    score_all: Callable[[np.ndarray], np.ndarray],
+    classes: np.ndarray,
+    rate: float,
+    *,
+    source: str,
+    fingerprint: str,
+    seed: int = 0,
+) -> Calibration:
+    """Calibrates the scores of a network.
+
+    The logistic curve is fitted to all pairs of two pictures, each once, same and different weighing
+    equally.
+
+    Args:
+        score_all: numbers of pictures (B,) -> (B, B) finite scores of every one with every one, higher
+            = more alike.
+        classes: (M,) int, who or what is on each picture.
+        rate: false-accept rate to allow, between 0 and 1.
+        source: name of the set.
+        fingerprint: of the set.
+        seed: of the halves.
+
+    Raises:
+        ValueError: a rate out of range or smaller than the set can show, fewer than four classes, a
+            class with one picture, or scores that do not tell these classes apart.
+    """
+    classes = np.unique(classes, return_inverse=True)[1]
+    counts = np.bincount(classes)
+    if not 0 < rate < 1:
+        raise ValueError(f"a false-accept rate lies between 0 and 1, got {rate:g}")
+    if len(counts) < 4:
+        raise ValueError(
+            f"{source} has {len(counts)} classes: at least 4 are needed, 2 to calibrate on and 2 to be "
+            "held back"
+        )
+    if counts.min() < 2:
+        raise ValueError(f"{source}: a class has {counts.min()} picture, at least 2 needed")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(counts))
+    middle = -(-len(order) // 2)
+    rows, held_rows = (
+        np.flatnonzero(np.isin(classes, _as_many_as_fit(half, counts)))
+        for half in (order[:middle], order[middle:])
+    )
+    if rate * len(rows) < 1 - 1e-9:
+        left_out = len(rows) < np.isin(classes, order[:middle]).sum()
+        raise ValueError(
+            f"a false-accept rate of {rate:g} cannot be shown by {len(rows)} pictures (of {source}, "
+            f"half of the classes held back): the smallest is {_rounded_up(1 / len(rows))}; give "
+            f"{'' if left_out else 'more pictures or '}a higher rate"
+        )
+    own, held_own = classes[rows], classes[held_rows]
+    scores, held_scores = (np.asarray(score_all(part), np.float64) for part in (rows, held_rows))
+    impostors = own[:, None] != own
+    thresholds = tuple(
+        (n, false_accept_threshold(scores, impostors, rate, n))
+        for n in _sizes(int(impostors.sum(1).min()))
+    )
+    slope, offset = metrics.fit_logistic(*_pairs(scores, own))
+    if not slope > 0:
+        raise ValueError(
+            f"the network scores pictures of one class no higher than those of two in {source}: there "
+            "is no threshold to find"
+        )
+    held_pairs, held_labels = _pairs(held_scores, held_own)
+    far, frr = metrics.false_rates(held_pairs, held_labels, thresholds[0][1])
+    error = metrics.reliability_error(slope * held_pairs + offset, held_labels)
+    made = Calibration(
+        rate=float(rate),
+        thresholds=thresholds,
+        slope=slope,
+        offset=offset,
+        source=source,
+        fingerprint=fingerprint,
+        seed=seed,
+        classes=len(np.unique(own)),
+        pictures=len(own),
+        held={
+            "classes": len(np.unique(held_own)),
+            "pictures": len(held_own),
+            "reliability_error": error,
+            "false_accepts": far,
+            "false_rejects": frr,
+        },
+    )
+    figures = open_set(held_scores, held_own, made.threshold, rng)
+    return dataclasses.replace(made, held=made.held | figures)
+
+
+def false_accept_rate(
+    scores: np.ndarray, impostors: np.ndarray, threshold: float, references: int
+) -> float:
+    """How often a picture is accepted as one of so many references of other classes.
+
+    Args:
+        scores: (Q, S) of every probe with every reference.
+        impostors: (Q, S) bool, whether the two are of different classes.
+        threshold: accepted is a score >= it.
+        references: n, at most the smallest number of impostors of a probe.
+
+    Returns:
+        The mean over the probes of 1 - C(b, n) / C(m, n), see the module.
+    """
+    below = ((scores < threshold) & impostors).sum(1).astype(np.float64)
+    total = impostors.sum(1).astype(np.float64)
+    enough = below >= references
+    b, m, n = below[enough], total[enough], references
+    log_share = gammaln(b + 1) - gammaln(b - n + 1) - gammaln(m + 1) + gammaln(m - n + 1)
+    return float(1 - np.exp(log_share).sum() / len(scores))
+
+
+def false_accept_threshold(
+    scores: np.ndarray, impostors: np.ndarray, rate: float, references: int
+) -> float:
+    """The lowest threshold whose `false_accept_rate` is at most `rate`.
+
+    Thresholds lie halfway between neighbouring impostor scores, or just above the highest; impostors
+    with one and the same score are accepted or rejected together.
+
+    Args:
+        scores: (Q, S), finite.
+        impostors: (Q, S) bool.
+        rate: between 0 and 1.
+        references: as in `false_accept_rate`.
+    """
+    values = np.unique(scores[impostors])
+
+    def above(k):
+        if k == len(values) - 1:
+            return float(np.nextafter(values[k], np.inf))
+        middle = float(values[k] / 2 + values[k + 1] / 2)
+        return middle if middle > values[k] else float(values[k + 1])
+
+    def low_enough(k):
+        reached = false_accept_rate(scores, impostors, above(k), references)
+        return reached <= rate + 1e-9  # gammaln is good to some 1e-12
+
+    return above(bisect.bisect_left(range(len(values)), True, key=low_enough))
+
+
+def open_set(
+    scores: np.ndarray,
+    classes: np.ndarray,
+    threshold: Callable[[int], float],
+    rng: np.random.Generator,
+) -> dict:
+    """How galleries of half of the classes, one reference each, fare with all other pictures.
+
+    Args:
+        scores: (M, M) of every picture with every picture.
+        classes: (M,) int.
+        threshold: number of references -> threshold.
+        rng: draws the galleries.
+
+    Returns:
+        Means over several draws: `enrolled` classes, `detection_rate` (share of the enrolled classes'
+        other pictures that get the right name) and `false_alarms` (share of the other classes'
+        pictures that get any name).
+    """
+    ids = np.unique(classes)
+    enrolled = len(ids) // 2
+    rates = []
+    for _ in range(_DRAWS):
+        chosen = rng.permutation(ids)[:enrolled]
+        references = np.array([rng.choice(np.flatnonzero(classes == c)) for c in chosen])
+        known = np.setdiff1d(np.flatnonzero(np.isin(classes, chosen)), references)
+        unknown = np.flatnonzero(~np.isin(classes, chosen))
+        answers = (classes[known][:, None] == chosen).argmax(1)
+        detected, alarms = metrics.identification(
+            scores[np.ix_(known, references)],
+            answers,
+            scores[np.ix_(unknown, references)],
+            threshold(enrolled),
+        )
+        rates.append((detected.mean(), alarms))
+    detection_rate, false_alarms = np.mean(rates, axis=0)
+    return {
+        "enrolled": enrolled,
+        "detection_rate": float(detection_rate),
+        "false_alarms": float(false_alarms),
+    }
+
+
+def _as_many_as_fit(classes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The first of the classes whose pictures are at most `MAX_PICTURES`; two at least."""
+    fit = int(np.searchsorted(np.cumsum(counts[classes]), MAX_PICTURES, side="right"))
+    return classes[: max(2, fit)]
+
+
+def _pairs(scores: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels, 1 = same, of all pairs of two pictures, each pair once."""
+    first, second = np.triu_indices(len(classes), 1)
+    return scores[first, second], (classes[first] == classes[second]).astype(np.int8)
+
+
+def _sizes(largest: int) -> list[int]:
+    """1, 2, 3, 4, 5, 7, 10, 20, ... and `largest` itself."""
+    powers = [10**i for i in range(int(math.log10(largest)) + 1)]
+    return [n for p in powers for n in (p * s for s in _STEPS) if n < largest] + [largest]
+
+
+def _rounded_up(rate: float) -> str:
+    """A rate in few digits that is not below it."""
+    digits = 2 - math.floor(math.log10(rate)) - 1
+    return f"{math.ceil(rate * 10**digits - 1e-9) / 10**digits:g}"

@@ -1,0 +1,105 @@
+"""Pictures on their way into a gallery: read from a file, kept small, shaped for the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from siamese_jax.data import folder
+from siamese_jax.data.image_set import resize_images
+from siamese_jax.inference import network
+
+SIDE = 128  # pixels, the longer side of a kept thumbnail at most
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture, ready to be embedded and to be kept.
+
+    Attributes:
+        source: absolute path of its file.
+        digest: names its pixels, at full size.
+        thumbnail: PNG of it, the longer side at most `SIDE` pixels; grey or RGB, not inverted.
+        image: (H, W, C) uint8 in the shape and of the kind that the network takes.
+    """
+
+    source: str
+    digest: str
+    thumbnail: bytes
+    image: np.ndarray
+
+
+def read(net: network.Siamese, path: str | os.PathLike) -> Picture:
+    """Reads a picture of any size, grey or in colour.
+
+    Args:
+        net: the network that it is for.
+        path: of the file.
+
+    Raises:
+        ValueError: no such picture, or a file that is no picture.
+    """
+    pixels = folder.read_picture(path, "RGB")
+    if (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., :1]  # a third of the room
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels))
+    height, width = pixels.shape[:2]
+    small = pixels
+    if max(height, width) > SIDE:
+        scale = SIDE / max(height, width)
+        sides = (max(1, round(scale * side)) for side in (height, width))
+        small = resize_images(pixels[None], *sides)[0]
+    return Picture(
+        source=str(pathlib.Path(path).expanduser().absolute()),
+        digest=digest.hexdigest()[:16],
+        thumbnail=_to_png(small),
+        image=shape_for(net, pixels[None])[0],
+    )
+
+
+def from_thumbnail(net: network.Siamese, thumbnail: bytes, source: str, digest: str) -> Picture:
+    """The picture of a kept thumbnail, for another network than it was kept by."""
+    with Image.open(io.BytesIO(thumbnail)) as file:
+        pixels = np.asarray(file)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return Picture(source, digest, thumbnail, shape_for(net, pixels[None])[0])
+
+
+def shape_for(net: network.Siamese, pixels: np.ndarray, inverted: bool = False) -> np.ndarray:
+    """Pictures as the network takes them.
+
+    A network of kind `ink` sees the ink: dark strokes on light paper are inverted.
+
+    Args:
+        net: the network.
+        pixels: (B, H, W, 1) grey or (B, H, W, 3) RGB, uint8.
+        inverted: whether ink is high in them already.
+
+    Returns:
+        (B, *net.image_shape) uint8, stretched to the network's sides.
+    """
+    height, width, channels = net.image_shape
+    if channels == 1 and pixels.shape[-1] == 3:
+        grey = [np.asarray(Image.fromarray(p).convert("L")) for p in pixels]
+        pixels = np.stack(grey)[..., None]
+    elif channels == 3 and pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    if net.kind == "ink" and not inverted:
+        pixels = 255 - pixels
+    if pixels.shape[1:3] != (height, width):
+        pixels = resize_images(pixels, height, width)
+    return pixels
+
+
+def _to_png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,138 @@
+"""A gallery in one file: written whole or not at all, and never over what somebody else wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+from siamese_jax.recognition.calibration import Calibration
+from siamese_jax.recognition.gallery import Gallery, Reference
+
+_FORMAT = 1
+_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError)
+_DAMAGES += (NotImplementedError, RuntimeError, AttributeError)
+
+
+class GalleryFile:
+    """A file that holds a gallery (an NPZ archive), whatever its name ends in.
+
+    It knows what it has read last. `write` refuses where the file holds something else by then, so
+    that of two processes that change one gallery at once the later one does not undo the other's work.
+
+    Args:
+        path: of the file, which need not be there yet.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path).expanduser().resolve()
+        self._seen = None  # digest of what was read; None: there was no file
+
+    def exists(self) -> bool:
+        """Whether there is a file."""
+        return self.path.exists()
+
+    def read(self) -> Gallery:
+        """Reads the gallery.
+
+        Raises:
+            ValueError: no such file, or one that is damaged or no gallery.
+        """
+        if not self.path.is_file():
+            raise ValueError(f"{self.path}: no such gallery; `enrol NAME IMAGE...` makes one")
+        data = self.path.read_bytes()
+        try:
+            gallery = _from_bytes(data)
+        except _DAMAGES as error:
+            what = " ".join(str(error).split())[:80]
+            raise ValueError(
+                f"{self.path}: damaged, or no gallery ({type(error).__name__}: {what})"
+            ) from None
+        self._seen = _digest(data)
+        return gallery
+
+    def write(self, gallery: Gallery) -> None:
+        """Replaces the file at once: a crash leaves the old gallery or the new one.
+
+        Raises:
+            ValueError: the file is not the one that was read, or its folder is not there.
+        """
+        if not self.path.parent.is_dir():
+            raise ValueError(f"{self.path.parent}: no such folder for a gallery")
+        data = _to_bytes(gallery)
+        part = self.path.with_name(f".{self.path.name}.part")
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed; writers come one by one
+            found = _digest(self.path.read_bytes()) if self.path.exists() else None
+            if found != self._seen:
+                raise ValueError(
+                    f"{self.path} was changed by another process in the meantime: nothing is "
+                    "written, give the command again"
+                )
+            with open(part, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.path)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        self._seen = _digest(data)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _to_bytes(gallery: Gallery) -> bytes:
+    facts = {
+        "format": _FORMAT,
+        "fingerprint": gallery.fingerprint,
+        "network": gallery.network,
+        "names": [reference.name for reference in gallery.references],
+        "sources": [reference.source for reference in gallery.references],
+        "digests": [reference.digest for reference in gallery.references],
+        "calibration": gallery.calibration and dataclasses.asdict(gallery.calibration),
+    }
+    thumbnails = [reference.thumbnail for reference in gallery.references]
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+        embeddings=gallery.embeddings,
+        thumbnails=np.frombuffer(b"".join(thumbnails), np.uint8),  # PNGs, one after the other
+        thumbnail_ends=np.cumsum([len(thumbnail) for thumbnail in thumbnails], dtype=np.int64),
+    )
+    return buffer.getvalue()
+
+
+def _from_bytes(data: bytes) -> Gallery:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    facts = json.loads(arrays["facts"].tobytes())
+    if facts["format"] != _FORMAT:
+        raise ValueError(f"it is of format {facts['format']}, this version reads {_FORMAT}")
+    ends = arrays["thumbnail_ends"]
+    flat = arrays["thumbnails"].tobytes()
+    thumbnails = [flat[a:b] for a, b in zip(np.append(0, ends)[:-1], ends, strict=True)]
+    columns = (facts["names"], facts["sources"], facts["digests"], thumbnails)
+    made = facts["calibration"]
+    if made is not None:
+        thresholds = tuple((int(n), float(t)) for n, t in made["thresholds"])
+        made = Calibration(**{**made, "thresholds": thresholds})
+    return Gallery(
+        fingerprint=facts["fingerprint"],
+        network=facts["network"],
+        references=tuple(Reference(*row) for row in zip(*columns, strict=True)),
+        embeddings=arrays["embeddings"],
+        calibration=made,
+    )

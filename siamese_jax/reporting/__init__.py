@@ -1,0 +1,1 @@
+"""Plots and HTML pages, drawn from saved results."""

@@ -1,0 +1,265 @@
+"""The compiled training step: sample, gather, warp, forward, backward, update."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from siamese_jax.data import augment
+from siamese_jax.inference.devices import Devices
+from siamese_jax.inference.embed import to_float
+from siamese_jax.models.siamese import SiameseNet
+from siamese_jax.training import fixed_pairs, objectives, sampling
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run carries from one step to the next.
+
+    Attributes:
+        step: () int32 updates made.
+        rng: PRNG key of the run, never advanced: a step's key is folded in from the step's number.
+        params: trained parameters.
+        batch_stats: running statistics of the normalisations, empty where there are none.
+        opt_state: state of the optimiser.
+        sums: sums of the metrics since the log was last written, and the number of `steps` in them.
+    """
+
+    step: jax.Array
+    rng: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    sums: dict[str, jax.Array]
+
+    @property
+    def variables(self):
+        """What the encoder and the comparator are applied with."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    model: SiameseNet,
+    tx: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    metrics: tuple[str, ...] = (),
+) -> TrainState:
+    """The state before the first step, a function of the seed alone.
+
+    Args:
+        model: the network.
+        tx: the optimiser.
+        image_shape: (H, W, C) of the network's input.
+        seed: of the parameters and of every later draw.
+        metrics: names of the metrics that are summed besides the loss.
+    """
+    k_init, k_run = _seed_keys(seed)
+    images = jnp.zeros((1, *image_shape))
+    variables = jax.jit(model.init)(k_init, images, images)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        rng=k_run,
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+        sums={name: jnp.zeros(()) for name in ("loss", *metrics, "steps")},
+    )
+
+
+def make_train_step(
+    model: SiameseNet,
+    tx: optax.GradientTransformation,
+    objective: objectives.Objective,
+    augmentation: Mapping,
+    fill: str,
+    devices: Devices,
+    fed: bool = False,
+) -> Callable:
+    """Compiles one training step: sample, gather, warp, forward, backward, update.
+
+    Args:
+        model: the network, built with `devices.axis_name`.
+        tx: the optimiser.
+        objective: what the step asks.
+        augmentation: keyword arguments of `augment.augment` (`affine` already an `Affine` or None).
+        fill: `paper` or `edge`, what a warp reads outside of an image.
+        devices: where the step runs.
+        fed: whether the host gathers the pixels (see `feed`) instead of the step.
+
+    Returns:
+        `step(state, images, index) -> (state, metrics)`, the state donated. `images` is the whole
+        (M, H, W, C) uint8 set and `index` its index (`objectives.make_index`), both replicated; if
+        `fed`, `images` are those of each device's rows of this batch. Which images meet, and how they
+        are warped, is a pure function of (state.rng, state.step) and of the index. Metrics: `loss`
+        (nats) and the objective's own.
+
+    Raises:
+        ValueError: the global batch does not divide among the devices.
+    """
+    if objective.units % devices.count:
+        raise ValueError(
+            f"a batch of {objective.units} does not divide among {devices.count} devices"
+        )
+
+    update = make_update(model, tx, objective, devices)
+
+    def step(state: TrainState, images: jax.Array, index: sampling.SetIndex):
+        batch, pixels, k_dropout = draw_batch(
+            state.rng, state.step, images, index, objective, augmentation, fill, devices, fed
+        )
+        return update(state, batch, pixels, k_dropout)
+
+    return devices.compile(step, donate_argnums=(0,))
+
+
+def make_update(
+    model: SiameseNet,
+    tx: optax.GradientTransformation,
+    objective: objectives.Objective,
+    devices: Devices,
+) -> Callable:
+    """The part of a training step that follows the input: forward, backward, update.
+
+    Args:
+        model: as in `make_train_step`.
+        tx: as in `make_train_step`.
+        objective: as in `make_train_step`.
+        devices: where the step runs.
+
+    Returns:
+        `update(state, batch, pixels, key) -> (state, metrics)`, to be called inside a compiled step:
+        the whole batch, the pixels of this device's part of it in the shape (*rows, H, W, C), and the
+        key of the step's dropout.
+    """
+
+    def update(state: TrainState, batch, pixels: jax.Array, k_dropout):
+        if devices.axis_name is not None:
+            k_dropout = jax.random.fold_in(k_dropout, jax.lax.axis_index(devices.axis_name))
+
+        def loss_function(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            h, updated = model.apply(
+                variables,
+                pixels.reshape(-1, *pixels.shape[batch.rows.ndim :]),
+                True,
+                method="embed",
+                mutable=["batch_stats"],
+                rngs={"dropout": k_dropout},
+            )
+            compare = objectives.Compare(
+                functools.partial(model.apply, variables, method="compare"),
+                functools.partial(model.apply, variables, method="compare_all"),
+                functools.partial(model.apply, variables, method="classify"),
+                model.head,
+            )
+            h = devices.gather(h.reshape(*pixels.shape[: batch.rows.ndim], -1))
+            loss, metrics = objective.loss(compare, h, batch)
+            return loss, ({"loss": loss, **metrics}, updated.get("batch_stats", {}))
+
+        grads, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(state.params)
+        # Every device has the loss of all embeddings, and its own images' share of the gradient.
+        grads = devices.mean(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            sums={
+                name: state.sums[name] + value for name, value in {**metrics, "steps": 1}.items()
+            },
+        )
+        return state, metrics
+
+    return update
+
+
+def preview_batch(
+    seed: int,
+    step: int,
+    images: np.ndarray,
+    index: sampling.SetIndex,
+    objective: objectives.Objective,
+    augmentation: Mapping,
+    fill: str,
+):
+    """The batch of one training step as the network sees it, drawn by the training step's own code.
+
+    Args:
+        seed: of the run.
+        step: updates made before; 0 gives the first batch.
+        images: (M, H, W, C) uint8 training set; only the rows of the batch are read.
+        index: of `objectives.make_index`.
+        objective: as in `make_train_step`.
+        augmentation: as in `make_train_step`.
+        fill: as in `make_train_step`.
+
+    Returns:
+        What `objective.sample` drew, and the warped pixels (*rows.shape, H, W, C) float32 in [0, 1].
+    """
+
+    @jax.jit
+    def draw(rng, step, images, index):
+        drawn = draw_batch(
+            rng, step, images, index, objective, augmentation, fill, Devices(1), fed=True
+        )
+        return drawn[:2]
+
+    rng, step = _seed_keys(seed)[1], jnp.int32(step)
+    rows = np.asarray(make_rows(objective)(rng, step, index))
+    return draw(rng, step, images[rows.reshape(-1)], index)
+
+
+def make_rows(objective: objectives.Objective) -> Callable:
+    """Compiles `(rng, step, index) -> rows` of the whole batch that the training step draws."""
+    return jax.jit(lambda rng, step, index: _sample(rng, step, index, objective)[0].rows)
+
+
+def _seed_keys(seed: int):
+    """The key of the parameters and the key of the run (`TrainState.rng`)."""
+    return jax.random.split(jax.random.key(seed))
+
+
+def _sample(rng, step, index, objective):
+    """The batch of a step, and the keys of its warps and of its dropout."""
+    _, k_augment, k_dropout = sampling.step_keys(rng, step)
+    return objective.sample(rng, step, index), k_augment, k_dropout
+
+
+def draw_batch(
+    rng, step, images, index, objective, augmentation, fill, devices: Devices, fed: bool
+):
+    """Samples, gathers (unless the images are `fed`) and warps (inside a compiled step).
+
+    Returns:
+        The whole batch, the pixels of this device's part of it in the shape (*rows, H, W, C), and the
+        key of the step's dropout.
+    """
+    batch, k_augment, k_dropout = _sample(rng, step, index, objective)
+    fixed = isinstance(batch, fixed_pairs.FixedPairs)  # they say themselves how they are warped
+    keys = batch.keys if fixed else jax.random.split(k_augment, batch.rows.shape)
+    rows, turns, keys = devices.share((batch.rows, batch.turns, keys))
+    plain = to_float(images if fed else _gather(images, rows.reshape(-1)))
+    pixels = augment.augment(keys.reshape(-1), plain, turns.reshape(-1), fill=fill, **augmentation)
+    if fixed:
+        distort = devices.share(batch.distort).reshape(-1, 1, 1, 1)
+        pixels = jnp.where(distort, pixels, plain)
+    return batch, pixels.reshape(*rows.shape, *images.shape[1:]), k_dropout
+
+
+def _gather(images, rows):
+    """`images[rows]`, whole images."""
+    if jax.default_backend() == "cpu":
+        # A loop, which XLA leaves alone: a gather it would join with the warp's padding, and with the
+        # draw of the rows, which it would then repeat for every pixel.
+        return jax.lax.map(lambda row: images[row], rows)
+    return images[rows]
