@@ -57,17 +57,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         }
     )
     config.model.comparator = "local"
-    config.model.head_args = ml_collections.ConfigDict(
-        {"scale": 20.0, "places": (7, 7), "reach": 1}
-    )
+    config.model.head_args = ml_collections.ConfigDict({"scale": 20.0, "reach": 1})
     config.model.dtype = "float32"  # of computation; parameters are float32
 
     config.objective = ml_collections.ConfigDict()
-    config.objective.name = "episode"
+    config.objective.name = "info_nce"
     config.objective.episodes = 4  # a step: 4 x 2 drawers x 20 characters = 160 images
     config.objective.n_way = 20
-    config.objective.turns = "alphabet"  # a turned or mirrored alphabet is another alphabet
-    config.objective.fill = True  # four alphabets have fewer than 20 characters
+    config.objective.symmetries = "alphabet"  # a turned or mirrored alphabet is another alphabet
+    config.objective.pad_with_symmetries = True  # four alphabets have fewer than 20 characters
     config.objective.contrast = "batch"
 
     config.augment = ml_collections.ConfigDict()
@@ -87,26 +85,26 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.optim = ml_collections.ConfigDict()
     config.optim.name = "muon"
-    config.optim.rate = 4e-3
+    config.optim.learning_rate = 4e-3
     config.optim.warmup_steps = 100
     config.optim.weight_decay = 0.05
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every = 500  # steps
-    config.eval.trials = 4000  # within-alphabet trials on the validation alphabets
+    config.eval.num_trials = 4000  # within-alphabet trials on the validation alphabets
     config.eval.n_way = 20
     config.eval.between = False  # trials of any alphabet instead: for data.split = "vinyals"
     config.eval.seed = 0
     config.eval.patience = 0  # evaluations without a better one before stopping; 0: never
 
     config.search_space = (
-        ("optim.rate", "log", 1e-4, 1e-1),
+        ("optim.learning_rate", "log", 1e-4, 1e-1),
         ("optim.weight_decay", "log", 1e-3, 1.0),
         ("model.head_args.scale", "log", 2.0, 50.0),
         ("augment.affine.rotation", "float", 0.0, 30.0),
         ("augment.affine.shear", "float", 0.0, 0.6),
         ("augment.affine.probability", "float", 0.0, 1.0),
-        ("objective.turns", "choice", "none", "alphabet", "character"),
+        ("objective.symmetries", "choice", "none", "alphabet", "character"),
     )
 
     if arg == "smoke":
@@ -121,11 +119,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.model.encoder_args.stem = 8
         config.model.encoder_args.pools = 1
         config.model.encoder_args.units = 8
-        config.model.head_args.places = (6, 6)
         config.objective.episodes = 2
         config.objective.n_way = 5
         config.optim.warmup_steps = 2
         config.eval.every = 10
-        config.eval.trials = 50
+        config.eval.num_trials = 50
         config.eval.n_way = 5
     return config.lock()

@@ -64,7 +64,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.objective.negatives = "any"
     config.objective.margin = 1.0  # of embeddings of length 1, whose distances are at most 2
     config.objective.decorrelation = 1.0  # without it 15 people teach a few directions only
-    config.objective.turns = "none"
+    config.objective.symmetries = "none"
 
     config.augment = ml_collections.ConfigDict()
     config.augment.distort = True
@@ -85,19 +85,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.optim = ml_collections.ConfigDict()
     config.optim.name = "adamw"
-    config.optim.rate = 1e-3
+    config.optim.learning_rate = 1e-3
     config.optim.warmup_steps = 20
     config.optim.weight_decay = 0.05
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every = 50  # steps
-    config.eval.trials = 2000  # trials on the validation people
+    config.eval.num_trials = 2000  # trials on the validation people
     config.eval.n_way = 5
     config.eval.seed = 0
     config.eval.patience = 0
 
     config.search_space = (
-        ("optim.rate", "log", 1e-4, 1e-2),
+        ("optim.learning_rate", "log", 1e-4, 1e-2),
         ("objective.margin", "float", 0.5, 1.5),
         ("objective.decorrelation", "log", 0.1, 10.0),
         ("augment.affine.translation", "float", 0.0, 12.0),
@@ -109,7 +109,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.model.encoder_args.local = True
         config.model.encoder_args.units = 32  # features a place
         config.model.comparator = "local"
-        config.model.head_args = {"scale": 5.0, "bias": -2.5, "places": (14, 11), "reach": 2}
+        config.model.head_args = {"scale": 5.0, "bias": -2.5, "reach": 2}
     if arg == "smoke":
         config.num_steps = 20
         config.log_every = 5
@@ -130,5 +130,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.objective.batch = 8
         config.optim.warmup_steps = 2
         config.eval.every = 10
-        config.eval.trials = 50
+        config.eval.num_trials = 50
     return config.lock()

@@ -70,14 +70,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.objective.name = "verification"
     config.objective.batch = 32  # pairs
     config.objective.negatives = "any"  # the other character is any of the training set
-    config.objective.turns = "none"
+    config.objective.symmetries = "none"
 
     config.augment = ml_collections.ConfigDict()
     config.augment.distort = False
 
     config.optim = ml_collections.ConfigDict()
     config.optim.name = "adam"
-    config.optim.rate = 6e-5  # constant
+    config.optim.learning_rate = 6e-5  # constant
     config.optim.rules = (  # (parameters, L2 weight)
         ("encoder/conv[1-4]/kernel", 2e-4),
         ("encoder/embedding/kernel", 1e-3),
@@ -87,13 +87,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every = 200  # steps
-    config.eval.trials = 250
+    config.eval.num_trials = 250
     config.eval.n_way = 20
     config.eval.seed = 0
     config.eval.patience = 0  # never stops early; the best weights are kept
 
     config.search_space = (
-        ("optim.rate", "log", 1e-6, 1e-2),
+        ("optim.learning_rate", "log", 1e-6, 1e-2),
         ("optim.rules.0.1", "log", 1e-6, 1e-2),
         ("optim.rules.1.1", "log", 1e-6, 1e-1),
         ("objective.negatives", "choice", "any", "same_alphabet"),
@@ -103,7 +103,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.num_steps = 900_000
         config.log_every = 1000
         config.eval.every = 7000
-        config.eval.trials = 550
+        config.eval.num_trials = 550
     if arg == "smoke":
         config.num_steps = 20
         config.log_every = 5
@@ -117,6 +117,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.model.encoder_args.units = 16
         config.objective.batch = 16
         config.eval.every = 10
-        config.eval.trials = 50
+        config.eval.num_trials = 50
         config.eval.n_way = 5
     return config.lock()

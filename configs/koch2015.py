@@ -91,7 +91,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.objective.name = "verification"
     config.objective.batch = _BATCH
     config.objective.negatives = "any"  # or "same_alphabet"; the paper does not say
-    config.objective.turns = "none"
+    config.objective.symmetries = "none"
     config.objective.pairs = pairs  # of a fixed set; 0: drawn anew for every batch
     config.objective.copies = copies  # distorted ones of each fixed pair
 
@@ -127,8 +127,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every = every  # steps: an epoch
-    config.eval.trials = 320  # as published
-    config.eval.pairs = 10_000  # watched, as published; the trials decide
+    config.eval.num_trials = 320  # as published
+    config.eval.num_pairs = 10_000  # watched, as published; the trials decide
     config.eval.n_way = 20
     config.eval.seed = 0
     config.eval.patience = 20  # epochs, as published
@@ -179,8 +179,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.objective.pairs = pairs // 500
         config.optim.steps_per_epoch = 10
         config.eval.every = 10
-        config.eval.trials = 50
-        config.eval.pairs = 100
+        config.eval.num_trials = 50
+        config.eval.num_pairs = 100
         config.eval.n_way = 5
         kernels, filters, units = (2, 6), (2, 8, 2), (8, 32, 8)
 
@@ -220,7 +220,7 @@ def _search_space(config, kernel, filters, units):
         sizes += [(f"filters.{i}", "int", *filters) for i in range(4)]
     sizes += [("units", "int", *units)]
     return (
-        *((f"optim.rules.{i}.rate", "log", 1e-4, 1e-1) for i in layers),
+        *((f"optim.rules.{i}.learning_rate", "log", 1e-4, 1e-1) for i in layers),
         *((f"optim.rules.{i}.momentum", "float", 0.0, 1.0) for i in layers),
         *((f"optim.rules.{i}.l2", "float", 0.0, 0.1) for i in layers),
         *((f"model.encoder_args.{name}", *entry) for name, *entry in sizes),

@@ -1,4 +1,4 @@
-"""From digits to alphabets: trained on MNIST pairs alone, judged on Omniglot.
+"""From digits to alphabets: trained on MNIST pairs alone, evaluated on Omniglot.
 
 The contrastive loss on pairs of digits, 28x28 pixels with ink 1, and then the one-shot trials of
 characters, of which the network has never seen one.
@@ -62,7 +62,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.objective.negatives = "any"
     config.objective.margin = 1.0  # of embeddings of length 1, whose distances are at most 2
     config.objective.decorrelation = 1.0  # without it ten digits teach a few directions only
-    config.objective.turns = "none"
+    config.objective.symmetries = "none"
 
     config.augment = ml_collections.ConfigDict()
     config.augment.distort = True
@@ -80,19 +80,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.optim = ml_collections.ConfigDict()
     config.optim.name = "adamw"
-    config.optim.rate = 1e-3
+    config.optim.learning_rate = 1e-3
     config.optim.warmup_steps = 50
     config.optim.weight_decay = 0.01
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every = 250  # steps
-    config.eval.trials = 2000  # ten-way trials of other digits than those trained on
+    config.eval.num_trials = 2000  # ten-way trials of other digits than those trained on
     config.eval.n_way = 10
     config.eval.seed = 0
     config.eval.patience = 0
 
     config.search_space = (
-        ("optim.rate", "log", 1e-4, 1e-2),
+        ("optim.learning_rate", "log", 1e-4, 1e-2),
         ("objective.margin", "float", 0.5, 4.0),
     )
 
@@ -111,6 +111,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.objective.batch = 8
         config.optim.warmup_steps = 2
         config.eval.every = 10
-        config.eval.trials = 50
+        config.eval.num_trials = 50
         config.eval.n_way = 5
     return config.lock()

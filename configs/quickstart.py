@@ -50,11 +50,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.model.dtype = "float32"  # of computation; parameters are float32
 
     config.objective = ml_collections.ConfigDict()
-    config.objective.name = "episode"
+    config.objective.name = "info_nce"
     config.objective.episodes = 4  # a step: 4 x 2 drawers x 20 characters = 160 images
     config.objective.n_way = 20
-    config.objective.turns = "alphabet"  # a turned or mirrored alphabet is another alphabet
-    config.objective.fill = True  # four alphabets have fewer than 20 characters
+    config.objective.symmetries = "alphabet"  # a turned or mirrored alphabet is another alphabet
+    config.objective.pad_with_symmetries = True  # four alphabets have fewer than 20 characters
     config.objective.contrast = "batch"
 
     config.augment = ml_collections.ConfigDict()
@@ -73,26 +73,26 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.optim = ml_collections.ConfigDict()
     config.optim.name = "adamw"
-    config.optim.rate = 4e-3
+    config.optim.learning_rate = 4e-3
     config.optim.warmup_steps = 100
     config.optim.weight_decay = 0.05
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every = 400  # steps
-    config.eval.trials = 2000  # within-alphabet trials on the validation alphabets
+    config.eval.num_trials = 2000  # within-alphabet trials on the validation alphabets
     config.eval.n_way = 20
     config.eval.between = False  # trials of any alphabet instead: for data.split = "vinyals"
     config.eval.seed = 0
     config.eval.patience = 0  # evaluations without a better one before stopping; 0: never
 
     config.search_space = (
-        ("optim.rate", "log", 1e-4, 1e-1),
+        ("optim.learning_rate", "log", 1e-4, 1e-1),
         ("optim.weight_decay", "log", 1e-3, 1.0),
         ("model.head_args.scale", "log", 2.0, 50.0),
         ("augment.affine.rotation", "float", 0.0, 30.0),
         ("augment.affine.shear", "float", 0.0, 0.6),
         ("augment.affine.probability", "float", 0.0, 1.0),
-        ("objective.turns", "choice", "none", "alphabet", "character"),
+        ("objective.symmetries", "choice", "none", "alphabet", "character"),
     )
 
     if arg == "smoke":
@@ -114,6 +114,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.objective.n_way = 5
         config.optim.warmup_steps = 2
         config.eval.every = 10
-        config.eval.trials = 50
+        config.eval.num_trials = 50
         config.eval.n_way = 5
     return config.lock()

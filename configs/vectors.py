@@ -47,26 +47,26 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.objective.name = "verification"
     config.objective.batch = 64  # pairs
     config.objective.negatives = "any"
-    config.objective.turns = "none"
+    config.objective.symmetries = "none"
 
     config.augment = ml_collections.ConfigDict()
     config.augment.distort = False
 
     config.optim = ml_collections.ConfigDict()
     config.optim.name = "adamw"
-    config.optim.rate = 3e-3
+    config.optim.learning_rate = 3e-3
     config.optim.warmup_steps = 10
     config.optim.weight_decay = 0.0
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every = 50  # steps
-    config.eval.trials = 300
+    config.eval.num_trials = 300
     config.eval.n_way = 3
     config.eval.seed = 0
     config.eval.patience = 0
 
     config.search_space = (
-        ("optim.rate", "log", 1e-4, 1e-1),
+        ("optim.learning_rate", "log", 1e-4, 1e-1),
         ("model.encoder_args.units", "int", 4, 64),
     )
 
@@ -86,5 +86,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.objective.batch = 8
         config.optim.warmup_steps = 2
         config.eval.every = 10
-        config.eval.trials = 50
+        config.eval.num_trials = 50
     return config.lock()

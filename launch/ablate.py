@@ -1,4 +1,4 @@
-"""Trains variants of a config, judges them on the same trials and prints their table.
+"""Trains variants of a config, evaluates them on the same trials and prints their table.
 
     python launch/ablate.py --config=configs/quickstart.py --over=objective,augmentation,seeds \
         --workdir=runs/ablation --jobs=2

@@ -6,7 +6,7 @@ Suites: training (pairs/s and GFLOP/s of Koch's network and the quickstart's, Py
 convolution (Koch's layers directly and in the frequency domain), input (drawing and warping, Pillow
 beside it), oneshot (trials/s, passes of pairs beside them), recognition (enrol and identify), scaling
 (cost against size), startup (to the first step). All but PyTorch's sides run without it; nothing is
-fetched from anywhere. Times are medians over repetitions whose sides take turns: leave the machine
+fetched from anywhere. Times are medians over repetitions whose sides take symmetries: leave the machine
 alone meanwhile. --smoke only shows that everything runs.
 """
 
@@ -25,7 +25,7 @@ _SUITE = flags.DEFINE_list(
     "suite", "training,convolution,input,oneshot,recognition,scaling,startup", "What to measure."
 )
 _RECORD = flags.DEFINE_string("record", None, "JSON file for the figures.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Turns of each side.")
+_REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Symmetries of each side.")
 _TURN = flags.DEFINE_float("turn", 0.3, "Least length of a turn, seconds.", 0)
 _BATCH = flags.DEFINE_integer("batch", 32, "Pairs a step of Koch's network.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")

@@ -1,4 +1,4 @@
-"""Judges a trained network by the protocols, prints the table and writes the report.
+"""Evaluates a trained network by the protocols, prints the table and writes the report.
 
     python launch/evaluate.py --workdir=runs/quickstart --protocols=official,within,verification,curve
 
@@ -26,26 +26,26 @@ _PROTOCOLS = flags.DEFINE_list(
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _ARCHIVES = flags.DEFINE_string("archives", None, "Folder of the archives, if it has moved.")
-_TEST_DATA = flags.DEFINE_string("test_data", None, "Other data to judge it on, such as mnist.")
+_TEST_DATA = flags.DEFINE_string("test_data", None, "Other data to evaluate it on, such as mnist.")
 _TEST_ARCHIVES = flags.DEFINE_string("test_archives", None, "Folder of the archives of those.")
 _PART = flags.DEFINE_enum(
     "part", "test", ["test", "validation", "both"], "Alphabets; others than test for --record only."
 )
-_PAIRS = flags.DEFINE_string("pairs", None, "CSV file of pairs that verification judges too.")
+_PAIRS = flags.DEFINE_string("pairs", None, "CSV file of pairs that verification evaluates too.")
 flags.DEFINE_integer("num_trials", 4000, "Trials of within and between.")
 flags.DEFINE_integer("n_way", 20, "Classes a trial.")
 flags.DEFINE_integer("k_shot", 1, "Support images a class.")
-flags.DEFINE_string("join", None, "mean, max, sum, prototype, finetune; or by config.")
+flags.DEFINE_string("shot_aggregation", None, "mean, max, sum, prototype, finetune; or by config.")
 flags.DEFINE_enum("negatives", "any", ["any", "same_alphabet"], "Of verification.")
 flags.DEFINE_bool("skip_small", False, "Leave out alphabets of fewer than n_way.")
 flags.DEFINE_integer("seed", 0, "Seed of the trials.")
-_BASELINES = flags.DEFINE_bool("baselines", True, "Judge random, pixel 1-NN and Hausdorff too.")
+_BASELINES = flags.DEFINE_bool("baselines", True, "Evaluate random, pixel 1-NN and Hausdorff too.")
 _REPORT = flags.DEFINE_bool("report", True, "Write report.html.")
 _RECORD = flags.DEFINE_string("record", None, "File for the figures besides results.json.")
 _VIEWS = flags.DEFINE_integer("views", None, "How often an image is seen, warped a little.")
 _ENSEMBLE = flags.DEFINE_list("ensemble", [], "Further runs: a row for the mean of all scores.")
 _DEVICES = flags.DEFINE_integer("num_devices", 0, "Devices, 0 for all.")
-_SETTINGS = ("num_trials", "n_way", "k_shot", "join", "negatives", "skip_small", "seed")
+_SETTINGS = ("num_trials", "n_way", "k_shot", "shot_aggregation", "negatives", "skip_small", "seed")
 flags.mark_flag_as_required("workdir")
 
 
@@ -54,7 +54,7 @@ def main(argv):
     from siamese_jax.experiments import evaluate
 
     settings = {name: flags.FLAGS[name].value for name in _SETTINGS}
-    evaluate.judge_run(
+    evaluate.evaluate_run(
         _WORKDIR.value,
         _PROTOCOLS.value,
         settings,

@@ -7,7 +7,7 @@
 #                 Omniglot is downloaded, and where that fails the built-in glyphs are used
 # --workdir=DIR   where the run goes, by default runs/quickstart
 #
-# Run again, it goes on where it was; a finished run is only judged again.
+# Run again, it goes on where it was; a finished run is only evaluated again.
 set -euo pipefail
 
 case " $* " in *" --help "* | *" -h "*) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;; esac

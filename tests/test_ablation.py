@@ -60,7 +60,7 @@ def test_over_is_read_in_the_order_of_the_axes():
         (["objectives"], None, "did you mean objective"),
         (["augmentation:afine"], None, "did you mean affine"),
         (["shots:one"], None, "whole numbers"),
-        (["rate:0.1|fast"], None, "'rate' are positive numbers, got 'fast'"),
+        (["learning_rate:0.1|fast"], None, "'learning_rate' are positive numbers, got 'fast'"),
         (["rate:-1"], None, "positive numbers"),
         (["pairs", "pairs:any"], None, "named twice"),
         (["pairs:any|any"], None, "a label twice"),
@@ -87,19 +87,19 @@ def changes(config, variant):
 def test_the_other_objective_sees_as_many_images(quickstart):
     full = config_of("quickstart", "")  # 4 episodes x 2 drawers x 20 characters
     found = only(full, ["objective"])
-    assert changes(full, found["episode"]) == {}
+    assert changes(full, found["info_nce"]) == {}
     objective = found["verification"].config["objective"]
     assert objective == {
         "name": "verification",
-        "turns": "alphabet",
+        "symmetries": "alphabet",
         "batch": 80,
         "negatives": "any",
     }
     koch = config_of("koch2015", "")  # 128 pairs; 256 // 40 = 6 episodes of 20
-    objective = only(koch, ["objective"])["episode"].config["objective"]
+    objective = only(koch, ["objective"])["info_nce"].config["objective"]
     assert objective == {
-        **{"name": "episode", "turns": "none", "episodes": 6, "n_way": 20},
-        **{"fill": False, "contrast": "batch"},
+        **{"name": "info_nce", "symmetries": "none", "episodes": 6, "n_way": 20},
+        **{"pad_with_symmetries": False, "contrast": "batch"},
     }
 
 
@@ -123,18 +123,21 @@ def test_a_row_that_is_only_judged_otherwise_shares_its_training(quickstart):
     found = only(quickstart, ["objective:classifier|classifier+finetune|matching"])
     plain, tuned, matching = found.values()
     assert plain.trained == tuned.trained == "objective=classifier," != matching.trained
-    assert (plain.settings["join"], tuned.settings["join"]) == (None, "finetune")
+    assert (plain.settings["shot_aggregation"], tuned.settings["shot_aggregation"]) == (
+        None,
+        "finetune",
+    )
     variants = only(quickstart, ["comparator:cosine|l2", "join:max|prototype"]).values()
     assert [v.trained for v in variants] == ["comparator=cosine,"] * 2 + ["comparator=l2,"] * 2
-    assert [v.settings["join"] for v in variants] == ["max", "prototype"] * 2
+    assert [v.settings["shot_aggregation"] for v in variants] == ["max", "prototype"] * 2
 
 
 def test_augmentation_turns_each_part_on_and_off(quickstart):
     found = only(quickstart, ["augmentation"])
     told = {
         name: (
-            v.config["objective"]["turns"],
-            v.config["objective"]["fill"],
+            v.config["objective"]["symmetries"],
+            v.config["objective"]["pad_with_symmetries"],
             v.config["augment"]["distort"],
             v.config["augment"]["elastic_size"],
         )
@@ -142,10 +145,10 @@ def test_augmentation_turns_each_part_on_and_off(quickstart):
     }
     assert told == {
         "none": ("none", False, False, 0.0),
-        "turns": ("alphabet", True, False, 0.0),
+        "symmetries": ("alphabet", True, False, 0.0),
         "affine": ("none", False, True, 0.0),
-        "affine+turns": ("alphabet", True, True, 0.0),
-        "affine+turns+elastic": ("alphabet", True, True, 0.02),
+        "affine+symmetries": ("alphabet", True, True, 0.0),
+        "affine+symmetries+elastic": ("alphabet", True, True, 0.02),
     }
 
 
@@ -214,7 +217,7 @@ def test_what_cannot_be_built_does_not_fit(data):
     with pytest.raises(ValueError, match="needs at least"):
         axes.check_fits(small, data.train)
     photos = dataclasses.replace(data.train, kind="photo")
-    turned = only(config_of("quickstart"), ["augmentation:turns"])["turns"]
+    turned = only(config_of("quickstart"), ["augmentation:symmetries"])["symmetries"]
     with pytest.raises(ValueError, match="square images of kind ink"):
         axes.check_fits(turned, photos)
 
@@ -222,7 +225,7 @@ def test_what_cannot_be_built_does_not_fit(data):
 @pytest.mark.parametrize("arg, field", [("", "dense_std"), ("dense", "std")])
 def test_initialisation_and_rate_of_koch(arg, field):
     config = config_of("koch2015", arg)
-    found = only(config, ["rate:0.5", "initialisation"])
+    found = only(config, ["learning_rate:0.5", "initialisation"])
     assert list(found) == ["published, 0.5", "scaled, 0.5"]
     plain = found["published, 0.5"].config
     assert plain["model"] == workdir.plain(config)["model"]
@@ -356,7 +359,7 @@ def test_costs_are_read_off_the_log(tmp_path, quickstart):
             for step in range(1, config["num_steps"] + 1):
                 spent += 0.05
                 if step % part == 0:
-                    rows.append({"step": step, "kind": "train", "cpu_seconds": spent})
+                    rows.append({"step": step, "phase": "train", "cpu_seconds": spent})
                 if step % config["eval"]["every"] == 0:
                     spent += 4.0 if step == config["eval"]["every"] else 2.0
             (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -384,33 +387,33 @@ def test_intervals_over_seeds():
 
 
 @pytest.fixture(scope="module")
-def judge(data):
-    return table.Judge(data, 5, 100)
+def evaluate(data):
+    return table.Evaluate(data, 5, 100)
 
 
 def asking(k_shot):
-    return {"k_shot": k_shot, "join": None}
+    return {"k_shot": k_shot, "shot_aggregation": None}
 
 
-def made_up(judge, rates, k_shot=1, seed=0):
+def made_up(evaluate, rates, k_shot=1, seed=0):
     """A run whose answers are right by chance at given rates."""
     rng = np.random.default_rng(seed)
     correct = {
         t.hash: (rng.uniform(size=t.queries.shape) < rates[name]).astype(float)
-        for name, t in judge.lists(k_shot).items()
+        for name, t in evaluate.lists(k_shot).items()
     }
     told = {"steps": 60, "best_step": 40, "validation": 0.5, "cpu_minutes": 1.25}
     losses = [(20, 1.0 + seed), (40, 0.5), (60, 0.25)][: 3 - seed]  # the later seed stopped sooner
     return {"trained": "", "seed": seed, "correct": correct, "loss": losses, **told}
 
 
-def test_a_variant_is_summed_up(judge):
+def test_a_variant_is_summed_up(evaluate):
     variant = axes.Variant({"pairs": "any"}, "", {}, asking(1), images=160)
     rates = {"official": 0.6, "within": 0.7, "training": 0.9}
-    runs = [made_up(judge, rates, seed=s) for s in (0, 1)]
+    runs = [made_up(evaluate, rates, seed=s) for s in (0, 1)]
     runs.append({"trained": "", "seed": 2, "line": "the loss is not finite"})
-    found = table.summary(variant, judge, runs)
-    hashes = {name: t.hash for name, t in judge.lists(1).items()}
+    found = table.summary(variant, evaluate, runs)
+    hashes = {name: t.hash for name, t in evaluate.lists(1).items()}
     within = [run["correct"][hashes["within"]] for run in runs[:2]]
     assert found["within"]["seeds"] == pytest.approx([c.mean() for c in within])
     assert found["within"]["mean"] == pytest.approx(np.mean(within))
@@ -430,22 +433,22 @@ def test_a_variant_is_summed_up(judge):
     json.dumps(table.rounded(found), allow_nan=False)
 
 
-def test_a_difference_is_of_the_same_trials(judge):
+def test_a_difference_is_of_the_same_trials(evaluate):
     """Two variants that differ in every fifth trial: what they share cancels."""
-    within = judge.lists(1)["within"]
+    within = evaluate.lists(1)["within"]
     rng = np.random.default_rng(0)
     hard = (rng.uniform(size=within.queries.shape) < 0.5).astype(float)
     better = hard.copy()
     better.flat[::5] = 1.0
-    others = {name: t.hash for name, t in judge.lists(1).items() if name != "within"}
+    others = {name: t.hash for name, t in evaluate.lists(1).items() if name != "within"}
 
     def runs(correct):
-        zero = {h: np.zeros(judge.lists(1)[name].queries.shape) for name, h in others.items()}
+        zero = {h: np.zeros(evaluate.lists(1)[name].queries.shape) for name, h in others.items()}
         return [{"seed": s, "correct": {within.hash: correct, **zero}} for s in (0, 1)]
 
     variants = [axes.Variant({"pairs": n}, n, {}, asking(k)) for n, k in (("a", 1), ("b", 1))]
     variants.append(axes.Variant({"pairs": "c"}, "c", {}, asking(2)))
-    found = table.differences(variants, judge, {"a": runs(hard), "b": runs(better), "c": []})
+    found = table.differences(variants, evaluate, {"a": runs(hard), "b": runs(better), "c": []})
     assert [(d["variant"], d["against"], d["protocol"]) for d in found] == [
         ("b", "a", "official"),
         ("b", "a", "within"),
@@ -455,18 +458,20 @@ def test_a_difference_is_of_the_same_trials(judge):
     assert found[1]["difference"] == pytest.approx((better - hard).mean())
     assert 0 < low <= found[1]["difference"] <= high < 0.2
     both = table.differences(
-        variants[:2], judge, {"a": runs(hard), "b": [*runs(better), *runs(hard)]}
+        variants[:2], evaluate, {"a": runs(hard), "b": [*runs(better), *runs(hard)]}
     )
     assert both[1]["difference"] == pytest.approx((better - hard).mean() / 2)  # mean over seeds
 
 
-def test_runs_meet_trials_of_the_images_own_size(judge, data):
-    lists = judge.lists(1)
+def test_runs_meet_trials_of_the_images_own_size(evaluate, data):
+    lists = evaluate.lists(1)
     assert list(lists) == ["official", "within", "training"]
     assert lists["within"].images is data.test.images
     assert lists["training"].images is data.train.images
     assert lists["official"].num_trials == data.runs.answers.size
-    assert {t.k_shot for t in judge.lists(3).values()} == {3} and "official" not in judge.lists(3)
+    assert {t.k_shot for t in evaluate.lists(3).values()} == {
+        3
+    } and "official" not in evaluate.lists(3)
 
 
 # ------------------------------------------------------------------------------------- real runs
@@ -511,9 +516,9 @@ def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys
         assert (path / name).read_bytes()[:4] == b"\x89PNG"
 
     # A list says what is there, and other settings do not mix with it.
-    _, out = ablate("augmentation:none|turns", dry_run=True)
+    _, out = ablate("augmentation:none|symmetries", dry_run=True)
     assert "augmentation=none,seed=0  (finished)" in out
-    assert "augmentation=turns,seed=0  (new)" in out
+    assert "augmentation=symmetries,seed=0  (new)" in out
     config.num_steps = 40
     with pytest.raises(ValueError, match="num_steps is 40 and was 20"):
         ablate()
@@ -542,7 +547,7 @@ def test_an_interrupted_ablation_saves_and_goes_on(tmp_path):
     out, err = child.communicate(timeout=600)
     assert child.returncode == 0, err
     rows = workdir.read_metrics(run)
-    assert [r["step"] for r in rows if r["kind"] == "train"] == list(range(5, 1001, 5))
+    assert [r["step"] for r in rows if r["phase"] == "train"] == list(range(5, 1001, 5))
     assert len(workdir.read_provenance(run)) == 2
     assert f"{json.loads((run / 'outcome.json').read_text())['cpu_seconds'] / 60:.1f}" in out
 

@@ -1,4 +1,4 @@
-"""Warps against NumPy's turns and SciPy's affine transform; the draws against their ranges."""
+"""Warps against NumPy's rotations and SciPy's affine transform; the draws against their ranges."""
 
 import functools
 
@@ -34,7 +34,7 @@ def random_images(seed, *shape):
 
 
 def turned(image, turn):
-    """What NumPy makes of an (H, W, C) image: quarter turns, then a mirror image."""
+    """What NumPy makes of an (H, W, C) image: quarter symmetries, then a mirror image."""
     image = np.rot90(image, turn % 4)
     return np.fliplr(image) if turn >= 4 else image
 
@@ -46,7 +46,7 @@ def turned(image, turn):
 def test_turns_are_those_of_numpy_exactly(size):
     image = random_images(0, size, size, 2)
     batch = np.broadcast_to(image, (8, size, size, 2))
-    found = warp(batch, augment.turn_matrices(jnp.arange(8)), jnp.zeros((8, 2)))
+    found = warp(batch, augment.symmetry_matrices(jnp.arange(8)), jnp.zeros((8, 2)))
     for turn in range(8):
         np.testing.assert_array_equal(found[turn], turned(image, turn))
     through_augment = augment.augment(
@@ -56,7 +56,7 @@ def test_turns_are_those_of_numpy_exactly(size):
 
 
 def test_turns_are_a_group():
-    matrices = np.asarray(augment.turn_matrices(jnp.arange(8)))
+    matrices = np.asarray(augment.symmetry_matrices(jnp.arange(8)))
     assert len({m.tobytes() for m in matrices + 0.0}) == 8
     known = {tuple(np.rint(m).astype(int).ravel()) for m in matrices}
     for a in matrices:
@@ -278,7 +278,7 @@ def test_a_turned_picture_is_distorted_after_its_turn():
 
 @pytest.fixture(scope="module")
 def everything():
-    """`augment` with all distortions on, images, keys and turns for it."""
+    """`augment` with all distortions on, images, keys and symmetries for it."""
     function = functools.partial(
         augment.augment, affine=Affine(translation=10.0), elastic_size=0.04, elastic_grid=3
     )
@@ -294,22 +294,24 @@ def test_compiled_is_eager():
 
 
 def test_pixels_stay_in_their_range(everything):
-    function, keys, images, turns = everything
-    found = function(keys, images, turns)
+    function, keys, images, symmetries = everything
+    found = function(keys, images, symmetries)
     assert found.shape == images.shape and found.dtype == jnp.float32
     assert found.min() >= 0 and found.max() <= 1 and found.std() > 0.1
 
 
 def test_an_image_is_distorted_by_its_own_key_alone(everything):
-    function, keys, images, turns = everything
-    whole = function(keys, images, turns)
+    function, keys, images, symmetries = everything
+    whole = function(keys, images, symmetries)
     order = np.array([4, 2, 0, 5, 1, 3])
-    np.testing.assert_allclose(function(keys[order], images[order], turns[order]), whole[order])
-    some = function(keys[1:3], images[1:3], turns[1:3])
+    np.testing.assert_allclose(
+        function(keys[order], images[order], symmetries[order]), whole[order]
+    )
+    some = function(keys[1:3], images[1:3], symmetries[1:3])
     np.testing.assert_allclose(some, whole[1:3], atol=1e-6)
     same_image = function(keys, jnp.broadcast_to(images[:1], images.shape), jnp.zeros(6, int))
     assert len({np.asarray(x).tobytes() for x in same_image}) == 6  # six keys, six pictures
-    np.testing.assert_array_equal(function(keys, images, turns), whole)
+    np.testing.assert_array_equal(function(keys, images, symmetries), whole)
 
 
 @pytest.mark.parametrize("distort", [True, False])

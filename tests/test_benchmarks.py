@@ -96,7 +96,7 @@ def test_sides_take_turns_after_two_calls_that_do_not_count():
     assert b.quartiles == (4, 7)
     assert (a.per_second, b.per_second) == (3, 1)
     assert (a.gflops, b.gflops) == (3, 4)
-    assert a.ratio == 2  # of 2/1, 8/2, 6/3 in the same turns
+    assert a.ratio == 2  # of 2/1, 8/2, 6/3 in the same repeats
     assert a.share == pytest.approx(0.5)  # of 6/12, 3/3, 2/4
     assert (a.against, a.share_of, b.ratio, b.share) == ("b", "product", 1, 1)
 

@@ -25,7 +25,7 @@ def saved(tmp_path):
     checkpoints.close()
 
 
-# value of each save; None: not judged (a run that was stopped between two evaluations)
+# value of each save; None: not evaluated (a run that was stopped between two evaluations)
 HISTORY = [0.5, 0.25, 0.75, None, 0.75, 0.5, None, None, 0.25, 0.8, 0.8, None]
 BEST = [1, 1, 3, 3, 3, 3, 3, 3, 3, 10, 10, 10]  # of equal values the earlier
 
@@ -87,7 +87,9 @@ def state():
     rules = [optim.Rule(".*", 0.1, 0.9, 1e-4)]
     both = [
         optim.layerwise_sgd(rules, steps_per_epoch=2),
-        optim.build({"name": "adamw", "rate": 0.1, "warmup_steps": 1, "weight_decay": 0.1}, 9),
+        optim.build(
+            {"name": "adamw", "learning_rate": 0.1, "warmup_steps": 1, "weight_decay": 0.1}, 9
+        ),
     ]
     opt_states = []
     for tx in both:

@@ -7,7 +7,7 @@ from scipy.spatial.distance import cdist
 from siamese_jax.data import glyphs as glyphs_lib
 from siamese_jax.data.glyphs import make_glyphs
 from siamese_jax.data.image_set import ImageSet
-from siamese_jax.data.official_runs import Runs, make_runs
+from siamese_jax.data.official_runs import OfficialRuns, make_runs
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_runs_are_checked():
         "support_drawers": np.array([2, 2]),
         "name": "runs",
     }
-    Runs(**good)
+    OfficialRuns(**good)
     for change, words in (
         ({"queries": pictures.astype(float)}, "queries must be"),
         ({"supports": pictures[:, :2]}, "supports must be"),
@@ -223,4 +223,4 @@ def test_runs_are_checked():
         ({"alphabets": ("a",)}, "alphabets must have one entry"),
     ):
         with pytest.raises(ValueError, match=words):
-            Runs(**{**good, **change})
+            OfficialRuns(**{**good, **change})

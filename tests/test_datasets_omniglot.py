@@ -397,8 +397,8 @@ sys.path.insert(0, {tests!r})
 from test_datasets_omniglot import TINY
 from siamese_jax.datasets import omniglot
 whole = omniglot.OmniglotDrawers._generate_examples
-def half(self, drawings):
-    for count, example in enumerate(whole(self, drawings)):
+def half(self, images_per_class):
+    for count, example in enumerate(whole(self, images_per_class)):
         if count == 7:
             os.kill(os.getpid(), signal.SIGKILL)
         yield example

@@ -348,7 +348,7 @@ def net(iris_data):
     devices = Devices(1)
     fields = {"encoder": "dense", "encoder_args": {"hidden": (5,), "units": 3}}
     fields |= {"comparator": "l1", "head_args": {}, "dtype": "float32"}
-    model = siamese.build(fields, None)
+    model = siamese.build(fields)
     x = iris_data.train.images[:2]
     variables = devices.replicate(model.init(jax.random.key(0), x, x))
     config = ml_collections.ConfigDict({"model": fields})
@@ -394,17 +394,22 @@ def test_training_on_iris_leaves_log_2(iris_csv, tmp_path):
                 **{"comparator": "l1", "head_args": {}, "dtype": "float32"},
             },
             "objective": {
-                **{"name": "verification", "batch": 64, "negatives": "any", "turns": "none"},
+                **{"name": "verification", "batch": 64, "negatives": "any", "symmetries": "none"},
             },
             "augment": {"distort": False},
-            "optim": {"name": "adamw", "rate": 3e-3, "warmup_steps": 10, "weight_decay": 0.0},
+            "optim": {
+                "name": "adamw",
+                "learning_rate": 3e-3,
+                "warmup_steps": 10,
+                "weight_decay": 0.0,
+            },
             "eval": {"every": 100, "trials": 300, "n_way": 3, "seed": 0, "patience": 0},
         }
     )
     result = loop.train_and_evaluate(config.lock(), str(tmp_path / "run"))
     assert result["best_value"] > 0.85  # three ways: 1/3 by chance
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
-    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    losses = [row["loss"] for row in rows if row["phase"] == "train"]
     assert losses[-1] < 0.45 < np.log(2)
     net = network.load(tmp_path / "run")
     data = loading.load(config.data)

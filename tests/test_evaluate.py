@@ -106,7 +106,7 @@ def test_within_trials_keep_what_they_promise(small, n_way, k_shot, num_trials, 
     for asked, shown in zip(query_drawers[:, 0], support_drawers[:, 0], strict=True):
         assert len({asked, *shown}) == k_shot + 1
     np.testing.assert_array_equal(trials.groups, np.repeat(alphabets[:, :1], shape[1], 1))
-    assert trials.group_kind == "alphabet" and trials.scope == "within alphabets"
+    assert trials.grouped_by == "alphabet" and trials.scope == "within alphabets"
 
 
 def test_within_trials_draw_evenly(small):
@@ -147,7 +147,7 @@ def test_hashes_are_golden(small):
         answers=np.array([[0], [1]]),
         groups=np.array([[0], [1]]),
         group_names=("x", "y"),
-        group_kind="run",
+        grouped_by="run",
     )
     assert by_hand.hash == "3b552668e53a"
     narrow = {f: getattr(by_hand, f).astype(np.int32) for f in ("supports", "queries", "answers")}
@@ -186,7 +186,7 @@ def test_n_way_above_an_alphabet_names_both(small):
 def test_chosen_alphabets(small):
     trials = trial_lists.within_trials(small, n_way=6, num_trials=12, alphabets=["alphabet2"])
     assert set(small.alphabets[trials.queries].ravel()) == {2}
-    assert trials.group_kind == "class"  # one alphabet: the bootstrap draws classes
+    assert trials.grouped_by == "class"  # one alphabet: the bootstrap draws classes
     names = np.array(trials.group_names)[trials.groups]
     np.testing.assert_array_equal(names, np.array(small.class_names)[small.classes[trials.queries]])
     with pytest.raises(ValueError, match="unknown alphabet 'alphabet9'; did you mean alphabet"):
@@ -297,7 +297,7 @@ def test_a_trial_never_meets_its_own_image(small):
         dataclasses.replace(pairs, second=pairs.first)
 
 
-# -------------------------------------------------------------------------------------- judging
+# -------------------------------------------------------------------------------------- evaluating
 
 
 @pytest.mark.parametrize("build", [trial_lists.within_trials, trial_lists.between_trials])
@@ -383,18 +383,26 @@ def test_joining_of_shots(small):
         return -np.square(project(queries)[:, None] - project(supports)).sum(-1)
 
     expected = {"mean": raw.mean(-1), "max": raw.max(-1), "sum": special.logsumexp(raw, -1)}
-    for join, scores in expected.items():
-        result = protocols_lib.evaluate_trials(score, trials, join=join)
+    for shot_aggregation, scores in expected.items():
+        result = protocols_lib.evaluate_trials(score, trials, shot_aggregation=shot_aggregation)
         np.testing.assert_allclose(result.scores, scores)
         assert result.accuracy == metrics.n_way_accuracy(scores, trials.answers)
-        assert result.join == join and f"joined by {join}" in protocols_lib.format_table([result])
-    for join in ("prototype", "finetune"):
-        with pytest.raises(ValueError, match=f"'{join}' needs embeddings.*join by mean, max, sum"):
-            protocols_lib.evaluate_trials(score, trials, join=join)
+        assert (
+            result.shot_aggregation == shot_aggregation
+            and f"joined by {shot_aggregation}" in protocols_lib.format_table([result])
+        )
+    for shot_aggregation in ("prototype", "finetune"):
+        with pytest.raises(
+            ValueError, match=f"'{shot_aggregation}' needs embeddings.*join by mean, max, sum"
+        ):
+            protocols_lib.evaluate_trials(score, trials, shot_aggregation=shot_aggregation)
     with pytest.raises(ValueError, match="one of mean, max, sum, prototype, finetune, got 'min'"):
-        protocols_lib.evaluate_trials(score, trials, join="min")
+        protocols_lib.evaluate_trials(score, trials, shot_aggregation="min")
     single = trial_lists.within_trials(small, n_way=4, num_trials=24)
-    assert protocols_lib.evaluate_trials(score, single, join="max").join is None  # nothing to join
+    assert (
+        protocols_lib.evaluate_trials(score, single, shot_aggregation="max").shot_aggregation
+        is None
+    )  # nothing to join
 
 
 def distance(hq, hs):
@@ -404,28 +412,28 @@ def distance(hq, hs):
 def test_prototypes_are_mean_embeddings(small):
     trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=40)
     system = protocols_lib.from_embedder(project, distance)
-    result = protocols_lib.evaluate_trials(system, trials, join="prototype")
+    result = protocols_lib.evaluate_trials(system, trials, shot_aggregation="prototype")
     h = project(small.images)
     for r, q in np.ndindex(trials.queries.shape):
         means = h[trials.supports[r]].mean(1)
         expected = -np.square(h[trials.queries[r, q]] - means).sum(1)
         np.testing.assert_allclose(result.scores[r, q], expected, rtol=1e-9)
     assert result.diagnostics["asymmetry"] < 1e-9
-    mean = protocols_lib.evaluate_trials(system, trials, join="mean")
+    mean = protocols_lib.evaluate_trials(system, trials, shot_aggregation="mean")
     assert np.abs(mean.scores - result.scores).max() > 1  # it is not the mean of the distances
 
 
 def test_fine_tuning_is_of_each_run(small):
     trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=40)
-    result = protocols_lib.evaluate_trials(EMBEDDER, trials, join="finetune")
+    result = protocols_lib.evaluate_trials(EMBEDDER, trials, shot_aggregation="finetune")
     h = project(small.images)
     for r in (0, len(trials.queries) - 1):
         weights = finetune.finetune(h[trials.supports[r]][None])
         expected = finetune.cosine_logits(h[trials.queries[r]][None], weights)[0]
         np.testing.assert_allclose(result.scores[r], expected, rtol=1e-4, atol=1e-5)
-    assert result.diagnostics["asymmetry"] is None and result.join == "finetune"
+    assert result.diagnostics["asymmetry"] is None and result.shot_aggregation == "finetune"
     alone = trial_lists.within_trials(small, n_way=1, num_trials=6)
-    assert protocols_lib.evaluate_trials(EMBEDDER, alone, join="finetune").accuracy == 1
+    assert protocols_lib.evaluate_trials(EMBEDDER, alone, shot_aggregation="finetune").accuracy == 1
 
 
 def contextual(calls):
@@ -443,12 +451,14 @@ def contextual(calls):
     return protocols_lib.from_embedder(project, score_matrix, score_classes)
 
 
-@pytest.mark.parametrize("join", ["mean", "finetune"])
-def test_a_system_that_sees_the_whole_support_set(small, join, monkeypatch):
+@pytest.mark.parametrize("shot_aggregation", ["mean", "finetune"])
+def test_a_system_that_sees_the_whole_support_set(small, shot_aggregation, monkeypatch):
     monkeypatch.setattr(scoring, "_OF_CLASSES", 3 * 4 * 3 * 4)  # four runs a call, of 17
     trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=51, queries_per_run=3)
     calls = []
-    result = protocols_lib.evaluate_trials(contextual(calls), trials, join=join)
+    result = protocols_lib.evaluate_trials(
+        contextual(calls), trials, shot_aggregation=shot_aggregation
+    )
     assert set(calls) == {((4, 3, 3), (4, 4, 3, 3))} and len(calls) == 5  # one shape
     h = project(small.images)
     for r, q in np.ndindex(trials.queries.shape):
@@ -456,7 +466,7 @@ def test_a_system_that_sees_the_whole_support_set(small, join, monkeypatch):
         asked = h[trials.queries[r, q]] + 0.1 * shots.mean((0, 1))
         expected = -np.square(asked - shots.mean(1)).sum(1)
         np.testing.assert_allclose(result.scores[r, q], expected, rtol=1e-9)
-    assert result.diagnostics["asymmetry"] is None and result.join is None
+    assert result.diagnostics["asymmetry"] is None and result.shot_aggregation is None
 
 
 def test_pairs_of_such_a_system_are_runs_of_one(small):
@@ -619,7 +629,7 @@ def test_retrieval_of_planted_systems(small):
     assert trial_lists.retrieval_queries(small.select(drawers=[1, 2])).hash != queries.hash
     best = protocols_lib.evaluate_retrieval(perfect, queries)
     assert best.accuracy == best.figures["map_at_r"] == 1 and best.num_trials == 80
-    assert best.group_kind == "alphabet" and best.per_group["alphabet2"]["num_trials"] == 36
+    assert best.grouped_by == "alphabet" and best.per_group["alphabet2"]["num_trials"] == 36
     assert best.figures["map_at_r_interval"] == (1, 1) and best.diagnostics["asymmetry"] == 0
     for system in (constant, nan):  # 3 of the 79 others are right
         chance = protocols_lib.evaluate_retrieval(system, queries)
@@ -689,7 +699,7 @@ def test_open_set_keeps_what_it_promises(small):
     with pytest.raises(ValueError, match="0 of them with 5 images or more"):
         trial_lists.open_set(small, k_shot=4)
     uneven = trial_lists.open_set(make_set((4,), counts=[1, 3, 1, 3]), k_shot=2)
-    assert uneven.scope == "2 of 4 classes enrolled" and uneven.group_kind == "class"
+    assert uneven.scope == "2 of 4 classes enrolled" and uneven.grouped_by == "class"
 
 
 def many(seed=0):
@@ -724,20 +734,24 @@ def test_open_set_of_planted_systems():
     assert plain["figures"]["at"]["0.1 %"]["transferred_threshold"] is None
 
 
-@pytest.mark.parametrize("join", ["max", "prototype"])
-def test_open_set_by_a_loop(join, monkeypatch):
+@pytest.mark.parametrize("shot_aggregation", ["max", "prototype"])
+def test_open_set_by_a_loop(shot_aggregation, monkeypatch):
     image_set = many()
     trials = trial_lists.open_set(image_set, k_shot=2, seed=1)
     others = trial_lists.open_set(image_set, k_shot=2, seed=2)
     system = protocols_lib.from_embedder(lambda images: np.sin(project(images)), distance)
-    result = protocols_lib.evaluate_open_set(system, trials, validation=others, join=join)
+    result = protocols_lib.evaluate_open_set(
+        system, trials, validation=others, shot_aggregation=shot_aggregation
+    )
     monkeypatch.setattr(scoring, "_TILE", 13)
-    tiled = protocols_lib.evaluate_open_set(system, trials, validation=others, join=join)
+    tiled = protocols_lib.evaluate_open_set(
+        system, trials, validation=others, shot_aggregation=shot_aggregation
+    )
     np.testing.assert_allclose(tiled.scores, result.scores, rtol=1e-9)
     h = np.sin(project(image_set.images))
 
     def scores_of(rows, supports):
-        if join == "prototype":
+        if shot_aggregation == "prototype":
             return distance(h[rows], h[supports].mean(1))
         return distance(h[rows], h[supports.ravel()]).reshape(len(rows), -1, 2).max(2)
 
@@ -761,14 +775,16 @@ def test_open_set_by_a_loop(join, monkeypatch):
 def test_open_set_of_whole_support_sets_in_parts(kind, monkeypatch):
     trials = trial_lists.open_set(many(), k_shot=2)
     calls = []
-    system, join = (contextual(calls), "mean") if kind == "context" else (EMBEDDER, "finetune")
-    whole = protocols_lib.evaluate_open_set(system, trials, join=join)
+    system, shot_aggregation = (
+        (contextual(calls), "mean") if kind == "context" else (EMBEDDER, "finetune")
+    )
+    whole = protocols_lib.evaluate_open_set(system, trials, shot_aggregation=shot_aggregation)
     calls.clear()
     monkeypatch.setattr(scoring, "_OF_CLASSES", 20 * 2 * 50)
-    parts = protocols_lib.evaluate_open_set(system, trials, join=join)
+    parts = protocols_lib.evaluate_open_set(system, trials, shot_aggregation=shot_aggregation)
     assert set(calls) <= {((1, 50, 3), (1, 20, 2, 3))}  # 360 probes, the last part filled up
     np.testing.assert_allclose(parts.scores, whole.scores, rtol=1e-5, atol=1e-5)
-    assert parts.join == (None if kind == "context" else "finetune")
+    assert parts.shot_aggregation == (None if kind == "context" else "finetune")
     assert parts.figures["rank_1"] == whole.figures["rank_1"]
 
 
@@ -817,7 +833,7 @@ def test_pairs_of_a_file(signatures):
     np.testing.assert_array_equal(shown[pairs.first], [0, 0, 101])
     np.testing.assert_array_equal(shown[pairs.second], [1, 100, 102])
     assert pairs.images[0, 0, 4, 0] == 0  # paper
-    assert pairs.group_names == ("a", "b") and pairs.group_kind == "folder"
+    assert pairs.group_names == ("a", "b") and pairs.grouped_by == "folder"
     photos = pairs_csv.read_pairs(path, (4, 5, 3), "photo")
     assert photos.images.shape == (5, 4, 5, 3) and (photos.images[0, 0, 4] == 255).all()
     assert photos.hash != pairs.hash == pairs_csv.read_pairs(path, (4, 5, 1), "ink").hash
@@ -846,23 +862,29 @@ def test_claims_of_several_references(signatures, small):
         "prototype": [-0.1 * 2**2, -0.1 * 98**2, -0.1],
     }
     validation = _pairs(small, 1)
-    for join, scores in expected.items():
-        result = protocols_lib.evaluate_pairs(system, claims, validation=validation, join=join)
+    for shot_aggregation, scores in expected.items():
+        result = protocols_lib.evaluate_pairs(
+            system, claims, validation=validation, shot_aggregation=shot_aggregation
+        )
         np.testing.assert_allclose(result.scores, scores, rtol=1e-9)
-        assert result.figures["auc"] == 1 and result.figures["eer"] == 0 and result.join == join
+        assert (
+            result.figures["auc"] == 1
+            and result.figures["eer"] == 0
+            and result.shot_aggregation == shot_aggregation
+        )
         chosen = protocols_lib.evaluate_pairs(system, validation, threshold=0.0).scores
         threshold = metrics.best_threshold(chosen, validation.labels)
         assert result.figures["threshold"] == pytest.approx(threshold)
     assert result.diagnostics["distinct_pairs"] == 6 and result.num_trials == 3
     with pytest.raises(ValueError, match="'finetune' fits a classifier to two classes or more"):
-        protocols_lib.evaluate_pairs(system, claims, threshold=0.0, join="finetune")
+        protocols_lib.evaluate_pairs(system, claims, threshold=0.0, shot_aggregation="finetune")
     data = protocols_lib.EvaluationData(small, make_set((5, 6)), pairs=claims)
     found = protocols_lib.run_protocols(
-        system, data, ["verification"], {"num_pairs": 60, "join": "max"}
+        system, data, ["verification"], {"num_pairs": 60, "shot_aggregation": "max"}
     )
     assert list(found) == ["verification", "pairs"]
     np.testing.assert_allclose(found["pairs"].scores, expected["max"])
-    with pytest.raises(ValueError, match="judged by the protocol 'verification'"):
+    with pytest.raises(ValueError, match="evaluated by the protocol 'verification'"):
         protocols_lib.run_protocols(system, data, ["between"])
 
 
@@ -966,7 +988,7 @@ def test_run_protocols_refuse(small):
         (["witin"], {}, "unknown protocol 'witin'; did you mean within"),
         (["within"], {"nway": 5}, "unknown setting 'nway'; did you mean n_way"),
         (["official"], {}, "needs the official runs"),
-        (["retrieval"], {"join": "prototype"}, "needs embeddings"),
+        (["retrieval"], {"shot_aggregation": "prototype"}, "needs embeddings"),
         (["verification"], {}, "needs a validation set"),
         (["within"], {}, "n_way 20 is above the 5 classes of alphabet 'alphabet1'"),
     ):

@@ -27,23 +27,23 @@ MODEL = {
     "dtype": "float32",
 }
 EPISODES = {
-    "name": "episode",
+    "name": "info_nce",
     "episodes": 4,
     "n_way": 3,
-    "fill": False,
-    "turns": "alphabet",
+    "pad_with_symmetries": False,
+    "symmetries": "alphabet",
     "contrast": "batch",
 }
 FIXED_PAIRS = {
     "name": "verification",
     "batch": 8,
     "negatives": "any",
-    "turns": "none",
+    "symmetries": "none",
     "pairs": 12,
     "copies": 2,
 }
 WARPS = {"affine": augment.Affine()}
-OPTIMISER = {"name": "adamw", "rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.0}
+OPTIMISER = {"name": "adamw", "learning_rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def begin(small):
 def run(image_set, begin, count, fed, fields=EPISODES, num_steps=10):
     """The parameters and sums after some steps, and the loss of each."""
     devices = Devices(count)
-    model = siamese.build(MODEL, devices.axis_name)
+    model = siamese.build(MODEL, axis_name=devices.axis_name)
     tx = optim.build(OPTIMISER, 100)
     objective = objectives.build(fields, 8)
     step = make_train_step(model, tx, objective, WARPS, "paper", devices, fed)
@@ -136,7 +136,7 @@ def smoke(**changes):
 
 def figures(path):
     return [
-        (row["step"], row["kind"], row.get("loss"), row["accuracy"])
+        (row["step"], row["phase"], row.get("loss"), row["accuracy"])
         for row in workdir.read_metrics(path)
     ]
 

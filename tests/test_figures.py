@@ -32,7 +32,7 @@ def make_set(shape=(6, 5, 1), kind="ink", num_classes=4, per_class=3, alphabets=
     )
 
 
-def judge(images, queries, supports, answers, scores):
+def evaluate(images, queries, supports, answers, scores):
     """The result of given trials with given scores (R, Q, N)."""
     queries, scores = np.array(queries), iter(np.array(scores, float))
     listed = trials.Trials(
@@ -45,7 +45,7 @@ def judge(images, queries, supports, answers, scores):
         answers=np.array(answers),
         groups=np.zeros(queries.shape, int),
         group_names=("a0",),
-        group_kind="alphabet",
+        grouped_by="alphabet",
     )
     raw = list(scores)
     result = protocols.evaluate_trials(lambda q, s: np.zeros((len(q), len(s))), listed)
@@ -65,7 +65,7 @@ def planted():
         [[1, 5, 0], [7, 2, 1], [0, 0, 3]],
         [[4, 4, 1], [0, 9, 1], [0, 3, 2]],
     ]
-    return judge(
+    return evaluate(
         make_set(), [[0, 3, 6], [6, 3, 9]], [[1, 4, 7], [7, 4, 10]], [[0, 1, 2], [0, 1, 2]], scores
     )
 
@@ -78,7 +78,7 @@ def test_confusions_by_hand(planted):
 
 
 def test_confusions_of_a_perfect_system_are_none():
-    result = judge(make_set(), [[0]], [[1, 4]], [[0]], [[[2, 1]]])
+    result = evaluate(make_set(), [[0]], [[1, 4]], [[0]], [[[2, 1]]])
     assert report.confusions(result, make_set().classes) == []
 
 
@@ -201,7 +201,7 @@ def test_principal_components_are_those_of_the_covariance():
 @pytest.mark.parametrize("shape", [(20, 12, 3), (9, 16, 1)])
 def test_trials_and_maps_of_photos_keep_shape_and_colour(shape):
     images = make_set(shape, "photo")
-    result = judge(images, [[0, 3]], [[1, 4]], [[0, 1]], [[[2, 1], [2, 1]]])
+    result = evaluate(images, [[0, 3]], [[1, 4]], [[0, 1]], [[[2, 1], [2, 1]]])
     svg = figures.to_svg(figures.trial_grid_figure(result, "photo", 2), "")
     shown = embedded_pictures(svg)
     assert len(shown) == 2 * 3
@@ -242,10 +242,10 @@ def test_single_images_stand_with_their_names():
 # ------------------------------------------------------------------------------ pairs and curves
 
 
-def judged_pairs(scores, labels, first, second, shape=(6, 5, 1), kind="ink", threshold=0.5):
+def verification_errors(scores, labels, first, second, shape=(6, 5, 1), kind="ink", threshold=0.5):
     """The result of given pairs with given scores, and P(same) = 1 / (1 + exp(-(2 s - 1)))."""
     images = make_set(shape, kind)
-    listed = trials.Pairs(
+    listed = trials.VerificationPairs(
         name="verification",
         scope="made",
         images=images.images,
@@ -255,7 +255,7 @@ def judged_pairs(scores, labels, first, second, shape=(6, 5, 1), kind="ink", thr
         labels=np.array(labels),
         groups=np.zeros(len(labels), int),
         group_names=("a0",),
-        group_kind="alphabet",
+        grouped_by="alphabet",
     )
     result = protocols.evaluate_pairs(
         lambda q, s: np.zeros((len(q), len(s))), listed, threshold=threshold
@@ -275,7 +275,7 @@ def judged_pairs(scores, labels, first, second, shape=(6, 5, 1), kind="ink", thr
 @pytest.fixture
 def eight_pairs():
     """Same: 0.9, 0.1 (wrong), -3 (wrong), 0.9 again. Different: 0.2, 0.7 (wrong), 5 (wrong), nan."""
-    return judged_pairs(
+    return verification_errors(
         [0.9, 0.1, -3, 0.9, 0.2, 0.7, 5, np.nan],
         [1, 1, 1, 1, 0, 0, 0, 0],
         [0, 3, 6, 1, 0, 3, 6, 9],
@@ -294,7 +294,7 @@ def test_pairs_to_show_are_of_each_kind_and_the_hardest_errors_come_first(eight_
     assert [len(members) for _, members in few] == [1] * 4
     again = figures.sample_pairs(eight_pairs, count=1, seed=1)
     assert [list(x) for _, x in few] == [list(x) for _, x in again]
-    clean = judged_pairs([1, 0], [1, 0], [0, 0], [1, 3])
+    clean = verification_errors([1, 0], [1, 0], [0, 0], [1, 3])
     assert [what for what, _ in figures.sample_pairs(clean)] == [
         "same, by chance",
         "different, by chance",
@@ -303,7 +303,7 @@ def test_pairs_to_show_are_of_each_kind_and_the_hardest_errors_come_first(eight_
 
 @pytest.mark.parametrize(("shape", "kind"), [((6, 5, 1), "ink"), ((20, 12, 3), "photo")])
 def test_pairs_are_shown_with_dissimilarity_and_probability(shape, kind):
-    result = judged_pairs([0.9, -3, 5], [1, 1, 0], [0, 6, 6], [1, 7, 9], shape, kind)
+    result = verification_errors([0.9, -3, 5], [1, 1, 0], [0, 6, 6], [1, 7, 9], shape, kind)
     asked = []
 
     def apart(members):
@@ -311,7 +311,7 @@ def test_pairs_are_shown_with_dissimilarity_and_probability(shape, kind):
         return -result.scores[members]
 
     rows = [("some", np.array([0, 2])), ("others", np.array([1]))]
-    figure = figures.judged_pairs_figure(result, rows, apart, kind)
+    figure = figures.verification_errors_figure(result, rows, apart, kind)
     assert asked == [[0, 2], [1]] and len(figure.axes) == 1
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == [
@@ -330,9 +330,9 @@ def test_pairs_are_shown_with_dissimilarity_and_probability(shape, kind):
 
 
 def test_a_claim_is_shown_by_its_first_reference():
-    result = judged_pairs([0.9, -3], [1, 0], [0, 6], [[1, 2], [9, -1]])
+    result = verification_errors([0.9, -3], [1, 0], [0, 6], [[1, 2], [9, -1]])
     rows = figures.sample_pairs(result)
-    figure = figures.judged_pairs_figure(result, rows, lambda members: members / 7, "ink")
+    figure = figures.verification_errors_figure(result, rows, lambda members: members / 7, "ink")
     shown = embedded_pictures(figures.to_svg(figure, ""))
     np.testing.assert_array_equal(shown, figures.pictures(make_set().images[[0, 1, 6, 9]], "ink"))
 

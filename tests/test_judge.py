@@ -25,20 +25,20 @@ OTHER["glyphs_characters"] = (6, 9)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Trained on glyphs, to be judged on other glyphs, of prototypes."""
+    """Trained on glyphs, to be evaluated on other glyphs, of prototypes."""
     path = tmp_path_factory.mktemp("runs") / "run"
     config = runpy.run_path(str(CONFIGS / "quickstart.py"))["get_config"]("smoke")
     with config.unlocked():
         config.num_steps = 10
         config.test_data = ml_collections.ConfigDict(OTHER)
-        config.eval.join = "prototype"
+        config.eval.shot_aggregation = "prototype"
     loop.train_and_evaluate(config, str(path))
     return path
 
 
-def judged(run, protocols, settings=None, **options):
+def evaluated(run, protocols, settings=None, **options):
     settings = {**SMALL, **(settings or {})}
-    return evaluate.judge_run(run, protocols, settings, report=False, **options)
+    return evaluate.evaluate_run(run, protocols, settings, report=False, **options)
 
 
 def with_config(run, tmp_path, change):
@@ -57,7 +57,7 @@ def with_config(run, tmp_path, change):
 def test_test_data_are_what_is_judged_on(run, capsys):
     own, test = loading.load(workdir.read_config(run).data), loading.load(OTHER)
     assert test.test.image_shape != own.test.image_shape  # its own size
-    found = judged(run, ["official", "within", "verification", "open_set"])
+    found = evaluated(run, ["official", "within", "verification", "open_set"])
     assert set(found) == {"run @ 10", "pixel 1-NN", "random", "modified Hausdorff"}
     results = found["run @ 10"]
     drawn = trials.within_trials(test.test, n_way=5, k_shot=2, num_trials=40)
@@ -66,22 +66,24 @@ def test_test_data_are_what_is_judged_on(run, capsys):
     assert results["official"].trial_hash == trials.official_trials(test.runs).hash
     pairs = trials.verification_pairs(test.validation, num_pairs=80)
     assert results["verification"].figures["validation_hash"] == pairs.hash
-    direct = protocols_lib.evaluate_trials(network.load(run).system(), drawn, join="prototype")
+    direct = protocols_lib.evaluate_trials(
+        network.load(run).system(), drawn, shot_aggregation="prototype"
+    )
     np.testing.assert_allclose(results["within"].scores, direct.scores, rtol=1e-5)
-    assert results["within"].join == "prototype"  # as the config says
-    assert found["pixel 1-NN"]["within"].join == "mean"  # it has no embeddings
+    assert results["within"].shot_aggregation == "prototype"  # as the config says
+    assert found["pixel 1-NN"]["within"].shot_aggregation == "mean"  # it has no embeddings
     assert "joined by prototype" in capsys.readouterr().out
     kept = json.loads((run / "results.json").read_text())
-    assert kept["settings"]["join"] == "prototype"
-    assert {row["join"] for row in kept["results"]} == {None, "mean", "prototype"}
-    asked = judged(run, ["within"], {"join": "max"}, baselines=False)
-    assert asked["run @ 10"]["within"].join == "max"
+    assert kept["settings"]["shot_aggregation"] == "prototype"
+    assert {row["shot_aggregation"] for row in kept["results"]} == {None, "mean", "prototype"}
+    asked = evaluated(run, ["within"], {"shot_aggregation": "max"}, baselines=False)
+    assert asked["run @ 10"]["within"].shot_aggregation == "max"
 
 
 def test_the_report_of_such_a_run(run):
-    evaluate.judge_run(run, ["within", "retrieval", "open_set"], SMALL, baselines=False)
+    evaluate.evaluate_run(run, ["within", "retrieval", "open_set"], SMALL, baselines=False)
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "trained on glyphs" in page and "; judged on glyphs" in page
+    assert "trained on glyphs" in page and "; evaluated on glyphs" in page
 
 
 def test_what_was_trained_on_must_be_there_as_it_was(run, tmp_path):
@@ -89,7 +91,7 @@ def test_what_was_trained_on_must_be_there_as_it_was(run, tmp_path):
         config["data"]["seed"] = 5
 
     with pytest.raises(ValueError, match="was trained on other data"):
-        judged(with_config(run, tmp_path, change), ["within"])
+        evaluated(with_config(run, tmp_path, change), ["within"])
 
 
 def test_colour_does_not_fit_a_grey_network(run, tmp_path):
@@ -110,19 +112,19 @@ def test_colour_does_not_fit_a_grey_network(run, tmp_path):
     with pytest.raises(
         ValueError, match="takes images of 20x20x1, and those of test_data .* 6x5x3"
     ):
-        judged(copy, ["between"], {"n_way": 2})
+        evaluated(copy, ["between"], {"n_way": 2})
 
 
 def test_archives_of_test_data_need_such(run, tmp_path):
     copy = with_config(run, tmp_path, lambda config: config.pop("test_data"))
     with pytest.raises(ValueError, match="has no test_data in its config"):
-        judged(copy, ["within"], test_archives="x")
-    assert "within" in judged(copy, ["within"], {"k_shot": 1}, baselines=False)["copy @ 10"]
+        evaluated(copy, ["within"], test_archives="x")
+    assert "within" in evaluated(copy, ["within"], {"k_shot": 1}, baselines=False)["copy @ 10"]
 
 
 def test_any_run_is_judged_on_data_that_are_named(run, tmp_path):
     copy = with_config(run, tmp_path, lambda config: config.pop("test_data"))
-    found = judged(copy, ["within"], {"k_shot": 1}, baselines=False, test_data="glyphs")
+    found = evaluated(copy, ["within"], {"k_shot": 1}, baselines=False, test_data="glyphs")
     expected = trials.within_trials(loading.load({"name": "glyphs"}).test, n_way=5, num_trials=40)
     assert found["copy @ 10"]["within"].trial_hash == expected.hash
     kept = json.loads((copy / "results.json").read_text())
@@ -136,14 +138,18 @@ def test_an_ensemble_is_the_mean_of_the_scores(run, tmp_path):
     with config.unlocked():
         config.seed = 1
         config.model.encoder_args.units = 12  # an embedding of another size
-        config.eval.join = "mean"
+        config.eval.shot_aggregation = "mean"
     loop.train_and_evaluate(config, str(other))
     record = tmp_path / "record.json"
-    found = judged(run, ["within"], {"join": "mean"}, ensemble=[other], record=str(record))
+    found = evaluated(
+        run, ["within"], {"shot_aggregation": "mean"}, ensemble=[other], record=str(record)
+    )
     assert set(found) == {"run @ 10", "ensemble of 2", "pixel 1-NN", "random"}
     nets = [network.load(path) for path in (run, other)]
     drawn = trials.within_trials(loading.load(OTHER).test, n_way=5, k_shot=2, num_trials=40)
-    one, two = (protocols_lib.evaluate_trials(net.system(), drawn, join="mean") for net in nets)
+    one, two = (
+        protocols_lib.evaluate_trials(net.system(), drawn, shot_aggregation="mean") for net in nets
+    )
     both = found["ensemble of 2"]["within"]
     np.testing.assert_allclose(both.scores, (one.scores + two.scores) / 2, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["run @ 10"]["within"].scores, one.scores, rtol=1e-5)
@@ -154,7 +160,7 @@ def test_an_ensemble_is_the_mean_of_the_scores(run, tmp_path):
     (stranger / "provenance.json").unlink()
     (stranger / "provenance.json").write_text(json.dumps(provenance))
     with pytest.raises(ValueError, match="copy was trained on other data"):
-        judged(run, ["within"], ensemble=[stranger])
+        evaluated(run, ["within"], ensemble=[stranger])
     with pytest.raises(ValueError, match="one or more networks"):
         network.ensemble([])
 
@@ -170,15 +176,15 @@ def test_other_parts_than_the_test_are_recorded_alone(run, tmp_path):
     kept = None
     for part, images in sets.items():
         expected = trials.within_trials(images, n_way=5, k_shot=2, num_trials=40)
-        found = judged(copy, ["within"], part=part, baselines=False, record=tmp_path / part)
+        found = evaluated(copy, ["within"], part=part, baselines=False, record=tmp_path / part)
         assert found["copy @ 10"]["within"].trial_hash == expected.hash
         assert json.loads((tmp_path / part).read_text())["settings"]["part"] == part
         kept = kept or (copy / "results.json").read_text()
         assert (copy / "results.json").read_text() == kept
     with pytest.raises(ValueError, match="'official' needs the official runs"):
-        judged(copy, ["official"], part="both")
+        evaluated(copy, ["official"], part="both")
     with pytest.raises(ValueError, match="part must be one of"):
-        judged(copy, ["within"], part="train")
+        evaluated(copy, ["within"], part="train")
 
 
 def test_sets_that_do_not_join():
@@ -198,7 +204,7 @@ def test_pairs_of_a_file_are_judged_beside_the_test_set(run, tmp_path, capsys):
         for b in range(a + 2, 35, 2):
             lines.append(f"{a}.png,{b}.png,{int(test.classes[a] == test.classes[b])}")
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
-    found = judged(run, ["verification"], pairs=tmp_path / "pairs.csv")
+    found = evaluated(run, ["verification"], pairs=tmp_path / "pairs.csv")
     assert list(found["run @ 10"]) == ["verification", "pairs"] == list(found["random"])
     pairs = found["run @ 10"]["pairs"]
     assert pairs.trials.images.shape == (18, 20, 20, 1) and pairs.num_trials == 153

@@ -54,21 +54,25 @@ def test_verification_stays_finite_for_sure_and_wrong_answers():
 def test_episode_by_hand():
     # exp(logits) = [[2, 1], [6, 3]]. Rows: 2/3 and 3/9; columns: 2/8 and 3/4.
     logits = jnp.log(jnp.array([[2.0, 1.0], [6.0, 3.0]]))
-    found = losses.episode(logits, jnp.ones((2, 2), bool))
+    found = losses.symmetric_info_nce(logits, jnp.ones((2, 2), bool))
     expected = [0.5 * (np.log(3 / 2) + np.log(4)), 0.5 * (np.log(3) + np.log(4 / 3))]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_episode_is_log_n_for_a_constant_and_nothing_for_a_perfect_net():
-    np.testing.assert_allclose(losses.episode(jnp.zeros((3, 3)), ALL), np.full(3, np.log(3)), 1e-6)
-    np.testing.assert_allclose(losses.episode(60 * jnp.eye(3), ALL), np.zeros(3), atol=1e-6)
+    np.testing.assert_allclose(
+        losses.symmetric_info_nce(jnp.zeros((3, 3)), ALL), np.full(3, np.log(3)), 1e-6
+    )
+    np.testing.assert_allclose(
+        losses.symmetric_info_nce(60 * jnp.eye(3), ALL), np.zeros(3), atol=1e-6
+    )
 
 
 def test_episode_against_numpy():
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(2, 6, 6)) * 3
     allowed = (rng.uniform(size=(2, 6, 6)) < 0.7) | np.eye(6, dtype=bool)
-    found = losses.episode(jnp.asarray(logits, jnp.float32), jnp.asarray(allowed))
+    found = losses.symmetric_info_nce(jnp.asarray(logits, jnp.float32), jnp.asarray(allowed))
     expected = [episode_reference(*pair) for pair in zip(logits, allowed, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -81,14 +85,14 @@ def test_a_masked_episode_is_a_sliced_one():
     logits[~allowed] = 1e6  # must not be seen
 
     def masked(x):
-        return losses.episode(x, jnp.asarray(allowed)).sum()
+        return losses.symmetric_info_nce(x, jnp.asarray(allowed)).sum()
 
-    found = losses.episode(jnp.asarray(logits), jnp.asarray(allowed))
+    found = losses.symmetric_info_nce(jnp.asarray(logits), jnp.asarray(allowed))
     sliced = jnp.asarray(logits[np.ix_(keep, keep)])
-    np.testing.assert_allclose(found[keep], losses.episode(sliced, ALL), rtol=1e-5)
+    np.testing.assert_allclose(found[keep], losses.symmetric_info_nce(sliced, ALL), rtol=1e-5)
     np.testing.assert_array_equal(found[~keep], np.zeros(2))
     grad = np.asarray(jax.grad(masked)(jnp.asarray(logits)))
-    expected = jax.grad(lambda x: losses.episode(x, ALL).sum())(sliced)
+    expected = jax.grad(lambda x: losses.symmetric_info_nce(x, ALL).sum())(sliced)
     np.testing.assert_allclose(grad[np.ix_(keep, keep)], expected, rtol=1e-5, atol=1e-7)
     assert not np.any(grad[~allowed])
 
@@ -229,13 +233,13 @@ def test_mining_of_a_collapsed_batch_is_finite(mining):
     assert np.all(np.isfinite(grad))
 
 
-@pytest.mark.parametrize("name", ["verification", "episode", "classification"])
+@pytest.mark.parametrize("name", ["verification", "info_nce", "classification"])
 def test_gradients_by_finite_differences(name):
     rng = np.random.default_rng(3)
     with jax.enable_x64(True):
         second, x = {
             "verification": (jnp.asarray([1.0, 0, 1, 0, 0, 1, 1]), rng.normal(size=7)),
-            "episode": (ALLOWED, rng.normal(size=(3, 3))),
+            "info_nce": (ALLOWED, rng.normal(size=(3, 3))),
             "classification": (ALLOWED, rng.normal(size=(3, 3))),
         }[name]
         function = jax.jit(lambda x: getattr(losses, name)(x, second))
@@ -262,6 +266,6 @@ def test_shapes_are_checked():
         losses.verification(jnp.zeros(3), jnp.zeros((3, 1)))
     for shape in [(3, 4), (3,)]:
         with pytest.raises(ValueError, match=r"must be \(\.\.\., N, N\)"):
-            losses.episode(jnp.zeros(shape), jnp.ones(shape, bool))
+            losses.symmetric_info_nce(jnp.zeros(shape), jnp.ones(shape, bool))
     with pytest.raises(ValueError, match=r"allowed \(2, 2\)"):
-        losses.episode(jnp.zeros((3, 3)), jnp.ones((2, 2), bool))
+        losses.symmetric_info_nce(jnp.zeros((3, 3)), jnp.ones((2, 2), bool))

@@ -43,7 +43,7 @@ SMALL_RESIDUAL = {
 
 def made_up(fields, shape):
     """The net of a config section and variables of any size, as after training."""
-    net = siamese.build(fields)
+    net = siamese.build(fields, shape)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     rng = np.random.default_rng(0)
 
@@ -75,7 +75,7 @@ def embed_in_training(net, variables, images, key):
 
 def shapes(fields, shape):
     """Parameter path -> shape, without computing anything."""
-    net = siamese.build(fields)
+    net = siamese.build(fields, shape)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     params = jax.eval_shape(net.init, jax.random.key(0), images, images)["params"]
     leaves = jax.tree_util.tree_leaves_with_path(params)

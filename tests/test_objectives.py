@@ -12,13 +12,13 @@ from siamese_jax.training.sampling import Episodes, Pairs, SetIndex
 DOT = objectives.Compare(
     lambda h1, h2: (h1 * h2).sum(-1), lambda h1, h2: jnp.einsum("...qd,...sd->...qs", h1, h2)
 )
-VERIFICATION = {"name": "verification", "batch": 6, "negatives": "any", "turns": "none"}
+VERIFICATION = {"name": "verification", "batch": 6, "negatives": "any", "symmetries": "none"}
 EPISODE = {
-    "name": "episode",
+    "name": "info_nce",
     "episodes": 3,
     "n_way": 4,
-    "fill": False,
-    "turns": "none",
+    "pad_with_symmetries": False,
+    "symmetries": "none",
     "contrast": "episode",
 }
 
@@ -174,7 +174,7 @@ def test_a_triplet_batch_brings_its_draws(glyphs):
 def test_support_sets_against_a_loop(name, k_shot):
     fields = {**EPISODE, "name": name, "k_shot": k_shot}
     objective = objectives.build(fields, 8)
-    assert objective.images == 3 * 4 * (k_shot + 1) and objective.drawings == k_shot + 1
+    assert objective.images == 3 * 4 * (k_shot + 1) and objective.images_per_class == k_shot + 1
     rng = np.random.default_rng(4)
     h = rng.normal(size=(3, 1, 4, 5)) + 0.8 * rng.normal(size=(3, k_shot + 1, 4, 5))
     mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], bool)
@@ -200,14 +200,16 @@ def test_support_sets_against_a_loop(name, k_shot):
     np.testing.assert_allclose(metrics["accuracy"], np.mean(right), rtol=1e-5)
 
 
-@pytest.mark.parametrize("turns, classes", [("none", 48), ("alphabet", 8 * 48)])
-def test_classifier_is_a_softmax_over_the_training_characters(glyphs, turns, classes):
-    objective = objectives.build({"name": "classifier", "batch": 64, "turns": turns}, 8, 48)
+@pytest.mark.parametrize("symmetries, classes", [("none", 48), ("alphabet", 8 * 48)])
+def test_classifier_is_a_softmax_over_the_training_characters(glyphs, symmetries, classes):
+    objective = objectives.build(
+        {"name": "classifier", "batch": 64, "symmetries": symmetries}, 8, 48
+    )
     assert (objective.units, objective.images, objective.classes) == (64, 64, classes)
     drawn = objective.sample(jax.random.key(0), 0, SetIndex.of(glyphs))
     expected = glyphs.classes[np.asarray(drawn.rows)]
-    if turns != "none":
-        expected = 8 * expected + np.asarray(drawn.turns)
+    if symmetries != "none":
+        expected = 8 * expected + np.asarray(drawn.symmetries)
     np.testing.assert_array_equal(drawn.labels, expected)
     logits = np.random.default_rng(5).normal(size=(64, classes))
     logits[:20, expected[:20]] += 9
@@ -222,7 +224,10 @@ def test_classifier_is_a_softmax_over_the_training_characters(glyphs, turns, cla
     "fields, words",
     [
         ({"name": "pairs"}, r"objective.name must be one of .* got 'pairs'"),
-        ({**VERIFICATION, "name": "episode"}, r"needs the fields \['contrast', 'episodes', 'fill'"),
+        (
+            {**VERIFICATION, "name": "info_nce"},
+            r"needs the fields \['contrast', 'episodes', 'pad_with_symmetries'",
+        ),
         ({**EPISODE, "name": "verification"}, r"needs the fields \['batch', 'negatives'\]"),
         ({**EPISODE, "n_way": 1}, "objective.n_way must be at least 2, got 1"),
         ({**EPISODE, "contrast": "all"}, "objective.contrast must be one of .* got 'all'"),
@@ -234,7 +239,10 @@ def test_classifier_is_a_softmax_over_the_training_characters(glyphs, turns, cla
             {**EPISODE, "name": "matching", "k_shot": 0},
             "objective.k_shot must be at least 1, got 0",
         ),
-        ({**CONTRASTIVE, "name": "triplet"}, r"needs the fields \['episodes', 'fill', 'mining'"),
+        (
+            {**CONTRASTIVE, "name": "triplet"},
+            r"needs the fields \['episodes', 'pad_with_symmetries', 'mining'",
+        ),
     ],
 )
 def test_build_says_what_does_not_fit(fields, words):
@@ -248,7 +256,7 @@ FIXED = {
     "name": "verification",
     "batch": 10,
     "negatives": "same_alphabet",
-    "turns": "none",
+    "symmetries": "none",
     "pairs": 24,
     "copies": 2,
 }
@@ -263,7 +271,7 @@ def test_the_batch_of_a_step_is_the_one_that_the_pair_set_says(glyphs):
     for step in (0, 1, 200):
         found = sample(rng, jnp.int32(step), index)
         wanted = fixed_pairs.sample_fixed_pairs(rng, expected, jnp.int32(step), 10, 2)
-        for field in ("rows", "turns", "labels", "distort"):
+        for field in ("rows", "symmetries", "labels", "distort"):
             np.testing.assert_array_equal(getattr(found, field), getattr(wanted, field))
         keys, wanted_keys = (jax.random.key_data(batch.keys) for batch in (found, wanted))
         np.testing.assert_array_equal(keys, wanted_keys)
@@ -294,7 +302,7 @@ def test_without_pairs_every_batch_is_drawn_anew(glyphs, name):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"turns": "alphabet"}, "set objective.turns to 'none', not 'alphabet'"),
+        ({"symmetries": "alphabet"}, "set objective.symmetries to 'none', not 'alphabet'"),
         ({"pairs": 0}, "objective.copies = 2 of objective.pairs = 0: .* copies are of fixed pairs"),
         ({"copies": -1}, "objective.copies = -1 of .* neither may be negative"),
         (

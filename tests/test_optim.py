@@ -154,7 +154,7 @@ def test_other_rates_compile_nothing_anew():
     params = jax.tree.map(jnp.asarray, start())
     opt_state = tx.init(params)
     _, _, step = run(tx, params, opt_state, range(1))
-    still = opt_state._replace(rate=jax.tree.map(jnp.zeros_like, opt_state.rate))
+    still = opt_state._replace(learning_rate=jax.tree.map(jnp.zeros_like, opt_state.learning_rate))
     x, y = (jnp.asarray(part) for part in examples(0))
     moved, _ = step(params, still, x, y)
     jax.tree.map(np.testing.assert_array_equal, moved, params)  # a rate of 0 moves nothing
@@ -240,7 +240,7 @@ def test_layer_settings_are_those_in_force():
 
 def test_adamw_against_a_plain_loop():
     """Decoupled decay on matrices alone; biases and vectors are left to the gradient."""
-    fields = {"name": "adamw", "rate": 0.1, "warmup_steps": 2, "weight_decay": 0.3}
+    fields = {"name": "adamw", "learning_rate": 0.1, "warmup_steps": 2, "weight_decay": 0.3}
     params = start(np.float64)
     expected = jax.tree.map(np.copy, params)
     leaves = [("encoder", "conv1", "kernel"), ("encoder", "conv1", "bias"), ("head", "kernel")]
@@ -277,7 +277,7 @@ def orthogonalised(m):
 
 def test_muon_against_a_plain_loop():
     """Kernels along the orthogonalised momentum, with decay; biases as with NAdam, without."""
-    fields = {"name": "muon", "rate": 0.05, "warmup_steps": 2, "weight_decay": 0.3}
+    fields = {"name": "muon", "learning_rate": 0.05, "warmup_steps": 2, "weight_decay": 0.3}
     rng = np.random.default_rng(1)
     params = {
         "conv": {"kernel": rng.normal(size=(3, 2, 4, 5)), "bias": rng.normal(size=5)},
@@ -315,7 +315,7 @@ def test_muon_against_a_plain_loop():
 
 ADAM = {
     "name": "adam",
-    "rate": 0.05,
+    "learning_rate": 0.05,
     "rules": [("encoder/.*/kernel", 0.2), ("head/kernel", 0.03), (".*/bias", 0.0)],
 }
 
@@ -371,7 +371,7 @@ def test_other_settings_of_adam_compile_nothing_anew():
     first, _, step = run(tx, params, tx.init(params), range(1))
     x, y = (jnp.asarray(part) for part in examples(0))
     rules = [(pattern, 10 * l2) for pattern, l2 in ADAM["rules"]]
-    for change in ({"rate": 0.0}, {"rules": rules}):
+    for change in ({"learning_rate": 0.0}, {"rules": rules}):
         other = {**ADAM, **change}
         moved, _ = step(params, optim.build(other, 8).init(params), x, y)
         assert not np.array_equal(moved["head"]["kernel"], first["head"]["kernel"])
@@ -385,7 +385,7 @@ def test_another_rate_compiles_nothing_anew(name):
     tx = optim.build(fields, 8)
     params = jax.tree.map(jnp.asarray, start())
     _, _, step = run(tx, params, tx.init(params), range(1))
-    other = {**fields, "rate": 0.0, "weight_decay": 0.1}
+    other = {**fields, "learning_rate": 0.0, "weight_decay": 0.1}
     still = optim.build(other, 8).init(params)
     x, y = (jnp.asarray(part) for part in examples(0))
     jax.tree.map(np.testing.assert_array_equal, step(params, still, x, y)[0], params)
@@ -401,11 +401,11 @@ def test_another_rate_compiles_nothing_anew(name):
             {"name": "sgd"},
             r"optim.name must be one of \('layerwise', 'adam', 'adamw', 'muon'\), got 'sgd'",
         ),
-        ({"name": "layerwise", "rate": 0.1}, "optim.name = 'layerwise' needs .*'rules'"),
-        ({"name": "adamw", "rules": ()}, "optim.name = 'adamw' needs .*'rate'"),
-        ({"name": "adam", "rate": 0.1}, r"optim.name = 'adam' needs .*\['rules'\]"),
+        ({"name": "layerwise", "learning_rate": 0.1}, "optim.name = 'layerwise' needs .*'rules'"),
+        ({"name": "adamw", "rules": ()}, "optim.name = 'adamw' needs .*'learning_rate'"),
+        ({"name": "adam", "learning_rate": 0.1}, r"optim.name = 'adam' needs .*\['rules'\]"),
         (
-            {"name": "adam", "rate": 0.1, "rules": [("w", 0.1, 0.9, 0.0)]},
+            {"name": "adam", "learning_rate": 0.1, "rules": [("w", 0.1, 0.9, 0.0)]},
             r"rules of 'adam' are \(pattern, l2\), got \('w', 0.1, 0.9, 0.0\)",
         ),
         (

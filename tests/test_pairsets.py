@@ -309,8 +309,8 @@ def test_sampled_batches_show_the_pairs_of_the_set():
     seen = []
     for step in range(9):  # one epoch of 40 x 9 examples
         batch = sample(key, on_device, step, 40, 8)
-        assert batch.rows.shape == batch.turns.shape == batch.keys.shape == (40, 2)
-        assert batch.rows.dtype == jnp.int32 and not batch.turns.any()
+        assert batch.rows.shape == batch.symmetries.shape == batch.keys.shape == (40, 2)
+        assert batch.rows.dtype == jnp.int32 and not batch.symmetries.any()
         classes = image_set.classes[np.asarray(batch.rows)]
         np.testing.assert_array_equal(batch.labels, classes[:, 0] == classes[:, 1])
         np.testing.assert_array_equal(batch.distort[:, 0], batch.distort[:, 1])

@@ -55,7 +55,7 @@ def _finish(process):
 
 def _figures(path):
     return [
-        (r["step"], r["kind"], r.get("loss"), r["accuracy"]) for r in workdir.read_metrics(path)
+        (r["step"], r["phase"], r.get("loss"), r["accuracy"]) for r in workdir.read_metrics(path)
     ]
 
 
@@ -88,7 +88,7 @@ def test_only_the_first_process_speaks_and_logs(two_by_two):
     path, output = two_by_two
     assert len(re.findall(r"finished at step 20", output)) == 1
     assert len(workdir.read_provenance(path)) == 1
-    steps = [row["step"] for row in workdir.read_metrics(path) if row["kind"] == "train"]
+    steps = [row["step"] for row in workdir.read_metrics(path) if row["phase"] == "train"]
     assert steps == [5, 10, 15, 20]
 
 
@@ -115,7 +115,7 @@ def test_a_lost_process_stops_the_others_with_a_line_and_the_run_goes_on(tmp_pat
     os.kill(process.pid, signal.SIGTERM)
     code, output = _finish(process)
     assert code == 75 and "stopped and saved" in output, output
-    steps = [row["step"] for row in workdir.read_metrics(path) if row["kind"] == "train"]
+    steps = [row["step"] for row in workdir.read_metrics(path) if row["phase"] == "train"]
     assert steps == list(range(5, steps[-1] + 1, 5))
 
 

@@ -61,7 +61,7 @@ class SmokeRun:
 
 @pytest.fixture(scope="module")
 def smoke_run(tmp_path_factory):
-    """A trained network of the quickstart's smoke variant, judged beside two baselines."""
+    """A trained network of the quickstart's smoke variant, evaluated beside two baselines."""
     path = tmp_path_factory.mktemp("runs") / "a<b"  # a name that HTML must escape
     config = get_config("quickstart", "smoke")
     config.num_devices = 1
@@ -284,15 +284,15 @@ def test_table_escapes_all_but_html():
 
 # ---------------------------------------------------------------------------- other runs and sets
 
-EPISODES = {"episodes": 2, "n_way": 5, "fill": False, "turns": "none"}
-PAIRS = {"batch": 8, "negatives": "any", "turns": "none"}
+EPISODES = {"episodes": 2, "n_way": 5, "pad_with_symmetries": False, "symmetries": "none"}
+PAIRS = {"batch": 8, "negatives": "any", "symmetries": "none"}
 OBJECTIVES = {  # fields, pictures of the sheet, words of the page
     "verification": (PAIRS, 16, "Pairs of the run’s first batch with their labels"),
     "contrastive": (PAIRS | {"margin": 1.0}, 16, "a distance below half of the margin"),
     "triplet": (EPISODES | {"mining": "random", "margin": 1.0}, 20, "are anchor and negative"),
     "prototypical": (EPISODES | {"k_shot": 2}, 30, "on each of the sides A, B and C by another"),
     "matching": (EPISODES | {"k_shot": 1}, 20, "each side is asked once"),
-    "classifier": ({"batch": 6, "turns": "none"}, 6, "with the names of their classes"),
+    "classifier": ({"batch": 6, "symmetries": "none"}, 6, "with the names of their classes"),
 }
 
 
@@ -321,7 +321,7 @@ def test_a_run_judged_on_another_set_names_both(smoke_run):
     )
     loop = dataclasses.replace(smoke_run.data.train, name="set of before")
     test = dataclasses.replace(other.test, name="set of after")
-    data = dataclasses.replace(other, train=loop, test=test, note="this; judged on that")
+    data = dataclasses.replace(other, train=loop, test=test, note="this; evaluated on that")
     config = smoke_run.config.copy_and_resolve_references().unlock()
     config.test_data = ml_collections.ConfigDict({"name": "glyphs", "seed": 7})
     path = report.write_report(
@@ -329,9 +329,9 @@ def test_a_run_judged_on_another_set_names_both(smoke_run):
     )
     text = visible(path.read_text(encoding="utf-8"))
     assert f"Trained on {loop.num_classes} classes of 5 alphabets (set of before), " in text
-    assert f"judged on another set, {test.num_classes} classes" in text
+    assert f"evaluated on another set, {test.num_classes} classes" in text
     assert "(set of after)" in text and "Validation set (thresholds)" in text
-    assert "this; judged on that" in text and "never seen" not in text
+    assert "this; evaluated on that" in text and "never seen" not in text
 
 
 def tiny(data, encoder, objective, comparator="l1", **augmentation):
@@ -344,9 +344,14 @@ def tiny(data, encoder, objective, comparator="l1", **augmentation):
                 **{"comparator": comparator, "head_args": {}, "dtype": "float32"},
                 **encoder,
             },
-            "objective": {"turns": "none", "negatives": "any", "batch": 8, **objective},
+            "objective": {"symmetries": "none", "negatives": "any", "batch": 8, **objective},
             "augment": {"distort": False, **augmentation},
-            "optim": {"name": "adamw", "rate": 3e-3, "warmup_steps": 1, "weight_decay": 0.0},
+            "optim": {
+                "name": "adamw",
+                "learning_rate": 3e-3,
+                "warmup_steps": 1,
+                "weight_decay": 0.0,
+            },
             "eval": {"every": 4, "trials": 30, "n_way": 3, "seed": 0, "patience": 0},
         }
     ).lock()
@@ -367,7 +372,7 @@ def test_a_run_of_vectors(tmp_path):
     loop.train_and_evaluate(tiny(data, encoder, {"name": "verification"}), str(path))
     protocols = ["within", "verification", "curve", "retrieval", "open_set"]
     settings = {"n_way": 3, "num_trials": 30, "num_pairs": 40, "curve_trials": 20}
-    results = evaluate.judge_run(path, protocols, settings, baselines=False)
+    results = evaluate.evaluate_run(path, protocols, settings, baselines=False)
     page = (path / "report.html").read_text(encoding="utf-8")
     text = visible(page)
     assert re.findall(r'<section id="([^"]*)"', page) == SECTIONS
@@ -411,7 +416,7 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     loop.train_and_evaluate(config, str(path))
     protocols = ["within", "verification", "retrieval", "open_set"]
     settings = {"n_way": 3, "num_trials": 30, "num_pairs": 40}
-    results = evaluate.judge_run(
+    results = evaluate.evaluate_run(
         path, protocols, settings, baselines=False, pairs=tmp_path / "pairs.csv"
     )
     page = (path / "report.html").read_text(encoding="utf-8")
@@ -507,7 +512,7 @@ def test_preview_is_the_batch_that_the_training_step_sees(glyphs):
     model = SiameseNet(Passing(), Comparator("cosine"))
     weights = np.random.default_rng(0).normal(size=(8, 2, 28 * 28))
     pairs = objectives.build(
-        {"name": "verification", "batch": 8, "negatives": "any", "turns": "character"}, 8
+        {"name": "verification", "batch": 8, "negatives": "any", "symmetries": "character"}, 8
     )
     probe = pairs._replace(
         loss=lambda compare, h, batch: ((h * weights).sum(), {"accuracy": batch.labels.mean()})

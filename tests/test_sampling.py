@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from siamese_jax.training import sampling
-from siamese_jax.training.sampling import NUM_TURNS, SetIndex
+from siamese_jax.training.sampling import NUM_SYMMETRIES, SetIndex
 
 BATCH = 4000
 
@@ -29,11 +29,13 @@ def made_set(alphabet_sizes, images_per_class):
     return index, classes, class_alphabet[classes], np.arange(len(classes)) - starts[classes]
 
 
-pairs = jax.jit(sampling.sample_pairs, static_argnums=2, static_argnames=("negatives", "turns"))
+pairs = jax.jit(
+    sampling.sample_pairs, static_argnums=2, static_argnames=("negatives", "symmetries")
+)
 episodes = jax.jit(
     sampling.sample_episodes,
     static_argnums=(2, 3),
-    static_argnames=("turns", "fill", "max_alphabet", "drawings"),
+    static_argnames=("symmetries", "fill", "max_alphabet", "images_per_class"),
 )
 
 
@@ -72,7 +74,7 @@ def test_pairs(sizes, negatives):
     assert np.sum(same) == BATCH // 2 and np.all(np.asarray(drawn.labels)[~same] == 0)
     assert not np.any(left == right)
     np.testing.assert_array_equal(classes[left] == classes[right], same)
-    assert not np.any(np.asarray(drawn.turns))
+    assert not np.any(np.asarray(drawn.symmetries))
 
     # Every class is drawn equally often, and so are the pictures of the largest classes.
     counts = np.bincount(classes)
@@ -96,9 +98,13 @@ def test_pairs(sizes, negatives):
 
 def test_both_images_of_a_pair_are_turned_alike():
     index, *_ = made_set((4, 4), 3)
-    turns = np.asarray(pairs(jax.random.key(1), index, BATCH, turns="character").turns)
-    np.testing.assert_array_equal(turns[:, 0], turns[:, 1])
-    assert evenly(turns[: BATCH // 2, 0], NUM_TURNS) and evenly(turns[BATCH // 2 :, 0], NUM_TURNS)
+    symmetries = np.asarray(
+        pairs(jax.random.key(1), index, BATCH, symmetries="character").symmetries
+    )
+    np.testing.assert_array_equal(symmetries[:, 0], symmetries[:, 1])
+    assert evenly(symmetries[: BATCH // 2, 0], NUM_SYMMETRIES) and evenly(
+        symmetries[BATCH // 2 :, 0], NUM_SYMMETRIES
+    )
 
 
 def test_two_pictures_a_class_are_enough():
@@ -122,7 +128,7 @@ def test_an_episode_is_one_alphabet_by_two_drawers(glyphs):
     assert np.all(glyphs.alphabets[rows] == glyphs.alphabets[rows[:, :1, :1]])
     np.testing.assert_array_equal(drawers, np.broadcast_to(drawers[..., :1], drawers.shape))
     assert not np.any(drawers[:, 0] == drawers[:, 1])
-    assert np.all(drawn.mask) and not np.any(np.asarray(drawn.turns))
+    assert np.all(drawn.mask) and not np.any(np.asarray(drawn.symmetries))
     assert evenly(classes[:, 0], 48)
     for side in range(2):
         assert evenly(drawers[:, side, 0] - 1, 8)
@@ -153,15 +159,17 @@ def test_a_small_alphabet_takes_fewer_ways():
         assert len(set(row[present])) == present.sum()
 
 
-@pytest.mark.parametrize("turns", sampling.TURNS)
-def test_a_small_alphabet_fills_up_with_turned_copies(turns):
+@pytest.mark.parametrize("symmetries", sampling.SYMMETRIES)
+def test_a_small_alphabet_fills_up_with_turned_copies(symmetries):
     index, classes, alphabets, _ = made_set((3, 7), 4)
-    drawn = episodes(jax.random.key(3), index, 500, 7, turns=turns, fill=True, max_alphabet=7)
-    rows, symmetry = np.asarray(drawn.rows), np.asarray(drawn.turns)
+    drawn = episodes(
+        jax.random.key(3), index, 500, 7, symmetries=symmetries, fill=True, max_alphabet=7
+    )
+    rows, symmetry = np.asarray(drawn.rows), np.asarray(drawn.symmetries)
     identities = np.asarray(drawn.identities)
     assert np.all(drawn.mask)
     np.testing.assert_array_equal(symmetry[:, 0], symmetry[:, 1])  # a character turns as a whole
-    assert symmetry.min() >= 0 and symmetry.max() < NUM_TURNS
+    assert symmetry.min() >= 0 and symmetry.max() < NUM_SYMMETRIES
     for row, turn, identity in zip(classes[rows[:, 0]], symmetry[:, 0], identities, strict=True):
         described = list(zip(row, turn, strict=True))
         assert len(set(described)) == 7  # no turned character twice
@@ -169,13 +177,13 @@ def test_a_small_alphabet_fills_up_with_turned_copies(turns):
             for j in range(7):
                 assert (identity[i] == identity[j]) == (described[i] == described[j])
     small = alphabets[rows[:, 0, 0]] == 0
-    if turns == "none":
+    if symmetries == "none":
         assert not np.any(symmetry[~small])
         assert sorted(set(symmetry[small, 0].ravel())) == [0, 1, 2]
     else:
-        assert evenly(symmetry[:, 0, 0], NUM_TURNS)
+        assert evenly(symmetry[:, 0, 0], NUM_SYMMETRIES)
         alike = np.all(symmetry[~small] == symmetry[~small][..., :1], axis=(1, 2))
-        assert np.all(alike) if turns == "alphabet" else np.mean(alike) < 0.01
+        assert np.all(alike) if symmetries == "alphabet" else np.mean(alike) < 0.01
 
 
 def test_a_tiny_alphabet_runs_out_of_symmetries():
@@ -198,25 +206,29 @@ def test_episodes_of_a_folder_never_show_one_picture_twice():
     assert np.all(by_class > 0)
 
 
-@pytest.mark.parametrize("drawings", [1, 3, 5])
-def test_episodes_of_several_drawers(glyphs, drawings):
+@pytest.mark.parametrize("images_per_class", [1, 3, 5])
+def test_episodes_of_several_drawers(glyphs, images_per_class):
     index = SetIndex.of(glyphs)
-    drawn = episodes(jax.random.key(6), index, 3000, 4, max_alphabet=8, drawings=drawings)
+    drawn = episodes(
+        jax.random.key(6), index, 3000, 4, max_alphabet=8, images_per_class=images_per_class
+    )
     rows = np.asarray(drawn.rows)
-    assert rows.shape == drawn.turns.shape == (3000, drawings, 4)
+    assert rows.shape == drawn.symmetries.shape == (3000, images_per_class, 4)
     classes, drawers = glyphs.classes[rows], glyphs.drawers[rows]
     np.testing.assert_array_equal(classes, np.broadcast_to(classes[:, :1], classes.shape))
     np.testing.assert_array_equal(drawers, np.broadcast_to(drawers[..., :1], drawers.shape))
-    assert all(len(set(d)) == drawings for d in drawers[..., 0])
-    for side in range(drawings):
+    assert all(len(set(d)) == images_per_class for d in drawers[..., 0])
+    for side in range(images_per_class):
         assert evenly(drawers[:, side, 0] - 1, 8)
-    for one, other in itertools.combinations(range(drawings), 2):
+    for one, other in itertools.combinations(range(images_per_class), 2):
         assert evenly((drawers[:, other, 0] - drawers[:, one, 0]) % 8 - 1, 7)
 
 
 def test_several_drawings_of_just_as_many_images():
     index, classes, _, _ = made_set((4,), 3)
-    rows = np.asarray(episodes(jax.random.key(7), index, 50, 4, max_alphabet=4, drawings=3).rows)
+    rows = np.asarray(
+        episodes(jax.random.key(7), index, 50, 4, max_alphabet=4, images_per_class=3).rows
+    )
     for episode in rows:
         for n in range(4):
             assert len(set(episode[:, n])) == 3 and len(set(classes[episode[:, n]])) == 1
@@ -224,14 +236,16 @@ def test_several_drawings_of_just_as_many_images():
 
 def test_single_images_are_of_all_classes_and_turns():
     index, classes, _, _ = made_set(*UNEVEN)
-    drawn = sampling.sample_images(jax.random.key(8), index, 8000, turns="alphabet")
+    drawn = sampling.sample_images(jax.random.key(8), index, 8000, symmetries="alphabet")
     rows, labels = np.asarray(drawn.rows), np.asarray(drawn.labels)
-    np.testing.assert_array_equal(labels, classes[rows] * NUM_TURNS + np.asarray(drawn.turns))
-    assert evenly(classes[rows], classes.max() + 1) and evenly(drawn.turns, NUM_TURNS)
+    np.testing.assert_array_equal(
+        labels, classes[rows] * NUM_SYMMETRIES + np.asarray(drawn.symmetries)
+    )
+    assert evenly(classes[rows], classes.max() + 1) and evenly(drawn.symmetries, NUM_SYMMETRIES)
     one = rows[classes[rows] == 0]
     assert evenly(one - one.min(), (classes == 0).sum())
     plain = sampling.sample_images(jax.random.key(8), index, 100)
-    np.testing.assert_array_equal(plain.labels, classes[plain.rows] * NUM_TURNS)
+    np.testing.assert_array_equal(plain.labels, classes[plain.rows] * NUM_SYMMETRIES)
 
 
 # --- all of them ----------------------------------------------------------------------------------
@@ -240,9 +254,9 @@ def test_single_images_are_of_all_classes_and_turns():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda key, index: sampling.sample_pairs(key, index, 32, turns="character"),
+        lambda key, index: sampling.sample_pairs(key, index, 32, symmetries="character"),
         lambda key, index: sampling.sample_episodes(
-            key, index, 4, 6, turns="alphabet", fill=True, max_alphabet=8
+            key, index, 4, 6, symmetries="alphabet", fill=True, max_alphabet=8
         ),
     ],
     ids=["pairs", "episodes"],
@@ -264,7 +278,7 @@ def test_settings_are_checked():
         sampling.sample_pairs(key, index, 5)
     with pytest.raises(ValueError, match="negatives must be one of .* got 'all'"):
         sampling.sample_pairs(key, index, 4, negatives="all")
-    with pytest.raises(ValueError, match="turns must be one of .* got 'flip'"):
-        sampling.sample_pairs(key, index, 4, turns="flip")
-    with pytest.raises(ValueError, match="turns must be one of .* got 'yes'"):
-        sampling.sample_episodes(key, index, 4, 2, turns="yes", max_alphabet=4)
+    with pytest.raises(ValueError, match="symmetries must be one of .* got 'flip'"):
+        sampling.sample_pairs(key, index, 4, symmetries="flip")
+    with pytest.raises(ValueError, match="symmetries must be one of .* got 'yes'"):
+        sampling.sample_episodes(key, index, 4, 2, symmetries="yes", max_alphabet=4)

@@ -27,7 +27,7 @@ def config_of(name, arg="smoke"):
     config = scope["get_config"](arg)
     config.num_devices = 1
     if name == "quickstart" and arg == "smoke":  # what the tests below start from
-        config.optim.rate, config.optim.weight_decay = 0.002, 0.05
+        config.optim.learning_rate, config.optim.weight_decay = 0.002, 0.05
     return config
 
 
@@ -46,11 +46,11 @@ def test_the_papers_space_is_koch2015s():
         named = [part for part in d.field.split(".") if not part.isdigit()]
         by_end.setdefault(named[-1], []).append(d)
     assert {end: len(found) for end, found in by_end.items()} == {
-        **{"rate": 6, "momentum": 6, "l2": 6},
+        **{"learning_rate": 6, "momentum": 6, "l2": 6},
         **{"kernels": 4, "filters": 4, "units": 1},
     }
     wanted = {
-        "rate": ("log", (1e-4, 1e-1)),
+        "learning_rate": ("log", (1e-4, 1e-1)),
         "momentum": ("float", (0.0, 1.0)),
         "l2": ("float", (0.0, 0.1)),
         "kernels": ("int", (3, 20)),
@@ -82,12 +82,15 @@ def test_fields_are_read_and_written_by_their_names():
     "entry, words",
     [
         (("optim.rat", "log", 1e-4, 1), r"no field 'optim.rat' \('rat'"),
-        (("optim.rate", "lin", 1e-4, 1), "not understood"),
-        (("optim.rate", "log", 1e-4), "not understood"),
-        (("optim.rate",), "not understood"),
-        (("optim.rate", "log", 0.1, 1.0), "optim.rate is 0.002, which is outside"),
+        (("optim.learning_rate", "lin", 1e-4, 1), "not understood"),
+        (("optim.learning_rate", "log", 1e-4), "not understood"),
+        (("optim.learning_rate",), "not understood"),
+        (
+            ("optim.learning_rate", "log", 0.1, 1.0),
+            "optim.learning_rate is 0.002, which is outside",
+        ),
         (("objective.n_way", "int", 2, 8, 2), "objective.n_way is 5, which is outside"),
-        (("objective.turns", "choice", "none"), "is 'alphabet', which is outside"),
+        (("objective.symmetries", "choice", "none"), "is 'alphabet', which is outside"),
         (("model.encoder_args.widths.2", "int", 1, 9), "'2' is not there"),
     ],
 )
@@ -100,7 +103,7 @@ def test_a_mistake_in_a_space_is_named(entry, words):
 def test_a_part_of_a_space_can_be_searched():
     config = workdir.plain(config_of("quickstart"))
     assert [d.field for d in search.read_space(config, ["optim."])] == [
-        "optim.rate",
+        "optim.learning_rate",
         "optim.weight_decay",
     ]
     with pytest.raises(ValueError, match="begins with 'optimiser'"):
@@ -128,8 +131,8 @@ class Compiled(logging.Handler):
 @pytest.mark.parametrize(
     "name, fields",
     [
-        ("quickstart", {"optim.rate": 0.02, "optim.weight_decay": 0}),
-        ("koch2015", {"optim.rules.0.rate": 0.1, "optim.rules.4.l2": 0.05}),
+        ("quickstart", {"optim.learning_rate": 0.02, "optim.weight_decay": 0}),
+        ("koch2015", {"optim.rules.0.learning_rate": 0.1, "optim.rules.4.l2": 0.05}),
     ],
 )
 def test_settings_of_the_optimiser_compile_nothing_anew(name, fields, tmp_path):
@@ -193,7 +196,7 @@ class Formula:
         self.path, self.rates, self.at_rate = path, [], {}
 
     def __call__(self, config, path, *, should_stop, on_validation, programs, progress):
-        rate = config.optim.rate
+        rate = config.optim.learning_rate
         self.rates.append(rate)
         self.at_rate.get(len(self.rates), lambda: None)()
         value = 1 / (1 + np.log10(rate / 0.02) ** 2)
@@ -212,7 +215,7 @@ def formula(tmp_path, monkeypatch):
 
 
 def run(formula, num_trials, **more):
-    more = {"only": ["optim.rate"], **more}
+    more = {"only": ["optim.learning_rate"], **more}
     return search.run_search(config_of("quickstart"), formula.path, num_trials=num_trials, **more)
 
 
@@ -220,11 +223,11 @@ def test_the_config_is_first_and_the_search_improves_on_it(formula):
     found = run(formula, 25)
     assert formula.rates[0] == 0.002 and len(formula.rates) == 25
     assert found["finished"] and found["accuracy"] > 0.95 > 0.5 == 1 / (1 + 1**2)
-    assert found["fields"] == {"optim.rate": formula.rates[found["number"]]}
+    assert found["fields"] == {"optim.learning_rate": formula.rates[found["number"]]}
     record = json.loads((formula.path / "search.json").read_text())
-    assert [t["fields"]["optim.rate"] for t in record["trials"]] == formula.rates
+    assert [t["fields"]["optim.learning_rate"] for t in record["trials"]] == formula.rates
     best = json.loads((formula.path / "best.json").read_text())["config"]
-    assert best["optim"]["rate"] == found["fields"]["optim.rate"]
+    assert best["optim"]["learning_rate"] == found["fields"]["optim.learning_rate"]
     assert "search_space" not in best
     pruned = [t for t in record["trials"] if t["state"] == "pruned"]
     assert pruned and all("below the median" in t["reason"] for t in pruned)
@@ -255,7 +258,7 @@ def test_another_config_is_refused(formula):
 
 def test_a_diverged_trial_counts_what_it_reached(formula, monkeypatch):
     def diverge(config, path, *, on_validation, **_):
-        if config.optim.rate == 0.002:
+        if config.optim.learning_rate == 0.002:
             on_validation(10, 0.25)
         raise FloatingPointError("the loss is not finite")
 
@@ -314,10 +317,10 @@ def test_a_silent_workers_trial_is_begun_again_in_its_folder(formula):
     run(formula, 1)
     study = study_of(formula.path)
     dead = study.ask()  # by a worker that ends here
-    rate = dead.suggest_float("optim.rate", 1e-4, 1e-1, log=True)
+    rate = dead.suggest_float("optim.learning_rate", 1e-4, 1e-1, log=True)
     dead.set_user_attr("alive", time.time() - 100)
     waiting = study.ask()  # by one that lives
-    waiting.suggest_float("optim.rate", 1e-4, 1e-1, log=True)
+    waiting.suggest_float("optim.learning_rate", 1e-4, 1e-1, log=True)
     waiting.set_user_attr("alive", time.time() + 1000)
     formula.at_rate[2] = lambda: study.tell(waiting.number, 0.01)  # it ends when its time has come
     found = run(formula, 3, stale_seconds=50)
@@ -334,7 +337,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(formula):
     for number in (1, 2, 3):
         trial = study.ask()
         assert trial.number == number
-        trial.suggest_float("optim.rate", 1e-4, 1e-1, log=True)
+        trial.suggest_float("optim.learning_rate", 1e-4, 1e-1, log=True)
         trial.set_user_attr("alive", 0.0)
         search.requeue_silent(study, 50)
         search.requeue_silent(study, 50)  # a second worker that comes too late
@@ -372,10 +375,12 @@ def test_a_short_search_improves_on_the_smoke_config(tmp_path):
     path = tmp_path / "search"
     found = search.run_search(config_of("quickstart"), path, num_trials=3, only=["optim."])
     first = study_of(path).trials[0]
-    assert first.params == {"optim.rate": 0.002, "optim.weight_decay": 0.05}
+    assert first.params == {"optim.learning_rate": 0.002, "optim.weight_decay": 0.05}
     assert found["accuracy"] > first.value
-    judged = [r for r in workdir.read_metrics(path / "trials" / "00000") if r["kind"] != "train"]
-    assert first.value == max(r["accuracy"] for r in judged)
+    evaluated = [
+        r for r in workdir.read_metrics(path / "trials" / "00000") if r["phase"] != "train"
+    ]
+    assert first.value == max(r["accuracy"] for r in evaluated)
     kept = [p.parent.name for p in path.glob("trials/*/checkpoints")]
     assert kept == [f"{found['number']:05d}"]
 
@@ -407,8 +412,8 @@ def _kill_one_of(workers, path, tmp_path):
         running = study_of(path).trials if (path / "study.journal").exists() else []
         for trial in running:
             rows = workdir.read_metrics(path / "trials" / f"{trial.number:05d}")
-            judged = [row["step"] for row in rows if row["kind"] == "validation"]
-            if trial.state == TrialState.RUNNING and judged and judged[-1] < 500:
+            evaluated = [row["step"] for row in rows if row["phase"] == "validation"]
+            if trial.state == TrialState.RUNNING and evaluated and evaluated[-1] < 500:
                 pid = int(trial.user_attrs["worker"].rpartition(":")[2])
                 victim, killed = next(w for w in workers if w.pid == pid), trial
     victim.send_signal(signal.SIGKILL)
@@ -423,7 +428,7 @@ def _kill_one_of(workers, path, tmp_path):
     assert again.user_attrs["worker"].endswith(f":{other.pid}")
     folder = path / "trials" / f"{killed.number:05d}"
     assert len(workdir.read_provenance(folder)) == 2  # it went on where the other had been
-    steps = [row["step"] for row in workdir.read_metrics(folder) if row["kind"] == "train"]
+    steps = [row["step"] for row in workdir.read_metrics(folder) if row["phase"] == "train"]
     assert steps == list(range(5, steps[-1] + 1, 5))
     ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert len(ended) == 3 and len({json.dumps(t.params) for t in ended}) == 3

@@ -57,15 +57,15 @@ OBJECTIVES = {
         "name": "verification",
         "batch": 8,
         "negatives": "any",
-        "turns": "none",
+        "symmetries": "none",
     },
     **{
         f"episode, {contrast} contrast": {
-            "name": "episode",
+            "name": "info_nce",
             "episodes": 8,
             "n_way": 2,
-            "fill": False,
-            "turns": "none",
+            "pad_with_symmetries": False,
+            "symmetries": "none",
             "contrast": contrast,
         }
         for contrast in objectives.CONTRASTS
@@ -74,15 +74,15 @@ OBJECTIVES = {
         "name": "contrastive",
         "batch": 8,
         "negatives": "any",
-        "turns": "none",
+        "symmetries": "none",
         "decorrelation": 0.5,
     },
     "triplet": {
         "name": "triplet",
         "episodes": 8,
         "n_way": 2,
-        "fill": False,
-        "turns": "none",
+        "pad_with_symmetries": False,
+        "symmetries": "none",
         "mining": "semi_hard",
         "margin": 0.5,
     },
@@ -92,17 +92,17 @@ OBJECTIVES = {
             "episodes": 8,
             "n_way": 2,
             "k_shot": 2,
-            "fill": False,
-            "turns": "none",
+            "pad_with_symmetries": False,
+            "symmetries": "none",
         }
         for name in ("prototypical", "matching")
     },
-    "classifier": {"name": "classifier", "batch": 8, "turns": "none"},
+    "classifier": {"name": "classifier", "batch": 8, "symmetries": "none"},
     "fixed pairs": {
         "name": "verification",
         "batch": 8,
         "negatives": "any",
-        "turns": "none",
+        "symmetries": "none",
         "pairs": 36,
         "copies": 2,
     },
@@ -116,7 +116,7 @@ OPTIMISERS = {
         "momentum_start": 0.5,
         "momentum_epochs": 2,
     },
-    "adamw": {"name": "adamw", "rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.05},
+    "adamw": {"name": "adamw", "learning_rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.05},
 }
 PLAIN = {"affine": None}
 
@@ -131,7 +131,9 @@ def build(net, objective, optimiser, count=1, dtype="float32", **changes):
     """All that a train step is made of, on so many devices."""
     devices = Devices(count)
     asked = objectives.build({**OBJECTIVES[objective], **changes}, 8, num_classes=48)
-    model = siamese.build({**NETS[net], "dtype": dtype}, devices.axis_name, asked.classes)
+    model = siamese.build(
+        {**NETS[net], "dtype": dtype}, axis_name=devices.axis_name, classes=asked.classes
+    )
     return devices, model, optim.build(OPTIMISERS[optimiser], 100), asked
 
 
@@ -335,13 +337,13 @@ def test_a_step_is_sample_gather_forward_backward_update(small):
 
 def test_training_lowers_the_loss(small):
     augmentation = {"affine": augment.Affine()}
-    parts = build("residual", "episode, batch contrast", "adamw", turns="alphabet")
+    parts = build("residual", "episode, batch contrast", "adamw", symmetries="alphabet")
     _, losses = train(small, parts, 100, augmentation=augmentation)
     assert losses[-10:].mean() < 0.85 * losses[:5].mean()
 
 
 def test_the_same_seed_and_step_give_the_same_batch(small):
-    _, _, _, objective = build("koch", "verification", "layerwise", turns="character")
+    _, _, _, objective = build("koch", "verification", "layerwise", symmetries="character")
     settings = {"affine": augment.Affine(), "elastic_size": 0.02}
 
     def preview(seed, step):

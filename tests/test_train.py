@@ -133,8 +133,8 @@ def test_every_smoke_config_trains(name, smoke):
     assert summary["step"] == config.num_steps and summary["finished"]
     rows = workdir.read_metrics(path)
     kinds = {
-        kind: [row["step"] for row in rows if row["kind"] == kind]
-        for kind in ("train", "validation")
+        phase: [row["step"] for row in rows if row["phase"] == phase]
+        for phase in ("train", "validation")
     }
     every = range(config.log_every, config.num_steps + 1, config.log_every)
     assert kinds["train"] == list(every)
@@ -142,12 +142,12 @@ def test_every_smoke_config_trains(name, smoke):
     assert kinds["validation"] == list(every)
     watched = {"pair_loss", "pair_accuracy", "pair_auc"}
     for row in rows:
-        if row["kind"] == "validation":
+        if row["phase"] == "validation":
             assert watched & set(row) == (watched if name == "koch2015" else set())
             assert 0 < row.get("pair_loss", 0.7) < 5 and 0 <= row.get("pair_auc", 0.5) <= 1
     assert all(np.isfinite(value) for row in rows for k, value in row.items() if k != "kind")
-    judged = {row["step"]: row["accuracy"] for row in rows if row["kind"] == "validation"}
-    assert summary["best_value"] == judged[summary["best_step"]] == max(judged.values())
+    evaluated = {row["step"]: row["accuracy"] for row in rows if row["phase"] == "validation"}
+    assert summary["best_value"] == evaluated[summary["best_step"]] == max(evaluated.values())
     saved = Checkpoints(path, read_only=True)
     assert saved.steps == sorted({summary["best_step"], config.num_steps})
     saved.close()
@@ -160,7 +160,7 @@ def test_training_in_bfloat16_follows_that_in_float32(name, smoke, tmp_path):
     config = config_of(name, model__dtype="bfloat16")
     loop.train_and_evaluate(config, tmp_path)
     exact, rough = (
-        np.array([row["loss"] for row in workdir.read_metrics(p) if row["kind"] == "train"])
+        np.array([row["loss"] for row in workdir.read_metrics(p) if row["phase"] == "train"])
         for p in (path, tmp_path)
     )
     assert not np.array_equal(exact, rough)
@@ -170,7 +170,7 @@ def test_training_in_bfloat16_follows_that_in_float32(name, smoke, tmp_path):
 
 
 _PAIRS = {"batch": 8, "negatives": "any"}
-_EPISODES = {"episodes": 2, "n_way": 4, "fill": False}
+_EPISODES = {"episodes": 2, "n_way": 4, "pad_with_symmetries": False}
 EACH_OBJECTIVE = {  # settings, comparator, steps of the full context, join
     "contrastive": ({**_PAIRS, "decorrelation": 0.5}, "euclidean", 0, "mean"),
     "contrastive on maps": ({**_PAIRS, "decorrelation": 0.5}, "local", 0, "mean"),
@@ -195,25 +195,25 @@ EACH_OBJECTIVE = {  # settings, comparator, steps of the full context, join
 @pytest.mark.parametrize("case", EACH_OBJECTIVE)
 def test_every_objective_trains_and_is_judged(case, tmp_path, glyphs):
     """The whole loop with one and the same small network, then two-shot trials."""
-    settings, comparator, context_steps, join = EACH_OBJECTIVE[case]
-    config = config_of("faces", num_steps=12, log_every=4, eval__every=4, optim__rate=3e-3)
+    settings, comparator, context_steps, shot_aggregation = EACH_OBJECTIVE[case]
+    config = config_of("faces", num_steps=12, log_every=4, eval__every=4, optim__learning_rate=3e-3)
     with config.unlocked():
-        config.objective = {"name": case.split()[0], "turns": "none", **settings}
+        config.objective = {"name": case.split()[0], "symmetries": "none", **settings}
         config.model.comparator = comparator
         config.model.head_args = {"scale": 2.0}
         if comparator == "local":
             config.model.encoder_args.local = True
-            config.model.head_args = {"scale": 2.0, "places": (10, 10), "reach": 1}
+            config.model.head_args = {"scale": 2.0, "reach": 1}
         config.model.context_steps = context_steps
     summary = loop.train_and_evaluate(config, tmp_path)
     assert summary["step"] == 12 and summary["finished"]
     rows = workdir.read_metrics(tmp_path)
-    losses_of = [row["loss"] for row in rows if row["kind"] == "train"]
+    losses_of = [row["loss"] for row in rows if row["phase"] == "train"]
     assert len(losses_of) == 3 and np.ptp(losses_of) > 1e-4 and np.isfinite(losses_of).all()
     net = siamese_jax.load(tmp_path)
     small = glyphs.resized(20, 20)
     lists = trials.within_trials(small, n_way=4, k_shot=2, num_trials=200)
-    result = protocols.evaluate_trials(net.system(), lists, join=join)
+    result = protocols.evaluate_trials(net.system(), lists, shot_aggregation=shot_aggregation)
     assert result.diagnostics["nonfinite_scores"] == 0
     assert result.num_trials == 200 and result.accuracy > 0.3  # chance is 0.25
 
@@ -230,7 +230,7 @@ def test_the_rows_of_kochs_tables(pairs, epochs, dense, reduced):
         config = config_of("koch2015", ",".join(words))
         objective, every = config.objective, config.eval.every
         assert objective.pairs == 1000 * int(pairs[:-1]) and objective.copies == 8 * affine
-        assert objective.batch == 128 and objective.turns == "none"
+        assert objective.batch == 128 and objective.symmetries == "none"
         assert config.augment.distort == affine
         assert (
             every
@@ -238,7 +238,7 @@ def test_the_rows_of_kochs_tables(pairs, epochs, dense, reduced):
             == ((936 if dense else 234) if reduced else epochs[affine])
         )
         assert config.num_steps == every * (30 if reduced else 200)
-        assert (config.eval.trials, config.eval.patience) == (320, 20)
+        assert (config.eval.num_trials, config.eval.patience) == (320, 20)
         assert config.data.image_size == ((35, 35) if reduced else (105, 105))
         objectives.build(objective, 20)
         loop._check(config)
@@ -329,20 +329,20 @@ def test_tensorboard_has_the_rows_of_the_log(smoke):
 def test_rates_and_momenta_are_logged_by_layer(smoke):
     """Two epochs of ten steps: what was in force during each, by the schedules' closed forms."""
     config, path, _ = smoke("koch2015")
-    rows = [row for row in workdir.read_metrics(path) if row["kind"] == "layers"]
+    rows = [row for row in workdir.read_metrics(path) if row["phase"] == "layers"]
     assert [row.pop("step") for row in rows] == [10, 20]
     summary_lib = [f"encoder/conv{i}" for i in (1, 2, 3, 4)] + ["encoder/embedding", "head"]
     for epoch, row in enumerate(rows):
-        expected = {"kind": "layers"}
+        expected = {"phase": "layers"}
         for name in (f"{layer}/{part}" for layer in summary_lib for part in ("kernel", "bias")):
             first = 0.03 if "embedding" in name else 0.1
-            expected[f"{name}/rate"] = first * 0.99**epoch
+            expected[f"{name}/learning_rate"] = first * 0.99**epoch
             expected[f"{name}/momentum"] = 0.5 + 0.4 * epoch / 10
             expected[f"{name}/l2"] = 1e-5
         assert row.keys() == expected.keys()
         assert row.pop("kind") == expected.pop("kind")
         assert row == pytest.approx(expected, rel=1e-6)
-    assert "layers" not in {row["kind"] for row in metrics(smoke("quickstart")[1])}
+    assert "layers" not in {row["phase"] for row in metrics(smoke("quickstart")[1])}
 
 
 def test_a_trained_network_is_loaded_in_one_line(smoke, glyphs):
@@ -408,7 +408,7 @@ def test_interrupted_training_ends_the_same(name, smoke, tmp_path, programs):
     summary = go_on(stops=[3])
     assert summary["step"] == 13 and not summary["finished"]
     with pytest.raises(Died):
-        go_on(deaths=[7])  # in step 20, before it is judged
+        go_on(deaths=[7])  # in step 20, before it is evaluated
     assert go_on() == expected
     assert_same_run(tmp_path, unbroken)
     assert_events_are_the_log(tmp_path)
@@ -439,7 +439,7 @@ def test_validation_between_alphabets(tmp_path, programs):
     """The logged accuracy is that of the trained network on trials of any alphabet."""
     config = config_of("quickstart", num_steps=10, eval__between=True)
     loop.train_and_evaluate(config, tmp_path, programs=programs)
-    (row,) = (row for row in metrics(tmp_path) if row["kind"] == "validation")
+    (row,) = (row for row in metrics(tmp_path) if row["phase"] == "validation")
     images = loading.load(config.data).validation
     lists = trials.between_trials(images, n_way=5, num_trials=50, seed=0)
     found = protocols.evaluate_trials(siamese_jax.load(tmp_path).system(), lists)
@@ -523,7 +523,7 @@ def test_a_workdir_in_use_is_refused(smoke):
     config, path, _ = smoke("koch2015")
     fingerprint = workdir.read_provenance(path)[-1]["data_fingerprint"]
     with (
-        workdir.Run(path, config, fingerprint, {}),
+        workdir.RunFolder(path, config, fingerprint, {}),
         pytest.raises(ValueError, match="is in use by another process"),
     ):
         loop.train_and_evaluate(config, path)
@@ -535,17 +535,20 @@ def test_a_workdir_in_use_is_refused(smoke):
         ({"eval__every": 12}, "eval.every = 12 must be a multiple of log_every = 5"),
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ({"objective__batch": 7}, "must be even .* 7"),
-        ({"objective__turns": "flip"}, "turns must be one of .* got 'flip'"),
+        ({"objective__symmetries": "flip"}, "symmetries must be one of .* got 'flip'"),
         ({"data__image_size": (20, 20)}, "conv4 needs at least 2 x 2 pixels"),
         ({"eval__n_way": 500}, "500"),
-        ({"data__image_size": (52, 40), "objective__turns": "alphabet"}, "needs square images"),
+        (
+            {"data__image_size": (52, 40), "objective__symmetries": "alphabet"},
+            "needs square images",
+        ),
         ({"objective__pairs": 50}, "augment.distort = True with objective.copies = 0"),
         ({"objective__pairs": 51, "objective__copies": 8}, "51 pairs cannot be shared out"),
         (
             {"objective__pairs": 50, "objective__copies": 8, "augment__distort": False},
             "augment.distort = False with objective.copies = 8",
         ),
-        ({"objective__name": "episode"}, r"needs the fields \['contrast', 'episodes'"),
+        ({"objective__name": "info_nce"}, r"needs the fields \['contrast', 'episodes'"),
     ],
 )
 def test_settings_that_do_not_go_together(changes, words, tmp_path):
@@ -555,9 +558,10 @@ def test_settings_that_do_not_go_together(changes, words, tmp_path):
 
 
 def test_a_set_that_the_objective_cannot_use(glyphs):
-    episodes = config_of("quickstart", objective__turns="none", objective__n_way=9)
+    episodes = config_of("quickstart", objective__symmetries="none", objective__n_way=9)
     with pytest.raises(
-        ValueError, match="an alphabet of 8 classes for 9 ways.*objective.fill to False"
+        ValueError,
+        match="an alphabet of 8 classes for 9 ways.*objective.pad_with_symmetries to False",
     ):
         loop._check_set(episodes, glyphs.resized(28, 20), 2)
     loop._check_set(episodes, glyphs, 2)
@@ -575,14 +579,14 @@ def test_a_set_that_the_objective_cannot_use(glyphs):
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, programs):
     """The rate is 0 in the first step of the warm-up, and then far too large."""
-    config = config_of("quickstart", optim__rate=1e30, log_every=1, eval__every=1)
+    config = config_of("quickstart", optim__learning_rate=1e30, log_every=1, eval__every=1)
     with pytest.raises(FloatingPointError, match="not finite between steps 3 and 3: .*lower learn"):
         loop.train_and_evaluate(config, tmp_path, programs=programs)
     saved = Checkpoints(tmp_path, read_only=True)
     assert saved.best == 1 and saved.steps == [1, 2]
     saved.close()
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(variables(tmp_path, 1)))
-    assert [row["step"] for row in metrics(tmp_path) if row["kind"] == "train"] == [1, 2]
+    assert [row["step"] for row in metrics(tmp_path) if row["phase"] == "train"] == [1, 2]
     assert siamese_jax.load(tmp_path).name.endswith("@ 1")
     with pytest.raises(FloatingPointError, match="the last good checkpoint is 2"):
         loop.train_and_evaluate(config, tmp_path, programs=programs)  # the same again
@@ -638,11 +642,11 @@ LONG = (
 )
 
 
-def interrupted(process, path, number, step, kind):
-    """Sends a signal as soon as the log has a row of this kind at this step or later."""
+def interrupted(process, path, number, step, phase):
+    """Sends a signal as soon as the log has a row of this phase at this step or later."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
-        if any(row["step"] >= step and row["kind"] == kind for row in workdir.read_metrics(path)):
+        if any(row["step"] >= step and row["phase"] == phase for row in workdir.read_metrics(path)):
             process.send_signal(number)
             break
         time.sleep(0.002)
@@ -682,7 +686,7 @@ def test_killed_and_started_again_is_as_never_killed(command, tmp_path):
     assert_same_run(path, unbroken)
     assert_events_are_the_log(path)
     assert [len(workdir.read_provenance(p)) for p in (unbroken, path)] == [1, 5]
-    steps = [row["step"] for row in metrics(path) if row["kind"] == "train"]
+    steps = [row["step"] for row in metrics(path) if row["phase"] == "train"]
     assert steps == list(range(5, 401, 5))
 
 

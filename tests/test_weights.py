@@ -77,7 +77,7 @@ def test_an_unpacked_run_is_judged_and_shown_but_not_trained(run, tmp_path):
     copy = tmp_path / "copy"
     export.unpack(file, copy)
     settings = {"n_way": 5, "num_trials": 40}
-    found = evaluate.judge_run(copy, ["within"], settings, baselines=False)
+    found = evaluate.evaluate_run(copy, ["within"], settings, baselines=False)
     (name,) = found
     assert name.startswith("copy @ ") and found[name]["within"].num_trials == 40
     assert "Training" in (copy / "report.html").read_text()

@@ -45,7 +45,7 @@ class Row:
         amount: units a call.
         seconds: median time of a call; None where it could not run, and `note` says why.
         quartiles: first and third quartile of that time, seconds.
-        repetitions: number of turns.
+        repetitions: number of repeats.
         calls: calls a turn.
         first: seconds of the very first call, compilation included where there is any.
         per_second: units a second, by the median time.
@@ -85,12 +85,12 @@ def compare(
     product: str | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Row]:
-    """Times all sides in turns, after two calls of each that do not count.
+    """Times all sides in symmetries, after two calls of each that do not count.
 
     Args:
         group: what all sides have in common, for the rows.
-        sides: in the order of their turns.
-        repetitions: turns of each side.
+        sides: in the order in which they run.
+        repetitions: repeats of each side.
         turn: least length of a turn, seconds; fast sides are called several times.
         base: names of the sides against which the others are told; of several the fastest.
         product: name of the side whose rate of operations is the machine's.

@@ -22,7 +22,7 @@ _PATIENCE = 900  # seconds for a first step
 
 
 def run_startup(plan: Plan) -> list[Row]:
-    """Cold and warm starts in turns, each cold one with a cache folder of its own."""
+    """Cold and warm starts in symmetries, each cold one with a cache folder of its own."""
     variants = ("koch2015.py:smoke",) if plan.smoke else ("quickstart.py:smoke", "quickstart.py")
     imports = [_import_seconds() for _ in range(plan.repetitions)]
     rows = [_row("a process", "import siamese_jax.train", imports)]

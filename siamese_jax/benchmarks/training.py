@@ -15,7 +15,7 @@ def run_training(plan: Plan) -> list[Row]:
     """Pairs a second and operations a second of the two networks' training steps.
 
     Operations are those of direct convolution, however it is computed; on a CPU a side computes Koch's
-    so. PyTorch trains Koch's network on one batch that lies ready, in a process of its own, its turns
+    so. PyTorch trains Koch's network on one batch that lies ready, in a process of its own, its repeats
     between those of ours.
     """
     rows = []

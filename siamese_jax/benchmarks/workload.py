@@ -36,7 +36,7 @@ class Plan:
 
     Attributes:
         root: folder that holds `configs/` and `launch/`.
-        repetitions: turns of each side of a comparison.
+        repetitions: repeats of each side of a comparison.
         turn: least length of a turn, seconds.
         seed: of parameters, batches and trials.
         batch: pairs a step of Koch's network.
@@ -106,7 +106,7 @@ class Workload:
         self.config = config
         self.data = _load(json.dumps(workdir.plain(config.data), sort_keys=True))
         train = self.data.train
-        self.model = siamese.build(config.model)
+        self.model = siamese.build(config.model, train.image_shape)
         self.tx = optim.build(config.optim, config.num_steps)
         self.objective = objectives.build(config.objective, int(train.alphabet_count.max()))
         self.augmentation = augment.build(config.augment)
@@ -121,7 +121,7 @@ class Workload:
 
     @property
     def pairs(self) -> int:
-        """Images of a step by twos: both networks take two drawings of each character."""
+        """Images of a step by twos: both networks take two images of each character."""
         return self.objective.images // 2
 
     def state(self) -> TrainState:

@@ -1,6 +1,6 @@
 """Batched image warps on the device, by key.
 
-A warp is a map from output pixels to source positions; turns, flips, affine distortions and elastic
+A warp is a map from output pixels to source positions; symmetries, flips, affine distortions and elastic
 displacements are composed into one map and the images are read once, bilinearly. Ink is filled with
 paper (0) outside, photos repeat their edge.
 """
@@ -79,20 +79,20 @@ def build(fields: Mapping) -> dict:
     }
 
 
-def turn_matrices(turns: jax.Array) -> jax.Array:
+def symmetry_matrices(symmetries: jax.Array) -> jax.Array:
     """The eight symmetries of the square as matrices on (x, y) offsets from the centre.
 
     Args:
-        turns: (...) int32 in 0..7: the image makes `turns % 4` quarter turns against the clock and is
-            then mirrored left to right where `turns >= 4`.
+        symmetries: (...) int32 in 0..7: the image makes `symmetries % 4` quarter turns against the clock and is
+            then mirrored left to right where `symmetries >= 4`.
 
     Returns:
         (..., 2, 2) float32. Symmetry 0 is the identity.
     """
-    quarter = turns % 4
+    quarter = symmetries % 4
     cos = jnp.array([1.0, 0.0, -1.0, 0.0])[quarter]
     sin = jnp.array([0.0, 1.0, 0.0, -1.0])[quarter]
-    mirror = jnp.where(turns >= 4, -1.0, 1.0)
+    mirror = jnp.where(symmetries >= 4, -1.0, 1.0)
     return jnp.stack([jnp.stack([cos * mirror, -sin], -1), jnp.stack([sin * mirror, cos], -1)], -2)
 
 
@@ -251,7 +251,7 @@ def warp(
 def augment(
     keys: jax.Array,
     images: jax.Array,
-    turns: jax.Array,
+    symmetries: jax.Array,
     *,
     affine: Affine | None = None,
     elastic_size: float = 0.0,
@@ -262,12 +262,12 @@ def augment(
     brightness: float = 0.0,
     fill: str = "paper",
 ) -> jax.Array:
-    """Turns and distorts a batch, each image by its own key.
+    """Symmetries and distorts a batch, each image by its own key.
 
     Args:
         keys: (B,) PRNG keys.
         images: (B, H, W, C) float32 in [0, 1].
-        turns: (B,) int32 symmetries, see `turn_matrices`; all 0 unless H = W.
+        symmetries: (B,) int32 symmetries, see `symmetry_matrices`; all 0 unless H = W.
         affine: ranges of the affine distortion, None for none.
         elastic_size: see `elastic_displacement`; 0 for none.
         elastic_grid: knots of the elastic displacement along either axis.
@@ -296,10 +296,10 @@ def augment(
         displacements = jax.vmap(
             lambda key: elastic_displacement(key, height, width, elastic_grid, elastic_size)
         )(k_elastic)
-    symmetry = turn_matrices(turns)
+    symmetry = symmetry_matrices(symmetries)
     if mirror:
         flips = jax.vmap(lambda key: jax.random.bernoulli(key))(k_mirror)
-        symmetry = _einsum("bij,bjk->bik", turn_matrices(4 * flips.astype(jnp.int32)), symmetry)
+        symmetry = _einsum("bij,bjk->bik", symmetry_matrices(4 * flips.astype(jnp.int32)), symmetry)
     if displacements is not None:
         displacements = _einsum("bjk,bhwk->bhwj", symmetry, displacements)
     shifts = _einsum("bjk,bk->bj", symmetry, shifts)

@@ -72,8 +72,8 @@ class ImageSet:
         class_names: one name a class, `alphabet/character`.
         class_alphabets: (num_classes,) int32 alphabet id of each class, non-decreasing.
         alphabet_names: one name an alphabet. A set without alphabets has one.
-        kind: `ink` (warps fill with paper; turns and flips may make new classes), `photo` (warps
-            repeat the edge; no turns, no vertical flips) or `vector` (features without an order:
+        kind: `ink` (warps fill with paper; symmetries and flips may make new classes), `photo` (warps
+            repeat the edge; no symmetries, no vertical flips) or `vector` (features without an order:
             never resized, warped or turned).
         name: what the set is called in logs and reports.
     """

@@ -11,11 +11,11 @@ from typing import Any
 
 from siamese_jax.data import folder, glyphs, mnist, omniglot, preparation, splits, vectors
 from siamese_jax.data.image_set import ImageSet
-from siamese_jax.data.official_runs import Runs, make_runs
+from siamese_jax.data.official_runs import OfficialRuns, make_runs
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["DEFAULTS", "Data", "ImageSet", "Runs", "load", "make_runs"]
+__all__ = ["DEFAULTS", "Data", "ImageSet", "OfficialRuns", "load", "make_runs"]
 
 NAMES = ("auto", "omniglot", "glyphs", "mnist", "folder", "vectors")
 SPLITS = ("lake", "koch", "vinyals", "rows")
@@ -57,7 +57,7 @@ class Data:
     train: ImageSet
     validation: ImageSet
     test: ImageSet
-    runs: Runs | None
+    runs: OfficialRuns | None
     runs_name: str
     note: str
     standardisation: vectors.Standardisation | None = None

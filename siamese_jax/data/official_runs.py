@@ -12,7 +12,7 @@ from siamese_jax.data.image_set import ImageSet, resize_images
 
 
 @dataclasses.dataclass(frozen=True)
-class Runs:
+class OfficialRuns:
     """One-shot runs in the form of Lake's: in each, N queries against N supports of one alphabet.
 
     Attributes:
@@ -71,7 +71,7 @@ class Runs:
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()[:16]
 
-    def resized(self, height: int, width: int) -> Runs:
+    def resized(self, height: int, width: int) -> OfficialRuns:
         """The runs with every picture resized to (height, width) pixels by area averaging."""
         shape = self.queries.shape
         if shape[2:4] == (height, width):
@@ -86,10 +86,10 @@ class Runs:
 
 def make_runs(
     images: ImageSet, seed: int, *, num_runs: int = 20, n_way: int = 20, name: str = "runs"
-) -> Runs:
+) -> OfficialRuns:
     """Draws runs like Lake's from any set whose alphabets are large enough.
 
-    The alphabets with at least `n_way` classes take turns, so that each gives equally many runs
+    The alphabets with at least `n_way` classes take symmetries, so that each gives equally many runs
     (to within one). A run draws its classes and two different drawers that have drawn all of them,
     one for the queries and one for the supports, and puts both in a random order.
 
@@ -134,7 +134,7 @@ def make_runs(
         alphabets.append(images.alphabet_names[alphabet])
         drawer_pairs.append((query_drawer, support_drawer))
     query_drawers, support_drawers = np.array(drawer_pairs, np.int32).T
-    return Runs(
+    return OfficialRuns(
         queries=images.images[np.stack(queries)],
         supports=images.images[np.stack(supports)],
         answers=np.stack(answers).astype(np.int32),

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from siamese_jax.data import archives as archives_lib
 from siamese_jax.data import preparation
 from siamese_jax.data.image_set import ImageSet, StreamedImages
-from siamese_jax.data.official_runs import Runs
+from siamese_jax.data.official_runs import OfficialRuns
 
 _log = logging.getLogger(__name__)
 
@@ -252,7 +252,7 @@ def load_evaluation(builder: OmniglotDrawers) -> ImageSet:
     return _load(builder, "evaluation")
 
 
-def load_runs(builder: OmniglotDrawers) -> Runs:
+def load_runs(builder: OmniglotDrawers) -> OfficialRuns:
     """Lake's official 20 runs of 20 queries against 20 supports."""
     by_role = {"query": [], "support": []}
     for example in preparation.examples(builder, "runs"):  # in the order of runs and items
@@ -261,7 +261,7 @@ def load_runs(builder: OmniglotDrawers) -> Runs:
     num_runs = int(queries[-1]["run"])
     n_way = len(queries) // num_runs
     shape = (num_runs, n_way, *queries[0]["image"].shape)
-    return Runs(
+    return OfficialRuns(
         queries=np.stack([e["image"] for e in queries]).reshape(shape) * np.uint8(255),
         supports=np.stack([e["image"] for e in supports]).reshape(shape) * np.uint8(255),
         answers=np.array([e["answer"] for e in queries], np.int32).reshape(num_runs, n_way),

@@ -1,7 +1,7 @@
 """What a network has to beat: random scores, pixel nearest neighbour, modified Hausdorff distance.
 
 Each is a `score(queries, supports)` of uint8 images, (Q, H, W, C) and (S, H, W, C), that returns
-(Q, S) float64, higher = more alike, so the protocols of `evaluate.py` judge it like any other
+(Q, S) float64, higher = more alike, so the protocols of `evaluate.py` evaluate it like any other
 system. All but the Hausdorff distance take vectors too, (Q, 1, D, 1) and (S, 1, D, 1) float32.
 """
 

@@ -21,7 +21,7 @@ def read_pairs(
     kind: str,
     *,
     name: str = "pairs",
-) -> trials.Pairs:
+) -> trials.VerificationPairs:
     """Reads pairs of pictures from a CSV file.
 
     A line is `questioned,reference,label`, or `questioned,reference,label,claim`: two pictures, their
@@ -71,7 +71,7 @@ def read_pairs(
     digest = hashlib.sha256(repr(images.shape).encode())
     digest.update(images)
     several = f", up to {most} references a claim" if most > 1 else ""
-    return trials.Pairs(
+    return trials.VerificationPairs(
         name=name,
         scope=f"{path.name}{several}",
         images=images,
@@ -81,7 +81,7 @@ def read_pairs(
         labels=labels,
         groups=groups,
         group_names=tuple(os.path.relpath(x, path.parent) for x in names),
-        group_kind="folder" if by_folder else "image",
+        grouped_by="folder" if by_folder else "image",
     )
 
 

@@ -1,7 +1,7 @@
 """The protocols: what any system scores on frozen lists of trials.
 
 A system is `from_embedder(...)` or a callable `score(queries, supports)`, see `scoring`. Of a run with
-K shots the supports come class by class, K images each, and `JOINS` are the ways in which they give
+K shots the supports come class by class, K images each, and `SHOT_AGGREGATIONS` are the ways in which they give
 the score of the class.
 """
 
@@ -18,18 +18,18 @@ from tqdm import tqdm
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.scoring import (
-    JOINS,
-    JOINS_OF_EMBEDDINGS,
+    EMBEDDING_AGGREGATIONS,
+    SHOT_AGGREGATIONS,
     Embedder,
     Scorer,
-    check_join,
+    check_shot_aggregation,
     from_embedder,
 )
 from siamese_jax.evaluation.trials import (
     OpenSet,
-    Pairs,
     Retrieval,
     Trials,
+    VerificationPairs,
     between_trials,
     check_names,
     curve_trials,
@@ -41,7 +41,12 @@ from siamese_jax.evaluation.trials import (
     within_trials,
 )
 
-__all__ = ["JOINS", "JOINS_OF_EMBEDDINGS", "Embedder", "from_embedder"]  # beside what is below
+__all__ = [
+    "SHOT_AGGREGATIONS",
+    "EMBEDDING_AGGREGATIONS",
+    "Embedder",
+    "from_embedder",
+]  # beside what is below
 
 PROTOCOLS = ("official", "within", "koch", "between", "verification", "curve")
 PROTOCOLS += ("retrieval", "open_set")
@@ -57,7 +62,7 @@ SETTINGS = {
     "curve_trials": 1000,  # at each N
     "curve_n_ways": None,  # values of N; None: 1, 3 .. 19, 25, 30, 40, 50, 60
     "curve_scope": "auto",  # `auto` (within where the alphabets are large enough) or `between`
-    "join": None,  # of the k supports of a class, one of `JOINS`; None: as a config says, or `mean`
+    "shot_aggregation": None,  # of the k supports of a class, one of `SHOT_AGGREGATIONS`; None: as a config says, or `mean`
     "batch_size": 128,  # images an embedding pass
 }
 
@@ -76,14 +81,14 @@ class Result:
         scope: within or between alphabets, official runs, or how negatives were drawn.
         n_way: classes a trial, or enrolled; None for verification and retrieval.
         k_shot: support images a class; None for verification and retrieval.
-        join: how they give the score of a class, one of `JOINS`; None where each has one only, or
+        shot_aggregation: how they give the score of a class, one of `SHOT_AGGREGATIONS`; None where each has one only, or
             the system sees to it by `score_classes`.
         accuracy: share of right trials, ties shared; of `retrieval` recall at 1, of `open_set`
             detection and identification at 1 % false alarms.
         num_trials: number of trials, pairs, queries or probes of enrolled classes.
         wilson: 95 % interval as if trials were independent.
         bootstrap: 95 % interval over groups; NaN if there is one group only.
-        group_kind: what a group is: `run`, `alphabet` or `class`, and of a file of pairs `folder`
+        grouped_by: what a group is: `run`, `alphabet` or `class`, and of a file of pairs `folder`
             or `image`.
         per_group: accuracy and number of trials of each group.
         trial_hash: names the list of trials.
@@ -102,17 +107,17 @@ class Result:
     scope: str
     n_way: int | None
     k_shot: int | None
-    join: str | None
+    shot_aggregation: str | None
     accuracy: float
     num_trials: int
     wilson: tuple[float, float]
     bootstrap: tuple[float, float]
-    group_kind: str
+    grouped_by: str
     per_group: dict[str, dict]
     trial_hash: str
     figures: dict
     diagnostics: dict
-    trials: Trials | Pairs | Retrieval | OpenSet = dataclasses.field(repr=False)
+    trials: Trials | VerificationPairs | Retrieval | OpenSet = dataclasses.field(repr=False)
     scores: np.ndarray = dataclasses.field(repr=False)
     correct: np.ndarray = dataclasses.field(repr=False)
     seconds: float
@@ -128,13 +133,13 @@ def evaluate_trials(
     system: Embedder | Callable,
     trials: Trials,
     *,
-    join: str = "mean",
+    shot_aggregation: str = "mean",
     batch_size: int = 128,
     system_name: str = "model",
     cache: dict | None = None,
     progress: bool = False,
 ) -> Result:
-    """Judges a system by N-way trials.
+    """Evaluates a system by N-way trials.
 
     Its diagnostics are: `nonfinite_scores`, their number; `tied_trials`, the share of trials whose
     highest score is shared; `asymmetry`, the largest |score(a, b) - score(b, a)| over about a
@@ -146,8 +151,8 @@ def evaluate_trials(
 
     Args:
         system: `from_embedder(...)`, or `score(queries, supports) -> (Q, S)`.
-        trials: what to judge it by.
-        join: how the K supports of a class give its score, one of `JOINS`.
+        trials: what to evaluate it by.
+        shot_aggregation: how the K supports of a class give its score, one of `SHOT_AGGREGATIONS`.
         batch_size: images an embedding pass.
         system_name: its name in tables.
         cache: embeddings by image set, filled and used by evaluations of one and the same embedder;
@@ -161,34 +166,36 @@ def evaluate_trials(
     began = time.perf_counter()
     rows = np.concatenate([trials.supports.ravel(), trials.queries.ravel()])
     scorer = _scorer(system, trials, rows, batch_size, cache, progress)
-    scores, nonfinite = scorer.classes(trials.queries, trials.supports, join)  # (R, Q, N)
+    scores, nonfinite = scorer.classes(
+        trials.queries, trials.supports, shot_aggregation
+    )  # (R, Q, N)
     correct = metrics.n_way_correct(scores, trials.answers)  # (R, Q)
     diagnostics = {
         "nonfinite_scores": nonfinite,
-        "asymmetry": scorer.asymmetry(trials.queries, trials.supports, join),
+        "asymmetry": scorer.asymmetry(trials.queries, trials.supports, shot_aggregation),
     }
     diagnostics |= _answer_diagnostics(scores, trials.answers, correct)
     return _result(
         *(system_name, trials, scores, correct, diagnostics, {}, began),
         n_way=trials.n_way,
         k_shot=trials.k_shot,
-        join=_telling(system, join, trials.k_shot),
+        shot_aggregation=_telling(system, shot_aggregation, trials.k_shot),
     )
 
 
 def evaluate_pairs(
     system: Embedder | Callable,
-    pairs: Pairs,
+    pairs: VerificationPairs,
     *,
-    validation: Pairs | None = None,
+    validation: VerificationPairs | None = None,
     threshold: float | None = None,
-    join: str = "mean",
+    shot_aggregation: str = "mean",
     batch_size: int = 128,
     system_name: str = "model",
     cache: dict | None = None,
     progress: bool = False,
 ) -> Result:
-    """Judges a system by verification: is this pair the same class?
+    """Evaluates a system by verification: is this pair the same class?
 
     Its figures are: `threshold`; `validation_accuracy` and `validation_hash` if it was chosen
     there; `auc`, `auc_interval`, `eer`, `eer_interval` (bootstrap over groups); `far` and `frr`
@@ -206,10 +213,10 @@ def evaluate_pairs(
     Args:
         system: `from_embedder(...)`, or `score(queries, supports) -> (Q, S)`, which is asked for
             one pair at a time.
-        pairs: what to judge it by.
+        pairs: what to evaluate it by.
         validation: other pairs, on which the threshold of highest accuracy is chosen.
         threshold: the threshold itself, in place of `validation`.
-        join: of the references of a claim, one of `JOINS` but `finetune`.
+        shot_aggregation: of the references of a claim, one of `SHOT_AGGREGATIONS` but `finetune`.
         batch_size: images an embedding pass.
         system_name: its name in tables.
         cache: as in `evaluate_trials`.
@@ -227,14 +234,16 @@ def evaluate_pairs(
     if validation is not None:
         if validation.hash == pairs.hash:
             raise ValueError("the threshold must be chosen on other pairs than those of the test")
-        chosen_on, _ = _pair_scores(system, validation, join, batch_size, cache, progress)
+        chosen_on, _ = _pair_scores(
+            system, validation, shot_aggregation, batch_size, cache, progress
+        )
         threshold = metrics.best_threshold(chosen_on, validation.labels)
         figures["validation_accuracy"] = metrics.accuracy_at_threshold(
             chosen_on, validation.labels, threshold
         )
         figures["validation_hash"] = validation.hash
         fit = metrics.fit_logistic(chosen_on, validation.labels)
-    scores, diagnostics = _pair_scores(system, pairs, join, batch_size, cache, progress)
+    scores, diagnostics = _pair_scores(system, pairs, shot_aggregation, batch_size, cache, progress)
     labels = pairs.labels
     correct = metrics.pair_correct(scores, labels, threshold)
     auc_interval, eer_interval = metrics.auc_eer_intervals(scores, labels, pairs.groups)
@@ -259,12 +268,12 @@ def evaluate_pairs(
     pair, place = np.nonzero(pairs.references >= 0)
     both = np.sort(np.stack([pairs.first[pair], pairs.references[pair, place]], 1), 1)
     diagnostics["distinct_pairs"] = len(np.unique(both, axis=0))
-    told = {"join": _telling(system, join, int(pairs.num_references.max()))}
+    told = {"shot_aggregation": _telling(system, shot_aggregation, int(pairs.num_references.max()))}
     return _result(system_name, pairs, scores, correct, diagnostics, figures, began, **told)
 
 
 def monitor_pairs(
-    system: Embedder | Callable, pairs: Pairs, *, cache: dict | None = None
+    system: Embedder | Callable, pairs: VerificationPairs, *, cache: dict | None = None
 ) -> dict[str, float]:
     """What a training run watches of validation pairs, its scores taken for logits of "same".
 
@@ -294,7 +303,7 @@ def evaluate_retrieval(
     cache: dict | None = None,
     progress: bool = False,
 ) -> Result:
-    """Judges a system by retrieval: each query ranks all other images of the set.
+    """Evaluates a system by retrieval: each query ranks all other images of the set.
 
     Its figures are `recall_at_1` (the accuracy), `recall_at_5`, `recall_at_10`, and `map_at_r` with
     `map_at_r_interval` (bootstrap over groups); images of one score stand in random order, see
@@ -307,7 +316,7 @@ def evaluate_retrieval(
     Args:
         system: `from_embedder(...)`, or `score(queries, supports) -> (Q, S)`, whose supports here are
             just the next images of the set, a query itself among them (its score is not used).
-        queries: what to judge it by.
+        queries: what to evaluate it by.
         batch_size: images an embedding pass.
         system_name: its name in tables.
         cache: as in `evaluate_trials`.
@@ -349,13 +358,13 @@ def evaluate_open_set(
     trials: OpenSet,
     *,
     validation: OpenSet | None = None,
-    join: str = "mean",
+    shot_aggregation: str = "mean",
     batch_size: int = 128,
     system_name: str = "model",
     cache: dict | None = None,
     progress: bool = False,
 ) -> Result:
-    """Judges a system by identification among enrolled classes, with impostors of unknown ones.
+    """Evaluates a system by identification among enrolled classes, with impostors of unknown ones.
 
     A probe is identified as the class of its highest score, if that reaches a threshold. The figures
     are `rank_1` (share of enrolled probes whose own class scores highest, whatever the threshold),
@@ -369,9 +378,9 @@ def evaluate_open_set(
 
     Args:
         system: `from_embedder(...)`, or `score(queries, supports) -> (Q, S)`.
-        trials: what to judge it by.
+        trials: what to evaluate it by.
         validation: an open set of other classes, for the transferred threshold.
-        join: of the references of a class, one of `JOINS`.
+        shot_aggregation: of the references of a class, one of `SHOT_AGGREGATIONS`.
         batch_size: images an embedding pass.
         system_name: its name in tables.
         cache: as in `evaluate_trials`.
@@ -384,7 +393,7 @@ def evaluate_open_set(
     if validation is not None and validation.hash == trials.hash:
         raise ValueError("the threshold must be transferred from other classes than the test's")
     cache = {} if cache is None else cache
-    options = (join, batch_size, cache, progress)
+    options = (shot_aggregation, batch_size, cache, progress)
     scores, strange, diagnostics = _open_set_scores(system, trials, *options)
     alarms = metrics.highest_scores(strange)
     elsewhere = None
@@ -424,7 +433,7 @@ def evaluate_open_set(
         *(system_name, trials, scores, correct, diagnostics, figures, began),
         n_way=len(trials.supports),
         k_shot=trials.k_shot,
-        join=_telling(system, join, trials.k_shot),
+        shot_aggregation=_telling(system, shot_aggregation, trials.k_shot),
     )
 
 
@@ -432,7 +441,7 @@ def compare_results(a: Result, b: Result, *, seed: int = 0) -> tuple[float, tupl
     """How much more accurate a is than b on the same trials: difference and 95 % interval.
 
     Raises:
-        ValueError: the two were not judged by the same trials.
+        ValueError: the two were not evaluated by the same trials.
     """
     if a.trial_hash != b.trial_hash:
         raise ValueError(
@@ -452,7 +461,7 @@ class EvaluationData:
         validation: images that choose the verification threshold.
         train: images of the training classes, for a curve beside that of the unseen ones.
         official: the official runs.
-        pairs: a list of its own, such as of `pairs_file.read_pairs`, that `verification` judges besides
+        pairs: a list of its own, such as of `pairs_file.read_pairs`, that `verification` evaluates besides
             pairs of the test set.
     """
 
@@ -460,7 +469,7 @@ class EvaluationData:
     validation: ImageSet | None = None
     train: ImageSet | None = None
     official: object | None = None
-    pairs: Pairs | None = None
+    pairs: VerificationPairs | None = None
 
 
 def run_protocols(
@@ -500,36 +509,40 @@ def run_protocols(
         )
     if data.pairs is not None and "verification" not in protocols:
         raise ValueError(
-            "a list of pairs is judged by the protocol 'verification': ask for that too"
+            "a list of pairs is evaluated by the protocol 'verification': ask for that too"
         )
     s = {**SETTINGS, **(settings or {})}
-    join = s["join"] or "mean"
-    check_join(join, isinstance(system, Embedder))
+    shot_aggregation = s["shot_aggregation"] or "mean"
+    check_shot_aggregation(shot_aggregation, isinstance(system, Embedder))
     shared = {"n_way": s["n_way"], "k_shot": s["k_shot"], "seed": s["seed"]}
     shared["num_trials"] = s["num_trials"]
     options = {"batch_size": s["batch_size"], "system_name": system_name, "cache": {}}
     options["progress"] = progress
     results = {}
 
-    def judge(key: str, trials: Trials) -> None:
-        results[key] = evaluate_trials(system, trials, join=join, **options)
+    def evaluate(key: str, trials: Trials) -> None:
+        results[key] = evaluate_trials(system, trials, shot_aggregation=shot_aggregation, **options)
 
     for name in protocols:
         if name == "official":
-            judge(name, official_trials(data.official))
+            evaluate(name, official_trials(data.official))
         elif name == "within":
-            judge(name, within_trials(data.test, skip_small=s["skip_small"], **shared))
+            evaluate(name, within_trials(data.test, skip_small=s["skip_small"], **shared))
         elif name == "koch":
-            judge(name, koch_trials(data.test, seed=s["seed"], n_way=s["n_way"]))
+            evaluate(name, koch_trials(data.test, seed=s["seed"], n_way=s["n_way"]))
         elif name == "between":
-            judge(name, between_trials(data.test, **shared))
+            evaluate(name, between_trials(data.test, **shared))
         elif name == "verification":
             draw = {"num_pairs": s["num_pairs"], "seed": s["seed"], "negatives": s["negatives"]}
             test, validation = (verification_pairs(x, **draw) for x in (data.test, data.validation))
             for key, pairs in ((name, test), ("pairs", data.pairs)):
                 if pairs is not None:
                     results[key] = evaluate_pairs(
-                        system, pairs, validation=validation, join=join, **options
+                        system,
+                        pairs,
+                        validation=validation,
+                        shot_aggregation=shot_aggregation,
+                        **options,
                     )
         elif name == "retrieval":
             results[name] = evaluate_retrieval(system, retrieval_queries(data.test), **options)
@@ -537,7 +550,11 @@ def run_protocols(
             draw = {"k_shot": s["k_shot"], "seed": s["seed"]}
             validation = None if data.validation is None else open_set(data.validation, **draw)
             results[name] = evaluate_open_set(
-                system, open_set(data.test, **draw), validation=validation, join=join, **options
+                system,
+                open_set(data.test, **draw),
+                validation=validation,
+                shot_aggregation=shot_aggregation,
+                **options,
             )
         else:
             parts = {"unseen": data.test, "training": data.train}
@@ -553,7 +570,7 @@ def run_protocols(
                     scope=s["curve_scope"],
                 ):
                     key = f"curve/{part}/{trials.n_way}"
-                    judge(key, dataclasses.replace(trials, name=f"curve/{part}"))
+                    evaluate(key, dataclasses.replace(trials, name=f"curve/{part}"))
     return results
 
 
@@ -566,9 +583,9 @@ def format_table(results: Iterable[Result] | Mapping[str, Result]) -> str:
         + ["bootstrap 95 %", "hash", ""]
     ]
     for r in results:
-        plural = {"class": "classes"}.get(r.group_kind, r.group_kind + "s")
-        groups = f"{len(r.per_group)} {r.group_kind if len(r.per_group) == 1 else plural}"
-        more, f = f"joined by {r.join}" if r.join else "", r.figures
+        plural = {"class": "classes"}.get(r.grouped_by, r.grouped_by + "s")
+        groups = f"{len(r.per_group)} {r.grouped_by if len(r.per_group) == 1 else plural}"
+        more, f = f"joined by {r.shot_aggregation}" if r.shot_aggregation else "", r.figures
         if "recall_at_5" in f:
             more = (
                 f"recall at 5 {100 * f['recall_at_5']:.2f} %, at 10 {100 * f['recall_at_10']:.2f} %, "
@@ -614,18 +631,22 @@ def _scorer(system, trials, rows: np.ndarray, batch_size: int, cache, progress: 
     )
 
 
-def _telling(system, join: str, k_shot: int) -> str | None:
+def _telling(system, shot_aggregation: str, k_shot: int) -> str | None:
     """The join as a result tells it; of one support each, all but `finetune` are the same."""
     own_affair = isinstance(system, Embedder) and system.score_classes is not None
-    return join if not own_affair and (k_shot > 1 or join == "finetune") else None
+    return (
+        shot_aggregation
+        if not own_affair and (k_shot > 1 or shot_aggregation == "finetune")
+        else None
+    )
 
 
 def _pair_scores(
-    system, pairs: Pairs, join, batch_size, cache, progress
+    system, pairs: VerificationPairs, shot_aggregation, batch_size, cache, progress
 ) -> tuple[np.ndarray, dict]:
     """(P,) scores of pairs, each a run of one query and one class, and their diagnostics."""
     references, counts = pairs.references, pairs.num_references
-    if counts.max() > 1 and join == "finetune":
+    if counts.max() > 1 and shot_aggregation == "finetune":
         raise ValueError(
             "join 'finetune' fits a classifier to two classes or more, and a claim has one: join its "
             "references by mean, max, sum or prototype"
@@ -636,7 +657,7 @@ def _pair_scores(
     for count in np.unique(counts):
         chosen = np.flatnonzero(counts == count)
         supports = references[chosen, None, :count]  # (claims, 1, count)
-        how = join if count > 1 else "mean"
+        how = shot_aggregation if count > 1 else "mean"
         joined, bad = scorer.classes(pairs.first[chosen, None], supports, how)
         scores[chosen] = joined[:, 0, 0]
         nonfinite += bad
@@ -646,15 +667,15 @@ def _pair_scores(
     }
 
 
-def _open_set_scores(system, trials: OpenSet, join, batch_size, cache, progress):
+def _open_set_scores(system, trials: OpenSet, shot_aggregation, batch_size, cache, progress):
     """Scores (P, N) of enrolled probes and (U, N) of impostors, and their diagnostics."""
     probes = np.concatenate([trials.queries, trials.impostors])
     rows = np.concatenate([probes, trials.supports.ravel()])
     scorer = _scorer(system, trials, rows, batch_size, cache, progress)
-    scores, nonfinite = scorer.classes(probes[None], trials.supports[None], join)
+    scores, nonfinite = scorer.classes(probes[None], trials.supports[None], shot_aggregation)
     diagnostics = {
         "nonfinite_scores": nonfinite,
-        "asymmetry": scorer.asymmetry(probes[None], trials.supports[None], join),
+        "asymmetry": scorer.asymmetry(probes[None], trials.supports[None], shot_aggregation),
     }
     known = len(trials.queries)
     return scores[0, :known], scores[0, known:], diagnostics
@@ -688,7 +709,7 @@ def _result(
     began,
     n_way=None,
     k_shot=None,
-    join=None,
+    shot_aggregation=None,
 ) -> Result:
     groups, flat = trials.groups.ravel(), correct.ravel()
     sizes = np.bincount(groups, minlength=len(trials.group_names))
@@ -705,12 +726,12 @@ def _result(
         scope=trials.scope,
         n_way=n_way,
         k_shot=k_shot,
-        join=join,
+        shot_aggregation=shot_aggregation,
         accuracy=float(flat.mean()),
         num_trials=flat.size,
         wilson=_NO_INTERVAL if unknown else metrics.wilson_interval(float(flat.sum()), flat.size),
         bootstrap=_NO_INTERVAL if unknown else metrics.bootstrap_interval(flat, groups),
-        group_kind=trials.group_kind,
+        grouped_by=trials.grouped_by,
         per_group=per_group,
         trial_hash=trials.hash,
         figures=figures,

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from siamese_jax.evaluation import finetune
 
 # How the K supports of a class give its score.
-JOINS = {
+SHOT_AGGREGATIONS = {
     "mean": "the mean of the K scores",
     "max": "the highest of the K scores",
     "sum": (
@@ -36,7 +36,7 @@ JOINS = {
         f"{finetune.STEPS} steps (see `adaptation`); embedders only"
     ),
 }
-JOINS_OF_EMBEDDINGS = ("prototype", "finetune")
+EMBEDDING_AGGREGATIONS = ("prototype", "finetune")
 
 _MIXED = 1024  # scores a call where runs are compared together and only their own parts kept
 _TILE = 128  # queries, and supports, a call where one run is large
@@ -65,7 +65,7 @@ def from_embedder(
             must not depend on the others, since runs are scored together.
         score_classes: for a system whose scores depend on the whole support set: (R, Q, D),
             (R, N, K, D) -> (R, Q, N), each run and each query for itself. Where it is given it is
-            what judges: N-way trials as they are (how K supports give the score of a class is then
+            what evaluates: N-way trials as they are (how K supports give the score of a class is then
             its own affair), and the pairs of verification and retrieval as runs of N = K = 1.
     """
     return Embedder(embed, score_matrix, score_classes)
@@ -141,28 +141,28 @@ class Scorer:
         return self._score_embeddings(queries, supports)
 
     def classes(
-        self, queries: np.ndarray, supports: np.ndarray, join: str = "mean"
+        self, queries: np.ndarray, supports: np.ndarray, shot_aggregation: str = "mean"
     ) -> tuple[np.ndarray, int]:
         """Scores of each run's queries for each of its classes.
 
         Args:
             queries: (R, Q) rows.
             supports: (R, N, K) rows.
-            join: one of `JOINS`; of no effect with `score_classes`.
+            shot_aggregation: one of `SHOT_AGGREGATIONS`; of no effect with `score_classes`.
 
         Returns:
             (R, Q, N) float64, and the number of scores that the system gave and are not finite.
 
         Raises:
-            ValueError: an unknown join, or one that needs embeddings of a plain callable.
+            ValueError: an unknown shot_aggregation, or one that needs embeddings of a plain callable.
         """
-        check_join(join, self._table is not None)
+        check_shot_aggregation(shot_aggregation, self._table is not None)
         num_runs, n_way, k_shot = supports.shape
         if self._context is not None:
             raw = scores = self._score_classes(lambda x: x, self._context, queries, supports)
-        elif join == "prototype":
+        elif shot_aggregation == "prototype":
             raw = scores = self._score_embeddings(queries, supports)
-        elif join == "finetune":
+        elif shot_aggregation == "finetune":
             raw = scores = self._score_classes(
                 finetune.finetune, finetune.cosine_logits, queries, supports
             )
@@ -170,7 +170,7 @@ class Scorer:
             raw = self.pairs(queries, supports.reshape(num_runs, -1))
             shots = raw.reshape(*queries.shape, n_way, k_shot)
             with np.errstate(invalid="ignore"):  # infinities of both signs: NaN, as it should be
-                scores = _JOINING[join](shots)
+                scores = _JOINING[shot_aggregation](shots)
         return scores, int((~np.isfinite(raw)).sum())
 
     def matrix(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
@@ -181,13 +181,15 @@ class Scorer:
         parts = [supports[None, i : i + step] for i in range(0, len(supports), step)]
         return np.concatenate([self._score_images(queries[None], part)[0] for part in parts], 1)
 
-    def asymmetry(self, queries: np.ndarray, supports: np.ndarray, join: str) -> float | None:
+    def asymmetry(
+        self, queries: np.ndarray, supports: np.ndarray, shot_aggregation: str
+    ) -> float | None:
         """The largest |score(a, b) - score(b, a)| over about a thousand scores of the first runs.
 
         Args:
             queries: (R, Q) rows.
             supports: (R, N, K) rows.
-            join: one of `JOINS`. With `prototype` it is, as with the others, of pairs of images.
+            shot_aggregation: one of `SHOT_AGGREGATIONS`. With `prototype` it is, as with the others, of pairs of images.
 
         Returns:
             None where no score is finite, and where the question has no meaning: with `finetune`
@@ -196,7 +198,7 @@ class Scorer:
         """
         flat = supports.reshape(len(supports), -1)
         alone = queries.shape[1] == flat.shape[1] == 1
-        if not alone and (self._context is not None or join == "finetune"):
+        if not alone and (self._context is not None or shot_aggregation == "finetune"):
             return None
         limit = max(1, math.isqrt(_CHECKED))
         queries, flat = queries[:, :limit], flat[:, :limit]
@@ -269,14 +271,16 @@ class Scorer:
         return out
 
 
-def check_join(join: str, has_embeddings: bool) -> None:
-    """Raises ValueError on an unknown join, or one that a system without embeddings cannot have."""
-    if join not in JOINS:
-        raise ValueError(f"join must be one of {', '.join(JOINS)}, got {join!r}")
-    if join in JOINS_OF_EMBEDDINGS and not has_embeddings:
-        others = ", ".join(name for name in JOINS if name not in JOINS_OF_EMBEDDINGS)
+def check_shot_aggregation(shot_aggregation: str, has_embeddings: bool) -> None:
+    """Raises ValueError on an unknown shot_aggregation, or one that a system without embeddings cannot have."""
+    if shot_aggregation not in SHOT_AGGREGATIONS:
         raise ValueError(
-            f"join {join!r} needs embeddings, and this system gives scores only: join by {others}, "
+            f"shot_aggregation must be one of {', '.join(SHOT_AGGREGATIONS)}, got {shot_aggregation!r}"
+        )
+    if shot_aggregation in EMBEDDING_AGGREGATIONS and not has_embeddings:
+        others = ", ".join(name for name in SHOT_AGGREGATIONS if name not in EMBEDDING_AGGREGATIONS)
+        raise ValueError(
+            f"shot_aggregation {shot_aggregation!r} needs embeddings, and this system gives scores only: use {others}, "
             "or make a system with from_embedder"
         )
 

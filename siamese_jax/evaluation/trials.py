@@ -38,7 +38,7 @@ class Trials:
         answers: (R, Q) int, the position in 0 .. N - 1 of the right class.
         groups: (R, Q) int index into `group_names`: what the bootstrap draws.
         group_names: one name a group.
-        group_kind: what a group is: `run`, `alphabet` or `class`.
+        grouped_by: what a group is: `run`, `alphabet` or `class`.
 
     Raises:
         ValueError: the shapes do not fit, or a trial meets its own image.
@@ -53,7 +53,7 @@ class Trials:
     answers: np.ndarray
     groups: np.ndarray
     group_names: tuple[str, ...]
-    group_kind: str
+    grouped_by: str
 
     def __post_init__(self):
         if self.supports.ndim != 3 or self.queries.ndim != 2:
@@ -94,7 +94,7 @@ class Trials:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
+class VerificationPairs:
     """A frozen list of P pairs for verification.
 
     Attributes:
@@ -108,7 +108,7 @@ class Pairs:
         labels: (P,) int, 1 = same class, 0 = different.
         groups: (P,) int index into `group_names`: what the bootstrap draws.
         group_names: one name a group.
-        group_kind: what a group is: `alphabet` or `class` (of the first image), `folder` or `image`.
+        grouped_by: what a group is: `alphabet` or `class` (of the first image), `folder` or `image`.
 
     Raises:
         ValueError: the shapes do not fit, or an image is paired with itself.
@@ -123,7 +123,7 @@ class Pairs:
     labels: np.ndarray
     groups: np.ndarray
     group_names: tuple[str, ...]
-    group_kind: str
+    grouped_by: str
 
     def __post_init__(self):
         shapes = {x.shape for x in (self.first, self.labels, self.groups)}
@@ -171,7 +171,7 @@ class Retrieval:
         queries: (Q,) int rows of `images`, each with another image of its class.
         groups: (Q,) int index into `group_names`: what the bootstrap draws.
         group_names: one name a group.
-        group_kind: what a group is: `alphabet` or `class`.
+        grouped_by: what a group is: `alphabet` or `class`.
 
     Raises:
         ValueError: the shapes do not fit, or a query's class has no other image.
@@ -185,7 +185,7 @@ class Retrieval:
     queries: np.ndarray
     groups: np.ndarray
     group_names: tuple[str, ...]
-    group_kind: str
+    grouped_by: str
 
     def __post_init__(self):
         if self.classes.shape != (len(self.images),):
@@ -232,7 +232,7 @@ class OpenSet:
         impostors: (U,) int rows of `images`: probes of classes that are not enrolled.
         groups: (P,) int index into `group_names`: what the bootstrap draws.
         group_names: one name a group.
-        group_kind: what a group is: `alphabet` or `class`.
+        grouped_by: what a group is: `alphabet` or `class`.
 
     Raises:
         ValueError: the shapes do not fit, or a probe is a reference.
@@ -248,7 +248,7 @@ class OpenSet:
     impostors: np.ndarray
     groups: np.ndarray
     group_names: tuple[str, ...]
-    group_kind: str
+    grouped_by: str
 
     def __post_init__(self):
         shapes = {x.shape for x in (self.queries, self.answers, self.groups)}
@@ -306,7 +306,7 @@ def official_trials(runs) -> Trials:
         answers=np.asarray(runs.answers),
         groups=np.repeat(np.arange(num_runs), num_queries).reshape(num_runs, num_queries),
         group_names=tuple(f"run{r + 1:02d}" for r in range(num_runs)),
-        group_kind="run",
+        grouped_by="run",
     )
 
 
@@ -489,8 +489,8 @@ def verification_pairs(
     negatives: str = "any",
     alphabets: Sequence[str] | None = None,
     name: str = "verification",
-) -> Pairs:
-    """Pairs, half same and half different, equally many (to within one of each) an alphabet.
+) -> VerificationPairs:
+    """VerificationPairs, half same and half different, equally many (to within one of each) an alphabet.
 
     The two images of a pair, same or different, never carry the same drawer number, so the drawer
     does not tell the label. Pairs may repeat where the set has few. Classes of a single image,
@@ -549,8 +549,8 @@ def verification_pairs(
     left = image_set.class_count[class_b] - (taken >= 0)
     second = image_set.class_start[class_b] + rng.integers(0, left)
     second += (taken >= 0) & (second >= taken)
-    groups, group_names, group_kind = _groups(image_set, class_a)
-    return Pairs(
+    groups, group_names, grouped_by = _groups(image_set, class_a)
+    return VerificationPairs(
         name=name,
         scope=_NEGATIVES[negatives],
         images=image_set.images,
@@ -560,7 +560,7 @@ def verification_pairs(
         labels=labels,
         groups=groups,
         group_names=group_names,
-        group_kind=group_kind,
+        grouped_by=grouped_by,
     )
 
 
@@ -578,7 +578,7 @@ def retrieval_queries(image_set: ImageSet, *, name: str = "retrieval") -> Retrie
         raise ValueError(
             f"no class of {image_set.name!r} has two images: there is none to retrieve"
         )
-    groups, group_names, group_kind = _groups(image_set, image_set.classes[queries])
+    groups, group_names, grouped_by = _groups(image_set, image_set.classes[queries])
     return Retrieval(
         name=name,
         scope=f"among all {len(image_set):,} images",
@@ -588,7 +588,7 @@ def retrieval_queries(image_set: ImageSet, *, name: str = "retrieval") -> Retrie
         queries=queries,
         groups=groups,
         group_names=group_names,
-        group_kind=group_kind,
+        grouped_by=grouped_by,
     )
 
 
@@ -628,7 +628,7 @@ def open_set(
     answers = position[image_set.classes]  # (M,), -1 of the unknown
     impostors = np.flatnonzero(answers < 0)
     queries = np.setdiff1d(np.flatnonzero(answers >= 0), supports)
-    groups, group_names, group_kind = _groups(image_set, image_set.classes[queries])
+    groups, group_names, grouped_by = _groups(image_set, image_set.classes[queries])
     return OpenSet(
         name=name,
         scope=f"{len(enrolled)} of {image_set.num_classes} classes enrolled",
@@ -640,7 +640,7 @@ def open_set(
         impostors=impostors,
         groups=groups,
         group_names=group_names,
-        group_kind=group_kind,
+        grouped_by=grouped_by,
     )
 
 
@@ -711,7 +711,7 @@ def _trials(rng, image_set, classes, rows, queries_per_run, name, scope) -> Tria
     num_runs, n_way = classes.shape
     answers = _distinct(rng, np.full(num_runs, n_way), queries_per_run)  # (R, Q)
     asked = np.take_along_axis(classes, answers, 1)  # (R, Q)
-    groups, group_names, group_kind = _groups(image_set, asked)
+    groups, group_names, grouped_by = _groups(image_set, asked)
     return Trials(
         name=name,
         scope=scope,
@@ -722,7 +722,7 @@ def _trials(rng, image_set, classes, rows, queries_per_run, name, scope) -> Tria
         answers=answers,
         groups=groups,
         group_names=group_names,
-        group_kind=group_kind,
+        grouped_by=grouped_by,
     )
 
 

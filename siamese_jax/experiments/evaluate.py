@@ -20,10 +20,10 @@ PARTS = ("test", "validation", "both")
 _log = logging.getLogger(__name__)
 # What a record for others holds of each result; results.json holds all.
 _RECORDED = ("system", "name", "scope", "n_way", "k_shot", "accuracy", "num_trials", "wilson")
-_RECORDED += ("bootstrap", "per_group", "trial_hash", "figures", "join")
+_RECORDED += ("bootstrap", "per_group", "trial_hash", "figures", "shot_aggregation")
 
 
-def judge_run(
+def evaluate_run(
     path: str | pathlib.Path,
     protocols: Sequence[str],
     settings: Mapping,
@@ -43,11 +43,11 @@ def judge_run(
     ensemble: Sequence[str | pathlib.Path] = (),
     progress: bool = False,
 ) -> dict[str, dict[str, protocols_lib.Result]]:
-    """Judges a run, prints the table, writes `results.json` and the report.
+    """Evaluates a run, prints the table, writes `results.json` and the report.
 
     The images are read at their own size, whatever the network's input: the trials, and so their
     hashes, are the same for every network and for the baselines. Pairs of a file alone are read at the
-    network's input. A config with a section `test_data` (of the fields of `data`) is judged on that
+    network's input. A config with a section `test_data` (of the fields of `data`) is evaluated on that
     data's test part, with its validation part and its runs; `data` is what was trained on. So is any
     run for which a `test_data` is named here, and then the results say so in their config.
 
@@ -55,8 +55,8 @@ def judge_run(
         path: workdir of the run.
         protocols: names out of `evaluate.PROTOCOLS`; on a set without official runs `official` means
             the set's own runs.
-        settings: in place of those of `evaluate.SETTINGS`. Where no `join` is given it is the config's
-            `eval.join`, or `mean`; baselines that have no embeddings go by `mean` where that needs
+        settings: in place of those of `evaluate.SETTINGS`. Where no `shot_aggregation` is given it is the config's
+            `eval.shot_aggregation`, or `mean`; baselines that have no embeddings go by `mean` where that needs
             them.
         pretrained: name of a network that comes with the package, or a file of `weights.export`, of
             which the workdir is made.
@@ -65,13 +65,13 @@ def judge_run(
         test_data: name of a data set with all its other fields as they are by themselves, in place of
             the config's.
         test_archives: folder of the archives of the test data.
-        part: which of the data is judged on, one of `PARTS`: the test part; the validation part, which
+        part: which of the data is evaluated on, one of `PARTS`: the test part; the validation part, which
             the checkpoint was chosen by; or both as one set. Only the first has a report, and only
             its results go to `results.json`.
-        pairs: a CSV file of pairs of pictures that `verification` judges too (see
+        pairs: a CSV file of pairs of pictures that `verification` evaluates too (see
             `pairs_file.read_pairs`).
         baselines: whether random scores, pixel nearest neighbour and modified Hausdorff distance
-            (this one on the fixed runs only: it takes seconds a hundred trials) are judged too.
+            (this one on the fixed runs only: it takes seconds a hundred trials) are evaluated too.
         report: whether to write `report.html`.
         record: path of a short copy of `results.json` without the names of folders.
         num_devices: devices to run on, 0 for all.
@@ -105,19 +105,21 @@ def judge_run(
     for run in (path, *ensemble):
         _check_trained_on(run, data)
     if config.get("test_data") is not None:
-        data = _judged_on(data, _load(config.test_data, test_archives), net)
-        _log.info("judged on %s", data.note)
+        data = _evaluated_on(data, _load(config.test_data, test_archives), net)
+        _log.info("evaluated on %s", data.note)
     elif test_archives:
         raise ValueError(
             f"{path} has no test_data in its config, and none is named: give its archives as archives"
         )
     if part != "test":
         data = _part(data, part)
-        _log.info("judged on %s", data.note)
+        _log.info("evaluated on %s", data.note)
     read = pairs_csv.read_pairs(pairs, net.image_shape, net.kind) if pairs else None
     held = protocols_lib.EvaluationData(data.test, data.validation, data.train, data.runs, read)
-    join = settings.get("join") or config.eval.get("join", "mean")
-    settings = {**settings, "join": join}
+    shot_aggregation = settings.get("shot_aggregation") or config.eval.get(
+        "shot_aggregation", "mean"
+    )
+    settings = {**settings, "shot_aggregation": shot_aggregation}
     systems = {net.name: net.system()}
     if ensemble:
         systems[f"ensemble of {len(nets)}"] = network.ensemble(nets)
@@ -129,8 +131,8 @@ def judge_run(
     results = {}
     for name, system in systems.items():
         own = settings
-        if callable(system) and join in protocols_lib.JOINS_OF_EMBEDDINGS:
-            own = {**settings, "join": "mean"}
+        if callable(system) and shot_aggregation in protocols_lib.EMBEDDING_AGGREGATIONS:
+            own = {**settings, "shot_aggregation": "mean"}
         asked, on = protocols, held
         if name == "modified Hausdorff":
             asked, on = ["official"], dataclasses.replace(held, pairs=None)
@@ -190,14 +192,14 @@ def _check_trained_on(path: str | pathlib.Path, data: loading.Data) -> None:
 
 def _part(data: loading.Data, part: str) -> loading.Data:
     """The data with another part, or both, in place of the test part."""
-    judged = data.validation
+    evaluated = data.validation
     if part == "both":
-        judged = splits.joined(data.validation, data.test, f"{data.test.name} and validation")
-    note = f"{data.note}, {judged.num_classes} classes of which those of validation chose"
-    return dataclasses.replace(data, test=judged, runs=None, note=note)
+        evaluated = splits.joined(data.validation, data.test, f"{data.test.name} and validation")
+    note = f"{data.note}, {evaluated.num_classes} classes of which those of validation chose"
+    return dataclasses.replace(data, test=evaluated, runs=None, note=note)
 
 
-def _judged_on(data: loading.Data, other: loading.Data, net: network.Siamese) -> loading.Data:
+def _evaluated_on(data: loading.Data, other: loading.Data, net: network.Siamese) -> loading.Data:
     """Training images of `data`; the rest of `other`, whose images must suit the network."""
     shape, kind = other.test.image_shape, other.test.kind
     if "vector" in (kind, net.kind):  # which are standardised by the training part of their own set
@@ -209,7 +211,7 @@ def _judged_on(data: loading.Data, other: loading.Data, net: network.Siamese) ->
         )
     if kind != net.kind:
         _log.warning("test_data is of kind %s, and the network was trained on %s", kind, net.kind)
-    note = f"trained on {data.note}; judged on {other.note}"
+    note = f"trained on {data.note}; evaluated on {other.note}"
     return dataclasses.replace(other, train=data.train, note=note)
 
 

@@ -2,10 +2,10 @@
 
 A config states what may vary in `search_space`, a tuple with one entry a field:
 
-    ("optim.rate", "log", 1e-4, 1e-1)                a number, searched on a logarithmic scale
+    ("optim.learning_rate", "log", 1e-4, 1e-1)                a number, searched on a logarithmic scale
     ("optim.rules.0.momentum", "float", 0.0, 1.0)    a number; entry 0 of the rules of `layerwise`
     ("model.encoder_args.filters.0", "int", 16, 256, 16)    a whole number, in steps (of 1 if not said)
-    ("objective.turns", "choice", "none", "alphabet")
+    ("objective.symmetries", "choice", "none", "alphabet")
 
 The config itself is the first trial. The objective is the validation accuracy of a run's best
 evaluation, and nothing else. A trial whose worker fell silent is begun again by another one, from its
@@ -350,7 +350,7 @@ def _run_trial(
     try:
         _check_network(trial, config, train_set)
         for row in workdir.read_metrics(folder):  # of an earlier attempt
-            if row["kind"] == "validation":
+            if row["phase"] == "validation":
                 told[row["step"]] = row["accuracy"]
                 trial.report(row["accuracy"], row["step"])
         summary = loop.train_and_evaluate(
@@ -388,9 +388,12 @@ def _run_trial(
 def _check_network(trial, config: Mapping, train_set) -> None:
     """Ends a trial whose network its images do not fit, without training it."""
     size = config["data"]["image_size"] or train_set.image_shape[:2]
-    images = jax.ShapeDtypeStruct((1, *size, train_set.image_shape[2]), "float32")
+    shape = (*size, train_set.image_shape[2])
+    images = jax.ShapeDtypeStruct((1, *shape), "float32")
     try:
-        jax.eval_shape(siamese.build(config["model"]).init, jax.random.key(0), images, images)
+        jax.eval_shape(
+            siamese.build(config["model"], shape).init, jax.random.key(0), images, images
+        )
     except ValueError as error:
         trial.set_user_attr("impossible", True)
         raise optuna.TrialPruned(f"impossible network: {error}") from None

@@ -71,7 +71,7 @@ _PUBLISHED_OF_BOTH = {
     "model.head_args.kernel_std": 0.2,
     "model.head_args.bias_mean": 0.5,
     "objective.batch": 128,
-    "objective.turns": "none",
+    "objective.symmetries": "none",
     "optim.name": "layerwise",
     "optim.decay": 0.99,
     "optim.momentum_start": 0.5,
@@ -121,7 +121,7 @@ class Record:
         training: its provenance.
         evaluation: provenance of the figures.
         results: the figures.
-        test: name of the data that judged it: that of the config's `test_data`, else `omniglot`.
+        test: name of the data that evaluated it: that of the config's `test_data`, else `omniglot`.
         setting: what it was, or None.
         why: why it is no run of the tables; empty for a run that is one.
     """
@@ -366,7 +366,7 @@ def _check(label: str, runs) -> None:
             )
         if other["trial_hash"] != result["trial_hash"]:
             raise ValueError(
-                f"{first.name} and {record.name} are of the row {label!r} but were judged by the "
+                f"{first.name} and {record.name} are of the row {label!r} but were evaluated by the "
                 f"trials {result['trial_hash']} and {other['trial_hash']}"
             )
         if other["name"] == "verification" and "validation_hash" not in other["figures"]:
@@ -428,7 +428,7 @@ def format_tables(tables: Sequence[Table], *, markdown: bool = False) -> str:
             title = table.title
         commands = [command for line in table.lines for command in _commands(line)]
         evaluate = f"python launch/evaluate.py --workdir=DIR {_EVALUATE[table.number]}"
-        commands.append(f"each is judged by: {evaluate} --record=results/NAME.json")
+        commands.append(f"each is evaluated by: {evaluate} --record=results/NAME.json")
         if markdown:
             commands = ["- " + re.sub(r"(python .*)", r"`\1`", command) for command in commands]
         else:
@@ -469,7 +469,7 @@ def _commands(line: Line) -> list[str]:
         return [f"{line.label}, to run: {line.command} --workdir=DIR"]
     shown = []
     for record, _ in line.runs:
-        starts = [("trained", record.training), ("judged", record.evaluation)]
+        starts = [("trained", record.training), ("evaluated", record.evaluation)]
         for kind, start in starts if line.kind == "network" else starts[1:]:
             when = f"{kind} {start['time'][:10]} at {(start['commit'] or 'no commit')[:9]}"
             command = f"python {shlex.join(start['command'])}"

@@ -48,8 +48,10 @@ def make_embed_step(
     def mean_embedding(variables, images):
         def warped(key):
             keys = jnp.broadcast_to(key, len(images))
-            turns = jnp.zeros(len(images), jnp.int32)
-            return embed(variables, augment.augment(keys, images, turns, affine=VIEW, fill=fill))
+            symmetries = jnp.zeros(len(images), jnp.int32)
+            return embed(
+                variables, augment.augment(keys, images, symmetries, affine=VIEW, fill=fill)
+            )
 
         h = embed(variables, images)
         h = jnp.concatenate(

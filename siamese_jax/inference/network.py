@@ -162,7 +162,7 @@ def bind(
     """
     if views > 1 and kind == "vector":
         raise ValueError(f"vectors have one view, got views = {views}")
-    model = siamese.build(config.model, devices.axis_name)
+    model = siamese.build(config.model, image_shape, devices.axis_name)
 
     def class_scores(variables, queries, supports):
         """(R, Q, D) and (R, N, K, D) -> (R, Q, N): log of the attention each class takes."""

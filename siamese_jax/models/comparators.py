@@ -21,7 +21,7 @@ DISTANCES = ("euclidean", "squared_euclidean", "local")  # comparators that fall
 
 
 class Comparator(nn.Module):
-    """Turns two embeddings into a logit of "same class".
+    """Symmetries two embeddings into a logit of "same class".
 
     | kind | logit |
     |---|---|

@@ -138,6 +138,13 @@ class ResidualEncoder(nn.Module):
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
+    @nn.nowrap
+    def places(self, image_shape: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the map that images of (H, W, C) pixels become."""
+        pools = len(self.widths) - 1 if self.pools is None else self.pools
+        shrink = 2 ** min(pools, len(self.widths) - 1)
+        return tuple(-(-side // self.stem_stride) // shrink for side in image_shape[:2])
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Embeds images: (B, H, W, C) float in [0, 1] -> (B, D); D = units, if `local` a place."""
@@ -213,6 +220,12 @@ class SmallEncoder(nn.Module):
     dropout: float = 0.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+
+    @nn.nowrap
+    def places(self, image_shape: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the map that images of (H, W, C) pixels become if `local`."""
+        shrink = 2 ** (len(self.filters) - 1)
+        return tuple(side // shrink for side in image_shape[:2])
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:

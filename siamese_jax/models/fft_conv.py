@@ -154,7 +154,10 @@ def _complex_transforms(p, kw):
     angles = 2 * np.pi * np.outer(np.arange(p), np.arange(p)) / p
     cos, sin = np.cos(angles), np.sin(angles)
     a1, a2 = np.hstack([cos, sin]), np.hstack([-sin, cos])
-    b1, b2 = np.hstack([cos, -sin]), np.hstack([sin, cos])  # the conjugate transform turns back
+    b1, b2 = (
+        np.hstack([cos, -sin]),
+        np.hstack([sin, cos]),
+    )  # the conjugate transform turns back
     there = np.vstack([a1 + a2, a1, a2])
     inside = np.tile(np.arange(p) < kw, 2)
     conjugate = np.vstack([b1, b2 - b1, b1 + b2])[:, inside]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -104,13 +104,19 @@ class SiameseNet(nn.Module):
         return self.classifier(h)
 
 
-def build(fields: Mapping, axis_name: str | None = None, classes: int = 0) -> SiameseNet:
+def build(
+    fields: Mapping,
+    image_shape: Sequence[int] | None = None,
+    axis_name: str | None = None,
+    classes: int = 0,
+) -> SiameseNet:
     """The network that a config's `model` section describes.
 
     Args:
         fields: `encoder` (one of `ENCODERS`), `comparator` (one of `COMPARATORS`), `dtype` (one of
             `DTYPES`), under `encoder_args` and `head_args` the attributes of the chosen classes, and,
             if wanted, `context_steps`: those of `FullContext`, 0 for none.
+        image_shape: (H, W, C) of the images; only the comparator `local` needs it.
         axis_name: mapped axis over which batch statistics are averaged, None on one device.
         classes: of the softmax layer that an objective trains; 0 for none.
 
@@ -136,8 +142,11 @@ def build(fields: Mapping, axis_name: str | None = None, classes: int = 0) -> Si
             )
         head_args["units"] = args.get("units", encoder.units)
     try:
+        built = encoder(**args)
+        if fields["comparator"] == "local":
+            head_args["places"] = built.places(image_shape)
         return SiameseNet(
-            encoder(**args),
+            built,
             Comparator(kind=fields["comparator"], **head_args),
             FullContext(steps) if steps else None,
             CosineClassifier(classes) if classes else None,

@@ -46,7 +46,7 @@ class Checkpoints:
             step: number of the step.
             state: tree of arrays.
             value: validation value, higher is better; of equal values the earlier step is the
-                better. None for a state that was not judged: it can be the latest, never the best.
+                better. None for a state that was not evaluated: it can be the latest, never the best.
         """
         if step in self.steps:
             return
@@ -67,7 +67,7 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """Step of the best checkpoint that was judged, None where there is none."""
+        """Step of the best checkpoint that was evaluated, None where there is none."""
         return self._manager.best_step()
 
     def restore(self, step: int, like):

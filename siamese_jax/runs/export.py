@@ -1,7 +1,7 @@
 """A trained network as one small file, and the networks that come with the package.
 
 The file is an NPZ: every parameter and statistic as float16 by its path, and the run's config,
-provenance and log as JSON. Unpacked it is a workdir like any other, which is judged, shown and asked as
+provenance and log as JSON. Unpacked it is a workdir like any other, which is evaluated, shown and asked as
 every run; only its checkpoints are missing, so it is not trained on.
 """
 

@@ -26,7 +26,7 @@ PLACES = (
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
-class Run:
+class RunFolder:
     """An open run; `close` it, or use it in a `with` statement.
 
     Args:
@@ -68,7 +68,7 @@ class Run:
             raise
         self._record_start(config, fingerprint, details)
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_):
@@ -95,15 +95,15 @@ class Run:
         )
         return rows
 
-    def log(self, step: int, kind: str, values: dict[str, float]) -> dict:
+    def log(self, step: int, phase: str, values: dict[str, float]) -> dict:
         """Adds a row to `metrics.jsonl` and its values to the TensorBoard events.
 
         Args:
             step: updates made.
-            kind: what the values belong to, e.g. `train` or `validation`.
+            phase: what the values belong to, e.g. `train` or `validation`.
             values: finite numbers by name.
         """
-        row = {"step": step, "kind": kind, **values}
+        row = {"step": step, "phase": phase, **values}
         if not self._primary:
             return row
         with open(self.path / "metrics.jsonl", "a") as file:
@@ -111,7 +111,7 @@ class Run:
             file.flush()
             os.fsync(file.fileno())
         for name, value in values.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+            self._events.add_scalar(f"{phase}/{name}", value, step)
         self._events.flush()
         return row
 

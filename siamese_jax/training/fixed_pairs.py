@@ -42,18 +42,18 @@ class PairSet(NamedTuple):
 
 
 class FixedPairs(NamedTuple):
-    """A batch of a pair set: the fields of `sampling.Pairs`, and how its images are warped.
+    """A batch of a pair set: the fields of `sampling.PairBatch`, and how its images are warped.
 
     Attributes:
         rows: (B, 2) int32 rows of the left and of the right image.
-        turns: (B, 2) int32, all 0.
+        symmetries: (B, 2) int32, all 0.
         labels: (B,) float32, 1 = same class.
         keys: (B, 2) PRNG key of each image's warp.
         distort: (B, 2) bool, False for the images of a pair's undistorted original.
     """
 
     rows: jax.Array
-    turns: jax.Array
+    symmetries: jax.Array
     labels: jax.Array
     keys: jax.Array
     distort: jax.Array

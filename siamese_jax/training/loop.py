@@ -66,8 +66,8 @@ def train_and_evaluate(
     objective = objectives.build(
         config.objective, int(train_set.alphabet_count.max()), train_set.num_classes
     )
-    model = siamese.build(config.model, devices.axis_name, objective.classes)
-    _check_set(config, train_set, objective.drawings)
+    model = siamese.build(config.model, train_set.image_shape, devices.axis_name, objective.classes)
+    _check_set(config, train_set, objective.images_per_class)
     fed = host_feed.from_host(config.get("feed", "auto"), train_set.images, devices)
     train_step = make_train_step(
         model,
@@ -78,7 +78,7 @@ def train_and_evaluate(
         devices,
         fed,
     )
-    asked = {"num_trials": config.eval.trials, "seed": config.eval.seed}
+    asked = {"num_trials": config.eval.num_trials, "seed": config.eval.seed}
     if config.eval.get("between"):
         validation = trials.between_trials(data.validation, n_way=config.eval.n_way, **asked)
     else:
@@ -86,9 +86,9 @@ def train_and_evaluate(
             data.validation, n_way=config.eval.n_way, skip_small=True, **asked
         )
     watched = None
-    if config.eval.get("pairs", 0):
+    if config.eval.get("num_pairs", 0):
         watched = trials.verification_pairs(
-            data.validation, num_pairs=config.eval.pairs, seed=config.eval.seed
+            data.validation, num_pairs=config.eval.num_pairs, seed=config.eval.seed
         )
 
     # What does not go together shows here, before the workdir is taken.
@@ -100,7 +100,7 @@ def train_and_evaluate(
 
     details = {"image_shape": train_set.image_shape, "kind": train_set.kind, "data": data.note}
     with (
-        workdir.Run(path, config, data.fingerprint, details, devices.primary) as run,
+        workdir.RunFolder(path, config, data.fingerprint, details, devices.primary) as run,
         contextlib.ExitStack() as stack,
     ):
         saved = checkpoints.Checkpoints(path, config.keep_best)
@@ -124,7 +124,7 @@ def train_and_evaluate(
             )
             if programs is not None:
                 train_step, net = programs.setdefault(_program(config), (train_step, net))
-            judged = [row for row in rows if row["kind"] == "validation"]
+            evaluated = [row for row in rows if row["phase"] == "validation"]
             bar = tqdm(
                 total=config.num_steps,
                 initial=start,
@@ -134,16 +134,16 @@ def train_and_evaluate(
             )
             since, before = time.perf_counter(), start
             step = start
-            while step < config.num_steps and not _patience_over(config, judged):
+            while step < config.num_steps and not _patience_over(config, evaluated):
                 state, last = train_step(state, next(batches), index)
                 step += 1
                 bar.update()
                 stopping = devices.agree(should_stop())
-                judging = step % config.eval.every == 0 or step == config.num_steps
-                if step % config.log_every == 0 or judging or stopping:
+                evaluating = step % config.eval.every == 0 or step == config.num_steps
+                if step % config.log_every == 0 or evaluating or stopping:
                     sums = jax.device_get(devices.first(state.sums))
                     good = math.isfinite(sums["loss"])
-                    if good and (judging or stopping):  # what is saved can be gone on from
+                    if good and (evaluating or stopping):  # what is saved can be gone on from
                         good = _finite(devices.first(state.params))
                     if not good:
                         raise FloatingPointError(
@@ -160,17 +160,17 @@ def train_and_evaluate(
                     }
                     run.log(step, "train", {**means, **spent})
                     state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
-                    bar.set_postfix(_shown(means, judged, speed))
+                    bar.set_postfix(_shown(means, evaluated, speed))
                     since, before = time.perf_counter(), step
                 _log_layers(run, config.optim, state.params, step)
-                if judging:
+                if evaluating:
                     system, cache = net.with_variables(state.variables).system(), {}
-                    join = config.eval.get("join", "mean")
+                    join = config.eval.get("shot_aggregation", "mean")
                     result = protocols.evaluate_trials(system, validation, join=join, cache=cache)
                     found = {"accuracy": result.accuracy}
                     if watched is not None:
                         found |= protocols.monitor_pairs(system, watched, cache=cache)
-                    judged.append(run.log(step, "validation", found))
+                    evaluated.append(run.log(step, "validation", found))
                     saved.save(step, devices.first(state), result.accuracy)
                     on_validation(step, result.accuracy)
                     since, before = time.perf_counter(), step
@@ -180,8 +180,8 @@ def train_and_evaluate(
                 jax.block_until_ready(last)
             bar.close()
             best = saved.best
-            values = {row["step"]: row["accuracy"] for row in judged}
-            finished = step == config.num_steps or _patience_over(config, judged)
+            values = {row["step"]: row["accuracy"] for row in evaluated}
+            finished = step == config.num_steps or _patience_over(config, evaluated)
         finally:
             saved.close()
     return {
@@ -217,12 +217,12 @@ def _check(config):
         raise ValueError(f"model.context_steps goes with the objective 'matching', not {name!r}")
 
 
-def _check_set(config, image_set, drawings):
-    if image_set.class_count.min() < drawings:
+def _check_set(config, image_set, images_per_class):
+    if image_set.class_count.min() < images_per_class:
         poor = int(image_set.class_count.argmin())
         raise ValueError(
             f"class {image_set.class_names[poor]!r} has {image_set.class_count[poor]} image(s): "
-            f"the objective {config.objective.name!r} needs {drawings} of each class"
+            f"the objective {config.objective.name!r} needs {images_per_class} of each class"
         )
     if image_set.num_classes < 2:
         raise ValueError(f"{image_set.name!r} has one class: a different pair needs two")
@@ -234,15 +234,15 @@ def _check_set(config, image_set, drawings):
     height, width, _ = image_set.image_shape
     if height != width or image_set.kind != "ink":
         needs = f"needs square images of kind ink; these are {height} x {width}, {image_set.kind}"
-        if objective.turns != "none":
+        if objective.symmetries != "none":
             raise ValueError(
-                f"objective.turns = {objective.turns!r} {needs}: set objective.turns to 'none'"
+                f"objective.symmetries = {objective.symmetries!r} {needs}: set objective.symmetries to 'none'"
             )
         smallest = image_set.alphabet_count.min()
-        if objective.get("fill") and smallest < objective.n_way:
+        if objective.get("pad_with_symmetries") and smallest < objective.n_way:
             raise ValueError(
-                f"objective.fill, with an alphabet of {smallest} classes for {objective.n_way} ways, "
-                f"turns images and {needs}: set objective.fill to False"
+                f"objective.pad_with_symmetries, with an alphabet of {smallest} classes for {objective.n_way} ways, "
+                f"turns images and {needs}: set objective.pad_with_symmetries to False"
             )
     if config.objective.get("negatives") == "same_alphabet" and image_set.alphabet_count.min() < 2:
         raise ValueError("objective.negatives = 'same_alphabet' needs two classes an alphabet")
@@ -255,7 +255,7 @@ def _log_layers(run, fields, params, step):
     values = {
         f"{name}/{setting}": value
         for name, settings in optim.layer_settings(fields, params, step - 1).items()
-        for setting, value in zip(("rate", "momentum", "l2"), settings, strict=True)
+        for setting, value in zip(("learning_rate", "momentum", "l2"), settings, strict=True)
     }
     run.log(step, "layers", values)
 
@@ -273,9 +273,9 @@ def _program(config) -> str:
     return json.dumps(fields, sort_keys=True)
 
 
-def _patience_over(config, judged) -> bool:
+def _patience_over(config, evaluated) -> bool:
     """Whether `eval.patience` evaluations passed without a better one (0: never)."""
-    values = [row["accuracy"] for row in judged]
+    values = [row["accuracy"] for row in evaluated]
     return bool(
         config.eval.patience
         and values
@@ -283,8 +283,8 @@ def _patience_over(config, judged) -> bool:
     )
 
 
-def _shown(means, judged, speed) -> dict:
+def _shown(means, evaluated, speed) -> dict:
     shown = {"loss": f"{means['loss']:.3f}", "images/s": f"{speed:.0f}"}
-    if judged:
-        shown["validation"] = f"{judged[-1]['accuracy']:.2%}"
+    if evaluated:
+        shown["validation"] = f"{evaluated[-1]['accuracy']:.2%}"
     return shown

@@ -28,7 +28,7 @@ def verification(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(logits, labels)
 
 
-def episode(logits: jax.Array, allowed: jax.Array) -> jax.Array:
+def symmetric_info_nce(logits: jax.Array, allowed: jax.Array) -> jax.Array:
     """Cross-entropy of N-way matching, both ways.
 
     Entry (n, m) of the logits compares character n by one drawer with character m by another, so the

@@ -18,19 +18,19 @@ from siamese_jax.models.comparators import Comparator
 from siamese_jax.training import fixed_pairs, losses, mining, sampling
 
 OBJECTIVES = (
-    *("verification", "contrastive", "triplet", "episode", "prototypical", "matching"),
+    *("verification", "contrastive", "triplet", "info_nce", "prototypical", "matching"),
     "classifier",
 )
 BY_DISTANCE = ("contrastive", "triplet")  # learn distances, and nothing of a comparator
 CONTRASTS = ("episode", "batch")
 _SETTINGS = {
-    "verification": ("turns", "batch", "negatives"),
-    "contrastive": ("turns", "batch", "negatives"),
-    "triplet": ("turns", "episodes", "n_way", "fill", "mining", "margin"),
-    "episode": ("turns", "episodes", "n_way", "fill", "contrast"),
-    "prototypical": ("turns", "episodes", "n_way", "k_shot", "fill"),
-    "matching": ("turns", "episodes", "n_way", "k_shot", "fill"),
-    "classifier": ("turns", "batch"),
+    "verification": ("symmetries", "batch", "negatives"),
+    "contrastive": ("symmetries", "batch", "negatives"),
+    "triplet": ("symmetries", "episodes", "n_way", "pad_with_symmetries", "mining", "margin"),
+    "info_nce": ("symmetries", "episodes", "n_way", "pad_with_symmetries", "contrast"),
+    "prototypical": ("symmetries", "episodes", "n_way", "k_shot", "pad_with_symmetries"),
+    "matching": ("symmetries", "episodes", "n_way", "k_shot", "pad_with_symmetries"),
+    "classifier": ("symmetries", "batch"),
 }
 
 
@@ -39,14 +39,14 @@ class Objective(NamedTuple):
 
     Attributes:
         sample: (key of the run, () int32 updates made before, SetIndex) -> batch with `rows` and
-            `turns` of shape (units, ...).
+            `symmetries` of shape (units, ...).
         loss: (Compare, h, batch) -> loss, a scalar (nats, or squared distance), and metrics, scalars
             by the names of `metrics`. `h` has the shape of `rows` and a last axis D.
         units: how many units (pairs, episodes, images) a batch holds.
         images: how many images go through the encoder a step.
         metrics: names of the metrics.
         classes: of the softmax layer that the network needs for it; 0 for none.
-        drawings: fewest images that a class must have.
+        images_per_class: fewest images that a class must have.
     """
 
     sample: Callable
@@ -55,7 +55,7 @@ class Objective(NamedTuple):
     images: int
     metrics: tuple[str, ...]
     classes: int = 0
-    drawings: int = 2
+    images_per_class: int = 2
 
 
 class Compare(NamedTuple):
@@ -78,7 +78,7 @@ class _Mined(NamedTuple):
     """`sampling.Episodes` with a uniform draw an image, (E, 2, N), for mining by chance."""
 
     rows: jax.Array
-    turns: jax.Array
+    symmetries: jax.Array
     identities: jax.Array
     mask: jax.Array
     draw: jax.Array
@@ -87,14 +87,14 @@ class _Mined(NamedTuple):
 def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective:
     """The objective that a config's `objective` section describes.
 
-    | name | settings besides `turns` (see `sampling.TURNS`) |
+    | name | settings besides `symmetries` (see `sampling.SYMMETRIES`) |
     |---|---|
     | `verification` | `batch` (pairs), `negatives`, and if wanted `pairs`, `copies` (see below) |
     | `contrastive` | `batch` (pairs), `negatives`, maybe `margin`, `decorrelation` (a weight) |
-    | `triplet` | `episodes`, `n_way`, `fill`, `mining` (see `losses.mine`), `margin` |
-    | `episode` | `episodes`, `n_way`, `fill`, `contrast` (with whom: own `episode` or `batch`) |
-    | `prototypical` | `episodes`, `n_way`, `k_shot`, `fill` |
-    | `matching` | `episodes`, `n_way`, `k_shot`, `fill` |
+    | `triplet` | `episodes`, `n_way`, `pad_with_symmetries`, `mining` (see `losses.mine`), `margin` |
+    | `info_nce` | `episodes`, `n_way`, `pad_with_symmetries`, `contrast` (with whom: own `episode` or `batch`) |
+    | `prototypical` | `episodes`, `n_way`, `k_shot`, `pad_with_symmetries` |
+    | `matching` | `episodes`, `n_way`, `k_shot`, `pad_with_symmetries` |
     | `classifier` | `batch` (images) |
 
     With `pairs`, the size of a fixed set, `verification` does not draw its pairs anew for every batch
@@ -129,7 +129,7 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
         return _contrastive(fields)
     if name == "triplet":
         return _triplet(fields, max_alphabet)
-    if name == "episode":
+    if name == "info_nce":
         return _episode(fields, max_alphabet)
     if name == "prototypical":
         return _support_set(fields, max_alphabet, _prototypes)
@@ -168,10 +168,10 @@ def _anew(draw: Callable) -> Callable:
 
 
 def _fixed_pairs(fields) -> Callable:
-    if fields["turns"] != "none":
+    if fields["symmetries"] != "none":
         raise ValueError(
-            f"objective.pairs are pairs of unturned images: set objective.turns to 'none', not "
-            f"{fields['turns']!r}, or objective.pairs to 0"
+            f"objective.pairs are pairs of unturned images: set objective.symmetries to 'none', not "
+            f"{fields['symmetries']!r}, or objective.pairs to 0"
         )
 
     def sample(rng, step, index):
@@ -184,23 +184,27 @@ def _fixed_pairs(fields) -> Callable:
 def _pairs(fields) -> Callable:
     def draw(key, index):
         return sampling.sample_pairs(
-            key, index, fields["batch"], negatives=fields["negatives"], turns=fields["turns"]
+            key,
+            index,
+            fields["batch"],
+            negatives=fields["negatives"],
+            symmetries=fields["symmetries"],
         )
 
     return draw
 
 
-def _episodes(fields, max_alphabet, drawings=2) -> Callable:
+def _episodes(fields, max_alphabet, images_per_class=2) -> Callable:
     def draw(key, index):
         return sampling.sample_episodes(
             key,
             index,
             fields["episodes"],
             fields["n_way"],
-            turns=fields["turns"],
-            fill=fields["fill"],
+            symmetries=fields["symmetries"],
+            fill=fields["pad_with_symmetries"],
             max_alphabet=max_alphabet,
-            drawings=drawings,
+            images_per_class=images_per_class,
         )
 
     return draw
@@ -316,7 +320,7 @@ def _episode(fields, max_alphabet) -> Objective:
         allowed = _allowed(mask, identities)
         count = mask.sum()
         metrics = {"accuracy": _right(logits, allowed, mask).sum() / count}
-        return losses.episode(logits, allowed).sum() / count, metrics
+        return losses.symmetric_info_nce(logits, allowed).sum() / count, metrics
 
     sample = _anew(_episodes(fields, max_alphabet))
     return Objective(sample, loss, episodes, 2 * episodes * n_way, ("accuracy",))
@@ -353,16 +357,16 @@ def _support_set(fields, max_alphabet, class_logits) -> Objective:
 
     images = (k_shot + 1) * episodes * n_way
     sample = _anew(_episodes(fields, max_alphabet, k_shot + 1))
-    return Objective(sample, loss, episodes, images, ("accuracy",), drawings=k_shot + 1)
+    return Objective(sample, loss, episodes, images, ("accuracy",), images_per_class=k_shot + 1)
 
 
 def _classifier(fields, num_classes) -> Objective:
-    batch, turned = fields["batch"], fields["turns"] != "none"
-    symmetries = sampling.NUM_TURNS if turned else 1
+    batch, turned = fields["batch"], fields["symmetries"] != "none"
+    symmetries = sampling.NUM_SYMMETRIES if turned else 1
 
     def draw(key, index):
-        drawn = sampling.sample_images(key, index, batch, turns=fields["turns"])
-        return drawn if turned else drawn._replace(labels=drawn.labels // sampling.NUM_TURNS)
+        drawn = sampling.sample_images(key, index, batch, symmetries=fields["symmetries"])
+        return drawn if turned else drawn._replace(labels=drawn.labels // sampling.NUM_SYMMETRIES)
 
     def loss(compare: Compare, h, images):
         logits = compare.classify(h)
@@ -371,4 +375,4 @@ def _classifier(fields, num_classes) -> Objective:
         return values.mean(), {"accuracy": (logits.argmax(-1) == images.labels).mean()}
 
     sample, classes = _anew(draw), num_classes * symmetries
-    return Objective(sample, loss, batch, batch, ("accuracy",), classes=classes, drawings=1)
+    return Objective(sample, loss, batch, batch, ("accuracy",), classes=classes, images_per_class=1)

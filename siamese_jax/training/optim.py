@@ -17,12 +17,12 @@ from optax import contrib
 OPTIMISERS = ("layerwise", "adam", "adamw", "muon")
 
 # Settings that lie in the optimiser's state: changing them compiles nothing anew.
-_DATA = ("rules", "rate", "weight_decay")
+_DATA = ("rules", "learning_rate", "weight_decay")
 _SETTINGS = {
     "layerwise": ("rules", "steps_per_epoch", "decay", "momentum_start", "momentum_epochs"),
-    "adam": ("rules", "rate"),
-    "adamw": ("rate", "warmup_steps", "weight_decay"),
-    "muon": ("rate", "warmup_steps", "weight_decay"),
+    "adam": ("rules", "learning_rate"),
+    "adamw": ("learning_rate", "warmup_steps", "weight_decay"),
+    "muon": ("learning_rate", "warmup_steps", "weight_decay"),
 }
 
 
@@ -31,13 +31,13 @@ class Rule(NamedTuple):
 
     Attributes:
         pattern: regular expression that must match a whole path, e.g. `encoder/conv1/.*`.
-        rate: initial learning rate eta_j.
+        learning_rate: initial learning rate eta_j.
         momentum: final momentum mu_j.
         l2: weight lambda_j of `lambda_j |w|^2` in the objective.
     """
 
     pattern: str
-    rate: float
+    learning_rate: float
     momentum: float
     l2: float
 
@@ -66,12 +66,12 @@ class LayerwiseState(NamedTuple):
     Attributes:
         count: () int32 updates made.
         trace: last update of every parameter, dw(t - 1).
-        rate, momentum, l2: () float32 setting of every parameter.
+        learning_rate, momentum, l2: () float32 setting of every parameter.
     """
 
     count: jax.Array
     trace: Any
-    rate: Any
+    learning_rate: Any
     momentum: Any
     l2: Any
 
@@ -112,9 +112,9 @@ def match_rules(rules: Sequence[Rule | L2Rule], params):
     return jax.tree.unflatten(jax.tree.structure(params), chosen)
 
 
-def rate_schedule(rate: float, decay: float, steps_per_epoch: int) -> optax.Schedule:
-    """`rate * decay ** epoch`, the epoch counted in whole steps_per_epoch steps."""
-    return lambda count: rate * decay ** (count // steps_per_epoch)
+def rate_schedule(learning_rate: float, decay: float, steps_per_epoch: int) -> optax.Schedule:
+    """`learning_rate * decay ** epoch`, the epoch counted in whole steps_per_epoch steps."""
+    return lambda count: learning_rate * decay ** (count // steps_per_epoch)
 
 
 def momentum_schedule(
@@ -137,7 +137,7 @@ def layerwise_sgd(
     momentum_start: float = 0.5,
     momentum_epochs: int = 10,
 ) -> optax.GradientTransformation:
-    """SGD with a rate, a momentum and an L2 weight for each layer.
+    """SGD with a learning_rate, a momentum and an L2 weight for each layer.
 
     `dw(t) = -eta_j(t) (grad + 2 lambda_j w) + mu_j(t) dw(t - 1)`: the L2 term is part of the
     gradient, and the rate stands inside the momentum, which differs from `optax.sgd` as soon as the
@@ -163,35 +163,37 @@ def layerwise_sgd(
         return LayerwiseState(
             jnp.zeros((), jnp.int32),
             jax.tree.map(jnp.zeros_like, params),
-            _setting(matched, "rate"),
+            _setting(matched, "learning_rate"),
             _setting(matched, "momentum"),
             _setting(matched, "l2"),
         )
 
     def update(grads, state, params):
-        def one(grad, w, trace, rate, momentum, l2):
-            rate = rate_schedule(rate, decay, steps_per_epoch)(state.count)
+        def one(grad, w, trace, learning_rate, momentum, l2):
+            learning_rate = rate_schedule(learning_rate, decay, steps_per_epoch)(state.count)
             momentum = momentum_schedule(
                 momentum_start, momentum, momentum_epochs, steps_per_epoch
             )(state.count)
-            new = -rate * (grad + 2 * l2 * w) + momentum * trace
+            new = -learning_rate * (grad + 2 * l2 * w) + momentum * trace
             return new.astype(trace.dtype)
 
-        trace = jax.tree.map(one, grads, params, state.trace, state.rate, state.momentum, state.l2)
+        trace = jax.tree.map(
+            one, grads, params, state.trace, state.learning_rate, state.momentum, state.l2
+        )
         return trace, state._replace(count=state.count + 1, trace=trace)
 
     return optax.GradientTransformation(init, update)
 
 
 def layer_settings(fields: Mapping, params, step: int) -> dict[str, tuple[float, float, float]]:
-    """The rate, momentum and L2 weight in force at a step, by parameter path, for the log."""
+    """The learning_rate, momentum and L2 weight in force at a step, by parameter path, for the log."""
     rules = jax.tree.leaves(
         match_rules(_rules(fields, Rule), params), is_leaf=lambda x: isinstance(x, Rule)
     )
     spe = fields["steps_per_epoch"]
     return {
         name: (
-            float(rate_schedule(rule.rate, fields["decay"], spe)(step)),
+            float(rate_schedule(rule.learning_rate, fields["decay"], spe)(step)),
             float(
                 momentum_schedule(
                     fields["momentum_start"], rule.momentum, fields["momentum_epochs"], spe
@@ -237,13 +239,13 @@ def coupled_l2(rules: Sequence[L2Rule]) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def cosine_schedule(rate: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
-    """Linear from 0 to `rate` over the warm-up, then a half cosine down to 0 at `num_steps`."""
+def cosine_schedule(learning_rate: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
+    """Linear from 0 to `learning_rate` over the warm-up, then a half cosine down to 0 at `num_steps`."""
     if not 0 <= warmup_steps < num_steps:
         raise ValueError(
             f"optim.warmup_steps = {warmup_steps} must be less than num_steps = {num_steps}"
         )
-    return optax.warmup_cosine_decay_schedule(0.0, rate, warmup_steps, num_steps, 0.0)
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, num_steps, 0.0)
 
 
 def muon_axes(params):
@@ -270,12 +272,12 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
     """The optimiser that a config's `optim` section describes.
 
     Args:
-        fields: `name` (one of `OPTIMISERS`) and the settings of that optimiser. `adamw`: `rate`,
+        fields: `name` (one of `OPTIMISERS`) and the settings of that optimiser. `adamw`: `learning_rate`,
             `warmup_steps`, `weight_decay` (on parameters of two axes or more). `muon`: the same, where
             these parameters move along the orthogonalised momentum, as far as AdamW would move them,
             and the others by Adam with Nesterov's momentum. `adam`: `rules`, a sequence of
-            (pattern, l2), see `coupled_l2`, and `rate`, constant. `layerwise`: `rules`, a sequence of
-            (pattern, rate, momentum, l2), and the arguments of `layerwise_sgd`.
+            (pattern, l2), see `coupled_l2`, and `learning_rate`, constant. `layerwise`: `rules`, a sequence of
+            (pattern, learning_rate, momentum, l2), and the arguments of `layerwise_sgd`.
         num_steps: length of the training in steps.
 
     Raises:
@@ -293,34 +295,40 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
         shape = cosine_schedule(1.0, fields["warmup_steps"], num_steps)
 
         @optax.inject_hyperparams  # the two settings are data, in the state
-        def adamw(rate, weight_decay):
+        def adamw(learning_rate, weight_decay):
             return optax.adamw(
-                lambda count: rate * shape(count),
+                lambda count: learning_rate * shape(count),
                 weight_decay=weight_decay,
                 mask=lambda params: jax.tree.map(lambda w: w.ndim > 1, params),
             )
 
-        return adamw(rate=float(fields["rate"]), weight_decay=float(fields["weight_decay"]))
+        return adamw(
+            learning_rate=float(fields["learning_rate"]), weight_decay=float(fields["weight_decay"])
+        )
     if name == "muon":
         shape = cosine_schedule(1.0, fields["warmup_steps"], num_steps)
 
         @optax.inject_hyperparams
-        def muon(rate, weight_decay):
+        def muon(learning_rate, weight_decay):
             return contrib.muon(
-                lambda count: rate * shape(count),
+                lambda count: learning_rate * shape(count),
                 weight_decay=weight_decay,
                 muon_weight_dimension_numbers=muon_axes,
                 consistent_rms=0.2,
             )
 
-        return muon(rate=float(fields["rate"]), weight_decay=float(fields["weight_decay"]))
+        return muon(
+            learning_rate=float(fields["learning_rate"]), weight_decay=float(fields["weight_decay"])
+        )
     if name == "adam":
 
         @optax.inject_hyperparams  # data, in the state, like the rules' weights
-        def adam(rate):
-            return optax.adam(rate)
+        def adam(learning_rate):
+            return optax.adam(learning_rate)
 
-        return optax.chain(coupled_l2(_rules(fields, L2Rule)), adam(rate=float(fields["rate"])))
+        return optax.chain(
+            coupled_l2(_rules(fields, L2Rule)), adam(learning_rate=float(fields["learning_rate"]))
+        )
     if name == "layerwise":
         return layerwise_sgd(
             _rules(fields, Rule),

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 NEGATIVES = ("any", "same_alphabet")
-TURNS = ("none", "alphabet", "character")
-NUM_TURNS = 8
+SYMMETRIES = ("none", "alphabet", "character")
+NUM_SYMMETRIES = 8
 
 
 class SetIndex(NamedTuple):
@@ -47,17 +47,17 @@ class SetIndex(NamedTuple):
         )
 
 
-class Pairs(NamedTuple):
+class PairBatch(NamedTuple):
     """A batch of pairs.
 
     Attributes:
         rows: (B, 2) int32 rows of the left and of the right image.
-        turns: (B, 2) int32 in 0..7, the symmetry applied to each image (see `augment.turn_matrices`).
+        symmetries: (B, 2) int32 in 0..7, the symmetry applied to each image (see `augment.symmetry_matrices`).
         labels: (B,) float32, 1 = same class.
     """
 
     rows: jax.Array
-    turns: jax.Array
+    symmetries: jax.Array
     labels: jax.Array
 
 
@@ -66,12 +66,12 @@ class Images(NamedTuple):
 
     Attributes:
         rows: (B,) int32 rows.
-        turns: (B,) int32 in 0..7, the symmetry applied to each image.
+        symmetries: (B,) int32 in 0..7, the symmetry applied to each image.
         labels: (B,) int32, the class times 8 plus the turn: a turned character is another class.
     """
 
     rows: jax.Array
-    turns: jax.Array
+    symmetries: jax.Array
     labels: jax.Array
 
 
@@ -80,13 +80,13 @@ class Episodes(NamedTuple):
 
     Attributes:
         rows: (E, K, N) int32 rows; column n of all sides shows the same character.
-        turns: (E, K, N) int32 in 0..7, the same on all sides.
+        symmetries: (E, K, N) int32 in 0..7, the same on all sides.
         identities: (E, N) int32, equal exactly where two columns show the same turned character.
         mask: (E, N) bool, False where an alphabet is too small for another way.
     """
 
     rows: jax.Array
-    turns: jax.Array
+    symmetries: jax.Array
     identities: jax.Array
     mask: jax.Array
 
@@ -117,26 +117,28 @@ def _drawings(key, index: SetIndex, classes, shape, count=2):
     return index.class_start[classes][None] + jnp.stack(slots)
 
 
-def sample_images(key: jax.Array, index: SetIndex, batch: int, *, turns: str = "none") -> Images:
+def sample_images(
+    key: jax.Array, index: SetIndex, batch: int, *, symmetries: str = "none"
+) -> Images:
     """Draws single images, each class equally often.
 
     Args:
         key: PRNG key.
         index: of the set.
         batch: number of images.
-        turns: `none`, or anything else of `TURNS` for a random symmetry an image.
+        symmetries: `none`, or anything else of `SYMMETRIES` for a random symmetry an image.
 
     Returns:
         `Images` of size `batch`.
     """
-    _check("turns", turns, TURNS)
-    k_class, k_draw, k_turn = jax.random.split(key, 3)
+    _check("symmetries", symmetries, SYMMETRIES)
+    k_class, k_draw, k_symmetry = jax.random.split(key, 3)
     classes = jax.random.randint(k_class, (batch,), 0, index.class_start.shape[0])
     rows = index.class_start[classes] + _floor_uniform(k_draw, index.class_count[classes])
     symmetry = jnp.zeros((batch,), jnp.int32)
-    if turns != "none":
-        symmetry = jax.random.randint(k_turn, (batch,), 0, NUM_TURNS)
-    return Images(rows, symmetry, classes * NUM_TURNS + symmetry)
+    if symmetries != "none":
+        symmetry = jax.random.randint(k_symmetry, (batch,), 0, NUM_SYMMETRIES)
+    return Images(rows, symmetry, classes * NUM_SYMMETRIES + symmetry)
 
 
 def sample_pairs(
@@ -145,8 +147,8 @@ def sample_pairs(
     batch: int,
     *,
     negatives: str = "any",
-    turns: str = "none",
-) -> Pairs:
+    symmetries: str = "none",
+) -> PairBatch:
     """Draws pairs, the first half same and the second half different.
 
     A same pair is two different images of one class. The classes of a different pair are drawn from
@@ -157,16 +159,16 @@ def sample_pairs(
         index: of a set whose every class has two images or more.
         batch: number of pairs, even.
         negatives: `any` or `same_alphabet`.
-        turns: `none`, or anything else of `TURNS` for a random symmetry a pair, the same for both.
+        symmetries: `none`, or anything else of `SYMMETRIES` for a random symmetry a pair, the same for both.
 
     Returns:
-        `Pairs` of size `batch`.
+        `PairBatch` of size `batch`.
     """
     _check("negatives", negatives, NEGATIVES)
-    _check("turns", turns, TURNS)
+    _check("symmetries", symmetries, SYMMETRIES)
     if batch % 2:
         raise ValueError(f"a batch of pairs must be even to be half same, half different: {batch}")
-    k_class, k_other, k_same, k_draw, k_turn = jax.random.split(key, 5)
+    k_class, k_other, k_same, k_draw, k_symmetry = jax.random.split(key, 5)
     half = batch // 2
     num_classes = index.class_start.shape[0]
     classes = jax.random.randint(k_class, (batch,), 0, num_classes)
@@ -184,11 +186,11 @@ def sample_pairs(
     different = index.class_start[different] + _floor_uniform(k_draw, index.class_count[different])
 
     symmetry = jnp.zeros((batch,), jnp.int32)
-    if turns != "none":
-        symmetry = jax.random.randint(k_turn, (batch,), 0, NUM_TURNS)
+    if symmetries != "none":
+        symmetry = jax.random.randint(k_symmetry, (batch,), 0, NUM_SYMMETRIES)
     labels = (jnp.arange(batch) < half).astype(jnp.float32)
     rows = jnp.concatenate([same, different], axis=1).T
-    return Pairs(rows, jnp.stack([symmetry, symmetry], axis=1), labels)
+    return PairBatch(rows, jnp.stack([symmetry, symmetry], axis=1), labels)
 
 
 def sample_episodes(
@@ -197,10 +199,10 @@ def sample_episodes(
     episodes: int,
     n_way: int,
     *,
-    turns: str = "none",
+    symmetries: str = "none",
     fill: bool = False,
     max_alphabet: int,
-    drawings: int = 2,
+    images_per_class: int = 2,
 ) -> Episodes:
     """Draws N-way episodes, each inside one alphabet and between some of its drawers.
 
@@ -209,21 +211,21 @@ def sample_episodes(
 
     Args:
         key: PRNG key.
-        index: of a set whose every class has `drawings` images or more.
+        index: of a set whose every class has `images_per_class` images or more.
         episodes: number of episodes E.
         n_way: characters an episode N.
-        turns: `none`; `alphabet`, one random symmetry for all characters of an episode (a turned
+        symmetries: `none`; `alphabet`, one random symmetry for all characters of an episode (a turned
             alphabet is another alphabet); `character`, one for each character.
         fill: whether an alphabet with fewer than N characters fills up with turned copies of its
             own (a turned character is another character) instead of taking fewer ways.
         max_alphabet: number of characters of the largest alphabet (a static size).
-        drawings: different images of each character, K.
+        images_per_class: different images of each character, K.
 
     Returns:
         `Episodes` of shape (E, K, N).
     """
-    _check("turns", turns, TURNS)
-    k_alphabet, k_order, k_draw, k_turn = jax.random.split(key, 4)
+    _check("symmetries", symmetries, SYMMETRIES)
+    k_alphabet, k_order, k_draw, k_symmetry = jax.random.split(key, 4)
     num_classes = index.class_start.shape[0]
     alphabet = index.class_alphabet[jax.random.randint(k_alphabet, (episodes,), 0, num_classes)]
     size = index.alphabet_count[alphabet][:, None]
@@ -234,21 +236,21 @@ def sample_episodes(
     slot = jnp.arange(n_way)[None, :]
     character = jnp.take_along_axis(order, jnp.minimum(slot % size, max_alphabet - 1), axis=1)
     classes = index.alphabet_start[alphabet][:, None] + character
-    rows = _drawings(k_draw, index, classes, (episodes, 1), drawings)
+    rows = _drawings(k_draw, index, classes, (episodes, 1), images_per_class)
 
     symmetry = jnp.zeros((episodes, n_way), jnp.int32)
-    if turns == "alphabet":
-        symmetry += jax.random.randint(k_turn, (episodes, 1), 0, NUM_TURNS)
-    elif turns == "character":
-        symmetry += jax.random.randint(k_turn, (episodes, n_way), 0, NUM_TURNS)
+    if symmetries == "alphabet":
+        symmetry += jax.random.randint(k_symmetry, (episodes, 1), 0, NUM_SYMMETRIES)
+    elif symmetries == "character":
+        symmetry += jax.random.randint(k_symmetry, (episodes, n_way), 0, NUM_SYMMETRIES)
         symmetry = jnp.where(slot < size, symmetry, jnp.take_along_axis(symmetry, slot % size, 1))
     copies = slot // size
-    symmetry = (symmetry + copies) % NUM_TURNS
-    mask = (copies < NUM_TURNS) if fill else (copies < 1)
+    symmetry = (symmetry + copies) % NUM_SYMMETRIES
+    mask = (copies < NUM_SYMMETRIES) if fill else (copies < 1)
     return Episodes(
         rows.swapaxes(0, 1),
-        jnp.stack([symmetry] * drawings, axis=1),
-        classes * NUM_TURNS + symmetry,
+        jnp.stack([symmetry] * images_per_class, axis=1),
+        classes * NUM_SYMMETRIES + symmetry,
         mask,
     )
 

@@ -247,9 +247,11 @@ def draw_batch(
     batch, k_augment, k_dropout = _sample(rng, step, index, objective)
     fixed = isinstance(batch, fixed_pairs.FixedPairs)  # they say themselves how they are warped
     keys = batch.keys if fixed else jax.random.split(k_augment, batch.rows.shape)
-    rows, turns, keys = devices.share((batch.rows, batch.turns, keys))
+    rows, symmetries, keys = devices.share((batch.rows, batch.symmetries, keys))
     plain = to_float(images if fed else _gather(images, rows.reshape(-1)))
-    pixels = augment.augment(keys.reshape(-1), plain, turns.reshape(-1), fill=fill, **augmentation)
+    pixels = augment.augment(
+        keys.reshape(-1), plain, symmetries.reshape(-1), fill=fill, **augmentation
+    )
     if fixed:
         distort = devices.share(batch.distort).reshape(-1, 1, 1, 1)
         pixels = jnp.where(distort, pixels, plain)

@@ -1,4 +1,4 @@
-"""Ablations: variants of one config, each trained from several seeds and judged on the same trials.
+"""Ablations: variants of one config, each trained from several seeds and evaluated on the same trials.
 
 An axis is a named list of changes to a config, and several axes make the product. Every run is a
 workdir of its own, trained by `launch/train.py` in a process of its own; what is finished is not run
@@ -36,7 +36,7 @@ def run_ablation(
     should_stop: Callable[[], bool] = lambda: False,
     progress: bool = False,
 ) -> dict:
-    """Trains and judges all variants of a config, prints and writes their table.
+    """Trains and evaluates all variants of a config, prints and writes their table.
 
     The folder gets one workdir a run, `ablation.json`, `ablation.txt`, `ablation.md`, `ablation.png`
     (accuracies) and `losses.png` (training curves); the same call goes on after any interruption.
@@ -83,20 +83,20 @@ def run_ablation(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"{path} is in use by another process") from None
-        judge = table.Judge(data, config.eval.n_way, num_trials)
+        evaluate = table.Evaluate(data, config.eval.n_way, num_trials)
         for k_shot in {v.settings["k_shot"] for v in variants}:
-            judge.lists(k_shot)  # an impossible trial is better known before the training
+            evaluate.lists(k_shot)  # an impossible trial is better known before the training
         trainer = training.Trainer(pathlib.Path(checkout).absolute(), jobs)
         costs = None
         if cpu_minutes is not None:
             costs = _measure_all(trainer, trained, path, should_stop, progress)
         runs = _plan(trained, seed_list, costs, cpu_minutes, path)
-        if not _train_all(trainer, judge, variants, runs, should_stop, progress):
+        if not _train_all(trainer, evaluate, variants, runs, should_stop, progress):
             return {"finished": False, "failed": 0}
     of_variant = {v.name: [run for run in runs if run["trained"] == v.trained] for v in variants}
-    summaries = [table.summary(v, judge, of_variant[v.name]) for v in variants]
-    differences = table.differences(variants, judge, of_variant)
-    notes = table.notes(judge, variants, cpu_minutes)
+    summaries = [table.summary(v, evaluate, of_variant[v.name]) for v in variants]
+    differences = table.differences(variants, evaluate, of_variant)
+    notes = table.notes(evaluate, variants, cpu_minutes)
     tables = [table.rows(summaries), table.difference_rows(summaries, differences)]
     tables = [cells for cells in tables if len(cells) > 1]
     wrapped = [textwrap.fill(note, 100, subsequent_indent="  ") for note in notes]
@@ -176,8 +176,8 @@ def _plan(trained, seeds, costs, cpu_minutes, path) -> list[dict]:
     return runs
 
 
-def _train_all(trainer, judge, variants, runs, should_stop, progress) -> bool:
-    """Trains and judges the runs, and adds to each what came of it; False when stopped."""
+def _train_all(trainer, evaluate, variants, runs, should_stop, progress) -> bool:
+    """Trains and evaluates the runs, and adds to each what came of it; False when stopped."""
     planned = [run for run in runs if "config" in run]
     bar = tqdm(total=len(planned), desc="training", unit="run", disable=not progress)
 
@@ -196,19 +196,19 @@ def _train_all(trainer, judge, variants, runs, should_stop, progress) -> bool:
         else:
             asked = [v.settings for v in variants if v.trained == run["trained"]]
             try:
-                run["correct"] = judge.judge(run["path"], asked)
+                run["correct"] = evaluate.evaluate(run["path"], asked)
             except ValueError as error:
-                run["line"] = f"not judged: {error}"
+                run["line"] = f"not evaluated: {error}"
         if "line" in run:
             tqdm.write(f"{run['path'].name}: FAILED: {run['line']}")
             return
         rows = workdir.read_metrics(run["path"])
-        judged = [row for row in rows if row["kind"] == "validation"]
-        best = max(judged, key=lambda row: row["accuracy"])  # of equal ones the first
+        evaluated = [row for row in rows if row["phase"] == "validation"]
+        best = max(evaluated, key=lambda row: row["accuracy"])  # of equal ones the first
         run |= {"steps": rows[-1]["step"], "best_step": best["step"]}
         run |= {"validation": best["accuracy"], "cpu_minutes": outcome["cpu_seconds"] / 60}
-        run["loss"] = [(row["step"], row["loss"]) for row in rows if row["kind"] == "train"]
-        within = run["correct"][judge.asked(asked[0])["within"][0]].mean()
+        run["loss"] = [(row["step"], row["loss"]) for row in rows if row["phase"] == "train"]
+        within = run["correct"][evaluate.asked(asked[0])["within"][0]].mean()
         tqdm.write(
             f"{run['path'].name}: within {100 * within:.2f} %, {run['steps']} steps, "
             f"{run['cpu_minutes']:.1f} CPU minutes"

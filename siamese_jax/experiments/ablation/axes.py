@@ -54,14 +54,14 @@ def _objective(config, label):
     """
     old, model = config["objective"], config["model"]
     name, _, adapted = label.partition("+")
-    settings = {"evaluation.join": adapted} if adapted else {}
+    settings = {"evaluation.shot_aggregation": adapted} if adapted else {}
     if name == old["name"]:
         return settings
     images = objectives.build(old, 1).images
     n_way = old.get("n_way", config["eval"]["n_way"])
     pairs = {"batch": images // 2, "negatives": old.get("negatives", "any")}
     episodes = {"episodes": max(1, images // (2 * n_way)), "n_way": n_way}
-    episodes["fill"] = old.get("fill", old["turns"] != "none")
+    episodes["pad_with_symmetries"] = old.get("pad_with_symmetries", old["symmetries"] != "none")
     cosine = {"comparator": "cosine", "head_args": {"scale": 10.0}}
     unit, margin = "unit", 1.0
     if model["encoder"] == "koch":
@@ -73,12 +73,12 @@ def _objective(config, label):
         "verification": (pairs, cosine, unit),
         "contrastive": ({**pairs, "margin": margin}, distance, unit),
         "triplet": ({**episodes, "mining": "semi_hard", "margin": 0.2}, distance, unit),
-        "episode": ({**episodes, "contrast": "batch"}, cosine, unit),
+        "info_nce": ({**episodes, "contrast": "batch"}, cosine, unit),
         "prototypical": (shots, square, unit and "linear"),
         "matching": (shots, cosine, unit),
         "classifier": ({"batch": images}, cosine, unit),
     }[name]
-    changes = {"objective": {"name": name, "turns": old["turns"], **fields}}
+    changes = {"objective": {"name": name, "symmetries": old["symmetries"], **fields}}
     changes |= {f"model.{key}": value for key, value in head.items()}
     if output:
         changes["model.encoder_args.output"] = output
@@ -95,11 +95,13 @@ def _pairs(config, label):
 
 def _augmentation(config, label):
     parts = label.split("+")
-    turns = config["objective"]["turns"]
-    turns = ("alphabet" if turns == "none" else turns) if "turns" in parts else "none"
-    fields = {"objective.turns": turns, "augment.distort": "affine" in parts}
-    if "fill" in config["objective"]:  # with turned copies of characters
-        fields["objective.fill"] = "turns" in parts
+    symmetries = config["objective"]["symmetries"]
+    symmetries = (
+        ("alphabet" if symmetries == "none" else symmetries) if "symmetries" in parts else "none"
+    )
+    fields = {"objective.symmetries": symmetries, "augment.distort": "affine" in parts}
+    if "pad_with_symmetries" in config["objective"]:  # with turned copies of characters
+        fields["objective.pad_with_symmetries"] = "symmetries" in parts
     size = config["augment"]["elastic_size"] or 0.02
     return {**fields, "augment.elastic_size": size if "elastic" in parts else 0.0}
 
@@ -195,7 +197,7 @@ def _initialisation(config, label):
 
 def _rate(config, label):
     if config["optim"]["name"] != "layerwise":
-        return {"optim.rate": float(label)}
+        return {"optim.learning_rate": float(label)}
     rules = config["optim"]["rules"]
     return {"optim.rules": [[rule[0], float(label), *rule[2:]] for rule in rules]}
 
@@ -205,7 +207,7 @@ def _shots(config, label):
 
 
 def _join(config, label):
-    return {"evaluation.join": label}
+    return {"evaluation.shot_aggregation": label}
 
 
 # In the order in which they are applied, whatever the order of asking.
@@ -214,19 +216,20 @@ AXES: Mapping[str, Axis] = {
     "objective": Axis((*objectives.OBJECTIVES, "classifier+finetune"), _objective),
     "pairs": Axis(("any", "same_alphabet"), _pairs),
     "augmentation": Axis(
-        ("none", "turns", "affine", "affine+turns", "affine+turns+elastic"), _augmentation
+        ("none", "symmetries", "affine", "affine+symmetries", "affine+symmetries+elastic"),
+        _augmentation,
     ),
     "distortions": Axis(("on", "off"), _distortions),
     "encoder": Axis(("koch", "residual-half", "residual", "residual-double"), _encoder),
     "comparator": Axis(_OF_VECTORS, _comparator),
     "initialisation": Axis(("published", "scaled"), _initialisation),
     "optimiser": Axis(_WEIGHT_DECAY, _optimiser),
-    "rate": Axis(("0.001", "0.01", "0.1"), _rate, float),
+    "learning_rate": Axis(("0.001", "0.01", "0.1"), _rate, float),
     "regularisation": Axis(("none", "dropout", "l2", "dropout+l2"), _regularisation),
     "shots": Axis(("1", "2", "5"), _shots, int),
-    "join": Axis(("mean", "max", "sum", "prototype", "finetune"), _join),
+    "shot_aggregation": Axis(("mean", "max", "sum", "prototype", "finetune"), _join),
 }
-_JUDGED = ("shots", "join")  # axes of the evaluation alone
+_JUDGED = ("shots", "shot_aggregation")  # axes of the evaluation alone
 
 
 def parse_over(over: Iterable[str], seeds: int | None) -> tuple[dict[str, list[str]], list[int]]:
@@ -283,9 +286,9 @@ class Variant:
 
     Attributes:
         labels: label by axis.
-        trained: name of its training, shared by variants that are only judged otherwise.
+        trained: name of its training, shared by variants that are only evaluated otherwise.
         config: as a plain dict; the seed is that of the base config.
-        settings: of the evaluation: `k_shot` and `join` (None: as the config says).
+        settings: of the evaluation: `k_shot` and `shot_aggregation` (None: as the config says).
         images: images a step.
     """
 
@@ -317,7 +320,7 @@ def make_variants(config, chosen: Mapping[str, Sequence[str]]) -> list[Variant]:
     base = {k: v for k, v in workdir.plain(config).items() if k != "search_space"}
     variants, trainings = [], {}
     for labels in itertools.product(*chosen.values()):
-        settings = {"k_shot": 1, "join": None}
+        settings = {"k_shot": 1, "shot_aggregation": None}
         variant = Variant(dict(zip(chosen, labels, strict=True)), "", base, settings)
         for name, label in variant.labels.items():
             axis = AXES[name]
@@ -353,9 +356,9 @@ def check_fits(variant: Variant, train_set) -> None:
     config = variant.config
     height, width, channels = train_set.image_shape
     height, width = config["data"]["image_size"] or (height, width)
-    if config["objective"]["turns"] != "none" and (height != width or train_set.kind != "ink"):
-        raise ValueError(f"turns need square images of kind ink, got {train_set.name!r}")
-    model = siamese.build(config["model"])
+    if config["objective"]["symmetries"] != "none" and (height != width or train_set.kind != "ink"):
+        raise ValueError(f"symmetries need square images of kind ink, got {train_set.name!r}")
+    model = siamese.build(config["model"], (height, width, channels))
     images = jax.ShapeDtypeStruct((1, height, width, channels), "float32")
     params = jax.eval_shape(model.init, jax.random.key(0), images, images)["params"]
     jax.eval_shape(optim.build(config["optim"], config["num_steps"]).init, params)

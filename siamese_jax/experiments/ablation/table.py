@@ -1,4 +1,4 @@
-"""Judges the runs of an ablation on the same trials, and tells what came out: table and plot."""
+"""Evaluates the runs of an ablation on the same trials, and tells what came out: table and plot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from siamese_jax.runs import workdir
 PROTOCOLS = ("official", "within", "training")
 
 
-class Judge:
+class Evaluate:
     """Frozen trials that every run meets, at the images' own size.
 
     Args:
@@ -52,11 +52,11 @@ class Judge:
 
         The key is the trials' hash, with the join where it is not the config's.
         """
-        end = f",{settings['join']}" if settings["join"] else ""
+        end = f",{settings['shot_aggregation']}" if settings["shot_aggregation"] else ""
         return {name: (t.hash + end, t) for name, t in self.lists(settings["k_shot"]).items()}
 
-    def judge(self, path: pathlib.Path, asked: Iterable[Mapping]) -> dict[str, np.ndarray]:
-        """How right a run's best checkpoint is on each trial; kept in its `judged.npz`.
+    def evaluate(self, path: pathlib.Path, asked: Iterable[Mapping]) -> dict[str, np.ndarray]:
+        """How right a run's best checkpoint is on each trial; kept in its `evaluated.npz`.
 
         Args:
             path: workdir of the run.
@@ -66,24 +66,26 @@ class Judge:
             (R, Q) float arrays by their key, see `asked`.
         """
         wanted = {
-            key: (frozen, settings["join"])
+            key: (frozen, settings["shot_aggregation"])
             for settings in asked
             for key, frozen in self.asked(settings).values()
         }
         kept = {}
-        if (path / "judged.npz").exists():
-            with np.load(path / "judged.npz") as file:
+        if (path / "evaluated.npz").exists():
+            with np.load(path / "evaluated.npz") as file:
                 kept = dict(file)
         if wanted.keys() - kept.keys():
             system, cache = network.load(path, "best").system(), {}
-            usual = workdir.read_config(path).eval.get("join", "mean")
+            usual = workdir.read_config(path).eval.get("shot_aggregation", "mean")
             for name in wanted.keys() - kept.keys():
-                frozen, join = wanted[name]
-                result = protocols.evaluate_trials(system, frozen, join=join or usual, cache=cache)
+                frozen, shot_aggregation = wanted[name]
+                result = protocols.evaluate_trials(
+                    system, frozen, shot_aggregation=shot_aggregation or usual, cache=cache
+                )
                 kept[name] = result.correct
-            part = path / "judged.part.npz"
+            part = path / "evaluated.part.npz"
             np.savez(part, **kept)
-            part.replace(path / "judged.npz")
+            part.replace(path / "evaluated.npz")
         return {name: kept[name] for name in wanted}
 
 
@@ -107,7 +109,7 @@ def seed_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, floa
     return float(middle - half), float(middle + half)
 
 
-def summary(variant: Variant, judge: Judge, runs: list[dict]) -> dict:
+def summary(variant: Variant, evaluate: Evaluate, runs: list[dict]) -> dict:
     """What the JSON file says of a variant; `runs` as `run_ablation` collects them."""
     good = [run for run in runs if "correct" in run]
     told = ("seed", "steps", "best_step", "validation", "cpu_minutes")
@@ -119,7 +121,7 @@ def summary(variant: Variant, judge: Judge, runs: list[dict]) -> dict:
         "failed": [{key: run[key] for key in ("seed", "line")} for run in runs if "line" in run],
         "images": [run["steps"] * variant.images for run in good],
     }
-    for protocol, (key, frozen) in judge.asked(variant.settings).items():
+    for protocol, (key, frozen) in evaluate.asked(variant.settings).items():
         correct = [run["correct"][key] for run in good]
         if correct:
             values = [float(c.mean()) for c in correct]
@@ -140,16 +142,16 @@ def summary(variant: Variant, judge: Judge, runs: list[dict]) -> dict:
     return found
 
 
-def differences(variants, judge: Judge, runs: Mapping[str, list[dict]]) -> list[dict]:
+def differences(variants, evaluate: Evaluate, runs: Mapping[str, list[dict]]) -> list[dict]:
     """Every pair of variants that met the same trials: the later less the earlier one."""
     found = []
     for a, b in itertools.combinations(variants, 2):
         if a.settings["k_shot"] != b.settings["k_shot"]:
             continue
-        for protocol, frozen in judge.lists(a.settings["k_shot"]).items():
+        for protocol, frozen in evaluate.lists(a.settings["k_shot"]).items():
             sides = [
                 [
-                    run["correct"][judge.asked(v.settings)[protocol][0]]
+                    run["correct"][evaluate.asked(v.settings)[protocol][0]]
                     for run in runs[v.name]
                     if "correct" in run
                 ]
@@ -239,7 +241,7 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
 
 
-def notes(judge: Judge, variants: Sequence[Variant], cpu_minutes: float | None) -> list[str]:
+def notes(evaluate: Evaluate, variants: Sequence[Variant], cpu_minutes: float | None) -> list[str]:
     """What the reader of the table needs to know."""
     lines = [
         "Accuracy: mean over seeds, ± half of its 95 % t interval over seeds, and [the Wilson "
@@ -253,7 +255,7 @@ def notes(judge: Judge, variants: Sequence[Variant], cpu_minutes: float | None) 
             "a measurement beforehand; the schedules are over these steps."
         )
     for k_shot in sorted({v.settings["k_shot"] for v in variants}):
-        for protocol, frozen in judge.lists(k_shot).items():
+        for protocol, frozen in evaluate.lists(k_shot).items():
             lines.append(
                 f"{protocol}: {frozen.num_trials} trials, {frozen.n_way}-way {k_shot}-shot, "
                 f"{frozen.scope}, trials {frozen.hash}"

@@ -167,7 +167,7 @@ def measure(trainer: Trainer, config: Mapping, path: pathlib.Path) -> dict:
         outcome = trainer.train(changed(config, fields), path)
         if outcome["code"]:
             return {"line": outcome["line"]}
-        rows = {row["step"]: row for row in workdir.read_metrics(path) if row["kind"] == "train"}
+        rows = {row["step"]: row for row in workdir.read_metrics(path) if row["phase"] == "train"}
         spent = [0.0] + [rows[k * part]["cpu_seconds"] for k in range(1, 7)]
         # Evaluations lie after the second, fourth and sixth row; the first of them compiles.
         steps = (spent[4] - spent[3] + spent[6] - spent[5]) / 2

@@ -21,7 +21,6 @@ from siamese_jax.reporting.figures.images import (
     episode_figure,
     filters_figure,
     images_figure,
-    judged_pairs_figure,
     pair_name,
     pairs_figure,
     pictures,
@@ -30,6 +29,7 @@ from siamese_jax.reporting.figures.images import (
     sample_trials,
     side_name,
     trial_grid_figure,
+    verification_errors_figure,
 )
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
     "episode_figure",
     "filters_figure",
     "images_figure",
-    "judged_pairs_figure",
+    "verification_errors_figure",
     "losses_figure",
     "pair_name",
     "pairs_figure",

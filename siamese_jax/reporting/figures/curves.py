@@ -52,8 +52,8 @@ def training_figure(
         loss_unit: of the loss.
         margin: a distance to mark among the distances.
     """
-    train = [row for row in rows if row["kind"] == "train"]
-    judged = [row for row in rows if row["kind"] == "validation"]
+    train = [row for row in rows if row["phase"] == "train"]
+    evaluated = [row for row in rows if row["phase"] == "validation"]
     apart = bool(train) and "distance_same" in train[0]
     figure = Figure(figsize=(WIDTH, 4.6 if apart else 3.1), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.04, wspace=0.06)
@@ -63,7 +63,7 @@ def training_figure(
     parts["loss"].set_title(f"Training loss ({loss_unit})")
     parts["loss"].plot(steps, [r["loss"] for r in train], color=MODEL)
     parts["loss"].set_ylim(bottom=0)
-    paired = [row for row in judged if "pair_loss" in row]
+    paired = [row for row in evaluated if "pair_loss" in row]
     if paired:
         at, values = [r["step"] for r in paired], [r["pair_loss"] for r in paired]
         parts["loss"].set_title(f"Loss ({loss_unit})")
@@ -92,7 +92,7 @@ def training_figure(
         lines.append((train, "active", "active triplets", BASELINE, (0, (4, 2)), ""))
     if paired:
         lines.append((paired, "pair_accuracy", "validation pairs", BASELINE, (0, (4, 2)), ""))
-    lines.append((judged, "accuracy", validation_label, MODEL, "-", "o"))
+    lines.append((evaluated, "accuracy", validation_label, MODEL, "-", "o"))
     ends = []
     for part, name, label, colour, style, marker in lines:
         if part:
@@ -107,8 +107,8 @@ def training_figure(
         part.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if apart:  # the same steps as those of the distances below
         parts["loss"].set_xlabel("")
-    if judged:
-        best = max(judged, key=lambda r: r["accuracy"])
+    if evaluated:
+        best = max(evaluated, key=lambda r: r["accuracy"])
         axes.axvline(best["step"], color=MODEL, linewidth=0.9, linestyle=(0, (4, 3)))
         write_beside(axes, best["step"], 0.05, f"best: step {best['step']}", MODEL, -4)
     write_ends(axes, ends)

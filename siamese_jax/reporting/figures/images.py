@@ -242,7 +242,7 @@ def sample_pairs(result: Result, count: int = 6, seed: int = 0) -> list[tuple[st
 
 
 @styled
-def judged_pairs_figure(
+def verification_errors_figure(
     result: Result,
     rows: Sequence[tuple[str, np.ndarray]],
     dissimilarity: Callable[[np.ndarray], np.ndarray],

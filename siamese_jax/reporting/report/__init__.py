@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from siamese_jax.data import loading
 from siamese_jax.inference import network
 from siamese_jax.reporting import pages
-from siamese_jax.reporting.report import drawn, judged, trained
+from siamese_jax.reporting.report import drawn, evaluated, trained
 from siamese_jax.reporting.report.run import Results, Run, confusions
 
 __all__ = ["confusions", "draw", "write_report"]
@@ -27,7 +27,7 @@ def write_report(
     Args:
         path: the run's workdir, whose log and provenance are read.
         config: of the run.
-        data: what it was trained and judged on, at any image size.
+        data: what it was trained and evaluated on, at any image size.
         siamese: the network.
         results: of `evaluate.run_protocols` by the name of the system: the network's under its own
             `name`, and those of other systems on the same trials. A section whose protocol is not
@@ -68,15 +68,15 @@ def draw(
 def _page(run: Run) -> str:
     figures = drawn.draw(run)
     sections = [
-        ("results", "Results", judged.results(run)),
+        ("results", "Results", evaluated.results(run)),
         ("learning", "How it learned", trained.learning(run, figures)),
-        ("curve", "Accuracy against the number of classes", judged.curve(run, figures)),
-        ("trials", "Sample trials", judged.trials(run, figures)),
-        ("confusions", "Most often confused", judged.confused(run, figures)),
-        ("verification", "Same or different", judged.verification(run, figures)),
-        ("retrieval", f"Search among all {run.thing}s", judged.retrieval(run)),
-        ("open_set", "Known or unknown", judged.open_set(run)),
-        ("alphabets", "Alphabet by alphabet", judged.alphabets(run)),
+        ("curve", "Accuracy against the number of classes", evaluated.curve(run, figures)),
+        ("trials", "Sample trials", evaluated.trials(run, figures)),
+        ("confusions", "Most often confused", evaluated.confused(run, figures)),
+        ("verification", "Same or different", evaluated.verification(run, figures)),
+        ("retrieval", f"Search among all {run.thing}s", evaluated.retrieval(run)),
+        ("open_set", "Known or unknown", evaluated.open_set(run)),
+        ("alphabets", "Alphabet by alphabet", evaluated.alphabets(run)),
         ("training", "What the network sees in training", trained.batch(run, figures)),
         ("network", "The network", trained.network(run, figures)),
         ("run", "The run", trained.provenance(run)),

@@ -48,7 +48,7 @@ def draw(run: Run) -> dict[str, Figure]:
             drawn[f"{prefix}roc"] = figures.roc_figure(verified)
         if run.has_pictures and key in run.own:
             result = run.own[key]
-            drawn[f"{prefix}pairs"] = figures.judged_pairs_figure(
+            drawn[f"{prefix}pairs"] = figures.verification_errors_figure(
                 result, figures.sample_pairs(result), dissimilarity(run, result)[0], kind
             )
     if fitted := calibrated(run):
@@ -106,7 +106,7 @@ def dissimilarity(run: Run, result: Result) -> tuple[Callable[[np.ndarray], np.n
 
 def _trials(run: Run, result: Result) -> Figure:
     titles = [plain(name) for name in result.trials.group_names]
-    if result.group_kind == "run":
+    if result.grouped_by == "run":
         alphabets = enumerate(run.data.runs.alphabets, 1)
         titles = [f"{plain(alphabet)}, run {number}" for number, alphabet in alphabets]
     return figures.trial_grid_figure(result, run.data.test.kind, titles=titles)
@@ -138,7 +138,7 @@ def _embedded(run: Run) -> list[tuple[str, np.ndarray, loading.ImageSet]]:
     test, accuracy = run.data.test, {}
     order = list(test.alphabet_names)
     within = run.own.get("within")
-    if within is not None and within.group_kind == "alphabet":
+    if within is not None and within.grouped_by == "alphabet":
         accuracy = {name: part["accuracy"] for name, part in within.per_group.items()}
         order = sorted(accuracy, key=accuracy.get, reverse=True)
     panels = []

@@ -1,4 +1,4 @@
-"""The sections on what was judged: results, curve, trials, verification, retrieval, open set."""
+"""The sections on what was evaluated: results, curve, trials, verification, retrieval, open set."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def results(run: Run) -> str:
 
 def _asked(run: Run, result: Result) -> str:
     """What a result's trials are, in one line."""
-    groups = count(len(result.per_group), result.group_kind)
+    groups = count(len(result.per_group), result.grouped_by)
     number_of, f = f"{result.num_trials:,}", result.figures
     if result.name == "retrieval":
         what = f"{number_of} queries {result.scope}"
@@ -81,8 +81,8 @@ def _asked(run: Run, result: Result) -> str:
         what = f"{result.n_way}-way {result.k_shot}-shot, {number_of} trials"
     else:
         what = f"{result.scope}, {number_of} pairs"
-    if result.join is not None:
-        what += f", joined by {result.join}"
+    if result.shot_aggregation is not None:
+        what += f", joined by {result.shot_aggregation}"
     name = capital(run.protocol(result))
     return f"{name}: {what}, bootstrap over {groups}, hash {result.trial_hash}"
 
@@ -273,7 +273,7 @@ def _verified(run: Run, figures: Mapping[str, Figure], key: str, prefix: str) ->
         f"{total:,} pairs, {same:,} of one class and {total - same:,} of two ({own.scope}). Left: the "
         "ROC; a ring marks the equal error rate. Right: the scores of the network. Thresholds were "
         "chosen on validation pairs; intervals are a bootstrap over "
-        f"{count(len(own.per_group), own.group_kind)}."
+        f"{count(len(own.per_group), own.grouped_by)}."
     )
     if run.is_omniglot and key == "verification":
         caption += (
@@ -287,7 +287,7 @@ def _verified(run: Run, figures: Mapping[str, Figure], key: str, prefix: str) ->
 
 
 def _pairs(run: Run, figure: Figure, result: Result) -> str:
-    """Some pairs side by side, as the network judges them."""
+    """Some pairs side by side, as the network evaluates them."""
     errors = [int(((result.correct == 0) & (result.trials.labels == x)).sum()) for x in (1, 0)]
     several = result.trials.num_references.max() > 1
     caption = (
@@ -356,7 +356,7 @@ def retrieval(run: Run) -> str:
         f"{run.thing}s of the test set, of which {relevant} are of its class (R). Recall at k: the "
         "share of queries with one of their class among the first k. MAP@R: the mean over the "
         "first R places of the share of right ones so far, a wrong place counting 0; it is 100 % only "
-        f"where the whole class comes first. Bootstrap over {count(len(own.per_group), own.group_kind)}."
+        f"where the whole class comes first. Bootstrap over {count(len(own.per_group), own.grouped_by)}."
     )
 
 
@@ -403,7 +403,7 @@ def alphabets(run: Run) -> str:
     own = run.own.get("within")
     if own is None:
         return pages.note(ABSENT.format("within"))
-    if own.group_kind != "alphabet":
+    if own.grouped_by != "alphabet":
         return pages.note("The test set has one alphabet only.")
     others = [r for r in run.of("within") if not run.is_own(r) and r.system != "random"]
     runs = _right_by_alphabet(run)

@@ -37,7 +37,7 @@ class Run:
     Attributes:
         path: the run's workdir.
         config: of the run.
-        data: what it was trained and judged on.
+        data: what it was trained and evaluated on.
         siamese: the network.
         results: by the name of the system and the key of the protocol.
 
@@ -57,7 +57,7 @@ class Run:
         if self.siamese.name not in self.results:
             raise ValueError(
                 f"there are results of {', '.join(self.results)} but none of the network "
-                f"{self.siamese.name!r}: judge it first, under this name"
+                f"{self.siamese.name!r}: evaluate it first, under this name"
             )
 
     @property
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the run was judged on another set than it was trained on."""
+        """Whether the run was evaluated on another set than it was trained on."""
         return self.config.get("test_data") is not None
 
     @property
@@ -119,9 +119,9 @@ class Run:
 
     def protocol(self, result: Result) -> str:
         """What the page calls the protocol of a result."""
-        if result.group_kind == "run":
+        if result.grouped_by == "run":
             return self.fixed_runs
-        if result.name == "within" and result.group_kind == "class":  # a set without alphabets
+        if result.name == "within" and result.grouped_by == "class":  # a set without alphabets
             return "among the test classes"
         return _PROTOCOLS.get(result.name, result.name)
 

@@ -31,11 +31,11 @@ _TILES = ("official", "within", "between", "verification", "pairs", "retrieval",
 def head(run: Run) -> str:
     """The top of the page: what it is, the figures at a glance, and how it came about."""
     data, start = run.data, run.starts[-1]
-    judged = f"on {classes(data.test)} that it has never seen"
+    evaluated = f"on {classes(data.test)} that it has never seen"
     if run.elsewhere:
-        judged = f"on another set, {classes(data.test)} ({data.test.name})"
+        evaluated = f"on another set, {classes(data.test)} ({data.test.name})"
     elif set(data.train.class_names) & set(data.test.class_names):
-        judged = f"on other {run.thing}s of the same classes"
+        evaluated = f"on other {run.thing}s of the same classes"
     compared = f"two images of {shape(run.siamese.image_shape)}"
     if not run.has_pictures:
         compared = f"two vectors of {count(run.siamese.image_shape[1], 'feature')}"
@@ -44,7 +44,7 @@ def head(run: Run) -> str:
         f"A siamese network ({run.config.model.encoder} encoder, {run.config.model.comparator} "
         f"comparator, {sum(x.parameters for x in run.layers):,} parameters, trained by the objective "
         f"“{run.config.objective.name}”) that scores how alike {compared} are. Trained on {trained}, "
-        f"judged {judged}."
+        f"evaluated {evaluated}."
     )
     parts = [f"<h1>{html.escape(run.path.name)}</h1>", f"<p class=lead>{html.escape(lead)}</p>"]
     if run.config.data.name in ("auto", "glyphs") and not run.is_omniglot:
@@ -102,7 +102,7 @@ def _tile(run: Run, key: str) -> str:
 def _training_time(run: Run) -> str:
     seconds, before = 0.0, 0
     for row in run.rows:
-        if row["kind"] == "train":
+        if row["phase"] == "train":
             seconds += run.objective.images * (row["step"] - before) / row["images_per_second"]
             before = row["step"]
     return (
@@ -119,11 +119,11 @@ def learning(run: Run, figures: Mapping[str, Figure]) -> str:
     warped = f"; warped {run.thing}s" if config.augment.distort else ""
     caption = (
         f"Left: loss, the mean of {config.log_every} steps. Right: accuracy on the training question "
-        f"({_question(run)}{warped}), and on {config.eval.trials:,} {config.eval.n_way}-way trials of "
+        f"({_question(run)}{warped}), and on {config.eval.num_trials:,} {config.eval.n_way}-way trials of "
         "the validation classes. The two ask different things: only their course can be compared. "
         "Validation chose the checkpoint, and the test classes had no part in it."
     )
-    logged = next((row for row in run.rows if row["kind"] == "train"), {})
+    logged = next((row for row in run.rows if row["phase"] == "train"), {})
     if "distance_same" in logged:
         caption += (
             " Below the loss the mean Euclidean distance of same and of different pairs of a batch: a "
@@ -141,7 +141,7 @@ def _question(run: Run) -> str:
         return "same or different, by a distance below half of the margin"
     if objective.name == "triplet":
         return "whether the positive of a mined triplet is nearer than its negative"
-    if objective.name == "episode":
+    if objective.name == "info_nce":
         among = "batch" if objective.contrast == "batch" else "episode"
         return (
             f"to name each {run.thing} of one side among those of the other, in the whole {among}"
@@ -165,10 +165,10 @@ def batch(run: Run, figures: Mapping[str, Figure]) -> str:
             "deviation 1 of the training part. There are no pictures to show."
         )
     name = config.objective.name
-    turned = "" if config.objective.turns == "none" else "; turned or mirrored as a whole"
+    turned = "" if config.objective.symmetries == "none" else "; turned or mirrored as a whole"
     warped = "each picture warped for itself" if config.augment.distort else "not warped"
     if "n_way" in config.objective:
-        sides = [side_name(side) for side in range(run.objective.drawings)]
+        sides = [side_name(side) for side in range(run.objective.images_per_class)]
         drawn_by = "the same classes on all sides by different pictures"
         if train.kind == "ink" and train.num_alphabets > 1:
             drawn_by = "characters of one alphabet, on each of the sides "
@@ -179,7 +179,7 @@ def batch(run: Run, figures: Mapping[str, Figure]) -> str:
         elif name in ("prototypical", "matching"):
             asks = "are not; each side is asked once, with the others for its support set"
         same = "anchor and positive" if name == "triplet" else "the same class"
-        label = " (label 1)" if name == "episode" else ""
+        label = " (label 1)" if name == "info_nce" else ""
         caption = (
             f"Episodes of the run’s first batch: {drawn_by}. Two pictures in one column are {same}"
             f"{label}, any other two {asks}{turned}; {warped}."
