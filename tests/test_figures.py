@@ -50,7 +50,7 @@ def evaluate(images, queries, supports, answers, scores):
     raw = list(scores)
     result = protocols.evaluate_trials(lambda q, s: np.zeros((len(q), len(s))), listed)
     scores = np.array(raw)
-    correct = protocols.metrics.n_way_correct(scores, listed.answers)
+    correct = metrics.n_way_correct(scores, listed.answers)
     return dataclasses.replace(result, scores=scores, correct=correct)
 
 
