@@ -6,7 +6,7 @@
 
 Commands: enrol NAME IMAGE..., remove NAME, list, identify IMAGE..., compare IMAGE IMAGE,
 verify NAME IMAGE, search IMAGE, calibrate FOLDER (of <name>/<image>), rebuild. The gallery is one
-file and belongs to the checkpoint and --views that made it; rebuild moves it to others. Exit codes:
+file and belongs to the checkpoint and --tta that made it; rebuild moves it to others. Exit codes:
 0 done, or for verify accepted; 1 rejected by verify; 2 an error.
 """
 
@@ -21,9 +21,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run whose network
 _PRETRAINED = flags.DEFINE_string("pretrained", None, "In its place: a network of the package.")
 _GALLERY = flags.DEFINE_string("gallery", None, "File of the gallery; enrol makes it.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
-_VIEWS = flags.DEFINE_integer(
-    "views", None, "How often a picture is seen: itself and small warps, embeddings averaged."
-)
+_TTA = flags.DEFINE_integer("tta", 1, "Views a picture in test-time augmentation; 1 for none.")
 _ADD = flags.DEFINE_bool("add", False, "enrol: give a name that is there further references.")
 _TOP = flags.DEFINE_integer("top", 3, "identify, search: names or references shown.")
 _PAGE = flags.DEFINE_string("page", None, "search: file of the page, else beside the gallery.")
@@ -41,7 +39,7 @@ def main(argv):
         workdir=_PRETRAINED.value or _WORKDIR.value,
         gallery=_GALLERY.value,
         checkpoint=_CHECKPOINT.value,
-        views=_VIEWS.value,
+        tta=_TTA.value,
         add=_ADD.value,
         top=_TOP.value,
         page=_PAGE.value,

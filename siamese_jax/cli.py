@@ -71,3 +71,13 @@ def _end(error: Exception, error_code: int):
     line = " ".join(text.split())
     print(f"{sys.argv[0]}: {line}", file=sys.stderr)
     sys.exit(error_code)
+
+
+def text_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """A table as text: columns of equal width, two blanks between them, none at the end of a line."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -34,7 +34,7 @@ class Settings:
         workdir: of the run whose network is taken; None for `list` and `remove`.
         gallery: the gallery's file; None for `compare` without probabilities.
         checkpoint: `best`, `latest` or a step.
-        views: as in `inference.load`.
+        tta: as in `inference.network.load`.
         add: whether `enrol` gives a name that is there further references.
         top: names or references that are shown.
         page: file for the page of `search`; None for one beside the gallery.
@@ -45,7 +45,7 @@ class Settings:
     workdir: str | None = None
     gallery: str | None = None
     checkpoint: str | int = "best"
-    views: int | None = None
+    tta: int = 1
     add: bool = False
     top: int = 3
     page: str | None = None
@@ -238,7 +238,7 @@ def _network(settings) -> network.Siamese:
     checkpoint = settings.checkpoint
     if isinstance(checkpoint, str) and checkpoint.isdigit():
         checkpoint = int(checkpoint)
-    return network.load(settings.workdir, checkpoint, views=settings.views)
+    return network.load(settings.workdir, checkpoint, tta=settings.tta)
 
 
 def _thumbnail(png: bytes, name: str) -> pages.Html:

@@ -145,15 +145,13 @@ def network_fingerprint(net: network_lib.Siamese) -> str:
     """First 16 hexadecimal digits of the SHA-256 of all that decides a network's scores.
 
     Its parameters and statistics with their names, its comparator, the shape and kind of its input, and
-    how often it sees each picture.
+    its test-time augmentation.
     """
     variables = net.devices.first(net.variables)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     head = net.model.head
     more = (tuple(head.places), head.reach) if head.kind == "local" else ()
-    more += (
-        ("views", net.views) if net.views > 1 else ()
-    )  # one view: as galleries made before have it
+    more += ("tta", net.tta) if net.tta > 1 else ()
     digest = hashlib.sha256(repr((head.kind, *more, net.image_shape, net.kind)).encode())
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
         leaf = np.ascontiguousarray(leaf)
@@ -188,7 +186,7 @@ def check_network(gallery: Gallery, net: network_lib.Siamese) -> None:
     if given != gallery.fingerprint:
         raise ValueError(
             f"this gallery belongs to the network {gallery.network} ({gallery.fingerprint}), not to "
-            f"{net.name} ({given}): take that checkpoint with as many views, or `rebuild` the gallery "
+            f"{net.name} ({given}): take that checkpoint with the same tta, or `rebuild` the gallery "
             "with this one"
         )
 

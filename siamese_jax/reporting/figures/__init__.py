@@ -8,7 +8,6 @@ colour alone.
 from siamese_jax.reporting.figures.curves import (
     curve_figure,
     losses_figure,
-    reliability_bins,
     reliability_figure,
     roc_figure,
     training_figure,
@@ -51,7 +50,6 @@ __all__ = [
     "pairs_figure",
     "pictures",
     "principal_components",
-    "reliability_bins",
     "reliability_figure",
     "roc_figure",
     "sample_pairs",
