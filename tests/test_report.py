@@ -20,7 +20,7 @@ from matplotlib.image import AxesImage
 from siamese_jax.data import augment, loading
 from siamese_jax.evaluation import baselines
 from siamese_jax.evaluation import protocols as protocols_lib
-from siamese_jax.experiments import evaluate
+from siamese_jax.experiments import evaluate, report
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models import siamese as siamese_lib
@@ -28,8 +28,16 @@ from siamese_jax.models import summary
 from siamese_jax.models.comparators import Comparator
 from siamese_jax.models.encoders import DenseEncoder
 from siamese_jax.models.siamese import SiameseNet
-from siamese_jax.reporting import figures, pages, report
-from siamese_jax.reporting.report import published
+from siamese_jax.reporting import (
+    curves,
+    drawing,
+    image_figures,
+    page,
+    published,
+    run_figures,
+    wording,
+)
+from siamese_jax.reporting.inputs import count_confusions
 from siamese_jax.runs import workdir
 from siamese_jax.training import loop, objectives, sampling
 from siamese_jax.training.step import init_state, make_train_step, preview_batch
@@ -212,7 +220,7 @@ def test_page_holds_the_calibration_and_the_pairs(page, smoke_run):
     accepted = int(((own.scores >= f["threshold"]) & (own.trials.labels == 0)).sum())
     assert f"{rejected} same pairs are rejected and {accepted} different ones accepted" in text
     assert "The dissimilarity is minus the score" in text  # of a cosine
-    chosen = dict(figures.sample_pairs(own))["same, by chance"]
+    chosen = dict(image_figures.sample_pairs(own))["same, by chance"]
     shown = report.draw(*smoke_run.arguments)["pairs"].axes[0].texts
     wanted = [f"dissimilarity {-own.scores[pair]:.2f}" for pair in chosen]
     assert [text.get_text().split("\n")[0] for text in shown[1 : 1 + len(chosen)]] == wanted
@@ -271,7 +279,7 @@ def test_errors_name_what_is_missing(smoke_run, tmp_path):
 def test_draw_gives_figures_that_save_as_pictures(smoke_run, tmp_path):
     drawn = report.draw(*smoke_run.arguments)
     assert set(drawn) == FIGURES
-    path = figures.save(drawn["trials"], tmp_path / "trials.png", dpi=50)
+    path = drawing.save(drawn["trials"], tmp_path / "trials.png", dpi=50)
     with PIL.Image.open(path) as picture:
         assert picture.size[0] == 480 and np.asarray(picture.convert("L")).std() > 10
 
@@ -311,7 +319,7 @@ def test_the_sheet_of_every_objective(smoke_run, name):
     assert sheet.count("data:image/png;base64") == pictures
     if name == "classifier":
         names = set(re.findall(r"<text[^>]*>([^<]*)</text>", sheet))
-        known = {figures.class_name(x) for x in smoke_run.data.train.class_names}
+        known = {wording.class_name(x) for x in smoke_run.data.train.class_names}
         assert names and names <= known
 
 
@@ -437,7 +445,7 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     own = results["run @ 4"]["verification"]
     head = net.variables["params"]["head"]
     apart = (float(head["bias"]) - own.scores) / float(head["scale"])
-    rows = figures.sample_pairs(own)
+    rows = image_figures.sample_pairs(own)
     wanted = [f"{apart[pair]:.2f}" for _, members in rows for pair in members]
     texts = [x.get_text() for x in drawn["pairs"].axes[0].texts]
     assert [re.search(r"y (-?[\d.]+)", x).group(1) for x in texts if "diss" in x] == wanted
@@ -536,7 +544,7 @@ def test_curve_breaks_where_the_trials_go_between_alphabets(smoke_run):
     own = smoke_run.results[smoke_run.siamese.name]
     points = [r for key, r in own.items() if key.startswith("curve/unseen")]
     assert {r.scope for r in points} == {"within alphabets", "between alphabets"}
-    axes = figures.curve_figure([("unseen", points)]).axes[0]
+    axes = curves.curve_figure([("unseen", points)]).axes[0]
     lines = [line for line in axes.get_lines() if line.get_marker() == "o"]
     assert [list(line.get_xdata()) for line in lines] == [[2], [9]]
     assert lines[1].get_markerfacecolor() == "white" != lines[0].get_markerfacecolor()

@@ -164,9 +164,9 @@ def evaluate_run(
         }
         workdir.write_whole(pathlib.Path(record), json.dumps(summary, indent=1) + "\n")
     if report and part == "test":
-        from siamese_jax.reporting import report as pages  # matplotlib is slow to import
+        from siamese_jax.experiments.report import write_report  # matplotlib is slow to import
 
-        print(f"report: {pages.write_report(path, config, data, net, results)}")
+        print(f"report: {write_report(path, config, data, net, results)}")
     return results
 
 

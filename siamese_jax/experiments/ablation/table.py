@@ -15,7 +15,7 @@ from siamese_jax.data import loading
 from siamese_jax.evaluation import metrics, protocols, trials
 from siamese_jax.experiments.ablation.axes import Variant
 from siamese_jax.inference import network
-from siamese_jax.reporting import figures
+from siamese_jax.reporting import curves, drawing
 from siamese_jax.runs import workdir
 
 PROTOCOLS = ("official", "within", "training")
@@ -269,9 +269,9 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
     figure = Figure((9.6, 1.2 + 0.5 * max(len(shown), 1)), layout="constrained")
     axes = figure.add_subplot()
     styles = {
-        "official": ("o", figures.MODEL, -0.2),
-        "within": ("s", figures.OTHER, 0.0),
-        "training": ("D", figures.BASELINE, 0.2),
+        "official": ("o", drawing.MODEL, -0.2),
+        "within": ("s", drawing.OTHER, 0.0),
+        "training": ("D", drawing.BASELINE, 0.2),
     }
     for protocol, (marker, colour, shift) in styles.items():
         with_figure = [(y, s[protocol]) for y, s in enumerate(shown) if protocol in s]
@@ -291,7 +291,7 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
     axes.set_yticks(range(len(shown)), [s["variant"] for s in shown])
     axes.invert_yaxis()
     axes.set_xlabel("accuracy, %; dots: seeds, line: 95 % interval")
-    axes.grid(axis="x", color=figures.RULE, linewidth=0.7)
+    axes.grid(axis="x", color=drawing.RULE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if shown:
@@ -301,7 +301,7 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
 
 def draw_losses(summaries: Sequence[Mapping]) -> Figure:
     """Training loss of every variant against the step, the mean over its seeds."""
-    return figures.losses_figure([(s["variant"], s["loss"]) for s in summaries if s["runs"]])
+    return curves.losses_figure([(s["variant"], s["loss"]) for s in summaries if s["runs"]])
 
 
 def rounded(value):

@@ -12,7 +12,7 @@ from scipy import special
 
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.protocols import Result
-from siamese_jax.reporting.figures.drawing import (
+from siamese_jax.reporting.drawing import (
     BASELINE,
     LIGHT,
     MODEL,
@@ -302,7 +302,7 @@ def reliability_figure(panels: Sequence[tuple[str, Result]]) -> Figure:
 
 
 def _thinned(fpr: np.ndarray, tpr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The points of a curve that can be told apart in a picture."""
+    """The points of a curve that differ in a picture."""
     cell = np.rint(1000 * np.stack([fpr, tpr], 1))
     keep = np.append(True, (np.diff(cell, axis=0) != 0).any(1))
     keep[-1] = True
