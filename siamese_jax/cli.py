@@ -71,3 +71,18 @@ def _end(error: Exception, error_code: int):
     line = " ".join(text.split())
     print(f"{sys.argv[0]}: {line}", file=sys.stderr)
     sys.exit(error_code)
+
+
+def text_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> str:
+    """Rows of cells as lines of text in aligned columns.
+
+    Args:
+        rows: cells, equally many in each row.
+        header: names of the columns, for the first line.
+    """
+    lines = [header, *rows] if header is not None else list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -61,7 +61,7 @@ def draw(inputs: ReportInputs) -> dict[str, Figure]:
     if fitted := calibrated(inputs):
         figures["reliability"] = curves.reliability_figure(fitted)
     if inputs.training.pixels is not None:
-        figures["training"] = _training_batch(inputs.training, inputs.data.train.kind)
+        figures["training"] = training_batch(inputs.training, inputs.data.train.kind)
     params = inputs.net.devices.first(inputs.net.variables)["params"]
     kernel = summary.first_kernel(inputs.layers, params)
     if kernel is not None:
@@ -116,8 +116,8 @@ def _trials(inputs: ReportInputs, result: Result) -> Figure:
     return image_figures.trial_grid_figure(result, inputs.data.test.kind, titles=titles)
 
 
-def _training_batch(training: Training, kind: str) -> Figure:
-    """The first batch of the run."""
+def training_batch(training: Training, kind: str) -> Figure:
+    """The first batch of a run; `kind` is that of the training set, `ink` or `photo`."""
     if training.mask is not None:
         return image_figures.episode_figure(training.pixels, training.mask, kind)
     if training.labels is not None:
