@@ -6,9 +6,9 @@ strokes. BUILD_NOTES has the ladder; the third stage and the warps have not been
 
     python launch/train.py --config=configs/best.py --config.data.archives=DIR --workdir=runs/best
     python launch/evaluate.py --workdir=runs/best --protocols=official,within --num_trials=20000 \
-        --views=8
+        --tta=8
 
-Measured on 2026-11-23, one core of an Intel Xeon, seeds 0, 1, 2, in eight views: 85 to 86 CPU minutes;
+Measured on 2026-11-23, one core of an Intel Xeon, seeds 0, 1, 2, with --tta=8: 85 to 86 CPU minutes;
 official runs 99.00, 99.25, 99.00 %, 20-way within the test alphabets 93.85, 93.88, 93.99 % (400 and
 20,000 trials).
 Variants: `:smoke` shrinks everything to seconds on the built-in glyphs.

@@ -15,7 +15,7 @@ from sklearn import neighbors, preprocessing
 from siamese_jax.data import loading, splits
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.data.vectors import Standardisation, load_vectors
-from siamese_jax.evaluation import baselines, protocols, trials
+from siamese_jax.evaluation import baselines, protocols, scoring, trials
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models import siamese
@@ -339,7 +339,7 @@ def test_protocols_judge_vectors(iris_data):
     drawn = trials.within_trials(iris_data.test, n_way=3, num_trials=300)
     result = protocols.evaluate_trials(baselines.pixel_nearest_neighbour, drawn)
     assert 0.6 < result.accuracy <= 1  # Iris is easy; 1/3 by chance
-    embedder = protocols.from_embedder(lambda x: x.reshape(len(x), -1), lambda a, b: a @ b.T)
+    embedder = scoring.from_embedder(lambda x: x.reshape(len(x), -1), lambda a, b: a @ b.T)
     assert protocols.evaluate_trials(embedder, drawn).num_trials == 300
 
 

@@ -51,7 +51,7 @@ def evaluate(images, queries, supports, answers, scores):
     raw = list(scores)
     result = protocols.evaluate_trials(lambda q, s: np.zeros((len(q), len(s))), listed)
     scores = np.array(raw)
-    correct = protocols.metrics.n_way_correct(scores, listed.answers)
+    correct = metrics.n_way_correct(scores, listed.answers)
     return dataclasses.replace(result, scores=scores, correct=correct)
 
 
@@ -354,7 +354,7 @@ def test_bins_of_the_reliability_diagram_give_the_reliability_error():
     rng = np.random.default_rng(0)
     labels = np.tile([0, 1], 300)
     logits = rng.normal(size=600) + labels
-    mean, share = curves.reliability_bins(logits, labels)
+    mean, share = metrics.reliability_bins(logits, labels)
     assert len(mean) == 15 and (np.diff(mean) > 0).all()
     error = metrics.reliability_error(logits, labels)
     np.testing.assert_allclose(np.abs(mean - share).mean(), error, rtol=1e-12)
@@ -362,7 +362,7 @@ def test_bins_of_the_reliability_diagram_give_the_reliability_error():
     # Three different pairs (1/6 each) weigh as much as one same pair, and fill the first bin. At
     # probability 3/4 a share of (1/2) / (1/2 + 1/6) = 3/4 is the same, on either side of the edge.
     logits = np.log([1 / 4, 1 / 4, 3, 3])
-    mean, share = curves.reliability_bins(logits, np.array([0, 0, 0, 1]), num_bins=2)
+    mean, share = metrics.reliability_bins(logits, np.array([0, 0, 0, 1]), num_bins=2)
     np.testing.assert_allclose(mean, [(1 / 5 + 1 / 5 + 3 / 4) / 3, 3 / 4])
     np.testing.assert_allclose(share, [1 / 4, 3 / 4])
 

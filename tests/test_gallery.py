@@ -112,9 +112,9 @@ def counted(net):
 
     def compare(variables, h1, h2):
         calls.append((h1.shape, h2.shape))
-        return net.compare_step(variables, h1, h2)
+        return net.one_shot_step(variables, h1, h2)
 
-    return dataclasses.replace(net, compare_step=compare), calls
+    return dataclasses.replace(net, one_shot_step=compare), calls
 
 
 # ----------------------------------------------------------------------------------------- life
@@ -198,7 +198,7 @@ def test_ten_thousand_references_are_one_matrix_product(net, people, monkeypatch
 
 
 def test_references_of_one_score_rank_in_the_order_of_enrolment(net, people):
-    flat = dataclasses.replace(net, compare_step=lambda v, a, b: np.zeros((len(a), len(b))))
+    flat = dataclasses.replace(net, one_shot_step=lambda v, a, b: np.zeros((len(a), len(b))))
     known = gallery.empty(net)
     for person, name in enumerate(("carl", "anna", "bob")):
         known = gallery.enrol(known, net, name, read(net, people, person, 0))
@@ -262,8 +262,8 @@ def test_the_fingerprint_is_of_all_that_decides_a_score(net):
     changed = [
         dataclasses.replace(net, kind="ink"),
         dataclasses.replace(net, image_shape=(10, 12, 1)),
-        dataclasses.replace(net, views=2),
-        dataclasses.replace(net, views=3),
+        dataclasses.replace(net, tta=2),
+        dataclasses.replace(net, tta=3),
     ]
     for place, leaf in enumerate(jax.tree.leaves(net.variables)):  # parameters and statistics
         leaves = jax.tree.leaves(net.variables)
@@ -290,7 +290,7 @@ def test_numbers_that_are_not_finite_are_refused(net, small, people):
     with pytest.raises(ValueError, match="embeddings that are not finite"):
         gallery.compare(net.with_variables(broken), *read(net, people, 0, 0, 1))
     nan = dataclasses.replace(
-        net, compare_step=lambda v, a, b: np.full((len(a), len(b)), np.nan, np.float32)
+        net, one_shot_step=lambda v, a, b: np.full((len(a), len(b)), np.nan, np.float32)
     )
     with pytest.raises(ValueError, match="scores that are not finite"):
         gallery.identify(small, nan, read(net, people, 0, 0))

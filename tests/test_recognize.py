@@ -50,10 +50,10 @@ def act(run, tmp_path, monkeypatch, capsys):
     """Runs a command in this process: its words -> its exit code and what it prints."""
     load, loaded = network.load, {}
 
-    def load_once(path, checkpoint, views):
-        if (path, checkpoint, views) not in loaded:
-            loaded[path, checkpoint, views] = load(path, checkpoint, views=views)
-        return loaded[path, checkpoint, views]
+    def load_once(path, checkpoint, tta):
+        if (path, checkpoint, tta) not in loaded:
+            loaded[path, checkpoint, tta] = load(path, checkpoint, tta=tta)
+        return loaded[path, checkpoint, tta]
 
     monkeypatch.setattr(network, "load", load_once)
 
@@ -148,12 +148,12 @@ def test_rebuilding_takes_another_checkpoint(act, run, people):
     assert code == 0 and "nearest bob" in text
 
 
-def test_another_number_of_views_is_another_network(act, people):
-    act("enrol", "anna", people / "p0" / "0.png", views=2)
-    code, text = act("compare", people / "p0" / "0.png", people / "p1" / "0.png", views=2)
+def test_another_number_of_tta_is_another_network(act, people):
+    act("enrol", "anna", people / "p0" / "0.png", tta=2)
+    code, text = act("compare", people / "p0" / "0.png", people / "p1" / "0.png", tta=2)
     once = act("compare", people / "p0" / "0.png", people / "p1" / "0.png", gallery=None)[1]
     assert code == 0 and text != once
-    with pytest.raises(ValueError, match="as many views, or `rebuild`"):
+    with pytest.raises(ValueError, match="the same tta, or `rebuild`"):
         act("identify", people / "p0" / "0.png")
     act("rebuild")
     assert "nearest anna" in act("identify", people / "p0" / "0.png")[1]

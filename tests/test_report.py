@@ -381,7 +381,8 @@ def test_a_run_of_vectors(tmp_path):
     loop.train_and_evaluate(tiny(data, encoder, {"name": "verification"}), str(path))
     protocols = ["within", "verification", "curve", "retrieval", "open_set"]
     settings = {"n_way": 3, "num_trials": 30, "num_pairs": 40, "curve_trials": 20}
-    results = evaluate.evaluate_run(path, protocols, settings, baselines=False)
+    request = evaluate.EvaluationRequest(path, protocols, settings, baselines=False)
+    results = evaluate.evaluate_run(request)
     page = (path / "report.html").read_text(encoding="utf-8")
     text = visible(page)
     assert re.findall(r'<section id="([^"]*)"', page) == SECTIONS
@@ -426,9 +427,10 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     loop.train_and_evaluate(config, str(path))
     protocols = ["within", "verification", "retrieval", "open_set"]
     settings = {"n_way": 3, "num_trials": 30, "num_pairs": 40}
-    results = evaluate.evaluate_run(
+    request = evaluate.EvaluationRequest(
         path, protocols, settings, baselines=False, pairs=tmp_path / "pairs.csv"
     )
+    results = evaluate.evaluate_run(request)
     page = (path / "report.html").read_text(encoding="utf-8")
     text = visible(page)
     assert "The dissimilarity is the distance of the two embeddings" in text

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import special
 
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.protocols import Result
@@ -238,38 +237,6 @@ def roc_figure(results: Sequence[Result]) -> Figure:
     return figure
 
 
-def reliability_bins(
-    logits: np.ndarray, labels: np.ndarray, num_bins: int = 15
-) -> tuple[np.ndarray, np.ndarray]:
-    """The points of a reliability diagram: pairs sorted by their probability, in equal bins.
-
-    As in `metrics.reliability_error` the two labels weigh equally, each bin holds the same mass (a pair
-    goes where its middle lies), and a logit that is not finite counts as 0.
-
-    Args:
-        logits: (P,) of the probabilities of "same".
-        labels: (P,) 1 = same, 0 = different.
-        num_bins: number of bins.
-
-    Returns:
-        Mean probability and share of same pairs of each bin that has pairs, lowest first.
-    """
-    probability = special.expit(np.where(np.isfinite(logits), logits, 0.0))
-    same = np.asarray(labels) == 1
-    weights = np.where(same, 0.5 / max(same.sum(), 1), 0.5 / max((~same).sum(), 1))
-    values, inverse = np.unique(probability, return_inverse=True)
-    shares = np.bincount(inverse, weights * same) / np.bincount(inverse, weights)
-    order = np.argsort(inverse, kind="stable")
-    mass = weights[order]
-    bins = np.minimum((np.cumsum(mass) - mass / 2) * num_bins, num_bins - 0.5).astype(int)
-    masses = np.bincount(bins, mass, num_bins)
-    mean, share = (
-        np.bincount(bins, mass * x[inverse[order]], num_bins)[masses > 0] / masses[masses > 0]
-        for x in (values, shares)
-    )
-    return mean, share
-
-
 @styled
 def reliability_figure(panels: Sequence[tuple[str, Result]]) -> Figure:
     """The share of same pairs against the probability of "same", one panel a list of pairs.
@@ -288,7 +255,7 @@ def reliability_figure(panels: Sequence[tuple[str, Result]]) -> Figure:
         f = result.figures
         with np.errstate(invalid="ignore"):
             logits = f["slope"] * result.scores + f["offset"]
-        points = reliability_bins(logits, result.trials.labels)
+        points = metrics.reliability_bins(logits, result.trials.labels)
         axes.plot(*points, "o-", color=MODEL, markersize=4.5, linewidth=1)
         text = f"error {100 * f['reliability_error']:.1f} points\nlog loss {f['log_loss']:.3f} nats"
         axes.text(0.98, 0.04, text, color=MODEL, ha="right", va="bottom", fontweight="bold")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from siamese_jax.data import augment, loading
 from siamese_jax.evaluation import protocols, trials
+from siamese_jax.evaluation.scoring import shot_aggregation_of
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models import siamese
@@ -165,8 +166,10 @@ def train_and_evaluate(
                 _log_layers(run, config.optim, state.params, step)
                 if evaluating:
                     system, cache = net.with_variables(state.variables).system(), {}
-                    join = config.eval.get("shot_aggregation", "mean")
-                    result = protocols.evaluate_trials(system, validation, join=join, cache=cache)
+                    aggregation = shot_aggregation_of(config.eval)
+                    result = protocols.evaluate_trials(
+                        system, validation, shot_aggregation=aggregation, cache=cache
+                    )
                     found = {"accuracy": result.accuracy}
                     if watched is not None:
                         found |= protocols.monitor_pairs(system, watched, cache=cache)

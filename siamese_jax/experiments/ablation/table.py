@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import metrics, protocols, trials
+from siamese_jax.evaluation.scoring import shot_aggregation_of
 from siamese_jax.experiments.ablation.axes import Variant
 from siamese_jax.inference import network
 from siamese_jax.reporting import curves, drawing
@@ -76,11 +77,12 @@ class Evaluate:
                 kept = dict(file)
         if wanted.keys() - kept.keys():
             system, cache = network.load(path, "best").system(), {}
-            usual = workdir.read_config(path).eval.get("shot_aggregation", "mean")
+            config = workdir.read_config(path)
             for name in wanted.keys() - kept.keys():
                 frozen, shot_aggregation = wanted[name]
+                aggregation = shot_aggregation_of(config.eval, shot_aggregation)
                 result = protocols.evaluate_trials(
-                    system, frozen, shot_aggregation=shot_aggregation or usual, cache=cache
+                    system, frozen, shot_aggregation=aggregation, cache=cache
                 )
                 kept[name] = result.correct
             part = path / "evaluated.part.npz"

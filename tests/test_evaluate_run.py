@@ -1,4 +1,4 @@
-"""Judging a run: on other data than it was trained on, by pairs of a file, with joins of its config."""
+"""Evaluating a run: on other data than it was trained on, by pairs of a file, by its config."""
 
 import json
 import pathlib
@@ -36,9 +36,10 @@ def run(tmp_path_factory):
     return path
 
 
-def evaluated(run, protocols, settings=None, **options):
+def evaluated(run, protocols, settings=None, report=False, **options):
     settings = {**SMALL, **(settings or {})}
-    return evaluate.evaluate_run(run, protocols, settings, report=False, **options)
+    request = evaluate.EvaluationRequest(run, protocols, settings, report=report, **options)
+    return evaluate.evaluate_run(request)
 
 
 def with_config(run, tmp_path, change):
@@ -54,7 +55,7 @@ def with_config(run, tmp_path, change):
     return copy
 
 
-def test_test_data_are_what_is_judged_on(run, capsys):
+def test_a_run_is_evaluated_on_its_test_data(run, capsys):
     own, test = loading.load(workdir.read_config(run).data), loading.load(OTHER)
     assert test.test.image_shape != own.test.image_shape  # its own size
     found = evaluated(run, ["official", "within", "verification", "open_set"])
@@ -72,7 +73,7 @@ def test_test_data_are_what_is_judged_on(run, capsys):
     np.testing.assert_allclose(results["within"].scores, direct.scores, rtol=1e-5)
     assert results["within"].shot_aggregation == "prototype"  # as the config says
     assert found["pixel 1-NN"]["within"].shot_aggregation == "mean"  # it has no embeddings
-    assert "joined by prototype" in capsys.readouterr().out
+    assert "shots by prototype" in capsys.readouterr().out
     kept = json.loads((run / "results.json").read_text())
     assert kept["settings"]["shot_aggregation"] == "prototype"
     assert {row["shot_aggregation"] for row in kept["results"]} == {None, "mean", "prototype"}
@@ -81,7 +82,7 @@ def test_test_data_are_what_is_judged_on(run, capsys):
 
 
 def test_the_report_of_such_a_run(run):
-    evaluate.evaluate_run(run, ["within", "retrieval", "open_set"], SMALL, baselines=False)
+    evaluated(run, ["within", "retrieval", "open_set"], report=True, baselines=False)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "trained on glyphs" in page and "; evaluated on glyphs" in page
 
@@ -122,7 +123,7 @@ def test_archives_of_test_data_need_such(run, tmp_path):
     assert "within" in evaluated(copy, ["within"], {"k_shot": 1}, baselines=False)["copy @ 10"]
 
 
-def test_any_run_is_judged_on_data_that_are_named(run, tmp_path):
+def test_any_run_is_evaluated_on_data_that_are_named(run, tmp_path):
     copy = with_config(run, tmp_path, lambda config: config.pop("test_data"))
     found = evaluated(copy, ["within"], {"k_shot": 1}, baselines=False, test_data="glyphs")
     expected = trials.within_trials(loading.load({"name": "glyphs"}).test, n_way=5, num_trials=40)
@@ -195,7 +196,7 @@ def test_sets_that_do_not_join():
         loading.splits.joined(glyphs.test, glyphs.validation.resized(7, 7), "x")
 
 
-def test_pairs_of_a_file_are_judged_beside_the_test_set(run, tmp_path, capsys):
+def test_pairs_of_a_file_are_evaluated_beside_the_test_set(run, tmp_path, capsys):
     test = loading.load(OTHER).test
     lines = ["first,second,label"]
     for row in range(0, 35, 2):
