@@ -307,7 +307,7 @@ def test_the_sheet_of_every_objective(smoke_run, name):
     config = smoke_run.config.copy_and_resolve_references().unlock()
     config.objective = ml_collections.ConfigDict({"name": name, **fields})
     config.augment.distort = False
-    training = report.preview(config, smoke_run.data.train, smoke_run.net.image_shape)
+    training = report.preview(config, smoke_run.data)
     inputs = dataclasses.replace(smoke_run, config=config, training=training)
     figures = {
         "training": run_figures.training_batch(training, "ink"),

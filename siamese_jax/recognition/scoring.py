@@ -87,9 +87,12 @@ def _compare(net, queries, references: References) -> np.ndarray:
 def _compare_units(net, queries, references: References) -> np.ndarray:
     """The cosine comparator without scaling the references to length 1 again."""
     head = net.devices.first(net.variables)["params"]["head"]
-    return np.asarray(_cosine_logits(head["scale"], head["bias"], queries, references.units))
+    return np.asarray(cosine_logits(head["scale"], head["bias"], queries, references.units))
 
 
 @jax.jit
-def _cosine_logits(scale, bias, queries, units):
+def cosine_logits(
+    scale: jax.Array, bias: jax.Array, queries: jax.Array, units: jax.Array
+) -> jax.Array:
+    """The cosine comparator where the references have length 1: (Q, D), (R, D) -> (Q, R)."""
     return scale * jnp.einsum("qd,sd->qs", unit(queries), units) + bias
