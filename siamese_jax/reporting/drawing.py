@@ -27,6 +27,7 @@ _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "text.color": TEXT,
+    "text.parse_math": False,  # a class name may hold dollar signs
     "axes.edgecolor": MUTED,
     "axes.labelcolor": TEXT,
     "axes.titlesize": 8.5,
@@ -171,7 +172,7 @@ def write_beside(axes, x, y, text, colour, points):
 
 
 def write_ends(axes, ends):
-    """Writes each line's name at its right end, moved apart where two would overlap."""
+    """Writes each line's name at its right end; names that would overlap are moved apart."""
     bottom, top = axes.get_ylim()
     inches = axes.get_position().height * axes.get_figure().get_figheight()
     gap, lowest = 12 / 72 / inches * (top - bottom), {}  # 12 points
