@@ -163,7 +163,13 @@ def test_a_small_alphabet_takes_fewer_ways():
 def test_a_small_alphabet_fills_up_with_turned_copies(symmetries):
     index, classes, alphabets, _ = made_set((3, 7), 4)
     drawn = episodes(
-        jax.random.key(3), index, 500, 7, symmetries=symmetries, pad_with_symmetries=True, max_alphabet=7
+        jax.random.key(3),
+        index,
+        500,
+        7,
+        symmetries=symmetries,
+        pad_with_symmetries=True,
+        max_alphabet=7,
     )
     rows, symmetry = np.asarray(drawn.rows), np.asarray(drawn.symmetries)
     identities = np.asarray(drawn.identities)

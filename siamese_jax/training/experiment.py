@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 
+import jax
 import ml_collections
 import numpy as np
 import optax
@@ -164,6 +165,15 @@ class Experiment:
         return trials.verification_pairs(
             self.validation_set, num_pairs=fields.num_pairs, seed=fields.seed
         )
+
+    def parameter_shapes(self) -> dict:
+        """The tree of parameters as shapes and dtypes; nothing is computed.
+
+        Raises:
+            ValueError: the images do not fit the network.
+        """
+        images = jax.ShapeDtypeStruct((1, *self.image_shape), np.float32)
+        return jax.eval_shape(self.model.init, jax.random.key(0), images, images)["params"]
 
     def init_state(self) -> step.TrainState:
         """The state before the first step, a function of `config.seed` alone."""
