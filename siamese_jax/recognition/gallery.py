@@ -28,7 +28,6 @@ import numpy as np
 
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.inference import network as network_lib
-from siamese_jax.models.comparators import DISTANCES
 from siamese_jax.recognition import calibration, pictures
 
 UNKNOWN = "unknown"
@@ -150,11 +149,11 @@ def network_fingerprint(net: network_lib.Siamese) -> str:
     variables = net.devices.first(net.variables)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     head = net.model.head
-    more = (tuple(head.places), head.reach) if head.kind == "local" else ()
+    more = head.score_settings()
     more += (
         ("views", net.views) if net.views > 1 else ()
     )  # one view: as galleries made before have it
-    digest = hashlib.sha256(repr((head.kind, *more, net.image_shape, net.kind)).encode())
+    digest = hashlib.sha256(repr((type(head).__name__, *more, net.image_shape, net.kind)).encode())
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
         leaf = np.ascontiguousarray(leaf)
         digest.update(repr((path, leaf.shape, leaf.dtype.str)).encode())
@@ -321,7 +320,7 @@ def compare(
 ) -> Comparison:
     """How alike two pictures are.
 
-    The dissimilarity is the distance of the embeddings (see `models.Comparator.distances`) where the
+    The dissimilarity is the distance of the embeddings (see `comparators.Comparator.distances`) where the
     network's comparator goes by one, and minus the score where it does not; it falls where the score
     rises.
 
@@ -334,7 +333,7 @@ def compare(
     h = _embed(net, [first, second])
     value = float(_score(net, h[:1], h[1:])[0, 0])
     head = net.model.head
-    apart = float(head.distances(h[0], h[1])) if head.kind in DISTANCES else -value
+    apart = float(head.distances(h[:1], h[1:])[0]) if head.falls_with_distance else -value
     probability = None if calibrated is None else float(calibrated.probability(value))
     return Comparison(apart, value, probability)
 

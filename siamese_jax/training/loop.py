@@ -20,7 +20,7 @@ from siamese_jax.evaluation import protocols, trials
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models import siamese
-from siamese_jax.models.comparators import DISTANCES
+from siamese_jax.models.comparators import COMPARATORS
 from siamese_jax.runs import checkpoints, export, workdir
 from siamese_jax.training import fixed_pairs, host_feed, objectives, optim
 from siamese_jax.training.step import init_state, make_train_step
@@ -200,10 +200,11 @@ def _check(config):
     if config.num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {config.num_steps}")
     name, comparator = config.objective.name, config.model.comparator
-    if name in objectives.BY_DISTANCE and comparator not in DISTANCES:
+    by_distance = tuple(name for name, cls in COMPARATORS.items() if cls.falls_with_distance)
+    if name in objectives.BY_DISTANCE and comparator not in by_distance:
         raise ValueError(
             f"objective {name!r} learns distances and would leave the comparator "
-            f"{comparator!r} untrained: set model.comparator to one of {DISTANCES}"
+            f"{comparator!r} untrained: set model.comparator to one of {by_distance}"
         )
     if config.objective.get("pairs") and config.augment.distort != bool(
         config.objective.get("copies")

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from siamese_jax.data import augment, loading
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.models import summary
-from siamese_jax.models.comparators import DISTANCES
 from siamese_jax.reporting import figures, pages
 from siamese_jax.reporting.report.run import NO_FIGURES, Run
 from siamese_jax.reporting.report.wording import percent, plain
@@ -89,7 +88,7 @@ def dissimilarity(run: Run, result: Result) -> tuple[Callable[[np.ndarray], np.n
         A function of (n,) numbers of pairs to (n,) values, and what the values are.
     """
     pairs = result.trials
-    distance = run.siamese.model.head.kind in DISTANCES
+    distance = run.siamese.model.head.falls_with_distance
     alone = run.siamese.model.context is None and pairs.num_references.max() == 1
     if not (distance and alone):
         return lambda members: -result.scores[members], "minus the score"
