@@ -100,9 +100,9 @@ def network_fingerprint(net: network_lib.Siamese) -> str:
     variables = net.devices.first(net.variables)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     head = net.model.head
-    more = (tuple(head.places), head.reach) if head.kind == "local" else ()
+    more = head.score_settings()
     more += ("tta", net.tta) if net.tta > 1 else ()
-    digest = hashlib.sha256(repr((head.kind, *more, net.image_shape, net.kind)).encode())
+    digest = hashlib.sha256(repr((type(head).__name__, *more, net.image_shape, net.kind)).encode())
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
         leaf = np.ascontiguousarray(leaf)
         digest.update(repr((path, leaf.shape, leaf.dtype.str)).encode())

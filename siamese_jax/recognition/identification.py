@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from siamese_jax.inference import network as network_lib
-from siamese_jax.models.comparators import DISTANCES
 from siamese_jax.recognition import calibration, pictures, scoring
 from siamese_jax.recognition.gallery import Gallery, Reference, check_name, check_network
 
@@ -144,7 +143,7 @@ def compare(
 ) -> Comparison:
     """How alike two pictures are.
 
-    The dissimilarity is the distance of the embeddings (see `models.Comparator.distances`) where the
+    The dissimilarity is the distance of the embeddings (see `Comparator.distances`) where the
     network's comparator goes by one, and minus the score where it does not; it falls where the score
     rises.
 
@@ -158,7 +157,7 @@ def compare(
     value = float(scoring.score(net, h[:1], scoring.References(h[1:]))[0, 0])
     head = net.model.head
     dissimilarity = -value
-    if head.kind in DISTANCES:
+    if head.falls_with_distance:
         dissimilarity = float(head.distances(h[:1], h[1:])[0])
     probability = None if calibrated is None else float(calibrated.probability(value))
     return Comparison(dissimilarity, value, probability)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from siamese_jax.inference import network
+from siamese_jax.models.comparators import Cosine
 from siamese_jax.models.distances import unit
 from siamese_jax.recognition.pictures import Picture
 
@@ -68,7 +69,7 @@ def score(net: network.Siamese, queries: np.ndarray, references: References) -> 
     Raises:
         ValueError: one is not finite.
     """
-    compare = _compare_units if net.model.head.kind == "cosine" else _compare
+    compare = _compare_units if isinstance(net.model.head, Cosine) else _compare
     block = max(1, MAX_CELLS // references.embeddings.size)
     parts = [
         compare(net, queries[begin : begin + block], references)

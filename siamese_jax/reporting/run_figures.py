@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from siamese_jax.data import loading
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.models import summary
-from siamese_jax.models.comparators import DISTANCES
 from siamese_jax.reporting import curves, image_figures, network_figures
 from siamese_jax.reporting.inputs import BASELINES_WITHOUT_CURVES, ReportInputs, Training
 from siamese_jax.reporting.wording import class_name, percent, plain
@@ -95,7 +94,7 @@ def dissimilarity(
     """
     pairs, head = result.trials, inputs.net.model.head
     single_references = inputs.net.model.context is None and pairs.num_references.max() == 1
-    if not (head.kind in DISTANCES and single_references):
+    if not (head.falls_with_distance and single_references):
         return lambda members: -result.scores[members], "minus the score"
 
     def distances(members):

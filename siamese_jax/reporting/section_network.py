@@ -23,9 +23,9 @@ def network(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
             False,
             (
                 layer.name,
-                f"{layer.kind} {shape(layer.kernel)}",
+                f"{layer.layer_type} {shape(layer.kernel)}",
                 shape(layer.input_shape),
-                "a score" if layer.kind == "Comparator" else shape(layer.output_shape),
+                shape(layer.output_shape) if layer.output_shape else "a score",
                 f"{layer.parameters:,}",
                 f"{layer.multiply_adds:,}" if layer.multiply_adds else "–",
             ),

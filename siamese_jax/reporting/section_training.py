@@ -68,7 +68,9 @@ def batch(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
             "over the training part. There are no pictures to show."
         )
     name = config.objective.name
-    symmetries = "" if config.objective.symmetries == "none" else " Classes may be turned or mirrored."
+    symmetries = (
+        "" if config.objective.symmetries == "none" else " Classes may be turned or mirrored."
+    )
     warped = " Each picture has its own warp." if config.augment.distort else " None is warped."
     if "n_way" in config.objective:
         sides = [side_name(side) for side in range(inputs.training.images_per_class)]
