@@ -132,6 +132,11 @@ class ImageSet:
         return self.images.shape[1:]
 
     @property
+    def fill(self) -> str:
+        """What a warp reads outside of an image: `paper` (0) for ink, else `edge` (the border repeated)."""
+        return "paper" if self.kind == "ink" else "edge"
+
+    @property
     def alphabets(self) -> np.ndarray:
         """(M,) int32 alphabet id of each image."""
         return self.class_alphabets[self.classes]

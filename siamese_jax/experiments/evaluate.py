@@ -132,7 +132,7 @@ def evaluate_run(request: EvaluationRequest) -> Results:
     }
     _save(request, config, settings, results)
     if request.report and request.part == "test":
-        from siamese_jax.reporting import report  # matplotlib is slow to import
+        from siamese_jax.experiments import report  # matplotlib is slow to import
 
         page = report.write_report(request.workdir, config, data, nets[0], results)
         print(f"report: {page}")

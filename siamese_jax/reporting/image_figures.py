@@ -1,36 +1,33 @@
-"""Figures of pictures: trials, pairs, confusions, training batches, filters, maps of embeddings.
+"""Figures of pictures: trials, pairs, confusions, training batches.
 
-Ink is drawn dark on white paper, photos as they are. Vectors have no pictures; their map has names.
+Ink is drawn dark on white paper, photos as they are.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from scipy import special
 
 from siamese_jax.data.image_set import ImageSet, resize_images
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.protocols import Result
-from siamese_jax.reporting.figures.drawing import (
+from siamese_jax.reporting.drawing import (
     FRAME,
     MUTED,
     RIGHT,
     TEXT,
     WRONG,
     canvas,
-    charts,
     point_of,
     put_frame,
     put_picture,
     put_sign,
     styled,
 )
+from siamese_jax.reporting.wording import pair_name, shortened, side_name
 
 _MAX_SIDE = {"ink": 105, "photo": 48}  # pixels of a picture in a figure; photos compress badly
 
@@ -43,7 +40,7 @@ def pictures(images: np.ndarray, kind: str) -> np.ndarray:
         kind: `ink` or `photo`.
 
     Returns:
-        (B, h, w, 3) uint8, made smaller where there is no use in so many pixels.
+        (B, h, w, 3) uint8, reduced to the size a figure needs.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
@@ -78,7 +75,7 @@ def sample_trials(correct: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 def trial_grid_figure(
     result: Result, kind: str, count: int = 8, titles: Sequence[str] | None = None
 ) -> Figure:
-    """N-way trials: the query, its supports with their scores, the answer given and the right one.
+    """N-way trials: the query, its supports with their scores, the answer and the right one.
 
     Args:
         result: of N-way trials.
@@ -106,13 +103,15 @@ def trial_grid_figure(
         start, top = place % beside * wide, place // beside * block + 17 * point
         scores, answer = result.scores[r, q], trials.answers[r, q]
         finite = np.isfinite(scores).all()
-        given = np.flatnonzero(metrics.answer_shares(scores)) if finite else np.array([], int)
+        answers_given = (
+            np.flatnonzero(metrics.answer_shares(scores)) if finite else np.array([], int)
+        )
         if result.correct[r, q] == 1:
             verdict = "right"
         elif not finite:
             verdict = "no answer, a score is not finite"
-        elif answer in given:
-            verdict = f"a tie of {len(given)}"
+        elif answer in answers_given:
+            verdict = f"a tie of {len(answers_given)}"
         else:
             rank = 1 + int((scores > scores[answer]).sum())
             verdict = f"wrong, the right one ranks {rank} of {trials.n_way}"
@@ -126,10 +125,10 @@ def trial_grid_figure(
         for n, picture in enumerate(supports):
             x, y = start + left + n % columns * pitch, top + n // columns * line
             put_picture(axes, picture, x, y, 1, tall)
-            if n in given and n != answer:
+            if n in answers_given and n != answer:
                 put_frame(axes, x, y, 1, tall, WRONG, 1.8, dashed=True)
                 put_sign(axes, x + 1, y, False, point)
-            elif n in given:
+            elif n in answers_given:
                 put_frame(axes, x, y, 1, tall, RIGHT, 2.2)
             else:
                 put_frame(axes, x, y, 1, tall, RIGHT if n == answer else FRAME, 0.8)
@@ -141,21 +140,21 @@ def trial_grid_figure(
                 _score(scores[n]),
                 ha="center",
                 fontsize=7,
-                color=TEXT if n in given else MUTED,
-                fontweight="bold" if n in given else "normal",
+                color=TEXT if n in answers_given else MUTED,
+                fontweight="bold" if n in answers_given else "normal",
             )
     return figure
 
 
 @styled
 def confusion_figure(
-    confused: Sequence[tuple[int, int, float, int]], images: ImageSet, examples: int = 5
+    confusions: Sequence[tuple[int, int, float, int]], images: ImageSet, examples: int = 5
 ) -> Figure:
     """Pairs of classes that are taken for each other, with some pictures of both.
 
     Args:
-        confused: (class, class, wrong answers, times they met) of each pair, see
-            `report.confusions`.
+        confusions: (class, class, wrong answers, possible ones) of each pair, see
+            `inputs.count_confusions`.
         images: where the classes are from.
         examples: pictures of a class.
     """
@@ -164,12 +163,12 @@ def confusion_figure(
     tall = height / width
     pitch, wide, gap = 1.08, examples * 1.08, 1.0
     block = 2 * (tall + 0.1) + 1.25
-    figure, axes = canvas(columns * (wide + gap) - gap, -(-len(confused) // columns) * block)
-    for place, (a, b, wrong, met) in enumerate(confused):
+    figure, axes = canvas(columns * (wide + gap) - gap, -(-len(confusions) // columns) * block)
+    for place, (a, b, wrong, possible) in enumerate(confusions):
         x0, y0 = place % columns * (wide + gap), place // columns * block
         title = pair_name(images.class_names[a], images.class_names[b])
-        axes.text(x0, y0 + 0.32, _short(title, 40), fontweight="bold")
-        axes.text(x0, y0 + 0.70, f"{wrong:.3g} of {met} wrong", color=MUTED)
+        axes.text(x0, y0 + 0.32, shortened(title, 40), fontweight="bold")
+        axes.text(x0, y0 + 0.70, f"{wrong:.3g} of {possible} wrong", color=MUTED)
         for line, c in enumerate((a, b)):
             rows = np.arange(images.class_count[c])[:examples] + images.class_start[c]
             for i, picture in enumerate(pictures(images.images[rows], images.kind)):
@@ -232,17 +231,17 @@ def sample_pairs(result: Result, count: int = 6, seed: int = 0) -> list[tuple[st
     once = order[np.sort(np.unique(both[order], axis=0, return_index=True)[1])]
     same, wrong = pairs.labels[once] == 1, (result.correct[once] == 0)
     rejected, accepted = once[wrong & same], once[wrong & ~same]
-    found = (
+    groups = (
         ("same, by chance", once[same]),
         ("different, by chance", once[~same]),
         ("same, the least alike of those rejected", rejected[np.argsort(scores[rejected])]),
         ("different, the most alike of those accepted", accepted[np.argsort(-scores[accepted])]),
     )
-    return [(what, members[:count]) for what, members in found if len(members)]
+    return [(what, members[:count]) for what, members in groups if len(members)]
 
 
 @styled
-def verification_errors_figure(
+def verification_pairs_figure(
     result: Result,
     rows: Sequence[tuple[str, np.ndarray]],
     dissimilarity: Callable[[np.ndarray], np.ndarray],
@@ -269,7 +268,7 @@ def verification_errors_figure(
     top = 0.0
     for (what, members), count in zip(rows, lines, strict=True):
         axes.text(0, top + 12 * point, what, fontweight="bold")
-        for i, (pair, apart) in enumerate(zip(members, dissimilarity(members), strict=True)):
+        for i, (pair, value) in enumerate(zip(members, dissimilarity(members), strict=True)):
             x, y = i % columns * (wide + gap), top + 18 * point + i // columns * line
             shown = pairs.images[[pairs.first[pair], pairs.references[pair, 0]]]
             for side, picture in enumerate(pictures(shown, kind)):
@@ -277,7 +276,7 @@ def verification_errors_figure(
                 put_frame(axes, x + 1.06 * side, y, 1, tall, FRAME, 0.8)
             right = result.correct[pair] == 1
             put_sign(axes, x + wide / 2 - 0.02, y + tall, right, point)
-            text = f"dissimilarity {_score(apart)}"
+            text = f"dissimilarity {_score(value)}"
             if "slope" in f:
                 logit = f["slope"] * result.scores[pair] + f["offset"]
                 text += f"\nP(same) {_probability(logit)}"
@@ -317,11 +316,6 @@ def episode_figure(pixels: np.ndarray, mask: np.ndarray, kind: str, count: int =
     return figure
 
 
-def side_name(side: int) -> str:
-    """A, B, C, ... of the sides of an episode."""
-    return chr(ord("A") + side) if side < 26 else str(side + 1)
-
-
 @styled
 def images_figure(pixels: np.ndarray, names: Sequence[str], kind: str, count: int = 32) -> Figure:
     """Training pictures, each with the name of its class.
@@ -342,103 +336,9 @@ def images_figure(pixels: np.ndarray, names: Sequence[str], kind: str, count: in
         x, y = i % columns * pitch + (pitch - 1.3) / 2, i // columns * block + 0.03
         put_picture(axes, picture, x, y, 1, tall)
         put_frame(axes, x, y, 1, tall, FRAME, 0.8)
-        name = _short(names[i], 17)
+        name = shortened(names[i], 17)
         axes.text(x + 0.5, y + tall + 10 * point, name, ha="center", fontsize=7, color=MUTED)
     return figure
-
-
-@styled
-def filters_figure(kernel: np.ndarray, count: int = 64) -> Figure:
-    """The filters of a convolution on one or three channels, each scaled to its own largest weight.
-
-    Args:
-        kernel: (h, w, C, filters).
-        count: how many are shown.
-    """
-    kernel = np.moveaxis(np.asarray(kernel, np.float64), -1, 0)[:count]  # (filters, h, w, C)
-    scale = np.abs(kernel).max((1, 2, 3), keepdims=True) + 1e-12
-    if kernel.shape[-1] == 3:
-        shown = 0.5 + kernel / scale / 2
-    else:
-        shown = matplotlib.colormaps["RdBu_r"](0.5 + (kernel / scale).mean(-1) / 2)[..., :3]
-    shown = np.rint(255 * shown).astype(np.uint8)
-    columns, pitch = 16, 1.1
-    shown = shown.repeat(8, axis=1).repeat(8, axis=2)  # so that scaling keeps the pixels square
-    figure, axes = canvas(columns * pitch, -(-len(shown) // columns) * pitch)
-    for i, picture in enumerate(shown):
-        x, y = i % columns * pitch, i // columns * pitch
-        put_picture(axes, picture, x, y, 1, 1)
-        put_frame(axes, x, y, 1, 1, FRAME, 0.8)
-    return figure
-
-
-@styled
-def embedding_figure(panels: Sequence[tuple[str, np.ndarray, ImageSet]]) -> Figure:
-    """Embeddings on their first two principal components, one panel an alphabet.
-
-    Each point is one picture, joined to the mean of its class, where a picture of the class stands; of
-    vectors its name.
-
-    Args:
-        panels: title, embeddings (M, D) and their images, an `ImageSet` of at most ten classes.
-    """
-    figure, axes_row = charts(1, len(panels), 5.0, squeeze=False)
-    found = [principal_components(embeddings) for _, embeddings, _ in panels]
-    for axes, (title, _, _), (points, explained) in zip(axes_row[0], panels, found, strict=True):
-        axes.set_title(title)
-        axes.set_xlabel(f"first component ({100 * explained[0]:.0f} % of the variance)")
-        axes.set_ylabel(f"second component ({100 * explained[1]:.0f} %)")
-        axes.tick_params(labelbottom=False, labelleft=False, length=0)
-        axes.grid(visible=False)
-        low, high = points.min(0), points.max(0)
-        room = 0.06 * (high - low) + 1e-9
-        axes.set_xlim(low[0] - room[0], high[0] + room[0])
-        axes.set_ylim(low[1] - room[1], high[1] + room[1])
-    figure.draw_without_rendering()  # the layout is made now, and with it the size of the panels
-    for axes, (_, _, images), (points, _) in zip(axes_row[0], panels, found, strict=True):
-        box = axes.get_window_extent()
-        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-        height, width, _ = images.image_shape
-        pixels = 0.034 * figure.bbox.width * np.array([1, height / width])
-        side = pixels * [(right - left) / box.width, (top - bottom) / box.height]
-        drawn = images.kind != "vector"
-        tiles = pictures(images.images[images.class_start], images.kind) if drawn else ()
-        for c in range(images.num_classes):
-            colour = matplotlib.colormaps["tab10"](c % 10)
-            own = points[images.classes == c]
-            mean = own.mean(0)
-            for point in own:
-                axes.plot(*zip(mean, point, strict=True), color=colour, linewidth=0.6, alpha=0.5)
-            axes.plot(*own.T, linestyle="", marker="o", markersize=3.2, color=colour)
-            if not drawn:
-                name = _short(_parts(images.class_names[c])[1], 24)
-                around = {"facecolor": "white", "edgecolor": colour, "boxstyle": "square,pad=0.25"}
-                axes.text(*mean, name, ha="center", va="center", zorder=4, bbox=around)
-                continue
-            corner = mean - side / 2
-            put_picture(axes, tiles[c], corner[0], corner[1], *side, up=True)
-            axes.add_patch(
-                Rectangle(corner, *side, fill=False, edgecolor=colour, linewidth=1.4, zorder=4)
-            )
-    return figure
-
-
-def principal_components(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first two principal components.
-
-    Args:
-        embeddings: (M, D), M at least 2.
-
-    Returns:
-        (M, 2) coordinates, and the two shares (2,) of the total variance that they hold.
-    """
-    centred = np.asarray(embeddings, np.float64)
-    centred = centred - centred.mean(0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    u, s = u[:, :2], np.append(s, 0.0)
-    points = np.zeros((len(centred), 2))
-    points[:, : u.shape[1]] = u * s[: u.shape[1]]
-    return points, s[:2] ** 2 / max((s**2).sum(), 1e-300)
 
 
 def _score(value: float) -> str:
@@ -455,25 +355,3 @@ def _probability(logit: float) -> str:
     if share > 99.9:
         return "> 99.9 %"
     return f"{share:.1f} %" if share >= 0.1 else "< 0.1 %"
-
-
-def class_name(name: str) -> str:
-    """`Old_Greek/character01` as `Old Greek 1`."""
-    return " ".join(_parts(name)).strip()
-
-
-def pair_name(first: str, second: str) -> str:
-    """`Old_Greek/character01` and `Old_Greek/character12` as `Old Greek 1 and 12`."""
-    (here, _), (there, other) = _parts(first), _parts(second)
-    return f"{class_name(first)} and {other if here == there else class_name(second)}"
-
-
-def _parts(name: str) -> tuple[str, str]:
-    """The alphabet and the character of a class's name."""
-    alphabet, _, character = name.replace("_", " ").rpartition("/")
-    number = re.fullmatch(r"character0*(\d+)", character)
-    return alphabet, number.group(1) if number else character
-
-
-def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.protocols import Result
-from siamese_jax.reporting.figures.drawing import (
+from siamese_jax.reporting.drawing import (
     BASELINE,
     LIGHT,
     MODEL,
@@ -38,11 +38,10 @@ def training_figure(
     loss_unit: str = "nats",
     margin: float | None = None,
 ) -> Figure:
-    """Loss, and training and validation accuracy, against the step.
+    """Loss, training accuracy and validation accuracy against the step.
 
-    Where the run has logged them, the loss and accuracy of validation pairs stand beside those of
-    training, the mean distances of same and of different pairs below the loss, and the share of active
-    triplets beside the accuracies.
+    If the run has logged them, there are also the loss and accuracy of validation pairs, the mean
+    distances of same and of different pairs (below the loss), and the share of active triplets.
 
     Args:
         rows: of `metrics.jsonl`, in order.
@@ -52,17 +51,17 @@ def training_figure(
         margin: a distance to mark among the distances.
     """
     train = [row for row in rows if row["phase"] == "train"]
-    evaluated = [row for row in rows if row["phase"] == "validation"]
-    apart = bool(train) and "distance_same" in train[0]
-    figure = Figure(figsize=(WIDTH, 4.6 if apart else 3.1), layout="constrained")
+    validation = [row for row in rows if row["phase"] == "validation"]
+    has_distances = bool(train) and "distance_same" in train[0]
+    figure = Figure(figsize=(WIDTH, 4.6 if has_distances else 3.1), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.04, wspace=0.06)
     left, right = ("loss", "accuracy"), ("distance", "accuracy")
-    parts = figure.subplot_mosaic([left, right] if apart else [left])
+    parts = figure.subplot_mosaic([left, right] if has_distances else [left])
     steps = [r["step"] for r in train]
     parts["loss"].set_title(f"Training loss ({loss_unit})")
     parts["loss"].plot(steps, [r["loss"] for r in train], color=MODEL)
     parts["loss"].set_ylim(bottom=0)
-    paired = [row for row in evaluated if "pair_loss" in row]
+    paired = [row for row in validation if "pair_loss" in row]
     if paired:
         at, values = [r["step"] for r in paired], [r["pair_loss"] for r in paired]
         parts["loss"].set_title(f"Loss ({loss_unit})")
@@ -71,7 +70,7 @@ def training_figure(
         if train:
             ends.append((steps[-1], train[-1]["loss"], "training", MODEL))
         write_ends(parts["loss"], ends)
-    if apart:
+    if has_distances:
         axes = parts["distance"]
         axes.set_title("Mean distance of training pairs")
         ends = []
@@ -91,7 +90,7 @@ def training_figure(
         lines.append((train, "active", "active triplets", BASELINE, (0, (4, 2)), ""))
     if paired:
         lines.append((paired, "pair_accuracy", "validation pairs", BASELINE, (0, (4, 2)), ""))
-    lines.append((evaluated, "accuracy", validation_label, MODEL, "-", "o"))
+    lines.append((validation, "accuracy", validation_label, MODEL, "-", "o"))
     ends = []
     for part, name, label, colour, style, marker in lines:
         if part:
@@ -104,10 +103,10 @@ def training_figure(
         part.set_xlabel("step")
         part.set_xlim(left=0)
         part.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if apart:  # the same steps as those of the distances below
+    if has_distances:  # the same steps as those of the distances below
         parts["loss"].set_xlabel("")
-    if evaluated:
-        best = max(evaluated, key=lambda r: r["accuracy"])
+    if validation:
+        best = max(validation, key=lambda r: r["accuracy"])
         axes.axvline(best["step"], color=MODEL, linewidth=0.9, linestyle=(0, (4, 3)))
         write_beside(axes, best["step"], 0.05, f"best: step {best['step']}", MODEL, -4)
     write_ends(axes, ends)
@@ -116,11 +115,11 @@ def training_figure(
 
 @styled
 def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Figure:
-    """Training losses of several runs against the step, and log 2, the loss of knowing nothing.
+    """Training losses of several runs against the step, and log 2, the loss of guessing.
 
     Args:
-        lines: a label and (step, loss, in nats) of each; where labels begin alike, up to the first
-            comma, their lines share a colour.
+        lines: a label and (step, loss in nats) of each. Lines share a colour if their labels are the
+            same up to the first comma.
     """
     figure, axes = charts(1, 1, 4.0)
     axes.set_title("Training loss (nats)")
@@ -148,17 +147,17 @@ def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
 
 @styled
 def curve_figure(lines: Sequence[tuple[str, Sequence[Result]]]) -> Figure:
-    """Accuracy against the number of classes N; a filled point is within alphabets, a ring between.
+    """Accuracy against the number of classes N: filled points within alphabets, rings between.
 
     Args:
-        lines: a label and the results at each N; colours go by place, greys from the third on.
+        lines: a label and the results at each N. The third line and later ones are grey.
     """
     figure, axes = charts(1, 1, 4.0)
     colours = (MODEL, OTHER, *(BASELINE, LIGHT) * len(lines))
     ends, largest = [], max(r.n_way for _, results in lines for r in results)
     for (label, results), colour in zip(lines, colours, strict=False):
         results = sorted(results, key=lambda r: r.n_way)
-        for within in (True, False):  # two questions of different hardness: no line joins them
+        for within in (True, False):  # tasks of different difficulty: no line joins them
             part = [r for r in results if r.scope.startswith("within") == within]
             n_ways, values = [r.n_way for r in part], [r.accuracy for r in part]
             low, high = [r.wilson[0] for r in part], [r.wilson[1] for r in part]
@@ -183,7 +182,7 @@ def roc_figure(results: Sequence[Result]) -> Figure:
     """The ROC of each system, and the scores of the first one's same and different pairs.
 
     Args:
-        results: of one list of pairs, the system in question first.
+        results: of one list of pairs, the network's first.
     """
     figure, (left, right) = charts(1, 2, 4.3)
     left.plot([0, 1], [1, 0], color=RULE, linewidth=1.2)
@@ -194,7 +193,7 @@ def roc_figure(results: Sequence[Result]) -> Figure:
         eer = result.figures["eer"]
         left.plot(eer, 1 - eer, marker="o", markersize=6, color=colour, markerfacecolor="white")
         text = f"{result.system}\nAUC {result.figures['auc']:.4f}, EER {100 * eer:.2f} %"
-        below = 0.4 - 0.14 * place  # where no curve better than chance comes
+        below = 0.4 - 0.14 * place  # an area without curves better than chance
         left.text(0.98, below, text, color=colour, ha="right", va="top", fontweight="bold")
     left.set_title("True accept rate")
     left.set_xlabel("false accept rate")
@@ -269,7 +268,7 @@ def reliability_figure(panels: Sequence[tuple[str, Result]]) -> Figure:
 
 
 def _thinned(fpr: np.ndarray, tpr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The points of a curve that can be told apart in a picture."""
+    """The points of a curve that differ in a picture."""
     cell = np.rint(1000 * np.stack([fpr, tpr], 1))
     keep = np.append(True, (np.diff(cell, axis=0) != 0).any(1))
     keep[-1] = True

@@ -27,6 +27,7 @@ _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "text.color": TEXT,
+    "text.parse_math": False,  # a class name may hold dollar signs
     "axes.edgecolor": MUTED,
     "axes.labelcolor": TEXT,
     "axes.titlesize": 8.5,
@@ -48,7 +49,7 @@ _STYLE = {
 
 
 def styled(draw: Callable) -> Callable:
-    """Lets a function draw in the style of the report, whatever the user's own is."""
+    """Lets a function draw in the style of the report, whatever matplotlib style the user has set."""
 
     @functools.wraps(draw)
     def in_style(*args, **kwargs):
@@ -64,13 +65,13 @@ def to_svg(figure: Figure, description: str) -> str:
 
     Args:
         figure: the figure.
-        description: what is seen, for those who cannot see it.
+        description: for readers who cannot see the figure.
     """
     for image in figure.findobj(AxesImage):
         image.set_interpolation("none")  # the pictures' own pixels, scaled by the reader's browser
     buffer = io.StringIO()
-    unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=unsaid, transparent=True)
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=no_metadata, transparent=True)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # implied inside of a page
@@ -171,7 +172,7 @@ def write_beside(axes, x, y, text, colour, points):
 
 
 def write_ends(axes, ends):
-    """Writes each line's name at its right end, moved apart where two would overlap."""
+    """Writes each line's name at its right end; names that would overlap are moved apart."""
     bottom, top = axes.get_ylim()
     inches = axes.get_position().height * axes.get_figure().get_figheight()
     gap, lowest = 12 / 72 / inches * (top - bottom), {}  # 12 points

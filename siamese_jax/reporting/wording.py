@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from siamese_jax.data import loading
@@ -73,3 +74,31 @@ def classes(images: loading.ImageSet) -> str:
     """How many classes a set has, and of how many alphabets if it has such."""
     text = count(images.num_classes, "class")
     return f"{text} of {images.num_alphabets:,} alphabets" if images.num_alphabets > 1 else text
+
+
+def class_name(name: str) -> str:
+    """`Old_Greek/character01` as `Old Greek 1`."""
+    return " ".join(class_parts(name)).strip()
+
+
+def pair_name(first: str, second: str) -> str:
+    """`Old_Greek/character01` and `Old_Greek/character12` as `Old Greek 1 and 12`."""
+    (here, _), (there, other) = class_parts(first), class_parts(second)
+    return f"{class_name(first)} and {other if here == there else class_name(second)}"
+
+
+def class_parts(name: str) -> tuple[str, str]:
+    """The alphabet and the character of a class's name."""
+    alphabet, _, character = name.replace("_", " ").rpartition("/")
+    number = re.fullmatch(r"character0*(\d+)", character)
+    return alphabet, number.group(1) if number else character
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, cut to so many letters with an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def side_name(side: int) -> str:
+    """A, B, C, ... of the sides of an episode."""
+    return chr(ord("A") + side) if side < 26 else str(side + 1)

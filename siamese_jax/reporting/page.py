@@ -5,6 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from matplotlib.figure import Figure
+
+from siamese_jax.reporting import drawing
+
 
 class Html(str):
     """Text that is HTML already and is not escaped again."""
@@ -15,7 +19,7 @@ def escape(value: str) -> str:
     return value if isinstance(value, Html) else html.escape(value)
 
 
-def page(title: str, head: str, sections: Sequence[tuple[str, str, str]]) -> str:
+def document(title: str, head: str, sections: Sequence[tuple[str, str, str]]) -> str:
     """The whole page.
 
     Args:
@@ -36,8 +40,9 @@ def page(title: str, head: str, sections: Sequence[tuple[str, str, str]]) -> str
     )
 
 
-def figure(svg: str, caption: str) -> str:
-    """An `<svg>` with the text below it."""
+def figure_of(figure: Figure, description: str, caption: str) -> str:
+    """A figure as an `<svg>`, with a description for those who cannot see it and a caption."""
+    svg = drawing.to_svg(figure, description)
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -50,7 +55,7 @@ def table(
 
     Args:
         head: of the columns.
-        rows: (whether to stress it, cells), or the heading of the rows that follow.
+        rows: (whether it is stressed, cells), or the heading of the rows that follow.
         numbers: the columns that hold figures.
     """
     numbers = set(numbers)
@@ -64,7 +69,7 @@ def table(
     lines = [
         f"<tr class=group><th colspan={len(head)}>{escape(row)}</th></tr>"
         if isinstance(row, str)
-        else f"<tr{' class=own' if row[0] else ''}>{cells(row[1], 'td')}</tr>"
+        else f"<tr{' class=stressed' if row[0] else ''}>{cells(row[1], 'td')}</tr>"
         for row in rows
     ]
     return (
@@ -92,13 +97,13 @@ def folded(summary: str, content: str) -> str:
 def bar(share: float, stressed: bool) -> Html:
     """A share of 0 to 1 as a bar."""
     return Html(
-        f'<span class="bar{" own" if stressed else ""}">'
+        f'<span class="bar{" stressed" if stressed else ""}">'
         f'<i style="width:{100 * share:.1f}%"></i></span>'
     )
 
 
 _CSS = """
-:root { color-scheme: light; --text: #1c1c1c; --muted: #5f6368; --rule: #e2e2e2; --own: #0b5fa5; }
+:root { color-scheme: light; --text: #1c1c1c; --muted: #5f6368; --rule: #e2e2e2; --accent: #0b5fa5; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2.5rem 1.5rem 5rem; max-width: 63rem; background: #fff;
   color: var(--text); font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial,
@@ -114,10 +119,10 @@ p { max-width: 46rem; margin: .6rem 0; }
   padding: .7rem 1rem; }
 .note, figcaption { color: var(--muted); font-size: .9rem; line-height: 1.45; max-width: 50rem; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.3rem; margin-top: 1.6rem; font-size: .9rem; }
-a { color: var(--own); text-underline-offset: .2em; }
+a { color: var(--accent); text-underline-offset: .2em; }
 .tiles { list-style: none; display: grid; gap: 1.5rem; padding: 0; margin: 1.6rem 0;
   grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); }
-.tiles li { border-top: 2px solid var(--own); padding-top: .5rem; display: grid;
+.tiles li { border-top: 2px solid var(--accent); padding-top: .5rem; display: grid;
   align-content: start; }
 .tiles b { font-size: 2rem; line-height: 1.25; font-weight: 600; }
 .tiles span { font-size: .85rem; color: var(--muted); }
@@ -136,14 +141,14 @@ th { font-weight: 600; border-bottom-color: var(--text); vertical-align: bottom;
 .n { text-align: right; white-space: nowrap; }
 .group th { padding-top: 1.1rem; border-bottom-color: var(--rule); color: var(--muted);
   font-weight: 400; }
-.own td { font-weight: 600; }
+.stressed td { font-weight: 600; }
 .bar { display: inline-block; width: 7rem; height: .55rem; background: #f1f1f1; }
 .bar i { display: block; height: 100%; background: #b5b5b5; }
-.bar.own i { background: var(--own); }
+.bar.stressed i { background: var(--accent); }
 figure { margin: 1rem 0 0; }
 figure svg { display: block; width: 100%; height: auto; }
 figcaption { margin-top: .7rem; }
 details { margin: 1rem 0; }
-summary { cursor: pointer; color: var(--own); font-size: .9rem; }
+summary { cursor: pointer; color: var(--accent); font-size: .9rem; }
 @media print { nav { display: none; } figure { break-inside: avoid; } }
 """

@@ -24,8 +24,8 @@ from siamese_jax.models import siamese
 from siamese_jax.models import summary as summary_lib
 from siamese_jax.runs import workdir
 from siamese_jax.runs.checkpoints import Checkpoints
-from siamese_jax.training import loop, objectives, optim
-from siamese_jax.training import mining as mining_lib
+from siamese_jax.training import loop, mining, objectives, optim
+from siamese_jax.training.experiment import check_config, check_data
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
@@ -123,30 +123,34 @@ def test_every_config_builds(name, arg):
     tx = optim.build(config.optim, config.num_steps)
     jax.eval_shape(tx.init, variables["params"])  # every parameter has its rule
     objectives.build(config.objective, 20)
-    loop._check(config)
+    check_config(config)
     assert config.is_locked
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_every_smoke_config_trains(name, smoke):
     config, path, summary = smoke(name)
     assert summary["step"] == config.num_steps and summary["finished"]
     rows = workdir.read_metrics(path)
-    kinds = {
+    steps_of = {
         phase: [row["step"] for row in rows if row["phase"] == phase]
         for phase in ("train", "validation")
     }
     every = range(config.log_every, config.num_steps + 1, config.log_every)
-    assert kinds["train"] == list(every)
+    assert steps_of["train"] == list(every)
     every = range(config.eval.every, config.num_steps + 1, config.eval.every)
-    assert kinds["validation"] == list(every)
-    watched = {"pair_loss", "pair_accuracy", "pair_auc"}
-    for row in rows:
-        if row["phase"] == "validation":
-            assert watched & set(row) == (watched if name == "koch2015" else set())
-            assert 0 < row.get("pair_loss", 0.7) < 5 and 0 <= row.get("pair_auc", 0.5) <= 1
-    assert all(np.isfinite(value) for row in rows for k, value in row.items() if k != "kind")
-    evaluated = {row["step"]: row["accuracy"] for row in rows if row["phase"] == "validation"}
+    assert steps_of["validation"] == list(every)
+    validations = [row for row in rows if row["phase"] == "validation"]
+    pair_figures = {"pair_loss", "pair_accuracy", "pair_auc"} if name == "koch2015" else set()
+    for row in validations:
+        assert row.keys() == {"step", "phase", "accuracy", *pair_figures}
+        assert 0 <= row["accuracy"] <= 1
+        if pair_figures:
+            assert 0 < row["pair_loss"] < 5
+            assert 0 <= row["pair_accuracy"] <= 1 and 0 <= row["pair_auc"] <= 1
+    assert all(np.isfinite(value) for row in rows for k, value in row.items() if k != "phase")
+    evaluated = {row["step"]: row["accuracy"] for row in validations}
     assert summary["best_value"] == evaluated[summary["best_step"]] == max(evaluated.values())
     saved = Checkpoints(path, read_only=True)
     assert saved.steps == sorted({summary["best_step"], config.num_steps})
@@ -154,6 +158,7 @@ def test_every_smoke_config_trains(name, smoke):
 
 
 @pytest.mark.parametrize("name", ["quickstart", "koch2015"])
+@pytest.mark.slow
 def test_training_in_bfloat16_follows_that_in_float32(name, smoke, tmp_path):
     """The parameters stay float32, so that the losses part by the rounding of a forward pass only."""
     _, path, _ = smoke(name)
@@ -179,11 +184,11 @@ EACH_OBJECTIVE = {  # settings, comparator, steps of the full context, join
         *(0, "mean"),
     ),
     **{
-        f"triplet {mining}": (
-            *({**_EPISODES, "mining": mining, "margin": 0.2}, "euclidean"),
+        f"triplet {name}": (
+            *({**_EPISODES, "mining": name, "margin": 0.2}, "euclidean"),
             *(0, "prototype"),
         )
-        for mining in mining_lib.MININGS
+        for name in mining.MININGS
     },
     "prototypical": ({**_EPISODES, "k_shot": 2}, "squared_euclidean", 0, "prototype"),
     "matching": ({**_EPISODES, "k_shot": 2}, "cosine", 0, "sum"),
@@ -193,6 +198,7 @@ EACH_OBJECTIVE = {  # settings, comparator, steps of the full context, join
 
 
 @pytest.mark.parametrize("case", EACH_OBJECTIVE)
+@pytest.mark.slow
 def test_every_objective_trains_and_is_judged(case, tmp_path, glyphs):
     """The whole loop with one and the same small network, then two-shot trials."""
     settings, comparator, context_steps, shot_aggregation = EACH_OBJECTIVE[case]
@@ -241,7 +247,7 @@ def test_the_rows_of_kochs_tables(pairs, epochs, dense, reduced):
         assert (config.eval.num_trials, config.eval.patience) == (320, 20)
         assert config.data.image_size == ((35, 35) if reduced else (105, 105))
         objectives.build(objective, 20)
-        loop._check(config)
+        check_config(config)
         search.read_space(workdir.plain(config))
     # What follows of the network does not depend on the pairs.
     model, size = siamese.build(config.model), config.data.image_size
@@ -282,6 +288,7 @@ def test_variants_that_are_not_there(arg, words):
 # --- what a run leaves ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_workdir_says_where_a_run_comes_from(smoke):
     config, path, _ = smoke("quickstart")
     assert workdir.differences(workdir.read_config(path), config) == []
@@ -312,20 +319,22 @@ def events(path):
 
 def assert_events_are_the_log(path):
     expected = {
-        (f"{row['kind']}/{name}", row["step"]): value
+        (f"{row['phase']}/{name}", row["step"]): value
         for row in workdir.read_metrics(path)
         for name, value in row.items()
-        if name not in ("step", "kind")
+        if name not in ("step", "phase")
     }
     found = events(path)
     assert found.keys() == expected.keys()
     assert all(found[key] == pytest.approx(value, rel=1e-6) for key, value in expected.items())
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_rows_of_the_log(smoke):
     assert_events_are_the_log(smoke("quickstart")[1])
 
 
+@pytest.mark.slow
 def test_rates_and_momenta_are_logged_by_layer(smoke):
     """Two epochs of ten steps: what was in force during each, by the schedules' closed forms."""
     config, path, _ = smoke("koch2015")
@@ -340,11 +349,12 @@ def test_rates_and_momenta_are_logged_by_layer(smoke):
             expected[f"{name}/momentum"] = 0.5 + 0.4 * epoch / 10
             expected[f"{name}/l2"] = 1e-5
         assert row.keys() == expected.keys()
-        assert row.pop("kind") == expected.pop("kind")
+        assert row.pop("phase") == expected.pop("phase")
         assert row == pytest.approx(expected, rel=1e-6)
     assert "layers" not in {row["phase"] for row in metrics(smoke("quickstart")[1])}
 
 
+@pytest.mark.slow
 def test_a_trained_network_is_loaded_in_one_line(smoke, glyphs):
     config, path, summary = smoke("quickstart")
     net = siamese_jax.load(path)
@@ -362,6 +372,7 @@ def test_a_trained_network_is_loaded_in_one_line(smoke, glyphs):
         net.embed(images.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_from_its_record(smoke):
     config, path, _ = smoke("koch2015")
     scope = {}
@@ -393,6 +404,7 @@ def interruptions(deaths=(), stops=()):
 
 
 @pytest.mark.parametrize("name", ["koch2015", "quickstart"])
+@pytest.mark.slow
 def test_interrupted_training_ends_the_same(name, smoke, tmp_path, programs):
     """Dies before the first checkpoint, after it, is stopped at an odd step, dies in the last one."""
     config, unbroken, expected = smoke(name)
@@ -415,6 +427,7 @@ def test_interrupted_training_ends_the_same(name, smoke, tmp_path, programs):
     assert len(workdir.read_provenance(tmp_path)) == 5
 
 
+@pytest.mark.slow
 def test_interrupted_training_on_fixed_pairs_ends_the_same(tmp_path, caplog):
     """60 pairs by 9 in batches of 16; the second start is fed by the host."""
     config = config_of("koch2015", "pairs=30k,affine,smoke")
@@ -435,6 +448,7 @@ def test_interrupted_training_on_fixed_pairs_ends_the_same(tmp_path, caplog):
     assert_events_are_the_log(path)
 
 
+@pytest.mark.slow
 def test_validation_between_alphabets(tmp_path, programs):
     """The logged accuracy is that of the trained network on trials of any alphabet."""
     config = config_of("quickstart", num_steps=10, eval__between=True)
@@ -446,6 +460,7 @@ def test_validation_between_alphabets(tmp_path, programs):
     assert row["accuracy"] == found.accuracy and lists.scope == "between alphabets"
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone(smoke):
     config, path, summary = smoke("quickstart")
     rows = workdir.read_metrics(path)
@@ -453,6 +468,7 @@ def test_a_finished_run_is_left_alone(smoke):
     assert workdir.read_metrics(path) == rows
 
 
+@pytest.mark.slow
 def test_patience_stops_and_resumes(tmp_path, programs):
     """At a rate of 0 nothing gets better: the first evaluation stays the best."""
     config = config_of(
@@ -475,6 +491,7 @@ def test_patience_stops_and_resumes(tmp_path, programs):
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_step_is_compiled_once_however_long_the_run(tmp_path):
     compiled, late = [], []
 
@@ -498,6 +515,7 @@ def test_a_step_is_compiled_once_however_long_the_run(tmp_path):
 # --- what is refused ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_another_config_is_refused(smoke):
     _, path, _ = smoke("koch2015")
     other = config_of("koch2015", seed=5, optim__decay=0.9)
@@ -508,6 +526,7 @@ def test_another_config_is_refused(smoke):
         loop.train_and_evaluate(other, path)
 
 
+@pytest.mark.slow
 def test_other_data_are_refused(smoke, tmp_path):
     config, path, _ = smoke("koch2015")
     for name in ("config.json", "provenance.json"):
@@ -519,6 +538,7 @@ def test_other_data_are_refused(smoke, tmp_path):
         loop.train_and_evaluate(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_workdir_in_use_is_refused(smoke):
     config, path, _ = smoke("koch2015")
     fingerprint = workdir.read_provenance(path)[-1]["data_fingerprint"]
@@ -551,6 +571,7 @@ def test_a_workdir_in_use_is_refused(smoke):
         ({"objective__name": "info_nce"}, r"needs the fields \['contrast', 'episodes'"),
     ],
 )
+@pytest.mark.slow
 def test_settings_that_do_not_go_together(changes, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         loop.train_and_evaluate(config_of("koch2015", **changes), tmp_path / "run")
@@ -563,20 +584,21 @@ def test_a_set_that_the_objective_cannot_use(glyphs):
         ValueError,
         match="an alphabet of 8 classes for 9 ways.*objective.pad_with_symmetries to False",
     ):
-        loop._check_set(episodes, glyphs.resized(28, 20), 2)
-    loop._check_set(episodes, glyphs, 2)
+        check_data(episodes, glyphs, (28, 20, 1), 2)
+    check_data(episodes, glyphs, (28, 28, 1), 2)
     pairs = config_of("koch2015", objective__negatives="same_alphabet")
-    loop._check_set(pairs, glyphs, 2)
+    check_data(pairs, glyphs, (28, 28, 1), 2)
     with pytest.raises(ValueError, match="has one class: a different pair needs two"):
-        loop._check_set(pairs, glyphs.select(classes=[3]), 2)
+        check_data(pairs, glyphs.select(classes=[3]), (28, 28, 1), 2)
     with pytest.raises(ValueError, match="needs two classes an alphabet"):
-        loop._check_set(pairs, glyphs.select(classes=[3, 20]), 2)
+        check_data(pairs, glyphs.select(classes=[3, 20]), (28, 28, 1), 2)
     with pytest.raises(
         ValueError, match="class 'alphabet01/character01' has 1 image.*needs 2 of each class"
     ):
-        loop._check_set(pairs, glyphs.select(drawers=[2]), 2)
+        check_data(pairs, glyphs.select(drawers=[2]), (28, 28, 1), 2)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, programs):
     """The rate is 0 in the first step of the warm-up, and then far too large."""
     config = config_of("quickstart", optim__learning_rate=1e30, log_every=1, eval__every=1)
@@ -592,6 +614,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, programs):
         loop.train_and_evaluate(config, tmp_path, programs=programs)  # the same again
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path, programs):
     """The first loss is finite, and its update is not."""
     config = config_of("koch2015", eval__every=5)
@@ -655,6 +678,7 @@ def interrupted(process, path, number, step, phase):
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_is_as_never_killed(command, tmp_path):
     """SIGKILL early, and while a checkpoint is written; SIGTERM; Ctrl-C; then to the end."""
     unbroken, path = tmp_path / "unbroken", tmp_path / "broken"
@@ -706,6 +730,7 @@ SMOKE = "--config=configs/koch2015.py:smoke"
         ([SMOKE, "--config.data.name=folder", "--config.data.path=nowhere"], "nowhere"),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_is_one_line(flags, words, command, tmp_path):
     given = [] if any("dir=" in flag for flag in flags) else [f"--workdir={tmp_path / 'run'}"]
     process = command(*flags, *given)
