@@ -13,7 +13,7 @@ from siamese_jax.evaluation import baselines as baseline_scores
 from siamese_jax.evaluation import pairs_csv
 from siamese_jax.evaluation import protocols as protocols_lib
 from siamese_jax.inference import network
-from siamese_jax.runs import export, workdir
+from siamese_jax.runs import export, files, workdir
 
 PARTS = ("test", "validation", "both")
 
@@ -150,7 +150,7 @@ def evaluate_run(
         "results": [r.to_dict() for by in results.values() for r in by.values()],
     }
     if part == "test":
-        workdir.write_whole(
+        files.replace_text(
             pathlib.Path(path) / "results.json", json.dumps(summary, indent=1) + "\n"
         )
     if record:
@@ -162,7 +162,7 @@ def evaluate_run(
             "evaluation": evaluation,
             "results": brief,
         }
-        workdir.write_whole(pathlib.Path(record), json.dumps(summary, indent=1) + "\n")
+        files.replace_text(pathlib.Path(record), json.dumps(summary, indent=1) + "\n")
     if report and part == "test":
         from siamese_jax.reporting import report as pages  # matplotlib is slow to import
 

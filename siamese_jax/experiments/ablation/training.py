@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from siamese_jax.experiments.ablation.axes import changed
-from siamese_jax.runs import workdir
+from siamese_jax.runs import files, workdir
 
 _BUDGET_SHARE = 0.97  # of a budget that is planned for, since steps vary in cost
 _CALIBRATION_SECONDS = 1.0  # least CPU time that a measurement of the cost of steps takes
@@ -186,4 +186,4 @@ def read_json(path: pathlib.Path):
 
 def write_json(path: pathlib.Path, value) -> None:
     """Replaces a file at once."""
-    workdir.write_whole(path, json.dumps(value, indent=1) + "\n")
+    files.replace_text(path, json.dumps(value, indent=1) + "\n")
