@@ -20,7 +20,6 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from siamese_jax.evaluation import metrics
 from siamese_jax.runs import workdir
@@ -28,7 +27,15 @@ from siamese_jax.runs import workdir
 NOT_RUN = "not yet run"
 
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_MONTHS = "January February March April May June July August September October November December"
+_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August")
+_MONTHS += ("September", "October", "November", "December")
+_SHARED = (
+    "record",
+    "suite",
+    "protocol",
+    "train",
+    "command",
+)  # keys of a table that its rows take over
 _COLUMNS = {  # of a table of evaluations, in the order in which they may be named
     "paper": "paper, %",
     "aim": "aim, %",
@@ -36,7 +43,7 @@ _COLUMNS = {  # of a table of evaluations, in the order in which they may be nam
     "seeds": "by seed, %",
     "wilson": "95 % over trials",
     "over_seeds": "95 % over seeds",
-    "bootstrap": "95 % over groups",
+    "bootstrap": "bootstrap 95 %",
     "trials": "trials",
     "hash": "trials' hash",
     "source": "source",
@@ -64,7 +71,7 @@ class Measurement:
 
     @property
     def mean(self) -> float:
-        return sum(self.values) / len(self.values)
+        return sum(100 * value for value in self.values) / len(self.values) / 100
 
     @property
     def over_trials(self) -> tuple[float, float]:
@@ -96,6 +103,9 @@ def read_tables(results: str | pathlib.Path) -> dict[str, dict]:
         listed = tomllib.loads(path.read_text())["table"]
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML ({error}): mend it") from None
+    for table in listed:
+        shared = {key: table[key] for key in _SHARED if key in table}
+        table["row"] = [{**shared, **row} for row in table["row"]]
     tables = {table["name"]: table for table in listed}
     if len(tables) < len(listed):
         raise ValueError(f"{path} has two tables of one name: rename one")
@@ -112,7 +122,9 @@ def read_record(results: str | pathlib.Path, name: str) -> dict:
     try:
         return json.loads(path.read_text())
     except OSError:
-        raise ValueError(f"tables.toml names the record {name}, which is not in {results}") from None
+        raise ValueError(
+            f"tables.toml names the record {name}, which is not in {results}"
+        ) from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): mend or remove it") from None
 
@@ -164,7 +176,7 @@ def measure(results: str | pathlib.Path, row: Mapping, table: Mapping) -> Measur
         raise ValueError(f"the records of the row {row['label']!r} were evaluated on other trials")
     figure = row.get("figure", "accuracy")
     first = rows[0]
-    if group := row.get("group"):
+    if group := row.get("member"):
         parts = [result["per_group"][group] for result in rows]
         num_trials = parts[0]["num_trials"]
         values, interval = [part["accuracy"] for part in parts], (math.nan, math.nan)
@@ -255,7 +267,7 @@ def _expanded(table: Mapping, results) -> list[Mapping]:
         if row.get("per_group"):
             name = record_names(row, table)[0]
             groups = select(read_record(results, name), row, name)["per_group"]
-            rows += [{**row, "label": group, "group": group} for group in groups]
+            rows += [{**row, "label": group, "member": group} for group in groups]
         else:
             rows.append(row)
     return rows
@@ -350,12 +362,15 @@ def _beneath(table: Mapping, results) -> list[str]:
         seeds |= {record["settings"]["seed"]} if "suites" in record else set()
     lines = []
     if starts:
-        parts = [f"Measured {_dates(starts)}"]
-        if trained and not table.get("baselines"):
-            parts = [f"Trained {_dates(trained)}, evaluated {_dates(starts)}"]
-        parts.append(_machines([*starts, *([] if table.get("baselines") else trained)]))
-        parts.append(f"seed {', '.join(map(str, sorted(seeds)))}")
-        lines.append("; ".join(parts) + ".")
+        when = f"Measured {_dates(starts)}"
+        if trained:
+            when = f"Trained {_dates(trained)}, evaluated {_dates(starts)}"
+        if _dates(trained) == _dates(starts):
+            when = f"Trained and evaluated {_dates(starts)}"
+        numbers = ", ".join(map(str, sorted(seeds)))
+        lines.append(
+            f"{when}; {_machines([*starts, *trained])}; seed{'s' * (len(seeds) > 1)} {numbers}."
+        )
     if table.get("note"):
         lines.append(table["note"])
     if table.get("commands", True):
@@ -390,15 +405,16 @@ def _dates(starts: Sequence[Mapping]) -> str:
     spoken = []
     for day in days:
         year, month, number = day.split("-")
-        spoken.append(f"{int(number)} {_MONTHS.split()[int(month) - 1]} {year}")
-    return spoken[0] if len(spoken) == 1 else f"{spoken[0]} to {spoken[-1]}"
+        spoken.append(f"{int(number)} {_MONTHS[int(month) - 1]} {year}")
+    return " and ".join(spoken)
 
 
 def _machines(starts: Sequence[Mapping]) -> str:
-    kinds = dict.fromkeys((start["processor"], start["cores"]) for start in starts)
-    words = [f"{name}, {cores} core{'s' * (cores > 1)}" for name, cores in kinds]
+    names = dict.fromkeys(start["processor"] for start in starts)
+    cores = sorted({start["cores"] for start in starts})
     versions = dict.fromkeys(start["versions"]["jax"] for start in starts)
-    return f"{' or '.join(words)}, jax {', '.join(versions)}"
+    count = " or ".join(map(str, cores))
+    return f"{', '.join(names)}, {count} core{'s' * (cores[-1] > 1)}, jax {', '.join(versions)}"
 
 
 # ---------------------------------------------------------------------------------------------- pages
@@ -439,7 +455,7 @@ def update_pages(
         new = update(text, tables, results)
         if new != text:
             changed[page] = new
-    unused: list[Any] = [name for name in tables if name not in used]
+    unused = [name for name in tables if name not in used]
     if unused:
         raise ValueError(f"tables.toml has tables that stand on no page: {', '.join(unused)}")
     return changed
