@@ -137,7 +137,8 @@ def select(record: Mapping, row: Mapping, name: str) -> Mapping:
     Raises:
         ValueError: there is none, or there are several.
     """
-    wanted = {"name": row["protocol"], "system": row.get("system", record["results"][0]["system"])}
+    network = record["results"][0]["system"] if record["results"] else None
+    wanted = {"name": row["protocol"], "system": row.get("system", network)}
     wanted |= {key: row[key] for key in ("n_way", "k_shot") if key in row}
     matches = [
         result
@@ -401,12 +402,11 @@ def wrap(command: str, width: int = 100) -> str:
 
 
 def _dates(starts: Sequence[Mapping]) -> str:
-    days = sorted({start["time"][:10] for start in starts})
-    spoken = []
-    for day in days:
-        year, month, number = day.split("-")
-        spoken.append(f"{int(number)} {_MONTHS[int(month) - 1]} {year}")
-    return " and ".join(spoken)
+    months: dict[str, list[str]] = {}
+    for day in sorted({start["time"][:10] for start in starts}):
+        year, month, number = map(int, day.split("-"))
+        months.setdefault(f"{_MONTHS[month - 1]} {year}", []).append(str(number))
+    return ", ".join(f"{' and '.join(days)} {month}" for month, days in months.items())
 
 
 def _machines(starts: Sequence[Mapping]) -> str:
