@@ -4,8 +4,8 @@
     python launch/quiz.py --archives=DIR --trials=within --num_runs=5 --out=quiz.html
     python launch/quiz.py --read answers/*.json
 
-The page is one file: open it in any browser, also on a phone and without a network. At its end it gives a
-JSON file to keep; --read makes a table of several of them beside the network.
+The page is one file: open it in any browser, also on a phone and without a network. At its end it gives
+a JSON file to keep; --read makes a table of several of them beside the network.
 """
 
 from absl import flags

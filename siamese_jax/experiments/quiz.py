@@ -1,8 +1,8 @@
 """A person and a network on the very same trials: a page that asks, and a table of the answers.
 
 `write_page` makes one HTML file that needs no other file and no network. It shows every trial of some
-20-way runs, measures the time from the frame in which a trial is shown to its answer, and gives the player
-a JSON file. `format_players` makes a table of several such files.
+20-way runs, measures the time from the frame in which a trial is shown to its answer, and gives the
+player a JSON file. `format_players` makes a table of several such files.
 """
 
 from __future__ import annotations
@@ -189,9 +189,9 @@ def read_player(path: str | os.PathLike) -> Player:
 def format_players(players: Sequence[Player]) -> str:
     """A Markdown table of players beside the network, one for each list of trials.
 
-    Accuracies carry Wilson's 95 % interval. The network's is on the very trials that the player answered.
+    Accuracies carry Wilson's 95 % interval. The network's is on the trials that the player answered.
     """
-    head = "| player | trials | accuracy, % | 95 % | median, s | network, % | 95 % | alphabets left out |"
+    head = "| player | trials | accuracy, % | 95 % | median, s | network, % | 95 % | left out |"
     tables = []
     for key in dict.fromkeys((p.trials, p.hash, p.network) for p in players):
         name, trial_hash, network = key

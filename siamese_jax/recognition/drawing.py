@@ -1,9 +1,9 @@
 """Drawings and pictures of symbols, as Omniglot would have them.
 
-Omniglot's characters were drawn with one pen on one canvas: 105 x 105 pixels, ink or paper, the longer
-side of a character mostly 60 to 80 pixels, its strokes about 5 wide. A symbol drawn anywhere else has
-another size, place and pen. `to_omniglot` takes these differences away, so that the network meets what it
-was trained on. The constants are medians of the background alphabets.
+Omniglot's characters were drawn with one pen on one canvas: 105 x 105 pixels, ink or paper, the
+longer side of a character mostly 60 to 80 pixels, its strokes about 5 wide. A symbol drawn anywhere
+else has another size, place and pen. `to_omniglot` takes these differences away, so that the network
+meets what it was trained on. The constants are medians of the background alphabets.
 """
 
 from __future__ import annotations
