@@ -123,7 +123,7 @@ def read_ink(data: bytes) -> np.ndarray:
 def to_png(image: np.ndarray) -> bytes:
     """A (H, W) uint8 image with ink 255 as a PNG of dark ink on light paper."""
     buffer = io.BytesIO()
-    Image.fromarray(255 - image).convert("1").save(buffer, format="PNG", optimize=True)
+    Image.fromarray(255 - image).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 

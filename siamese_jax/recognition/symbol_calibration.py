@@ -31,15 +31,15 @@ def redraw(images: ImageSet) -> ImageSet:
     return dataclasses.replace(images, images=np.stack(drawn)[..., None], name=name)
 
 
-def make(net: network.Siamese, archives: str | os.PathLike, rate: float = RATE) -> Calibration:
+def make(net: network.Siamese, archives: str | os.PathLike | None, rate: float = RATE) -> Calibration:
     """Calibrates a network on Omniglot's validation alphabets.
 
     Args:
         net: a network of kind `ink`.
-        archives: the folder with Omniglot's archives.
+        archives: the folder with Omniglot's archives; None where it is prepared.
         rate: false-accept rate to allow.
     """
-    validation = loading.load({"name": "omniglot", "archives": str(archives)}).validation
+    validation = loading.load({"name": "omniglot", "archives": archives and str(archives)}).validation
     return gallery.calibrate(gallery.empty(net), net, redraw(validation), rate).calibration
 
 
@@ -67,6 +67,18 @@ def read(path: str | os.PathLike, net: network.Siamese) -> Calibration:
             f"{path} is a calibration of another network than {net.name}: make one with --calibrate"
         )
     return calibration
+
+
+def describe(calibration: Calibration) -> str:
+    """One line on what was calibrated and how well it holds on the characters held back."""
+    held = calibration.held
+    one, five = calibration.threshold(1), calibration.threshold(5)
+    return (
+        f"{calibration.source}: {calibration.classes} characters, false-accept rate "
+        f"{calibration.rate:g}: threshold {one:.2f} for one reference, {five:.2f} for five; on "
+        f"{held['classes']} characters held back one reference is falsely accepted in "
+        f"{100 * held['false_accepts']:.1f} %, falsely rejected in {100 * held['false_rejects']:.1f} %"
+    )
 
 
 def find(net: network.Siamese) -> Calibration | None:
