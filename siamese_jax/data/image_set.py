@@ -142,7 +142,7 @@ class ImageSet:
 
     @property
     def fill(self) -> str:
-        """What a warp reads outside of an image: `paper` (0) for ink, else `edge` (the border repeated)."""
+        """What a warp reads outside of an image: `paper` (0) for ink, else `edge` (its border)."""
         return "paper" if self.kind == "ink" else "edge"
 
     @property

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from siamese_jax.runs import files, workdir
+from siamese_jax.runs import files
 
 
 class Trainer:
