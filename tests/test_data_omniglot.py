@@ -548,8 +548,12 @@ def test_golden_values_of_the_real_omniglot(prepared_omniglot, real_data):
     np.testing.assert_array_equal(np.flatnonzero(alphabets == "Anglo-Saxon_Futhorc"), range(20, 49))
     assert sorted(background.alphabet_count)[:5] == [14, 14, 16, 17, 20]
     assert set(np.unique(background.images)) == {0, 255}
-    parts = splits.vinyals(background, evaluation, 0)
-    assert [part.num_classes for part in parts] == [1100, 100, 423]
+    train, validation, test = splits.vinyals(background, evaluation)
+    assert [part.num_classes for part in (train, validation, test)] == [1028, 172, 423]
+    assert validation.alphabet_names == splits.VINYALS_VALIDATION_ALPHABETS
+    assert (train.alphabet_names[-1], train.alphabet_count[-1]) == ("Gurmukhi", 41)
+    assert (test.alphabet_names[0], test.alphabet_count[0]) == ("Gurmukhi", 4)
+    assert test.num_alphabets == 13
     # a picture read past our code
     with zipfile.ZipFile(real_data / "omniglot" / archives.BACKGROUND) as packed:
         data = packed.read("images_background/Anglo-Saxon_Futhorc/character02/0297_07.png")

@@ -149,8 +149,8 @@ def _load_omniglot(fields: Mapping[str, Any]) -> Data:
     evaluation = omniglot.load_evaluation(builder)
     known = f"(archives {omniglot.fingerprint(builder)})"
     if fields["split"] == "vinyals":  # some characters of the official runs are trained on
-        parts = splits.vinyals(background, evaluation, fields["seed"])
-        return Data(*parts, None, "", f"Omniglot, split vinyals, seed {fields['seed']} {known}")
+        parts = splits.vinyals(background, evaluation)
+        return Data(*parts, None, "", f"Omniglot, split vinyals {known}")
     split = {"lake": splits.lake, "koch": splits.koch}[fields["split"]]
     note = f"Omniglot, split {fields['split']} {known}"
     return Data(*split(background, evaluation), omniglot.load_runs(builder), "official", note)

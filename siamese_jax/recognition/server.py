@@ -322,7 +322,9 @@ def listen(port: int = 0) -> socket.socket:
         listener.bind((HOST, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise ValueError(f"port {port} cannot be had ({error}); --port=0 takes a free one") from None
+        raise ValueError(
+            f"port {port} cannot be had ({error}); --port=0 takes a free one"
+        ) from None
     return listener
 
 
