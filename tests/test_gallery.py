@@ -50,9 +50,17 @@ def make_net(seed=0, comparator="cosine", kind="photo", shape=SHAPE, name="net",
     }
     config = ml_collections.ConfigDict({"model": fields})
     devices = Devices(1)
-    images = jnp.zeros((1, *shape))
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     model = siamese.build(config.model)
-    variables = jax.jit(model.init)(jax.random.key(seed), images, images)
+    rng = np.random.default_rng(seed)
+
+    def values(path, x):
+        if path[-1].key in ("var", "scale"):
+            return np.ones(x.shape, x.dtype)
+        return rng.normal(0, 0.2, x.shape).astype(x.dtype)
+
+    variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
+    variables = jax.tree_util.tree_map_with_path(values, variables)
     return network.bind(config, devices.replicate(variables), shape, kind, name, devices)
 
 
