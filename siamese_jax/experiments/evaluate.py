@@ -21,7 +21,7 @@ from siamese_jax.evaluation.scoring import (
     shot_aggregation_of,
 )
 from siamese_jax.inference import network
-from siamese_jax.runs import export, workdir
+from siamese_jax.runs import export, files, workdir
 
 PARTS = ("test", "validation", "both")
 
@@ -267,7 +267,7 @@ def _save(request: EvaluationRequest, config, settings: Mapping, results: Result
     if request.part == "test":
         path = pathlib.Path(request.workdir)
         saved.write(path, results)
-        workdir.write_whole(path / "results.json", json.dumps(summary, indent=1) + "\n")
+        files.replace_text(path / "results.json", json.dumps(summary, indent=1) + "\n")
     if request.record:
         config, (training, evaluation) = workdir.without_places(config, [training, evaluation])
         summary |= {
@@ -276,7 +276,7 @@ def _save(request: EvaluationRequest, config, settings: Mapping, results: Result
             "evaluation": evaluation,
             "results": [{name: row[name] for name in _RECORDED} for row in summary["results"]],
         }
-        workdir.write_whole(pathlib.Path(request.record), json.dumps(summary, indent=1) + "\n")
+        files.replace_text(pathlib.Path(request.record), json.dumps(summary, indent=1) + "\n")
 
 
 def _load(section, archives: str | None) -> loading.Data:

@@ -16,7 +16,7 @@ from siamese_jax.reporting import (
     section_verification,
 )
 from siamese_jax.reporting.inputs import ReportInputs
-from siamese_jax.runs import workdir
+from siamese_jax.runs import files
 
 
 def write(inputs: ReportInputs) -> pathlib.Path:
@@ -26,7 +26,7 @@ def write(inputs: ReportInputs) -> pathlib.Path:
         The file, which needs no other.
     """
     path = inputs.path / "report.html"
-    workdir.write_whole(path, render(inputs))
+    files.replace_text(path, render(inputs))
     return path
 
 

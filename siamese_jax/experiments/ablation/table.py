@@ -135,6 +135,7 @@ def summary(variant: Variant, evaluate: Evaluate, runs: list[dict]) -> dict:
                 "seeds": values,
                 "t_interval": metrics.seed_interval(values),
                 "wilson": metrics.wilson_interval(*total),
+                "num_trials": int(correct[0].size),
                 "trials": frozen.hash,
             }
     if good:
