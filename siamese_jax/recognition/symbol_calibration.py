@@ -31,7 +31,9 @@ def redraw(images: ImageSet) -> ImageSet:
     return dataclasses.replace(images, images=np.stack(drawn)[..., None], name=name)
 
 
-def make(net: network.Siamese, archives: str | os.PathLike | None, rate: float = RATE) -> Calibration:
+def make(
+    net: network.Siamese, archives: str | os.PathLike | None, rate: float = RATE
+) -> Calibration:
     """Calibrates a network on Omniglot's validation alphabets.
 
     Args:
@@ -39,7 +41,9 @@ def make(net: network.Siamese, archives: str | os.PathLike | None, rate: float =
         archives: the folder with Omniglot's archives; None where it is prepared.
         rate: false-accept rate to allow.
     """
-    validation = loading.load({"name": "omniglot", "archives": archives and str(archives)}).validation
+    validation = loading.load(
+        {"name": "omniglot", "archives": archives and str(archives)}
+    ).validation
     return gallery.calibrate(gallery.empty(net), net, redraw(validation), rate).calibration
 
 

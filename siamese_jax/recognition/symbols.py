@@ -47,10 +47,14 @@ def prepare(net: Siamese) -> Siamese:
 
 
 def warm_up(net: Siamese, sizes: int = 2) -> None:
-    """Compiles what an answer needs, for the first numbers of references."""
-    blank = np.zeros((2, drawing.SIDE, drawing.SIDE, 1), np.uint8)
-    h = net.embed(blank)  # two pictures, as `explain` embeds them
-    h = net.embed(blank[:1])
+    """Does once what an answer needs, and compiles the first numbers of references."""
+    image = np.zeros((drawing.SIDE, drawing.SIDE), np.uint8)
+    image[30:75, 50:55] = 255
+    example = picture(drawing.to_png(image))
+    known = teach(gallery.empty(net), net, "warm", example)
+    recognise(known, net, example)
+    explain(known, net, example)
+    h = net.embed(example.image[None])
     for size in _SIZES[:sizes]:
         net.score_matrix(h, np.repeat(h, size, 0))
 
