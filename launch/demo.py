@@ -4,8 +4,9 @@
     python launch/demo.py --gallery=symbols.npz --network=runs/best
     python launch/demo.py --network=runs/best --calibrate --archives=DIR --calibration=best.json
 
-It prints its address. Needs the extra: pip install -e ".[demo]". A network of your own needs a calibration to
-say "unknown"; --calibrate makes it of Omniglot's validation alphabets (some minutes) and ends.
+It prints its address. Needs the extra: pip install -e ".[demo]". A network of your own needs a
+calibration to say "unknown"; --calibrate makes it of Omniglot's validation alphabets, in some minutes,
+and ends.
 """
 
 from absl import flags

@@ -1,7 +1,7 @@
 """The drawing page and its API, served on this computer only.
 
-Every route is listed in `/openapi.json`. Errors are `{"error": "one line"}`. A request is refused before it
-is read if it is too large, comes from another site's page, or names another host; what is slow to
+Every route is listed in `/openapi.json`. Errors are `{"error": "one line"}`. A request is refused before
+it is read if it is too large, comes from another site's page, or names another host; what is slow to
 arrive is given up.
 """
 
