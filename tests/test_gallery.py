@@ -737,7 +737,7 @@ def make(scores, classes, rate=0.05, **changes):
 
 
 def halves(scores, classes, seed=0):
-    """Rows that are calibrated on, and rows held back, found by what is asked for."""
+    """Rows that are calibrated on, and rows held out."""
     asked = []
 
     def score_all(rows):
@@ -827,7 +827,7 @@ def test_what_a_set_cannot_show_is_refused():
     small = r"0\.049 cannot be shown by 20 pictures \(of planted,.*the smallest is 0\.05; give more"
     with pytest.raises(ValueError, match=small):
         make(scores, classes, rate=0.049)
-    scores, classes = planted(num_classes=6, count=5)  # 15 are not held back: 1 / 15, rounded up
+    scores, classes = planted(num_classes=6, count=5)  # 15 are not held out: 1 / 15, rounded up
     with pytest.raises(ValueError, match=r"the smallest is 0\.067;"):
         make(scores, classes, rate=0.06)
     assert make(scores, classes, rate=0.067).rate == 0.067
