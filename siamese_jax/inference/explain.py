@@ -66,8 +66,8 @@ def explain(
     """
     if not explains(net):
         raise ValueError(
-            f"{net.name} compares with {type(net.model.head).__name__}, which knows no places: only a network "
-            "with model.comparator 'local' can be explained"
+            f"{net.name} compares with {type(net.model.head).__name__}, which knows no places: only "
+            "a network with model.comparator 'local' can be explained"
         )
     h1, h2 = net.embed(np.stack([image1, image2]))
     head = net.model.head
