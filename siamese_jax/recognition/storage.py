@@ -10,7 +10,6 @@ import io
 import json
 import os
 import pathlib
-import shutil
 import zipfile
 import zlib
 
@@ -86,13 +85,19 @@ class GalleryFile:
                     f"{self.path} was changed by another process in the meantime: nothing is "
                     "written, give the command again"
                 )
-            for part in self.path.parent.glob(f".{glob.escape(self.path.name)}.*"):
-                if part.is_dir() and not part.is_symlink():
-                    shutil.rmtree(part)  # of a writer that was killed
+            self._remove_leftovers()
             files.replace_file(self.path, write)
         finally:
             os.close(folder)
         self._last_read = _digest(data)
+
+    def _remove_leftovers(self) -> None:
+        """Removes the temporary folders of writers that were killed; none is writing now."""
+        random = "[a-z0-9_]" * 8  # see `tempfile`
+        for side in self.path.parent.glob(f".{glob.escape(self.path.name)}.{random}"):
+            if side.is_dir() and not side.is_symlink():
+                (side / self.path.name).unlink(missing_ok=True)
+                side.rmdir()
 
 
 def _digest(data: bytes) -> str:
