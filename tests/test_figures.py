@@ -253,7 +253,7 @@ def test_single_images_stand_with_their_names():
 
 def verification_errors(scores, labels, first, second, shape=(6, 5, 1), kind="ink", threshold=0.5):
     """The result of given pairs with given scores, and P(same) = 1 / (1 + exp(-(2 s - 1)))."""
-    images = make_set(shape, kind)
+    images, labels = make_set(shape, kind), np.array(labels)
     listed = trials.VerificationPairs(
         name="verification",
         scope="made",
@@ -261,7 +261,7 @@ def verification_errors(scores, labels, first, second, shape=(6, 5, 1), kind="in
         fingerprint="0",
         first=np.array(first),
         second=np.array(second),
-        labels=np.array(labels),
+        labels=labels,
         groups=np.zeros(len(labels), int),
         group_names=("a0",),
         grouped_by="alphabet",

@@ -357,5 +357,5 @@ def serve(net: Siamese, known: Gallery, file: GalleryFile | None, port: int = 0)
     symbols.warm_up(net)
     print(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C stops)", flush=True)
     # Larger galleries are rare: their steps are compiled while the first drawings are made.
-    threading.Thread(target=symbols.warm_up, args=(net, 4), daemon=True).start()
+    threading.Thread(target=symbols.warm_up, args=(net, 3), daemon=True).start()
     make_server(make_app(net, known, file)).run(sockets=[listener])
