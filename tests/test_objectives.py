@@ -7,7 +7,7 @@ import pytest
 
 from siamese_jax.models.comparators import Comparator
 from siamese_jax.training import fixed_pairs, objectives, sampling
-from siamese_jax.training.sampling import Episodes, Pairs, SetIndex
+from siamese_jax.training.sampling import Episodes, PairBatch, SetIndex
 
 DOT = objectives.Compare(
     lambda h1, h2: (h1 * h2).sum(-1), lambda h1, h2: jnp.einsum("...qd,...sd->...qs", h1, h2)
@@ -30,7 +30,7 @@ def test_verification_is_the_mean_over_pairs():
     labels = np.array([1, 1, 1, 0, 0, 0.0])
     p = 1 / (1 + np.exp(-(h[:, 0] * h[:, 1]).sum(-1)))
     expected = -np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p))
-    batch = Pairs(None, None, jnp.asarray(labels, jnp.float32))
+    batch = PairBatch(None, None, jnp.asarray(labels, jnp.float32))
     loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], np.mean((p > 0.5) == labels), rtol=1e-6)
@@ -81,7 +81,7 @@ def test_contrastive_against_a_loop():
     expected = [
         0.5 * d**2 if y else 0.5 * max(0, 2 - d) ** 2 for d, y in zip(distance, labels, strict=True)
     ]
-    batch = Pairs(None, None, jnp.asarray(labels, jnp.float32))
+    batch = PairBatch(None, None, jnp.asarray(labels, jnp.float32))
     loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
     assert set(metrics) == set(objective.metrics)
@@ -108,7 +108,7 @@ def test_contrastive_on_maps_of_local_features():
     matrix = np.corrcoef(h.reshape(48, 3).T)
     expected += 0.5 * np.mean(matrix[~np.eye(3, dtype=bool)] ** 2)
     head = Comparator("local", places=(2, 2), units=3, reach=0)
-    batch = Pairs(None, None, jnp.asarray(labels, jnp.float32))
+    batch = PairBatch(None, None, jnp.asarray(labels, jnp.float32))
     flat = jnp.asarray(h.reshape(6, 2, 12), jnp.float32)
     loss, metrics = objective.loss(DOT._replace(head=head), flat, batch)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
@@ -226,7 +226,7 @@ def test_classifier_is_a_softmax_over_the_training_characters(glyphs, symmetries
         ({"name": "pairs"}, r"objective.name must be one of .* got 'pairs'"),
         (
             {**VERIFICATION, "name": "info_nce"},
-            r"needs the fields \['contrast', 'episodes', 'pad_with_symmetries'",
+            r"needs the fields \['contrast', 'episodes', 'n_way', 'pad_with_symmetries'\]",
         ),
         ({**EPISODE, "name": "verification"}, r"needs the fields \['batch', 'negatives'\]"),
         ({**EPISODE, "n_way": 1}, "objective.n_way must be at least 2, got 1"),
@@ -241,7 +241,7 @@ def test_classifier_is_a_softmax_over_the_training_characters(glyphs, symmetries
         ),
         (
             {**CONTRASTIVE, "name": "triplet"},
-            r"needs the fields \['episodes', 'pad_with_symmetries', 'mining'",
+            r"needs the fields \['episodes', 'mining', 'n_way', 'pad_with_symmetries'\]",
         ),
     ],
 )
