@@ -89,6 +89,7 @@ def run(image_set, begin, count, fed, fields=EPISODES, num_steps=10):
 
 
 @pytest.mark.parametrize("count, fields", [(1, EPISODES), (4, EPISODES), (2, FIXED_PAIRS)])
+@pytest.mark.slow
 def test_either_way_makes_the_same_run(small, begin, count, fields):
     held, losses = run(small, begin, count, False, fields)
     fed, fed_losses = run(small, begin, count, True, fields)
@@ -141,6 +142,7 @@ def figures(path):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_the_other_feed(tmp_path):
     programs = {}
     loop.train_and_evaluate(smoke(feed="device"), str(tmp_path / "held"), programs=programs)

@@ -203,6 +203,7 @@ def floats(state):
         ("small", "classifier", "adamw", (4,)),
     ],
 )
+@pytest.mark.slow
 def test_one_device_or_several_make_the_same_run(small, net, objective, optimiser, counts):
     with jax.enable_x64(True):
         runs = {
@@ -228,6 +229,7 @@ def test_one_device_or_several_in_float32(small, net, objective):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_device_or_two_meet_the_same_fixed_pairs(small):
     """Warped by the pairs' own keys, over the border of the first epoch, 13.5 steps."""
     more = {"dtype": "float64", "augmentation": {"affine": augment.Affine()}}
