@@ -1,4 +1,4 @@
-"""Evaluates the runs of an ablation on the same trials, and tells what came out: table and plot."""
+"""Evaluates the runs of an ablation on the same trials; its table and its plots."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Evaluate:
     def lists(self, k_shot: int) -> dict[str, trials.Trials]:
         """The lists of trials by protocol; the fixed runs are of one shot."""
         if k_shot not in self._lists:
-            drawn = {"n_way": self._n_way, "num_trials": self._num_trials, "k_shot": k_shot}
+            sizes = {"n_way": self._n_way, "num_trials": self._num_trials, "k_shot": k_shot}
             lists = {
-                "within": trials.within_trials(self._data.test, skip_small=True, **drawn),
-                "training": trials.within_trials(self._data.train, skip_small=True, **drawn),
+                "within": trials.within_trials(self._data.test, skip_small=True, **sizes),
+                "training": trials.within_trials(self._data.train, skip_small=True, **sizes),
             }
             if k_shot == 1 and self._data.runs is not None:
                 lists["official"] = trials.official_trials(self._data.runs)
