@@ -383,11 +383,11 @@ def test_a_crash_ends_the_worker_and_its_trial_goes_on_later(formula):
 
 
 def test_a_stopped_trial_waits_to_be_gone_on_with(formula):
-    asked = []
+    calls = []
 
     def stop():
-        asked.append(1)
-        return len(asked) > 1  # not before the first trial, but within it
+        calls.append(1)
+        return len(calls) > 1  # not before the first trial, but within it
 
     assert not run(formula, 2, should_stop=stop)["finished"]
     assert [t.state.name for t in study_of(formula.path).trials] == ["FAIL", "WAITING"]

@@ -1,7 +1,7 @@
 """Objectives: which images a training step draws, and the loss of their embeddings.
 
 An objective is two pure functions. `sample(rng, step, index)` draws the whole global batch of a step of
-the run with the key `rng`. The leading axis of its arrays counts units (pairs, episodes, images), and the
+the run with the key `rng`. The leading axis of its arrays counts units (pairs, episodes, images). The
 devices share that axis out for the encoder. `loss(compare, h, batch)` then sees all embeddings of the
 batch, wherever they were computed. `OBJECTIVES` lists the objectives by name.
 """
