@@ -381,7 +381,7 @@ def test_other_settings_of_adam_compile_nothing_anew():
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_another_rate_compiles_nothing_anew(name):
-    fields = {"name": name, "rate": 0.1, "warmup_steps": 0, "weight_decay": 0.3}
+    fields = {"name": name, "learning_rate": 0.1, "warmup_steps": 0, "weight_decay": 0.3}
     tx = optim.build(fields, 8)
     params = jax.tree.map(jnp.asarray, start())
     _, _, step = run(tx, params, tx.init(params), range(1))
@@ -410,7 +410,7 @@ def test_another_rate_compiles_nothing_anew(name):
         ),
         (
             {"name": "layerwise", "rules": [("w", 0.1)], **SETTINGS},
-            r"rules of 'layerwise' are \(pattern, rate, momentum, l2\), got \('w', 0.1\)",
+            r"rules of 'layerwise' are \(pattern, learning_rate, momentum, l2\), got \('w', 0.1\)",
         ),
     ],
 )

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import metrics, protocols, trials
-from siamese_jax.experiments.ablation.axes import Variant
+from siamese_jax.experiments.ablation.variants import Variant
 from siamese_jax.inference import network
 from siamese_jax.reporting import figures
 from siamese_jax.runs import workdir
