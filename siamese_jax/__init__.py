@@ -8,8 +8,8 @@ from siamese_jax.cpu import tune_cpu
 __all__ = ["load", "tune_cpu"]
 
 
-def load(path, checkpoint="best", num_devices=1, views=None):
-    """Reads the network of a run, or one by name: see `siamese_jax.inference.load`."""
+def load(path, checkpoint="best", num_devices=1, tta=1):
+    """Reads the network of a run, or one by name: see `siamese_jax.inference.network.load`."""
     from siamese_jax.inference import network
 
-    return network.load(path, checkpoint, num_devices, views)
+    return network.load(path, checkpoint, num_devices, tta)

@@ -11,9 +11,11 @@ from PIL import Image
 from scipy import special
 
 from siamese_jax.data.image_set import ImageSet
-from siamese_jax.evaluation import baselines, finetune, metrics, pairs_csv, scoring
+from siamese_jax.evaluation import baselines, finetune, lists, metrics, pairs_csv, scoring
 from siamese_jax.evaluation import protocols as protocols_lib
 from siamese_jax.evaluation import trials as trial_lists
+from siamese_jax.evaluation.protocols import retrieval
+from siamese_jax.experiments import evaluate
 
 SIZES = (6, 5, 9)  # characters of each alphabet
 DRAWERS = 4
@@ -67,7 +69,7 @@ def project(images):
     return images.reshape(len(images), -1) @ weights
 
 
-EMBEDDER = protocols_lib.from_embedder(project, lambda hq, hs: hq @ hs.T)
+EMBEDDER = scoring.from_embedder(project, lambda hq, hs: hq @ hs.T)
 
 
 # --------------------------------------------------------------------------------------- trials
@@ -137,7 +139,7 @@ def test_trials_are_a_function_of_the_seed(small):
 
 def test_hashes_are_golden(small):
     """They name trials in published tables, so they must never move."""
-    by_hand = trial_lists.Trials(
+    by_hand = lists.Trials(
         name="hand",
         scope="",
         images=np.zeros((6, 2, 2, 1), np.uint8),
@@ -356,7 +358,7 @@ def test_embedder_equals_scores_and_embeds_each_image_once(small):
         seen.append(images[:, 0, 2, 0])
         return project(images)
 
-    embedder = protocols_lib.from_embedder(embed, EMBEDDER.score_matrix)
+    embedder = scoring.from_embedder(embed, EMBEDDER.score_matrix)
     result = protocols_lib.evaluate_trials(embedder, trials, batch_size=16)
     used = np.unique(np.concatenate([trials.queries.ravel(), trials.supports.ravel()]))
     assert len(seen) == math.ceil(len(used) / 16)
@@ -389,11 +391,11 @@ def test_joining_of_shots(small):
         assert result.accuracy == metrics.n_way_accuracy(scores, trials.answers)
         assert (
             result.shot_aggregation == shot_aggregation
-            and f"joined by {shot_aggregation}" in protocols_lib.format_table([result])
+            and f"shots by {shot_aggregation}" in evaluate.results_table([result])
         )
     for shot_aggregation in ("prototype", "finetune"):
         with pytest.raises(
-            ValueError, match=f"'{shot_aggregation}' needs embeddings.*join by mean, max, sum"
+            ValueError, match=f"'{shot_aggregation}' needs embeddings.*use mean, max, sum"
         ):
             protocols_lib.evaluate_trials(score, trials, shot_aggregation=shot_aggregation)
     with pytest.raises(ValueError, match="one of mean, max, sum, prototype, finetune, got 'min'"):
@@ -411,7 +413,7 @@ def distance(hq, hs):
 
 def test_prototypes_are_mean_embeddings(small):
     trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=40)
-    system = protocols_lib.from_embedder(project, distance)
+    system = scoring.from_embedder(project, distance)
     result = protocols_lib.evaluate_trials(system, trials, shot_aggregation="prototype")
     h = project(small.images)
     for r, q in np.ndindex(trials.queries.shape):
@@ -448,7 +450,7 @@ def contextual(calls):
     def score_matrix(hq, hs):
         raise AssertionError("the support set is to be seen as a whole")
 
-    return protocols_lib.from_embedder(project, score_matrix, score_classes)
+    return scoring.from_embedder(project, score_matrix, score_classes)
 
 
 @pytest.mark.parametrize("shot_aggregation", ["mean", "finetune"])
@@ -492,7 +494,7 @@ def test_systems_of_another_shape_are_refused(small):
     trials = trial_lists.within_trials(small, n_way=4, num_trials=12)
     with pytest.raises(ValueError, match=r"\(4, 4\), got \(4,\)"):
         protocols_lib.evaluate_trials(lambda q, s: np.zeros(len(q)), trials)
-    flat = protocols_lib.from_embedder(lambda images: np.zeros(len(images)), EMBEDDER.score_matrix)
+    flat = scoring.from_embedder(lambda images: np.zeros(len(images)), EMBEDDER.score_matrix)
     with pytest.raises(ValueError, match=r"embed must return \(80, D\) for 80 images, got \(80,\)"):
         protocols_lib.evaluate_trials(flat, trials)
     with pytest.raises(ValueError, match="not 'model'"):
@@ -515,7 +517,7 @@ def test_result_by_group_and_as_json(small):
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert plain["trial_hash"] == trials.hash and plain["num_trials"] == 60
     assert "scores" not in plain and plain["wilson"] == list(result.wilson)
-    line = protocols_lib.format_table([result]).splitlines()[1]
+    line = evaluate.results_table([result]).splitlines()[1]
     for text in ("planted", "within alphabets", "46.67", "60", trials.hash, "(3 alphabets)"):
         assert text in line
 
@@ -525,7 +527,7 @@ def test_one_group_has_no_bootstrap_interval(small):
     result = protocols_lib.evaluate_trials(perfect, trials)
     assert np.isnan(result.bootstrap).all()
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["bootstrap"] == [None, None]
-    assert "- (1 class)" in protocols_lib.format_table([result])
+    assert "- (1 class)" in evaluate.results_table([result])
 
 
 def test_results_are_compared_on_the_same_trials_only(small):
@@ -607,9 +609,17 @@ def test_watched_pairs_by_hand():
     images = np.zeros((8, 2, 2, 1), np.uint8)
     images[:, 0, 0, 0] = np.arange(8)
     logits = {(0, 1): 2.0, (2, 3): -1.0, (4, 5): 1.0, (6, 7): -3.0}
-    pairs = trial_lists.Pairs(
-        *("pairs", "by hand", images, "by hand", np.arange(0, 8, 2), np.arange(1, 8, 2)),
-        *(np.array([1, 1, 0, 0]), np.zeros(4, int), ("all",), "alphabet"),
+    pairs = lists.VerificationPairs(
+        name="pairs",
+        scope="by hand",
+        images=images,
+        fingerprint="by hand",
+        first=np.arange(0, 8, 2),
+        second=np.arange(1, 8, 2),
+        labels=np.array([1, 1, 0, 0]),
+        groups=np.zeros(4, int),
+        group_names=("all",),
+        grouped_by="alphabet",
     )
 
     def score(queries, supports):
@@ -637,7 +647,7 @@ def test_retrieval_of_planted_systems(small):
         missed = math.comb(76, 10) / math.comb(79, 10)
         assert chance.figures["recall_at_10"] == pytest.approx(1 - missed)
     assert chance.diagnostics["nonfinite_scores"] == 80 * 79
-    line = protocols_lib.format_table([best]).splitlines()[1]
+    line = evaluate.results_table([best]).splitlines()[1]
     assert "among all 80 images" in line and "MAP@R 100.00 %" in line and "-  " in line
     json.dumps(chance.to_dict(), allow_nan=False)
 
@@ -650,7 +660,7 @@ def test_retrieval_in_tiles_equals_one_matrix(small, monkeypatch):
     recalls, average = metrics.retrieval(scores, relevant, np.arange(80))
     monkeypatch.setattr(scoring, "_TILE", 13)
     monkeypatch.setattr(scoring, "_IMAGE_TILE", (7, 11))
-    monkeypatch.setattr(protocols_lib, "_RETRIEVED", 17)
+    monkeypatch.setattr(retrieval, "_BLOCK", 17)
     shapes = set()
 
     def score_matrix(hq, hs):
@@ -658,7 +668,7 @@ def test_retrieval_in_tiles_equals_one_matrix(small, monkeypatch):
         return distance(hq, hs)
 
     for system in (
-        protocols_lib.from_embedder(project, score_matrix),
+        scoring.from_embedder(project, score_matrix),
         lambda q, s: distance(project(q), project(s)),
     ):
         result = protocols_lib.evaluate_retrieval(system, queries)
@@ -727,7 +737,7 @@ def test_open_set_of_planted_systems():
     assert math.isnan(flat.figures["at"]["10 %"]["transferred_threshold"])
     broken = protocols_lib.evaluate_open_set(nan, trials)
     assert broken.accuracy == 0 and broken.diagnostics["nonfinite_scores"] == 380 * 20
-    line = protocols_lib.format_table([best]).splitlines()[1]
+    line = evaluate.results_table([best]).splitlines()[1]
     assert "rank 1 100.00 %" in line and "20 of 40 classes enrolled" in line
     plain = json.loads(json.dumps(best.to_dict(), allow_nan=False))
     assert plain["figures"]["at"]["0.1 %"]["dir"] is None
@@ -739,7 +749,7 @@ def test_open_set_by_a_loop(shot_aggregation, monkeypatch):
     image_set = many()
     trials = trial_lists.open_set(image_set, k_shot=2, seed=1)
     others = trial_lists.open_set(image_set, k_shot=2, seed=2)
-    system = protocols_lib.from_embedder(lambda images: np.sin(project(images)), distance)
+    system = scoring.from_embedder(lambda images: np.sin(project(images)), distance)
     result = protocols_lib.evaluate_open_set(
         system, trials, validation=others, shot_aggregation=shot_aggregation
     )
@@ -793,7 +803,7 @@ def test_open_set_with_too_few_impostors_has_no_accuracy(small):
     assert math.isnan(few.accuracy) and np.isnan(few.wilson).all() and few.figures["rank_1"] == 1
     assert few.figures["at"]["10 %"]["dir"] == 1 and len(few.figures["notes"]) == 2
     assert json.loads(json.dumps(few.to_dict(), allow_nan=False))["accuracy"] is None
-    assert "nan" in protocols_lib.format_table([few])
+    assert "nan" in evaluate.results_table([few])
     same = trial_lists.open_set(small)
     with pytest.raises(ValueError, match="from other classes than the test's"):
         protocols_lib.evaluate_open_set(perfect, same, validation=same)
@@ -853,7 +863,7 @@ def test_claims_of_several_references(signatures, small):
     def embed(images):
         return images[:, 0, :1, 0].astype(float)
 
-    system = protocols_lib.from_embedder(embed, lambda hq, hs: -0.1 * np.square(hq - hs.T))
+    system = scoring.from_embedder(embed, lambda hq, hs: -0.1 * np.square(hq - hs.T))
     raw = [[0.1, 0.4, 0.9], [0.1 * 99**2, 0.1 * 97**2], [0.1]]
     expected = {
         "mean": [-np.mean(x) for x in raw],
@@ -946,7 +956,7 @@ def test_official_trials_keep_images_and_answers(small):
     assert trial_lists.official_trials(runs).hash != trials.hash
 
 
-def test_run_protocols_embeds_each_image_once_for_all(small, capsys):
+def test_run_protocols_embeds_each_image_once_for_all(small):
     data = protocols_lib.EvaluationData(
         test=small, validation=make_set((5, 6)), train=make_set((7, 5)), official=_runs(small)
     )
@@ -958,7 +968,7 @@ def test_run_protocols_embeds_each_image_once_for_all(small, capsys):
 
     settings = {"n_way": 5, "num_trials": 30, "num_pairs": 60, "curve_trials": 30}
     results = protocols_lib.run_protocols(
-        protocols_lib.from_embedder(embed, EMBEDDER.score_matrix),
+        scoring.from_embedder(embed, EMBEDDER.score_matrix),
         data,
         protocols_lib.PROTOCOLS,
         {**settings, "batch_size": 1, "seed": 4},
@@ -976,8 +986,7 @@ def test_run_protocols_embeds_each_image_once_for_all(small, capsys):
     assert results["verification"].scope == "negatives of any alphabet"
     guess = protocols_lib.run_protocols(baselines.random_score(), data, ["within"], settings)
     assert guess["within"].num_trials == 30
-    protocols_lib.print_table({**results, **{f"random {k}": r for k, r in guess.items()}})
-    lines = capsys.readouterr().out.splitlines()
+    lines = evaluate.results_table([*results.values(), *guess.values()]).splitlines()
     assert len(lines) == 1 + len(results) + 1
     assert "AUC" in lines[5] and "EER" in lines[5]
 

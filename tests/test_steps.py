@@ -11,7 +11,7 @@ import pytest
 from siamese_jax.data import augment
 from siamese_jax.inference.devices import Devices
 from siamese_jax.inference.embed import (
-    VIEW,
+    TTA_WARP,
     make_embed_step,
     make_one_shot_step,
     make_pair_step,
@@ -407,37 +407,42 @@ def _embed_one(model, variables, image):
 def test_the_pair_step_is_a_loop_over_pairs(net, small):
     left, right = small.images[[0, 3, 70, 9]], small.images[[1, 200, 70, 130]]
     expected = [plain_score(net, *pair) for pair in zip(left, right, strict=True)]
-    step = make_pair_step(net[0], Devices(1))
+    step, embed = make_pair_step(net[0], Devices(1)), make_embed_step(net[0], Devices(1))
     assert np.ptp(expected) > 1e-3
-    np.testing.assert_allclose(step(net[1], left, right), expected, rtol=1e-4, atol=1e-5)
-    as_floats = [x.astype(np.float32) / 255 for x in (left, right)]
-    np.testing.assert_allclose(step(net[1], *as_floats), expected, rtol=1e-4, atol=1e-5)
+    pair = [embed(net[1], x) for x in (left, right)]
+    np.testing.assert_allclose(step(net[1], *pair), expected, rtol=1e-4, atol=1e-5)
+    pair = [embed(net[1], x.astype(np.float32) / 255) for x in (left, right)]
+    np.testing.assert_allclose(step(net[1], *pair), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_one_shot_step_is_a_loop_over_all_pairs(net, small):
     queries, supports = small.images[[0, 60, 120]], small.images[[5, 65, 125, 300, 0]]
     expected = [[plain_score(net, q, s) for s in supports] for q in queries]
-    found = make_one_shot_step(net[0], Devices(1))(net[1], queries, supports)
-    assert found.shape == (3, 5)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_steps_on_several_devices(net, small):
-    """Arrays carry a device axis; each device scores its own pairs, or its own run."""
-    model, variables = net
-    devices = Devices(2)
-    variables2 = devices.replicate(variables)
-    left, right = (
-        small.images[:8].reshape(2, 4, 16, 16, 1),
-        small.images[100:108].reshape(2, 4, 16, 16, 1),
+    embed = make_embed_step(net[0], Devices(1))
+    table = make_one_shot_step(net[0], Devices(1))(
+        net[1], *(embed(net[1], x) for x in (queries, supports))
     )
-    pairs = make_pair_step(model, devices)(variables2, left, right)
-    tables = make_one_shot_step(model, devices)(variables2, left, right)
-    one = make_one_shot_step(model, Devices(1))
-    for device in range(2):
-        expected = one(variables, left[device], right[device])
-        np.testing.assert_allclose(tables[device], expected, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(pairs[device], np.diag(expected), rtol=1e-4, atol=1e-5)
+    assert table.shape == (3, 5)
+    np.testing.assert_allclose(table, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [8, 5])
+def test_the_steps_on_several_devices(net, small, rows):
+    """The devices share the rows of the queries; each then holds the scores of all."""
+    model, variables = net
+    one, two = Devices(1), Devices(2)
+    embed = make_embed_step(model, one)
+    h1, h2 = (np.asarray(embed(variables, small.images[i : i + rows])) for i in (0, 100))
+    table = one.call(make_one_shot_step(model, one), variables, [h1], [h2])
+    variables2 = two.replicate(variables)
+    tables = two.call(make_one_shot_step(model, two), variables2, [h1], [h2])
+    np.testing.assert_allclose(tables, table, rtol=1e-4, atol=1e-5)
+    pairs = two.call(make_pair_step(model, two), variables2, [h1, h2])
+    np.testing.assert_allclose(pairs, np.diag(table), rtol=1e-4, atol=1e-5)
+    step, shared = make_pair_step(model, two), [x[:4].reshape(2, 2, -1) for x in (h1, h2)]
+    on_each = np.asarray(step(variables2, *shared))
+    np.testing.assert_array_equal(on_each[0], on_each[1])
+    np.testing.assert_allclose(on_each[0], np.diag(table)[:4], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -481,8 +486,8 @@ def test_pixels_become_floats():
     np.testing.assert_array_equal(to_float(jnp.array([0.3, 7.0])), jnp.array([0.3, 7.0]))
 
 
-def test_views_are_the_mean_of_warped_images(small):
-    """Against warping and embedding one by one; one view is the image as it is."""
+def test_test_time_augmentation_is_the_mean_of_warped_images(small):
+    """Against warping and embedding one by one; with tta = 1 the image is as it is."""
     _, model, _, _ = build("koch", "verification", "adamw")
     variables = {"params": made_up(model, small.image_shape)["params"]}
     images = small.images[:5]
@@ -491,7 +496,7 @@ def test_views_are_the_mean_of_warped_images(small):
     seen = [pixels]
     for key in jax.random.split(jax.random.key(0), 2):
         warped = [
-            augment.augment(key[None], pixels[i : i + 1], np.zeros(1, np.int32), affine=VIEW)
+            augment.augment(key[None], pixels[i : i + 1], np.zeros(1, np.int32), affine=TTA_WARP)
             for i in range(5)
         ]
         seen.append(np.concatenate(warped))
@@ -502,5 +507,5 @@ def test_views_are_the_mean_of_warped_images(small):
     expected = mean * (length / np.linalg.norm(mean, axis=-1))[:, None]
     np.testing.assert_allclose(three, expected, atol=1e-5)
     assert np.abs(three - one).max() > 1e-3
-    with pytest.raises(ValueError, match="at least once"):
+    with pytest.raises(ValueError, match="at least 1; got 0"):
         make_embed_step(model, Devices(1), 0)

@@ -72,12 +72,13 @@ def test_the_network_of_a_file_answers_as_the_run(run, tmp_path, glyphs):
     np.testing.assert_array_equal(copy.embed(images), half.embed(images))
 
 
-def test_an_unpacked_run_is_judged_and_shown_but_not_trained(run, tmp_path):
+def test_an_unpacked_run_is_evaluated_and_shown_but_not_trained(run, tmp_path):
     _, file = run
     copy = tmp_path / "copy"
     export.unpack(file, copy)
     settings = {"n_way": 5, "num_trials": 40}
-    found = evaluate.evaluate_run(copy, ["within"], settings, baselines=False)
+    request = evaluate.EvaluationRequest(copy, ["within"], settings, baselines=False)
+    found = evaluate.evaluate_run(request)
     (name,) = found
     assert name.startswith("copy @ ") and found[name]["within"].num_trials == 40
     assert "Training" in (copy / "report.html").read_text()

@@ -7,7 +7,6 @@ import numpy as np
 from siamese_jax.benchmarks.measure import Row, Side
 from siamese_jax.benchmarks.workload import Plan, Workload
 from siamese_jax.evaluation import protocols, trials
-from siamese_jax.inference.embed import make_pair_step
 
 _BATCH = 128  # images an encoder pass
 
@@ -25,12 +24,14 @@ def _on_runs(plan: Plan, work: Workload, name: str) -> list[Row]:
     """All fixed runs at once, against the first run's trials by passes of pairs."""
     net = work.network()
     runs = trials.official_trials(work.data.runs)
-    pair_step = make_pair_step(work.model, work.devices)
     queries, supports = runs.images[runs.queries[0]], runs.images[runs.supports[0, :, 0]]
 
     def by_pairs():
         return [
-            np.asarray(pair_step(net.variables, np.repeat(query[None], runs.n_way, 0), supports))
+            net.score_pairs(
+                net.embed(np.repeat(query[None], runs.n_way, 0), _BATCH),
+                net.embed(supports, _BATCH),
+            )
             for query in queries
         ]
 

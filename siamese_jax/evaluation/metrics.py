@@ -2,20 +2,27 @@
 
 A score is higher where two images are more alike, and a label is 1 for the same class. Everything
 is NumPy in float64. A score that is not finite is no answer: it counts as chance, never as right.
+
+Dimensions in annotations: p pairs, t trials, n classes, u impostors, b queries, m images.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float, Integer
 from scipy import special
+
+Scores = Float[np.ndarray, " p"]
+Labels = Integer[np.ndarray, " p"] | Bool[np.ndarray, " p"]
 
 # ---------------------------------------------------------------------------------------- N-way
 
 
-def answer_shares(scores: np.ndarray) -> np.ndarray:
+def answer_shares(scores: Float[np.ndarray, "*t n"]) -> Float[np.ndarray, "*t n"]:
     """How much of its answer a system gives to each support of a trial.
 
     The highest score is the answer. Several supports that tie at the highest share it equally. A
@@ -36,7 +43,9 @@ def answer_shares(scores: np.ndarray) -> np.ndarray:
     return best / best.sum(-1, keepdims=True)
 
 
-def n_way_correct(scores: np.ndarray, answers: np.ndarray) -> np.ndarray:
+def n_way_correct(
+    scores: Float[np.ndarray, "*t n"], answers: Integer[np.ndarray, "*t"]
+) -> Float[np.ndarray, "*t"]:
     """How right each N-way trial is: 1, 0, or 1 / (number tied) where the right one ties.
 
     Args:
@@ -63,7 +72,7 @@ def n_way_correct(scores: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return np.take_along_axis(shares, answers[..., None], -1)[..., 0]
 
 
-def n_way_accuracy(scores: np.ndarray, answers: np.ndarray) -> float:
+def n_way_accuracy(scores: Float[np.ndarray, "*t n"], answers: Integer[np.ndarray, "*t"]) -> float:
     """The mean of `n_way_correct` over all trials."""
     return float(n_way_correct(scores, answers).mean())
 
@@ -71,7 +80,7 @@ def n_way_accuracy(scores: np.ndarray, answers: np.ndarray) -> float:
 # --------------------------------------------------------------------------------- verification
 
 
-def pair_correct(scores: np.ndarray, labels: np.ndarray, threshold: float) -> np.ndarray:
+def pair_correct(scores: Scores, labels: Labels, threshold: float) -> Float[np.ndarray, " p"]:
     """How right each pair is: 1 or 0 with "same" where score >= threshold; 1/2 if not finite.
 
     Args:
@@ -87,12 +96,12 @@ def pair_correct(scores: np.ndarray, labels: np.ndarray, threshold: float) -> np
     return np.where(np.isfinite(scores), correct, 0.5)
 
 
-def accuracy_at_threshold(scores: np.ndarray, labels: np.ndarray, threshold: float) -> float:
+def accuracy_at_threshold(scores: Scores, labels: Labels, threshold: float) -> float:
     """The mean of `pair_correct` over all pairs."""
     return float(pair_correct(scores, labels, threshold).mean())
 
 
-def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
+def best_threshold(scores: Scores, labels: Labels) -> float:
     """The threshold of highest accuracy; to be chosen on validation pairs.
 
     Thresholds lie halfway between neighbouring scores, at the lowest score (all "same") or just
@@ -126,8 +135,8 @@ def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def roc(
-    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores: Scores, labels: Labels, weights: Float[np.ndarray, " p"] | None = None
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
     """The ROC curve, one point a distinct score.
 
     Args:
@@ -152,14 +161,14 @@ def roc(
     values = scores[finite][order]
     last = np.append(values[1:] != values[:-1], True)[: len(values)]  # last of each tie
     rates = []
-    for kind in (~labels, labels):
-        weight = np.where(kind, weights, 0.0)
+    for chosen in (~labels, labels):
+        weight = np.where(chosen, weights, 0.0)
         accepted = np.append(0.0, np.cumsum(weight[finite][order])[last])
         rates.append((accepted + weight[~finite].sum() / 2) / weight.sum())
     return rates[0], rates[1], np.append(np.inf, values[last])
 
 
-def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+def auc(scores: Scores, labels: Labels, weights: Float[np.ndarray, " p"] | None = None) -> float:
     """Area under the ROC curve: the chance that a same pair scores above a different one.
 
     Ties count 1/2, and so does a comparison with a score that is not finite.
@@ -176,7 +185,7 @@ def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = Non
 
 
 def equal_error_rate(
-    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+    scores: Scores, labels: Labels, weights: Float[np.ndarray, " p"] | None = None
 ) -> float:
     """The rate at which false accepts equal false rejects, on the ROC's straight segments.
 
@@ -191,7 +200,7 @@ def equal_error_rate(
     return _equal_error(*roc(scores, labels, weights)[:2])
 
 
-def false_rates(scores: np.ndarray, labels: np.ndarray, threshold: float) -> tuple[float, float]:
+def false_rates(scores: Scores, labels: Labels, threshold: float) -> tuple[float, float]:
     """False accept rate and false reject rate at a threshold.
 
     Args:
@@ -208,9 +217,9 @@ def false_rates(scores: np.ndarray, labels: np.ndarray, threshold: float) -> tup
 
 
 def auc_eer_intervals(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
+    scores: Scores,
+    labels: Labels,
+    groups: Integer[np.ndarray, " p"],
     *,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -250,7 +259,7 @@ def auc_eer_intervals(
 _RIDGE = 1e-4  # of the squared slope of standardised scores, beside the mean loss
 
 
-def fit_logistic(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def fit_logistic(scores: Scores, labels: Labels) -> tuple[float, float]:
     """Fits P(same | score) = 1 / (1 + exp(-(slope x score + offset))), by maximum likelihood.
 
     The two labels weigh equally whatever their numbers: the probability is that of a pair that is the
@@ -288,22 +297,22 @@ def fit_logistic(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     def loss(at):
         return weights @ np.logaddexp(0, -signs * (x @ at)) + ridge @ at**2 / 2
 
-    found = np.zeros(2)
+    fit = np.zeros(2)  # slope and offset, of standardised scores
     for _ in range(100):  # Newton's method with halved steps; the loss is convex
-        probability = special.expit(x @ found)
-        gradient = x.T @ (weights * (probability - labels)) + ridge * found
+        probability = special.expit(x @ fit)
+        gradient = x.T @ (weights * (probability - labels)) + ridge * fit
         curvature = (x * (weights * probability * (1 - probability))[:, None]).T @ x
         step = np.linalg.solve(curvature + np.diag(ridge + 1e-12), gradient)
-        while loss(found - step) > loss(found) and np.abs(step).max() > 1e-12:
+        while loss(fit - step) > loss(fit) and np.abs(step).max() > 1e-12:
             step /= 2
-        found = found - step
+        fit = fit - step
         if np.abs(step).max() <= 1e-10:
             break
-    slope = found[0] / spread / size
-    return float(slope), float(found[1] - found[0] * middle / spread)
+    slope = fit[0] / spread / size
+    return float(slope), float(fit[1] - fit[0] * middle / spread)
 
 
-def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+def log_loss(logits: Scores, labels: Labels) -> float:
     """Mean of -log P(label), in nats, the two labels weighing equally; log 2 without any knowledge.
 
     Args:
@@ -318,13 +327,12 @@ def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(_balanced(labels) @ np.logaddexp(0, np.where(labels, -logits, logits)))
 
 
-def reliability_error(logits: np.ndarray, labels: np.ndarray, *, num_bins: int = 15) -> float:
+def reliability_error(logits: Scores, labels: Labels, *, num_bins: int = 15) -> float:
     """Expected calibration error: how far probabilities of "same" are from the share that is.
 
-    Pairs are sorted by probability into bins of equal mass; the error is the mean over bins of
-    |mean probability - share of same pairs|, the two labels weighing equally. Equal probabilities
-    share their labels, so their order does not matter. Chance alone gives a perfectly calibrated
-    system of P pairs an error of up to about 0.4 sqrt(num_bins / P).
+    The error is the mean over the bins of `reliability_bins` of |mean probability - share of same
+    pairs|. Chance alone gives a perfectly calibrated system of P pairs an error of up to about
+    0.4 sqrt(num_bins / P).
 
     Args:
         logits: (P,) of the probabilities; one that is not finite counts as 0, a probability of 1/2.
@@ -338,23 +346,44 @@ def reliability_error(logits: np.ndarray, labels: np.ndarray, *, num_bins: int =
         Naeini, Cooper, Hauskrecht (2015), Obtaining well calibrated probabilities using Bayesian
         binning. Nixon et al. (2019), Measuring calibration in deep learning (bins of equal mass).
     """
-    logits, labels = _pairs(logits, labels, both=True)
-    probability = special.expit(np.where(np.isfinite(logits), logits, 0.0))
-    weights = _balanced(labels)
-    values, inverse = np.unique(probability, return_inverse=True)
-    masses = np.bincount(inverse, weights)
-    shares = np.bincount(inverse, weights * labels) / masses  # of same pairs, at each value
-    order = np.argsort(inverse, kind="stable")
-    mass = weights[order]
-    bins = np.minimum((np.cumsum(mass) - mass / 2) * num_bins, num_bins - 0.5).astype(int)
-    gaps = np.bincount(bins, mass * (values - shares)[inverse[order]], num_bins)
+    probability, share, mass, bins = _by_probability(logits, labels, num_bins)
+    gaps = np.bincount(bins, mass * (probability - share), num_bins)
     return float(np.abs(gaps).sum())
+
+
+def reliability_bins(
+    logits: Scores, labels: Labels, *, num_bins: int = 15
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """The points of a reliability diagram: pairs by their probability of "same", in bins.
+
+    Pairs are sorted by probability into bins of equal mass, the two labels weighing equally; a pair
+    goes into the bin where its middle lies. Equal probabilities share their labels, so their order
+    does not matter.
+
+    Args:
+        logits: (P,) of the probabilities; one that is not finite counts as 0, a probability of 1/2.
+        labels: (P,) 1 = same, 0 = different.
+        num_bins: number of bins.
+
+    Returns:
+        Mean probability and share of same pairs of each bin that has pairs, lowest first.
+
+    Raises:
+        ValueError: the shapes do not fit, or one of the two labels is absent.
+    """
+    probability, share, mass, bins = _by_probability(logits, labels, num_bins)
+    masses = np.bincount(bins, mass, num_bins)
+    filled = masses > 0
+    mean, share = (
+        np.bincount(bins, mass * x, num_bins)[filled] / masses[filled] for x in (probability, share)
+    )
+    return mean, share
 
 
 # ------------------------------------------------------------------------------- identification
 
 
-def false_alarm_threshold(scores: np.ndarray, rate: float) -> float:
+def false_alarm_threshold(scores: Float[np.ndarray, " u"], rate: float) -> float:
     """The lowest threshold at which at most `rate` of impostors raise an alarm.
 
     Args:
@@ -380,8 +409,11 @@ def false_alarm_threshold(scores: np.ndarray, rate: float) -> float:
 
 
 def identification(
-    scores: np.ndarray, answers: np.ndarray, impostors: np.ndarray, threshold: float
-) -> tuple[np.ndarray, float]:
+    scores: Float[np.ndarray, "p n"],
+    answers: Integer[np.ndarray, " p"],
+    impostors: Float[np.ndarray, "u n"],
+    threshold: float,
+) -> tuple[Float[np.ndarray, " p"], float]:
     """Detection-and-identification of enrolled probes, and the false alarm rate, at a threshold.
 
     Args:
@@ -405,7 +437,7 @@ def identification(
     return n_way_correct(scores, answers) * detected, float(alarms.mean())
 
 
-def highest_scores(scores: np.ndarray) -> np.ndarray:
+def highest_scores(scores: Float[np.ndarray, "*t n"]) -> Float[np.ndarray, "*t"]:
     """(..., N) scores -> (...) the highest; NaN where one of the N is not finite."""
     scores = np.asarray(scores, np.float64)
     return np.where(np.isfinite(scores).all(-1), scores.max(-1), np.nan)
@@ -415,8 +447,11 @@ def highest_scores(scores: np.ndarray) -> np.ndarray:
 
 
 def retrieval(
-    scores: np.ndarray, relevant: np.ndarray, own: np.ndarray, depths: tuple[int, ...] = (1, 5, 10)
-) -> tuple[np.ndarray, np.ndarray]:
+    scores: Float[np.ndarray, "b m"],
+    relevant: Bool[np.ndarray, "b m"],
+    rows: Integer[np.ndarray, " b"],
+    depths: tuple[int, ...] = (1, 5, 10),
+) -> tuple[Float[np.ndarray, "b d"], Float[np.ndarray, " b"]]:
     """Recall at a few depths, and mean average precision at R, of each query among all images.
 
     Images are ranked by their score; those with equal scores stand in random order, and figures are
@@ -429,7 +464,7 @@ def retrieval(
     Args:
         scores: (B, M) of B queries against all M images.
         relevant: (B, M) bool, which images are of the query's class; each has one besides itself.
-        own: (B,) int, the query itself among the M images: it is not ranked.
+        rows: (B,) int, the query itself among the M images: it is not ranked.
         depths: of the recalls; one beyond the M - 1 images counts as M - 1.
 
     Returns:
@@ -439,15 +474,15 @@ def retrieval(
     References:
         Musgrave, Belongie, Lim (2020), A metric learning reality check (MAP@R).
     """
-    queries = np.arange(len(own))
+    queries = np.arange(len(rows))
     relevant = relevant.copy()
-    relevant[queries, own] = False
+    relevant[queries, rows] = False
     scores = np.array(scores, np.float64)
-    scores[queries, own] = 0.0
+    scores[queries, rows] = 0.0
     scores[~np.isfinite(scores).all(1)] = 0.0
-    scores[queries, own] = -np.inf  # behind all others
+    scores[queries, rows] = -np.inf  # behind all others
     wanted = relevant.sum(1)  # R of each query, (B,)
-    if len(own) and wanted.min() < 1:
+    if len(rows) and wanted.min() < 1:
         raise ValueError(f"query {int(wanted.argmin())} has no other image of its class to find")
     num_others = scores.shape[1] - 1
     deepest = min(max(wanted.max(initial=1), *depths), num_others)
@@ -455,7 +490,7 @@ def retrieval(
     values = np.take_along_axis(scores, front, 1)
     order = np.argsort(-values, axis=1, kind="stable")
     values = np.take_along_axis(values, order, 1)  # (B, deepest), descending
-    found = np.take_along_axis(relevant, np.take_along_axis(front, order, 1), 1)
+    hit = np.take_along_axis(relevant, np.take_along_axis(front, order, 1), 1)
 
     # Of the tie that each place is in: how many images stand before it, how many of these are of the
     # class (`before`, `hits`), and how many are in it (`size`, `right`). The last tie may go on.
@@ -465,7 +500,7 @@ def retrieval(
     before = np.maximum.accumulate(np.where(np.hstack([ends, edge]), place, 0), 1)
     last = np.where(np.hstack([edge, ends]), place, deepest)
     last = np.minimum.accumulate(last[:, ::-1], 1)[:, ::-1]
-    sums = np.hstack([np.zeros((len(values), 1), int), np.cumsum(found, 1)])
+    sums = np.hstack([np.zeros((len(values), 1), int), np.cumsum(hit, 1)])
     hits = np.take_along_axis(sums, before, 1)
     size = last + 1 - before
     right = np.take_along_axis(sums, last + 1, 1) - hits
@@ -514,7 +549,7 @@ def wilson_interval(correct: float, total: int, confidence: float = 0.95) -> tup
     return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
 
 
-def seed_interval(values) -> tuple[float, float]:
+def seed_interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % t interval of the mean over seeds; NaN for one seed."""
     if len(values) < 2:
         return math.nan, math.nan
@@ -524,8 +559,8 @@ def seed_interval(values) -> tuple[float, float]:
 
 
 def bootstrap_interval(
-    values: np.ndarray,
-    groups: np.ndarray,
+    values: Float[np.ndarray, " t"],
+    groups: Integer[np.ndarray, " t"],
     *,
     num_resamples: int = 5000,
     seed: int = 0,
@@ -558,9 +593,9 @@ def bootstrap_interval(
 
 
 def paired_difference(
-    correct_a: np.ndarray,
-    correct_b: np.ndarray,
-    groups: np.ndarray,
+    correct_a: Float[np.ndarray, " t"],
+    correct_b: Float[np.ndarray, " t"],
+    groups: Integer[np.ndarray, " t"],
     *,
     num_resamples: int = 5000,
     seed: int = 0,
@@ -614,6 +649,19 @@ def _pairs(scores, labels, both: bool = False) -> tuple[np.ndarray, np.ndarray]:
 def _balanced(labels: np.ndarray) -> np.ndarray:
     """(P,) weights of pairs by their (P,) bool labels: each label's sum to 1/2."""
     return np.where(labels, 0.5 / max(labels.sum(), 1), 0.5 / max((~labels).sum(), 1))
+
+
+def _by_probability(logits, labels, num_bins: int) -> tuple[np.ndarray, ...]:
+    """Of (P,) pairs sorted by probability: it, share of same pairs at it, mass, and bin."""
+    logits, labels = _pairs(logits, labels, both=True)
+    probability = special.expit(np.where(np.isfinite(logits), logits, 0.0))
+    weights = _balanced(labels)
+    values, inverse = np.unique(probability, return_inverse=True)
+    shares = np.bincount(inverse, weights * labels) / np.bincount(inverse, weights)
+    order = np.argsort(inverse, kind="stable")
+    mass = weights[order]
+    bins = np.minimum((np.cumsum(mass) - mass / 2) * num_bins, num_bins - 0.5).astype(int)
+    return values[inverse[order]], shares[inverse[order]], mass, bins
 
 
 def _area(fpr: np.ndarray, tpr: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from tqdm import tqdm
@@ -28,21 +28,23 @@ SHOT_AGGREGATIONS = {
         "the attention that matching networks give to the class, as a logit"
     ),
     "prototype": (
-        "the score of the query against the mean embedding of the K supports, as prototypical "
-        "networks have it; embedders only"
+        "the score of the query against the mean embedding of the K supports, as in prototypical "
+        "networks; embedders only"
     ),
     "finetune": (
         f"the logit of a cosine classifier on the embeddings, fitted to the run's supports in "
-        f"{finetune.STEPS} steps (see `adaptation`); embedders only"
+        f"{finetune.STEPS} steps (see `finetune`); embedders only"
     ),
 }
+DEFAULT_AGGREGATION = "mean"
 EMBEDDING_AGGREGATIONS = ("prototype", "finetune")
 
-_MIXED = 1024  # scores a call where runs are compared together and only their own parts kept
+_MIXED = 1024  # scores a call where several runs are compared in one table
+_PAIRS = 1024  # pairs a call of `score_pairs`
 _TILE = 128  # queries, and supports, a call where one run is large
 _OF_CLASSES = 8192  # scores of supports a call of `score_classes`
 _IMAGE_TILE = (256, 1024)  # queries and supports a call of a callable where there are more
-_CHECKED = 1024  # scores that are asked both ways round for the asymmetry
+_BOTH_WAYS = 1024  # scores that are computed both ways round for the asymmetry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +54,14 @@ class Embedder:
     embed: Callable
     score_matrix: Callable
     score_classes: Callable | None = None
+    score_pairs: Callable | None = None
 
 
 def from_embedder(
-    embed: Callable, score_matrix: Callable, score_classes: Callable | None = None
+    embed: Callable,
+    score_matrix: Callable,
+    score_classes: Callable | None = None,
+    score_pairs: Callable | None = None,
 ) -> Embedder:
     """Makes a system of an encoder and a comparison of its embeddings.
 
@@ -64,20 +70,22 @@ def from_embedder(
         score_matrix: (Q, D), (S, D) -> (Q, S), higher = more alike. The score of two embeddings
             must not depend on the others, since runs are scored together.
         score_classes: for a system whose scores depend on the whole support set: (R, Q, D),
-            (R, N, K, D) -> (R, Q, N), each run and each query for itself. Where it is given it is
-            what evaluates: N-way trials as they are (how K supports give the score of a class is then
-            its own affair), and the pairs of verification and retrieval as runs of N = K = 1.
+            (R, N, K, D) -> (R, Q, N), each run and each query by itself. Where it is given it makes
+            all scores: it decides how K supports give the score of a class, and the pairs of
+            verification and retrieval are runs of N = K = 1.
+        score_pairs: (B, D), (B, D) -> (B,), for runs of one query and one support; None to take
+            them out of a table of `score_matrix`.
     """
-    return Embedder(embed, score_matrix, score_classes)
+    return Embedder(embed, score_matrix, score_classes, score_pairs)
 
 
 class Scorer:
-    """A system with the images it is asked about.
+    """A system with the images that it scores.
 
     Args:
         system: `from_embedder(...)`, or a callable.
         images: (M, H, W, C).
-        rows: all rows of `images` that will be asked for.
+        rows: all rows of `images` that will be scored.
         fingerprint: names the images.
         label: of the progress bars.
         batch_size: images an embedding pass.
@@ -109,9 +117,9 @@ class Scorer:
         self._label, self._progress = label, progress
         self._table = None
         if isinstance(system, Embedder):
-            known = {} if cache is None else cache.setdefault(fingerprint, {})
+            embedded = {} if cache is None else cache.setdefault(fingerprint, {})
             self._table = _embed_rows(
-                system.embed, images, np.unique(rows), batch_size, known, label, progress
+                system.embed, images, np.unique(rows), batch_size, embedded, label, progress
             )
 
     @property
@@ -133,15 +141,17 @@ class Scorer:
         if self._context is not None:
             # Every support is a run of N = K = 1 with its run's queries.
             num_runs, num_s = supports.shape
-            asked = np.repeat(queries, num_s, 0)  # (R * S, Q)
-            alone = self._score_classes(
-                lambda x: x, self._context, asked, supports.reshape(-1, 1, 1)
-            )
-            return alone[..., 0].reshape(num_runs, num_s, -1).swapaxes(1, 2)
+            scores = self._score_classes(
+                lambda x: x, self._context, np.repeat(queries, num_s, 0), supports.reshape(-1, 1, 1)
+            )  # (R * S, Q, 1)
+            return scores[..., 0].reshape(num_runs, num_s, -1).swapaxes(1, 2)
         return self._score_embeddings(queries, supports)
 
     def classes(
-        self, queries: np.ndarray, supports: np.ndarray, shot_aggregation: str = "mean"
+        self,
+        queries: np.ndarray,
+        supports: np.ndarray,
+        shot_aggregation: str = DEFAULT_AGGREGATION,
     ) -> tuple[np.ndarray, int]:
         """Scores of each run's queries for each of its classes.
 
@@ -151,10 +161,10 @@ class Scorer:
             shot_aggregation: one of `SHOT_AGGREGATIONS`; of no effect with `score_classes`.
 
         Returns:
-            (R, Q, N) float64, and the number of scores that the system gave and are not finite.
+            (R, Q, N) float64, and how many of the system's own scores are not finite.
 
         Raises:
-            ValueError: an unknown shot_aggregation, or one that needs embeddings of a plain callable.
+            ValueError: an unknown aggregation, or one of embeddings for a plain callable.
         """
         check_shot_aggregation(shot_aggregation, self._table is not None)
         num_runs, n_way, k_shot = supports.shape
@@ -170,7 +180,7 @@ class Scorer:
             raw = self.pairs(queries, supports.reshape(num_runs, -1))
             shots = raw.reshape(*queries.shape, n_way, k_shot)
             with np.errstate(invalid="ignore"):  # infinities of both signs: NaN, as it should be
-                scores = _JOINING[shot_aggregation](shots)
+                scores = _AGGREGATE[shot_aggregation](shots)
         return scores, int((~np.isfinite(raw)).sum())
 
     def matrix(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
@@ -189,7 +199,8 @@ class Scorer:
         Args:
             queries: (R, Q) rows.
             supports: (R, N, K) rows.
-            shot_aggregation: one of `SHOT_AGGREGATIONS`. With `prototype` it is, as with the others, of pairs of images.
+            shot_aggregation: one of `SHOT_AGGREGATIONS`. Scores are of pairs of images, also with
+                `prototype`.
 
         Returns:
             None where no score is finite, and where the question has no meaning: with `finetune`
@@ -197,12 +208,12 @@ class Scorer:
             runs of N = K = 1, can be turned round in any case.
         """
         flat = supports.reshape(len(supports), -1)
-        alone = queries.shape[1] == flat.shape[1] == 1
-        if not alone and (self._context is not None or shot_aggregation == "finetune"):
+        pairs = queries.shape[1] == flat.shape[1] == 1
+        if not pairs and (self._context is not None or shot_aggregation == "finetune"):
             return None
-        limit = max(1, math.isqrt(_CHECKED))
+        limit = max(1, math.isqrt(_BOTH_WAYS))
         queries, flat = queries[:, :limit], flat[:, :limit]
-        runs = slice(0, -(-_CHECKED // (queries.shape[1] * flat.shape[1])))
+        runs = slice(0, -(-_BOTH_WAYS // (queries.shape[1] * flat.shape[1])))
         there = self.pairs(queries[runs], flat[runs])
         back = self.pairs(flat[runs], queries[runs]).swapaxes(1, 2)
         finite = np.isfinite(there) & np.isfinite(back)
@@ -221,14 +232,20 @@ class Scorer:
 
         (num_runs, num_q), num_s = queries.shape, supports.shape[1]
         out = np.empty((num_runs, num_q, num_s))
+        if num_q == num_s == 1 and self._system.score_pairs is not None:
+            for start in range(0, num_runs, _PAIRS):
+                part = slice(start, start + _PAIRS)
+                scores = self._system.score_pairs(table[queries[part, 0]], embedded(supports[part]))
+                out[part, 0, 0] = _checked(scores, (len(queries[part]),))
+            return out
         if num_q * num_s > _TILE**2:
             for r in range(num_runs):
                 hq, hs = table[queries[r]], embedded(supports[r : r + 1])
-                for asked in _parts(num_q, _TILE):
-                    for shown in _parts(num_s, _TILE):
-                        tile = score_matrix(hq[asked], hs[shown])
-                        tile = _checked(tile, (len(asked), len(shown)))
-                        out[r, asked[:, None], shown] = tile  # a repeated one is written again
+                for rows in _parts(num_q, _TILE):
+                    for columns in _parts(num_s, _TILE):
+                        tile = score_matrix(hq[rows], hs[columns])
+                        tile = _checked(tile, (len(rows), len(columns)))
+                        out[r, rows[:, None], columns] = tile  # a repeated one is written again
             return out
         block = max(1, math.isqrt(_MIXED // (num_q * num_s)))
         for start in range(0, num_runs, block):
@@ -252,9 +269,9 @@ class Scorer:
         for start in tqdm(starts, self._label, disable=hidden, unit="block"):
             runs = np.minimum(np.arange(start, start + block), num_runs - 1)
             fitted = fit(table[supports[runs]])
-            for asked in _parts(num_q, part):
-                scores = score(table[queries[runs][:, asked]], fitted)
-                out[runs[:, None], asked] = _checked(scores, (block, part, n_way))
+            for columns in _parts(num_q, part):
+                scores = score(table[queries[runs][:, columns]], fitted)
+                out[runs[:, None], columns] = _checked(scores, (block, part, n_way))
         return out
 
     def _score_images(self, queries, supports) -> np.ndarray:
@@ -263,41 +280,56 @@ class Scorer:
         out = np.empty((*queries.shape, supports.shape[1]))
         hidden = not self._progress or len(queries) < 2
         for r in tqdm(range(len(queries)), self._label, disable=hidden, unit="run"):
-            shown = images[supports[r]]
+            run_supports = images[supports[r]]
             for start in range(0, queries.shape[1], most):
                 part = out[r, start : start + most]
-                asked = images[queries[r, start : start + most]]
-                part[:] = _checked(self._system(asked, shown), part.shape)
+                run_queries = images[queries[r, start : start + most]]
+                part[:] = _checked(self._system(run_queries, run_supports), part.shape)
         return out
 
 
+def shot_aggregation_of(eval_fields: Mapping, given: str | None = None) -> str:
+    """The shot aggregation to use: the given one, or the config's, or `DEFAULT_AGGREGATION`.
+
+    Args:
+        eval_fields: section `eval` of a config, or any mapping that may have `shot_aggregation`.
+        given: takes precedence unless None.
+    """
+    return given or eval_fields.get("shot_aggregation") or DEFAULT_AGGREGATION
+
+
 def check_shot_aggregation(shot_aggregation: str, has_embeddings: bool) -> None:
-    """Raises ValueError on an unknown shot_aggregation, or one that a system without embeddings cannot have."""
+    """Refuses an unknown aggregation, and one of embeddings for a system that has none.
+
+    Raises:
+        ValueError: as said.
+    """
     if shot_aggregation not in SHOT_AGGREGATIONS:
         raise ValueError(
-            f"shot_aggregation must be one of {', '.join(SHOT_AGGREGATIONS)}, got {shot_aggregation!r}"
+            f"shot_aggregation must be one of {', '.join(SHOT_AGGREGATIONS)}, "
+            f"got {shot_aggregation!r}"
         )
     if shot_aggregation in EMBEDDING_AGGREGATIONS and not has_embeddings:
         others = ", ".join(name for name in SHOT_AGGREGATIONS if name not in EMBEDDING_AGGREGATIONS)
         raise ValueError(
-            f"shot_aggregation {shot_aggregation!r} needs embeddings, and this system gives scores only: use {others}, "
-            "or make a system with from_embedder"
+            f"shot_aggregation {shot_aggregation!r} needs embeddings, and this system gives scores "
+            f"only: use {others}, or make a system with from_embedder"
         )
 
 
-_JOINING = {
+_AGGREGATE = {
     "mean": lambda shots: shots.mean(-1),
     "max": lambda shots: shots.max(-1),
     "sum": lambda shots: np.logaddexp.reduce(shots, -1),
 }
 
 
-def _embed_rows(embed, images, rows, batch_size, known: dict, label, progress) -> np.ndarray:
-    """(M, D) embeddings of which at least those of `rows` are filled in; `known` keeps them.
+def _embed_rows(embed, images, rows, batch_size, cache: dict, label, progress) -> np.ndarray:
+    """(M, D) embeddings of which at least those of `rows` are filled in; `cache` keeps them.
 
     The last batch is filled up with its last image, so that a compiled `embed` sees one shape.
     """
-    done = known.setdefault("done", np.zeros(len(images), bool))
+    done = cache.setdefault("done", np.zeros(len(images), bool))
     rows = rows[~done[rows]]
     batch_size = min(batch_size, len(images))
     starts = range(0, len(rows), batch_size)
@@ -309,11 +341,11 @@ def _embed_rows(embed, images, rows, batch_size, known: dict, label, progress) -
             raise ValueError(
                 f"embed must return ({batch_size}, D) for {batch_size} images, got {embedded.shape}"
             )
-        if "table" not in known:
-            known["table"] = np.empty((len(images), embedded.shape[1]), embedded.dtype)
-        known["table"][part] = embedded[: len(part)]
+        if "table" not in cache:
+            cache["table"] = np.empty((len(images), embedded.shape[1]), embedded.dtype)
+        cache["table"][part] = embedded[: len(part)]
         done[part] = True
-    return known["table"]
+    return cache["table"]
 
 
 def _parts(count: int, size: int):

@@ -1,20 +1,15 @@
-"""Frozen lists of trials and pairs: which images meet, drawn once from a seed.
-
-A list is checked when it is made and known by its hash, so two figures with one hash were measured on
-the same trials.
-"""
+"""Draws frozen lists of trials and pairs from a seed; what they hold is in `lists`."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation.lists import OpenSet, Retrieval, Trials, VerificationPairs
 
 CURVE_N_WAYS = (1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 25, 30, 40, 50, 60)
 
@@ -22,259 +17,6 @@ _NEGATIVES = {
     "any": "negatives of any alphabet",
     "same_alphabet": "negatives of the same alphabet",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Trials:
-    """A frozen list of N-way K-shot trials: R runs of Q queries that share N * K supports.
-
-    Attributes:
-        name: of the protocol.
-        scope: where the classes of a trial come from, as tables print it.
-        images: (M, H, W, C) uint8.
-        fingerprint: names the images; part of the hash.
-        supports: (R, N, K) int rows of `images`.
-        queries: (R, Q) int rows of `images`.
-        answers: (R, Q) int, the position in 0 .. N - 1 of the right class.
-        groups: (R, Q) int index into `group_names`: what the bootstrap draws.
-        group_names: one name a group.
-        grouped_by: what a group is: `run`, `alphabet` or `class`.
-
-    Raises:
-        ValueError: the shapes do not fit, or a trial meets its own image.
-    """
-
-    name: str
-    scope: str
-    images: np.ndarray
-    fingerprint: str
-    supports: np.ndarray
-    queries: np.ndarray
-    answers: np.ndarray
-    groups: np.ndarray
-    group_names: tuple[str, ...]
-    grouped_by: str
-
-    def __post_init__(self):
-        if self.supports.ndim != 3 or self.queries.ndim != 2:
-            raise ValueError(
-                "supports must be (R, N, K) and queries (R, Q), got "
-                f"{self.supports.shape} and {self.queries.shape}"
-            )
-        shapes = {self.queries.shape, self.answers.shape, self.groups.shape}
-        if len(shapes) != 1 or len(self.supports) != len(self.queries) or self.queries.size == 0:
-            raise ValueError(
-                f"queries {self.queries.shape}, answers {self.answers.shape}, groups "
-                f"{self.groups.shape} and {len(self.supports)} support sets do not fit together"
-            )
-        _check_rows(self.images, self.supports, self.queries)
-        _check_below("answers", self.answers, self.n_way)
-        _check_below("groups", self.groups, len(self.group_names))
-        flat = self.supports.reshape(len(self.supports), 1, -1)
-        own = np.argwhere((self.queries[..., None] == flat).any(-1))
-        if len(own):
-            raise ValueError(f"query {own[0][1]} of run {own[0][0]} is one of its own supports")
-
-    @property
-    def n_way(self) -> int:
-        return self.supports.shape[1]
-
-    @property
-    def k_shot(self) -> int:
-        return self.supports.shape[2]
-
-    @property
-    def num_trials(self) -> int:
-        return self.queries.size
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the rows, the answers and the images."""
-        return _hash(self.fingerprint, self.supports, self.queries, self.answers, self.groups)
-
-
-@dataclasses.dataclass(frozen=True)
-class VerificationPairs:
-    """A frozen list of P pairs for verification.
-
-    Attributes:
-        name: of the protocol.
-        scope: how different pairs are drawn, as tables print it.
-        images: (M, H, W, C) uint8.
-        fingerprint: names the images; part of the hash.
-        first: (P,) int rows of `images`.
-        second: (P,) int rows of `images`; or (P, K) where a pair is a claim with up to K
-            references, its row ending in -1 where it has fewer.
-        labels: (P,) int, 1 = same class, 0 = different.
-        groups: (P,) int index into `group_names`: what the bootstrap draws.
-        group_names: one name a group.
-        grouped_by: what a group is: `alphabet` or `class` (of the first image), `folder` or `image`.
-
-    Raises:
-        ValueError: the shapes do not fit, or an image is paired with itself.
-    """
-
-    name: str
-    scope: str
-    images: np.ndarray
-    fingerprint: str
-    first: np.ndarray
-    second: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-    group_names: tuple[str, ...]
-    grouped_by: str
-
-    def __post_init__(self):
-        shapes = {x.shape for x in (self.first, self.labels, self.groups)}
-        shapes.add(self.second.shape[:1])
-        if len(shapes) != 1 or self.first.ndim != 1 or len(self.first) == 0:
-            raise ValueError(f"first, second, labels and groups must be (P,), got {sorted(shapes)}")
-        references = self.references
-        if (self.num_references < 1).any() or (references[:, 1:] >= 0)[
-            references[:, :-1] < 0
-        ].any():
-            raise ValueError("each pair needs a reference, and its row of `second` ends in -1")
-        _check_rows(self.images, self.first, references[references >= 0])
-        _check_below("labels", self.labels, 2)
-        _check_below("groups", self.groups, len(self.group_names))
-        own = np.flatnonzero((self.first[:, None] == references).any(1))
-        if len(own):
-            raise ValueError(f"pair {own[0]} is an image with itself")
-
-    @property
-    def references(self) -> np.ndarray:
-        """(P, K) int rows of `images`, -1 where a pair has fewer than K."""
-        return self.second.reshape(len(self.second), -1)
-
-    @property
-    def num_references(self) -> np.ndarray:
-        """(P,) int, how many references each pair has."""
-        return (self.references >= 0).sum(1)
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the rows, the labels and the images."""
-        return _hash(self.fingerprint, self.first, self.second, self.labels, self.groups)
-
-
-@dataclasses.dataclass(frozen=True)
-class Retrieval:
-    """A frozen list of retrieval queries: each is an image that is to find its class among all others.
-
-    Attributes:
-        name: of the protocol.
-        scope: what is searched, as tables print it.
-        images: (M, H, W, C) uint8, all of which are searched.
-        fingerprint: names the images; part of the hash.
-        classes: (M,) int class of each image.
-        queries: (Q,) int rows of `images`, each with another image of its class.
-        groups: (Q,) int index into `group_names`: what the bootstrap draws.
-        group_names: one name a group.
-        grouped_by: what a group is: `alphabet` or `class`.
-
-    Raises:
-        ValueError: the shapes do not fit, or a query's class has no other image.
-    """
-
-    name: str
-    scope: str
-    images: np.ndarray
-    fingerprint: str
-    classes: np.ndarray
-    queries: np.ndarray
-    groups: np.ndarray
-    group_names: tuple[str, ...]
-    grouped_by: str
-
-    def __post_init__(self):
-        if self.classes.shape != (len(self.images),):
-            raise ValueError(
-                f"{len(self.images)} images need as many classes: {self.classes.shape}"
-            )
-        if (
-            self.queries.ndim != 1
-            or self.queries.shape != self.groups.shape
-            or not len(self.queries)
-        ):
-            raise ValueError(
-                f"queries and groups must be (Q,), got {self.queries.shape} and {self.groups.shape}"
-            )
-        _check_rows(self.images, self.queries)
-        _check_below("groups", self.groups, len(self.group_names))
-        if self.relevant.min() < 1:
-            row = self.queries[self.relevant.argmin()]
-            raise ValueError(f"query {row} has no other image of its class to find")
-
-    @functools.cached_property
-    def relevant(self) -> np.ndarray:
-        """(Q,) int, how many other images of its class each query has."""
-        return np.bincount(self.classes)[self.classes[self.queries]] - 1
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the rows, the classes and the images."""
-        return _hash(self.fingerprint, self.queries, self.classes, self.groups)
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenSet:
-    """A frozen identification test: who of N enrolled classes is this, or is it nobody?
-
-    Attributes:
-        name: of the protocol.
-        scope: how many classes are enrolled, as tables print it.
-        images: (M, H, W, C) uint8.
-        fingerprint: names the images; part of the hash.
-        supports: (N, K) int rows of `images`: the K references of each enrolled class.
-        queries: (P,) int rows of `images`: probes of enrolled classes.
-        answers: (P,) int, the position in 0 .. N - 1 of each probe's class.
-        impostors: (U,) int rows of `images`: probes of classes that are not enrolled.
-        groups: (P,) int index into `group_names`: what the bootstrap draws.
-        group_names: one name a group.
-        grouped_by: what a group is: `alphabet` or `class`.
-
-    Raises:
-        ValueError: the shapes do not fit, or a probe is a reference.
-    """
-
-    name: str
-    scope: str
-    images: np.ndarray
-    fingerprint: str
-    supports: np.ndarray
-    queries: np.ndarray
-    answers: np.ndarray
-    impostors: np.ndarray
-    groups: np.ndarray
-    group_names: tuple[str, ...]
-    grouped_by: str
-
-    def __post_init__(self):
-        shapes = {x.shape for x in (self.queries, self.answers, self.groups)}
-        if len(shapes) != 1 or self.queries.ndim != 1 or self.supports.ndim != 2:
-            raise ValueError(
-                "queries, answers and groups must be (P,) and supports (N, K), got "
-                f"{sorted(shapes)} and {self.supports.shape}"
-            )
-        if not len(self.queries) or not len(self.impostors):
-            raise ValueError("an open set needs probes of enrolled classes and of others")
-        _check_rows(self.images, self.supports, self.queries, self.impostors)
-        _check_below("answers", self.answers, len(self.supports))
-        _check_below("groups", self.groups, len(self.group_names))
-        probes = np.concatenate([self.queries, self.impostors])
-        if np.isin(probes, self.supports).any() or len(np.unique(probes)) < len(probes):
-            raise ValueError("a probe is a reference, or comes twice")
-
-    @property
-    def k_shot(self) -> int:
-        return self.supports.shape[1]
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the rows, the answers and the images."""
-        arrays = (self.supports, self.queries, self.answers, self.impostors, self.groups)
-        return _hash(self.fingerprint, *arrays)
 
 
 def official_trials(runs) -> Trials:
@@ -549,18 +291,13 @@ def verification_pairs(
     left = image_set.class_count[class_b] - (taken >= 0)
     second = image_set.class_start[class_b] + rng.integers(0, left)
     second += (taken >= 0) & (second >= taken)
-    groups, group_names, grouped_by = _groups(image_set, class_a)
     return VerificationPairs(
         name=name,
         scope=_NEGATIVES[negatives],
-        images=image_set.images,
-        fingerprint=image_set.fingerprint,
         first=first,
         second=second,
         labels=labels,
-        groups=groups,
-        group_names=group_names,
-        grouped_by=grouped_by,
+        **_images_and_groups(image_set, class_a),
     )
 
 
@@ -578,17 +315,12 @@ def retrieval_queries(image_set: ImageSet, *, name: str = "retrieval") -> Retrie
         raise ValueError(
             f"no class of {image_set.name!r} has two images: there is none to retrieve"
         )
-    groups, group_names, grouped_by = _groups(image_set, image_set.classes[queries])
     return Retrieval(
         name=name,
         scope=f"among all {len(image_set):,} images",
-        images=image_set.images,
-        fingerprint=image_set.fingerprint,
         classes=np.asarray(image_set.classes),
         queries=queries,
-        groups=groups,
-        group_names=group_names,
-        grouped_by=grouped_by,
+        **_images_and_groups(image_set, image_set.classes[queries]),
     )
 
 
@@ -628,19 +360,14 @@ def open_set(
     answers = position[image_set.classes]  # (M,), -1 of the unknown
     impostors = np.flatnonzero(answers < 0)
     queries = np.setdiff1d(np.flatnonzero(answers >= 0), supports)
-    groups, group_names, grouped_by = _groups(image_set, image_set.classes[queries])
     return OpenSet(
         name=name,
         scope=f"{len(enrolled)} of {image_set.num_classes} classes enrolled",
-        images=image_set.images,
-        fingerprint=image_set.fingerprint,
         supports=supports,
         queries=queries,
         answers=answers[queries],
         impostors=impostors,
-        groups=groups,
-        group_names=group_names,
-        grouped_by=grouped_by,
+        **_images_and_groups(image_set, image_set.classes[queries]),
     )
 
 
@@ -707,33 +434,37 @@ def _rows_of_pictures(rng, image_set: ImageSet, classes: np.ndarray, count: int)
 
 
 def _trials(rng, image_set, classes, rows, queries_per_run, name, scope) -> Trials:
-    """Trials of the classes (R, N) and their rows (R, N, K + 1), the last of which are asked."""
+    """Trials of the classes (R, N) and their rows (R, N, K + 1), the last of which are queries."""
     num_runs, n_way = classes.shape
     answers = _distinct(rng, np.full(num_runs, n_way), queries_per_run)  # (R, Q)
-    asked = np.take_along_axis(classes, answers, 1)  # (R, Q)
-    groups, group_names, grouped_by = _groups(image_set, asked)
+    query_classes = np.take_along_axis(classes, answers, 1)  # (R, Q)
     return Trials(
         name=name,
         scope=scope,
-        images=image_set.images,
-        fingerprint=image_set.fingerprint,
         supports=rows[..., :-1],
         queries=np.take_along_axis(rows[..., -1], answers, 1),
         answers=answers,
-        groups=groups,
-        group_names=group_names,
-        grouped_by=grouped_by,
+        **_images_and_groups(image_set, query_classes),
     )
 
 
-def _groups(image_set: ImageSet, classes: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], str]:
-    """Groups of trials by the alphabet of their class, or by class if all are of one alphabet."""
-    alphabets, groups = np.unique(image_set.class_alphabets[classes], return_inverse=True)
-    if len(alphabets) > 1:
-        names = tuple(image_set.alphabet_names[a] for a in alphabets)
-        return groups.reshape(classes.shape), names, "alphabet"
-    ids, groups = np.unique(classes, return_inverse=True)
-    return groups.reshape(classes.shape), tuple(image_set.class_names[c] for c in ids), "class"
+def _images_and_groups(image_set: ImageSet, classes: np.ndarray) -> dict:
+    """Fields of a list: the images, and groups of its trials by their (...) int classes.
+
+    Trials are grouped by alphabet, or by class if all are of one alphabet.
+    """
+    ids, groups = np.unique(image_set.class_alphabets[classes], return_inverse=True)
+    names, grouped_by = image_set.alphabet_names, "alphabet"
+    if len(ids) == 1:
+        ids, groups = np.unique(classes, return_inverse=True)
+        names, grouped_by = image_set.class_names, "class"
+    return {
+        "images": image_set.images,
+        "fingerprint": image_set.fingerprint,
+        "groups": groups.reshape(classes.shape),
+        "group_names": tuple(names[i] for i in ids),
+        "grouped_by": grouped_by,
+    }
 
 
 def _alphabet_ids(image_set: ImageSet, alphabets: Sequence[str] | None) -> np.ndarray:
@@ -774,20 +505,6 @@ def _queries_per_run(num_trials: int, parts: int, n_way: int, given: int | None)
     return max(q for q in range(1, n_way + 1) if num_trials // parts % q == 0)
 
 
-def _check_rows(images: np.ndarray, *rows: np.ndarray) -> None:
-    if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):  # float32: vectors
-        raise ValueError(
-            f"images must be (M, H, W, C) uint8 or float32, got {images.shape} {images.dtype}"
-        )
-    for array in rows:
-        _check_below("rows", array, len(images))
-
-
-def _check_below(what: str, array: np.ndarray, limit: int) -> None:
-    if array.min() < 0 or array.max() >= limit:
-        raise ValueError(f"{what} must be in 0 .. {limit - 1}, got {array.min()} .. {array.max()}")
-
-
 def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Raises ValueError on a name that is not known, with the nearest one that is."""
     known = list(known)
@@ -795,11 +512,3 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=3) or known
             raise ValueError(f"unknown {what} {name!r}; did you mean {', '.join(near)}?")
-
-
-def _hash(fingerprint: str, *arrays: np.ndarray) -> str:
-    digest = hashlib.sha256(fingerprint.encode())
-    for array in arrays:
-        digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array, "<i8"))
-    return digest.hexdigest()[:12]

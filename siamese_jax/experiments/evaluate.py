@@ -6,78 +6,96 @@ import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from siamese_jax import cli
 from siamese_jax.data import loading, splits
-from siamese_jax.evaluation import baselines as baseline_scores
-from siamese_jax.evaluation import pairs_csv
-from siamese_jax.evaluation import protocols as protocols_lib
+from siamese_jax.evaluation import baselines, pairs_csv, saved
+from siamese_jax.evaluation.protocols import EvaluationData, Result, run_protocols
+from siamese_jax.evaluation.protocols.result import interval_text
+from siamese_jax.evaluation.scoring import (
+    DEFAULT_AGGREGATION,
+    EMBEDDING_AGGREGATIONS,
+    Embedder,
+    shot_aggregation_of,
+)
 from siamese_jax.inference import network
-from siamese_jax.runs import export, workdir
+from siamese_jax.runs import export, files, workdir
 
 PARTS = ("test", "validation", "both")
 
 _log = logging.getLogger(__name__)
-# What a record for others holds of each result; results.json holds all.
+# What a record holds of each result; results.json holds all.
 _RECORDED = ("system", "name", "scope", "n_way", "k_shot", "accuracy", "num_trials", "wilson")
 _RECORDED += ("bootstrap", "per_group", "trial_hash", "figures", "shot_aggregation")
+_HEADER = ("system", "protocol", "scope", "way", "shot", "trials", "accuracy %", "Wilson 95 %")
+_HEADER += ("bootstrap 95 %", "hash", "")
+
+Results = dict[str, dict[str, Result]]
 
 
-def evaluate_run(
-    path: str | pathlib.Path,
-    protocols: Sequence[str],
-    settings: Mapping,
-    *,
-    pretrained: str | None = None,
-    checkpoint: str = "best",
-    archives: str | None = None,
-    test_data: str | None = None,
-    test_archives: str | None = None,
-    part: str = "test",
-    pairs: str | pathlib.Path | None = None,
-    baselines: bool = True,
-    report: bool = True,
-    record: str | None = None,
-    num_devices: int = 1,
-    views: int | None = None,
-    ensemble: Sequence[str | pathlib.Path] = (),
-    progress: bool = False,
-) -> dict[str, dict[str, protocols_lib.Result]]:
-    """Evaluates a run, prints the table, writes `results.json` and the report.
+@dataclasses.dataclass(frozen=True)
+class EvaluationRequest:
+    """What to evaluate, and how.
 
-    The images are read at their own size, whatever the network's input: the trials, and so their
-    hashes, are the same for every network and for the baselines. Pairs of a file alone are read at the
-    network's input. A config with a section `test_data` (of the fields of `data`) is evaluated on that
-    data's test part, with its validation part and its runs; `data` is what was trained on. So is any
-    run for which a `test_data` is named here, and then the results say so in their config.
-
-    Args:
-        path: workdir of the run.
-        protocols: names out of `evaluate.PROTOCOLS`; on a set without official runs `official` means
-            the set's own runs.
-        settings: in place of those of `evaluate.SETTINGS`. Where no `shot_aggregation` is given it is the config's
-            `eval.shot_aggregation`, or `mean`; baselines that have no embeddings go by `mean` where that needs
-            them.
-        pretrained: name of a network that comes with the package, or a file of `weights.export`, of
+    Attributes:
+        workdir: of the run.
+        protocols: names out of `PROTOCOLS`; on a set without official runs `official` means the set's
+            own runs.
+        settings: in place of those of `protocols.SETTINGS`. Without a `shot_aggregation` it is the
+            config's `eval.shot_aggregation`, or `mean`. Baselines have no embeddings, so they use
+            `mean` where the aggregation needs them.
+        pretrained: name of a network that comes with the package, or a file of `export.export`, of
             which the workdir is made.
         checkpoint: `best`, `latest` or the number of a step.
         archives: folder of the data's archives, where it is not that of the config.
-        test_data: name of a data set with all its other fields as they are by themselves, in place of
-            the config's.
+        test_data: name of a data set with all its other fields at their defaults, in place of the
+            config's.
         test_archives: folder of the archives of the test data.
-        part: which of the data is evaluated on, one of `PARTS`: the test part; the validation part, which
-            the checkpoint was chosen by; or both as one set. Only the first has a report, and only
-            its results go to `results.json`.
+        part: which of the data is evaluated on, one of `PARTS`: the test part; the validation part,
+            which the checkpoint was chosen by; or both as one set. Only the first has a report, and
+            only its results are saved in the workdir.
         pairs: a CSV file of pairs of pictures that `verification` evaluates too (see
-            `pairs_file.read_pairs`).
+            `pairs_csv.read_pairs`).
         baselines: whether random scores, pixel nearest neighbour and modified Hausdorff distance
-            (this one on the fixed runs only: it takes seconds a hundred trials) are evaluated too.
+            (on the fixed runs only: it takes seconds a hundred trials) are evaluated too.
         report: whether to write `report.html`.
         record: path of a short copy of `results.json` without the names of folders.
         num_devices: devices to run on, 0 for all.
-        views: as in `inference.load`.
-        ensemble: further runs, trained on the same data: a system more, of the mean of all scores.
+        tta: views of each image in test-time augmentation, 1 for none.
+        ensemble: further runs, trained on the same data: one system more, of the mean of all scores.
         progress: whether to show progress bars.
+
+    Raises:
+        ValueError: an unknown part.
+    """
+
+    workdir: str | pathlib.Path
+    protocols: Sequence[str]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pretrained: str | None = None
+    checkpoint: str = "best"
+    archives: str | None = None
+    test_data: str | None = None
+    test_archives: str | None = None
+    part: str = "test"
+    pairs: str | pathlib.Path | None = None
+    baselines: bool = True
+    report: bool = True
+    record: str | pathlib.Path | None = None
+    num_devices: int = 1
+    tta: int = 1
+    ensemble: Sequence[str | pathlib.Path] = ()
+    progress: bool = False
+
+    def __post_init__(self):
+        if self.part not in PARTS:
+            raise ValueError(f"part must be one of {PARTS}, got {self.part!r}")
+
+
+def evaluate_run(request: EvaluationRequest) -> Results:
+    """Evaluates a run, prints the table, saves the results and writes the report.
 
     Returns:
         The results by system and protocol; the network's name is its run's.
@@ -86,88 +104,179 @@ def evaluate_run(
         ValueError: no such run, checkpoint, protocol or part, other data than the run was trained
             on, or test data whose images have other channels than the network's.
     """
-    if part not in PARTS:
-        raise ValueError(f"part must be one of {PARTS}, got {part!r}")
-    if pretrained:
-        export.unpack(export.locate(pretrained), path)
-    config = workdir.read_config(path)
-    with config.unlocked():
-        if test_data:
-            config.test_data = {"name": test_data}
-        if views is not None:
-            config.eval.views = views
-    start = workdir.read_provenance(path)[-1]
-    checkpoint = int(checkpoint) if checkpoint.isdigit() else checkpoint
-    nets = [network.load(run, checkpoint, num_devices, views) for run in (path, *ensemble)]
-    net = nets[0]
-    data = _load(config.data, archives)
-    _log.info("%s on %s", net.name, data.note)
-    for run in (path, *ensemble):
-        _check_trained_on(run, data)
-    if config.get("test_data") is not None:
-        data = _evaluated_on(data, _load(config.test_data, test_archives), net)
-        _log.info("evaluated on %s", data.note)
-    elif test_archives:
-        raise ValueError(
-            f"{path} has no test_data in its config, and none is named: give its archives as archives"
-        )
-    if part != "test":
-        data = _part(data, part)
-        _log.info("evaluated on %s", data.note)
-    read = pairs_csv.read_pairs(pairs, net.image_shape, net.kind) if pairs else None
-    held = protocols_lib.EvaluationData(data.test, data.validation, data.train, data.runs, read)
-    shot_aggregation = settings.get("shot_aggregation") or config.eval.get(
-        "shot_aggregation", "mean"
+    nets = load_networks(request)
+    config = evaluated_config(request)
+    data = load_data(request, config, nets[0])
+    images = evaluation_data(request, data, nets[0])
+    settings = dict(request.settings)
+    settings["shot_aggregation"] = shot_aggregation_of(
+        config.eval, settings.get("shot_aggregation")
     )
-    settings = {**settings, "shot_aggregation": shot_aggregation}
-    systems = {net.name: net.system()}
-    if ensemble:
-        systems[f"ensemble of {len(nets)}"] = network.ensemble(nets)
-    if baselines:
-        systems["pixel 1-NN"] = baseline_scores.pixel_nearest_neighbour
-        systems["random"] = baseline_scores.random_score(0)
-        if data.runs is not None and "official" in protocols:
-            systems["modified Hausdorff"] = baseline_scores.modified_hausdorff
-    results = {}
-    for name, system in systems.items():
-        own = settings
-        if callable(system) and shot_aggregation in protocols_lib.EMBEDDING_AGGREGATIONS:
-            own = {**settings, "shot_aggregation": "mean"}
-        asked, on = protocols, held
-        if name == "modified Hausdorff":
-            asked, on = ["official"], dataclasses.replace(held, pairs=None)
-        results[name] = protocols_lib.run_protocols(
-            system, on, asked, own, system_name=name, progress=progress
+    results = {
+        name: run_protocols(
+            job.system,
+            job.images,
+            job.protocols,
+            job.settings,
+            system_name=name,
+            progress=request.progress,
         )
+        for name, job in _jobs(request, nets, images, settings).items()
+    }
     shown = [r for by in results.values() for key, r in by.items() if not key.startswith("curve/")]
-    protocols_lib.print_table(shown)
-    evaluation = workdir.provenance()
+    print(results_table(shown))
+    settings |= {
+        "part": request.part,
+        "ensemble": [net.name for net in nets[1:]],
+        "tta": request.tta,
+    }
+    _save(request, config, settings, results)
+    if request.report and request.part == "test":
+        from siamese_jax.experiments import report  # matplotlib is slow to import
+
+        page = report.write_report(request.workdir, config, data, nets[0], results)
+        print(f"report: {page}")
+    return results
+
+
+def load_networks(request: EvaluationRequest) -> list[network.Siamese]:
+    """The run's network and those of the ensemble; a workdir of a pretrained network is made."""
+    if request.pretrained:
+        export.unpack(export.locate(request.pretrained), request.workdir)
+    checkpoint = request.checkpoint
+    if checkpoint.isdigit():
+        checkpoint = int(checkpoint)
+    return [
+        network.load(path, checkpoint, request.num_devices, request.tta)
+        for path in (request.workdir, *request.ensemble)
+    ]
+
+
+def evaluated_config(request: EvaluationRequest):
+    """The run's config, with the test data that the request names."""
+    config = workdir.read_config(request.workdir)
+    if request.test_data:
+        with config.unlocked():
+            config.test_data = {"name": request.test_data}
+    return config
+
+
+def load_data(request: EvaluationRequest, config, net: network.Siamese) -> loading.Data:
+    """The data that the run is evaluated on.
+
+    The images are read at their own size, whatever the network's input: the trials, and so their
+    hashes, are the same for every network and for the baselines. A config with a section `test_data`
+    (of the fields of `data`) is evaluated on that data's test part, with its validation part and its
+    runs; `data` is what was trained on.
+
+    Args:
+        request: which data, and where they are.
+        config: of `evaluated_config`.
+        net: the run's network.
+
+    Raises:
+        ValueError: other data than a run was trained on, or data that do not suit the network.
+    """
+    data = _load(config.data, request.archives)
+    _log.info("%s on %s", net.name, data.note)
+    for path in (request.workdir, *request.ensemble):
+        _check_trained_on(path, data)
+    if config.get("test_data") is not None:
+        data = _evaluated_on(data, _load(config.test_data, request.test_archives), net)
+        _log.info("evaluated on %s", data.note)
+    elif request.test_archives:
+        raise ValueError(
+            f"test_archives is given, but {request.workdir} has no test_data in its config: name "
+            "the data by test_data"
+        )
+    if request.part != "test":
+        data = _part(data, request.part)
+        _log.info("evaluated on %s", data.note)
+    return data
+
+
+def evaluation_data(
+    request: EvaluationRequest, data: loading.Data, net: network.Siamese
+) -> EvaluationData:
+    """What the protocols run on: the data, and the pairs of the request read at the network's size."""
+    pairs = None
+    if request.pairs:
+        pairs = pairs_csv.read_pairs(request.pairs, net.image_shape, net.kind)
+    return EvaluationData(data.test, data.validation, data.train, data.runs, pairs)
+
+
+def results_table(results: Iterable[Result]) -> str:
+    """A text table, one line a result: trials, accuracy, both intervals and the trials' hash."""
+    rows = []
+    for r in results:
+        plural = {"class": "classes"}.get(r.grouped_by, r.grouped_by + "s")
+        groups = f"{len(r.per_group)} {r.grouped_by if len(r.per_group) == 1 else plural}"
+        rows.append(
+            [r.system, r.name, r.scope, str(r.n_way or "-"), str(r.k_shot or "-")]
+            + [str(r.num_trials), f"{100 * r.accuracy:.2f}", interval_text(r.wilson, 100, 1)]
+            + [f"{interval_text(r.bootstrap, 100, 1)} ({groups})", r.trial_hash, r.remark]
+        )
+    return cli.text_table(rows, _HEADER)
+
+
+class _Job(NamedTuple):
+    system: Embedder | Callable
+    protocols: Sequence[str]
+    settings: Mapping
+    images: EvaluationData
+
+
+def _jobs(
+    request: EvaluationRequest,
+    nets: Sequence[network.Siamese],
+    images: EvaluationData,
+    settings: Mapping,
+) -> dict[str, _Job]:
+    """By name, each system that is evaluated and by what."""
+    jobs = {nets[0].name: _Job(nets[0].system(), request.protocols, settings, images)}
+    if request.ensemble:
+        system = network.ensemble(nets)
+        jobs[f"ensemble of {len(nets)}"] = _Job(system, request.protocols, settings, images)
+    if not request.baselines:
+        return jobs
+    if settings["shot_aggregation"] in EMBEDDING_AGGREGATIONS:
+        settings = {**settings, "shot_aggregation": DEFAULT_AGGREGATION}
+    for name, system in (
+        ("pixel 1-NN", baselines.pixel_nearest_neighbour),
+        ("random", baselines.random_score(0)),
+    ):
+        jobs[name] = _Job(system, request.protocols, settings, images)
+    if images.official is not None and "official" in request.protocols:
+        alone = dataclasses.replace(images, pairs=None)
+        jobs["modified Hausdorff"] = _Job(
+            baselines.modified_hausdorff, ["official"], settings, alone
+        )
+    return jobs
+
+
+def _save(request: EvaluationRequest, config, settings: Mapping, results: Results) -> None:
+    """Writes `results.json` and the saved evaluation of the test part, and the record."""
+    training, evaluation = workdir.read_provenance(request.workdir)[-1], workdir.provenance()
     summary = {
         "config": workdir.plain(config),
-        "training": start,
+        "training": training,
         "evaluation": evaluation,
-        "settings": {**settings, "part": part, "ensemble": [run.name for run in nets[1:]]},
+        "settings": settings,
         "results": [r.to_dict() for by in results.values() for r in by.values()],
     }
-    if part == "test":
-        workdir.write_whole(
-            pathlib.Path(path) / "results.json", json.dumps(summary, indent=1) + "\n"
-        )
-    if record:
-        plain, (training, evaluation) = workdir.without_places(config, [start, evaluation])
-        brief = [{name: row[name] for name in _RECORDED} for row in summary["results"]]
+    if request.part == "test":
+        path = pathlib.Path(request.workdir)
+        saved.write(path, results)
+        files.replace_text(path / "results.json", json.dumps(summary, indent=1) + "\n")
+    if request.record:
+        config, (training, evaluation) = workdir.without_places(config, [training, evaluation])
         summary |= {
-            "config": plain,
+            "config": config,
             "training": training,
             "evaluation": evaluation,
-            "results": brief,
+            "results": [{name: row[name] for name in _RECORDED} for row in summary["results"]],
         }
-        workdir.write_whole(pathlib.Path(record), json.dumps(summary, indent=1) + "\n")
-    if report and part == "test":
-        from siamese_jax.reporting import report as pages  # matplotlib is slow to import
-
-        print(f"report: {pages.write_report(path, config, data, net, results)}")
-    return results
+        files.replace_text(pathlib.Path(request.record), json.dumps(summary, indent=1) + "\n")
 
 
 def _load(section, archives: str | None) -> loading.Data:
@@ -186,7 +295,8 @@ def _check_trained_on(path: str | pathlib.Path, data: loading.Data) -> None:
     size = workdir.read_config(path).data.get("image_size")
     if data.resized(size).fingerprint != start["data_fingerprint"]:
         raise ValueError(
-            f"{path} was trained on other data ({start['data']}) than is found now ({data.note})"
+            f"{path} was trained on other data ({start['data']}) than those of its config now "
+            f"({data.note})"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -46,12 +46,12 @@ class Devices:
 
     @property
     def memory(self) -> int | None:
-        """Bytes of the smallest memory among this process's devices; None where none tells."""
-        told = [device.memory_stats() or {} for device in self._all[self._mine]]
-        return min((stats["bytes_limit"] for stats in told if "bytes_limit" in stats), default=None)
+        """Bytes of the smallest memory among this process's devices; None where it is unknown."""
+        stats = [device.memory_stats() or {} for device in self._all[self._mine]]
+        return min((x["bytes_limit"] for x in stats if "bytes_limit" in x), default=None)
 
     def agree(self, flag: bool) -> bool:
-        """Whether any process says so; every process must ask, and all get the same answer."""
+        """Whether the flag is set in any process; every process must call this."""
         if jax.process_count() == 1:
             return flag
         return bool(multihost_utils.process_allgather(np.array(flag)).any())
@@ -142,11 +142,41 @@ class Devices:
         """
         batch = min(batch, 1 << (len(images) - 1).bit_length())  # few shapes, few compilations
         batch = -(-batch // self.count) * self.count
-        parts = []
-        for begin in range(0, len(images), batch):
-            part = images[begin : begin + batch]
-            padded = np.concatenate([part, np.repeat(part[-1:], batch - len(part), 0)])
-            if self.axis_name is not None:
-                padded = padded.reshape(self.count, -1, *padded.shape[1:])[self._mine]
-            parts.append(np.asarray(self.first(step(variables, padded)))[: len(part)])
-        return np.concatenate(parts)
+        return np.concatenate(
+            [
+                self.call(step, variables, [images[begin : begin + batch]], batch=batch)
+                for begin in range(0, len(images), batch)
+            ]
+        )
+
+    def call(
+        self,
+        step: Callable,
+        variables,
+        shared: Sequence[np.ndarray],
+        whole: Sequence[np.ndarray] = (),
+        batch: int = 1,
+    ) -> np.ndarray:
+        """Calls a step once; the devices share the rows of some arrays and get others whole.
+
+        Args:
+            step: compiled (variables, *shared, *whole) -> (B, ...), its results gathered.
+            variables: replicated.
+            shared: arrays of B rows. They are padded with copies of their last row, up to a multiple
+                of `batch` and of the number of devices; the results of these are dropped.
+            whole: further arrays.
+            batch: see `shared`.
+
+        Returns:
+            (B, ...) NumPy results.
+        """
+        rows = len(shared[0])
+        shared = [np.concatenate([x, np.repeat(x[-1:], -rows % batch, 0)]) for x in shared]
+        if self.axis_name is None:
+            return np.asarray(step(variables, *shared, *whole))[:rows]
+        filler = -len(shared[0]) % self.count
+        shared = [np.concatenate([x, np.repeat(x[-1:], filler, 0)]) for x in shared]
+        shared = [x.reshape(self.count, -1, *x.shape[1:])[self._mine] for x in shared]
+        copies = self._mine.stop - self._mine.start
+        whole = [np.broadcast_to(x, (copies, *x.shape)) for x in whole]
+        return np.asarray(self.first(step(variables, *shared, *whole)))[:rows]

@@ -1,4 +1,4 @@
-"""The compiled steps that embed images and compare embeddings."""
+"""The compiled steps: embedding images, and comparing embeddings pair by pair or all with all."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from siamese_jax.data import augment
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models.siamese import SiameseNet
 
+TTA_WARP = augment.Affine(
+    rotation=5.0, shear=0.1, scale=(0.9, 1.1), translation=2.0, probability=1.0
+)  # the small warps of test-time augmentation
+
 
 def to_float(images: jax.Array) -> jax.Array:
     """uint8 pixels to float32 in [0, 1]; floats pass as they are."""
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
-VIEW = augment.Affine(
-    rotation=5.0, shear=0.1, scale=(0.9, 1.1), translation=2.0, probability=1.0
-)  # the small warps by which an image is seen more than once
-
-
 def make_embed_step(
-    model: SiameseNet, devices: Devices, views: int = 1, fill: str = "paper"
+    model: SiameseNet, devices: Devices, tta: int = 1, fill: str = "paper"
 ) -> Callable:
     """Compiles `(variables, images (B, H, W, C)) -> (B, D)` embeddings; uint8 or float in [0, 1].
 
@@ -32,15 +31,16 @@ def make_embed_step(
     Args:
         model: the network.
         devices: where it runs.
-        views: how often each image is seen: as it is, and by `views - 1` small warps `VIEW`, the same
-            for every image. The mean of the embeddings is given their mean length.
+        tta: views of each image in test-time augmentation; 1 for the image alone. The views are the
+            image and `tta - 1` small warps `TTA_WARP`, the same ones for every image. Their mean
+            embedding is scaled to their mean length.
         fill: as in `make_train_step`.
 
     Raises:
-        ValueError: views below 1.
+        ValueError: tta below 1.
     """
-    if views < 1:
-        raise ValueError(f"an image is seen at least once, got views = {views}")
+    if tta < 1:
+        raise ValueError(f"tta is the number of views of an image, at least 1; got {tta}")
 
     def embed(variables, images):
         return model.apply(variables, images, method="embed")
@@ -50,45 +50,70 @@ def make_embed_step(
             keys = jnp.broadcast_to(key, len(images))
             symmetries = jnp.zeros(len(images), jnp.int32)
             return embed(
-                variables, augment.augment(keys, images, symmetries, affine=VIEW, fill=fill)
+                variables, augment.augment(keys, images, symmetries, affine=TTA_WARP, fill=fill)
             )
 
         h = embed(variables, images)
         h = jnp.concatenate(
-            [h[None], jax.lax.map(warped, jax.random.split(jax.random.key(0), views - 1))]
+            [h[None], jax.lax.map(warped, jax.random.split(jax.random.key(0), tta - 1))]
         )
         length = jnp.linalg.norm(h, axis=-1, keepdims=True).mean(0)
         mean = h.mean(0)
         return mean * length / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
-    function = embed if views == 1 else mean_embedding
+    function = embed if tta == 1 else mean_embedding
     return devices.compile(
         lambda variables, images: devices.gather(function(variables, to_float(images)))
     )
 
 
 def make_pair_step(model: SiameseNet, devices: Devices) -> Callable:
-    """Compiles `(variables, images1 (B, H, W, C), images2 (B, H, W, C)) -> (B,)` scores.
+    """Compiles `(variables, h1 (B, D), h2 (B, D)) -> (B,)` scores of pairs of embeddings.
 
-    A score is the logit of "same class".
+    A score is the logit of "same class". It is the diagonal of the one-shot step's table of the B
+    embeddings, so that both round alike; B should be small. With a full context each pair is a
+    support set of one.
+
+    On several devices each scores its part of the pairs and holds the scores of all.
+    """
+
+    def step(variables, h1, h2):
+        if model.context is not None:
+            return model.apply(variables, h1, h2, method="compare")
+        return jnp.diagonal(model.apply(variables, h1, h2, method="compare_all"))
+
+    return devices.compile(lambda *arguments: devices.gather(step(*arguments)))
+
+
+def make_one_shot_step(model: SiameseNet, devices: Devices) -> Callable:
+    """Compiles `(variables, queries (Q, D), supports (S, D)) -> (Q, S)` scores of embeddings.
+
+    On several devices each scores its part of the queries against supports that it holds whole, and
+    gets the scores of all queries.
     """
     return devices.compile(
-        lambda variables, images1, images2: model.apply(
-            variables, to_float(images1), to_float(images2)
+        lambda variables, queries, supports: devices.gather(
+            model.apply(variables, queries, supports, method="compare_all")
         )
     )
 
 
-def make_one_shot_step(model: SiameseNet, devices: Devices) -> Callable:
-    """Compiles `(variables, queries (Q, H, W, C), supports (S, H, W, C)) -> (Q, S)` scores.
+def make_class_step(model: SiameseNet, devices: Devices) -> Callable:
+    """Compiles `(variables, queries (R, Q, D), supports (R, N, K, D)) -> (R, Q, N)` class scores.
 
-    Every image is embedded once, Q + S passes for Q x S scores.
+    It is for a network with a full context, which embeds a support set as a whole: the score of a
+    class is the logarithm of the attention that its K supports take together.
+
+    On several devices each scores its part of the R runs and holds the scores of all.
+
+    References:
+        Vinyals et al. (2016), Matching networks for one shot learning, section 2.1.
     """
 
     def step(variables, queries, supports):
-        both = jnp.concatenate([to_float(queries), to_float(supports)])
-        h = model.apply(variables, both, method="embed")
-        queries, supports = h[: len(queries)], h[len(queries) :]
-        return model.apply(variables, queries, supports, method="compare_all")
+        num_runs, n_way, k_shot, size = supports.shape
+        flat = supports.reshape(num_runs, n_way * k_shot, size)
+        logits = model.apply(variables, queries, flat, method="compare_all")
+        return jax.nn.logsumexp(logits.reshape(*logits.shape[:2], n_way, k_shot), -1)
 
-    return devices.compile(step)
+    return devices.compile(lambda *arguments: devices.gather(step(*arguments)))

@@ -8,16 +8,22 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from siamese_jax.data.image_set import resize_images
-from siamese_jax.evaluation import protocols
+from siamese_jax.evaluation.scoring import Embedder, from_embedder
 from siamese_jax.inference.devices import Devices
-from siamese_jax.inference.embed import make_embed_step
+from siamese_jax.inference.embed import (
+    make_class_step,
+    make_embed_step,
+    make_one_shot_step,
+    make_pair_step,
+)
 from siamese_jax.models import siamese
 from siamese_jax.models.siamese import SiameseNet
 from siamese_jax.runs import checkpoints, export, workdir
+
+_PAIRS = 32  # pairs a device in a call of the pair step, which compares all with all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +37,9 @@ class Siamese:
         kind: `ink` or `photo`, what it was trained on (see `ImageSet`).
         name: for tables.
         devices: where it runs.
-        embed_step, compare_step: compiled steps.
-        context_step: compiled step of class scores, of a network with a full context; else None.
-        views: how often `embed_step` sees each image.
+        embed_step, pair_step, one_shot_step: compiled steps, see `inference.embed`.
+        class_step: compiled step of a network with a full context; None for others.
+        tta: views of each image in test-time augmentation, 1 for none.
     """
 
     model: SiameseNet
@@ -43,9 +49,10 @@ class Siamese:
     name: str
     devices: Devices
     embed_step: Callable
-    compare_step: Callable
-    context_step: Callable | None = None
-    views: int = 1
+    pair_step: Callable
+    one_shot_step: Callable
+    class_step: Callable | None = None
+    tta: int = 1
 
     def with_variables(self, variables) -> Siamese:
         """The same network with other parameters (replicated); nothing is compiled anew."""
@@ -88,8 +95,21 @@ class Siamese:
         return self.devices.batches(self.embed_step, self.variables, images, batch)
 
     def score_matrix(self, h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
-        """(Q, D) and (S, D) embeddings -> (Q, S) scores, higher = more alike."""
-        return np.asarray(self.compare_step(self.devices.first(self.variables), h1, h2))
+        """(Q, D) and (S, D) embeddings -> (Q, S) scores of each first with each second."""
+        return self.devices.call(self.one_shot_step, self.variables, [h1], [h2])
+
+    def score_pairs(self, h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
+        """(B, D) and (B, D) embeddings -> (B,) scores, pair by pair."""
+        block = _PAIRS * self.devices.count
+        starts = range(0, len(h1), block)
+        pairs = [(h1[i : i + block], h2[i : i + block]) for i in starts]
+        return np.concatenate(
+            [self.devices.call(self.pair_step, self.variables, x, batch=block) for x in pairs]
+        )
+
+    def score_classes(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
+        """(R, Q, D) and (R, N, K, D) embeddings -> (R, Q, N) scores, with a full context only."""
+        return self.devices.call(self.class_step, self.variables, [queries, supports])
 
     def score(self, images1: np.ndarray, images2: np.ndarray) -> np.ndarray:
         """Scores of every first image against every second.
@@ -99,24 +119,19 @@ class Siamese:
             images2: (S, H, W, C) uint8.
 
         Returns:
-            (Q, S) logits of "same class": above 0 the network says "same".
+            (Q, S) logits of "same class", higher = more alike.
         """
         return self.score_matrix(self.embed(images1), self.embed(images2))
 
-    def system(self) -> protocols.Embedder:
-        """The network as the protocols of `evaluate` take it."""
-        if self.context_step is None:
-            return protocols.from_embedder(self.embed, self.score_matrix)
-        variables = self.devices.first(self.variables)
-        return protocols.from_embedder(
-            self.embed,
-            self.score_matrix,
-            lambda q, s: np.asarray(self.context_step(variables, q, s)),
-        )
+    def system(self) -> Embedder:
+        """The network as the protocols take it."""
+        if self.class_step is not None:
+            return from_embedder(self.embed, self.score_matrix, self.score_classes)
+        return from_embedder(self.embed, self.score_matrix, score_pairs=self.score_pairs)
 
 
-def ensemble(nets: Sequence[Siamese]) -> protocols.Embedder:
-    """Several networks as one system of `evaluate`: an embedding is all of theirs, a score their mean.
+def ensemble(nets: Sequence[Siamese]) -> Embedder:
+    """Several networks as one system: an embedding is all of theirs, a score the mean of theirs.
 
     Args:
         nets: networks that take the same images.
@@ -124,7 +139,7 @@ def ensemble(nets: Sequence[Siamese]) -> protocols.Embedder:
     Raises:
         ValueError: none, or one with a full context, whose scores are not of pairs.
     """
-    if not nets or any(net.context_step is not None for net in nets):
+    if not nets or any(net.class_step is not None for net in nets):
         raise ValueError("an ensemble is of one or more networks without a full context")
     blanks = [
         np.zeros((1, *net.image_shape), np.float32 if net.kind == "vector" else np.uint8)
@@ -136,15 +151,20 @@ def ensemble(nets: Sequence[Siamese]) -> protocols.Embedder:
     def embed(images):
         return np.concatenate([net.embed(images) for net in nets], 1)
 
-    def score_matrix(h1, h2):
-        parts = zip(nets, np.split(h1, ends, 1), np.split(h2, ends, 1), strict=True)
-        return np.mean([net.score_matrix(a, b) for net, a, b in parts], 0)
+    def parts(h1, h2):
+        return zip(nets, np.split(h1, ends, 1), np.split(h2, ends, 1), strict=True)
 
-    return protocols.from_embedder(embed, score_matrix)
+    def score_matrix(h1, h2):
+        return np.mean([net.score_matrix(a, b) for net, a, b in parts(h1, h2)], 0)
+
+    def score_pairs(h1, h2):
+        return np.mean([net.score_pairs(a, b) for net, a, b in parts(h1, h2)], 0)
+
+    return from_embedder(embed, score_matrix, score_pairs=score_pairs)
 
 
 def bind(
-    config, variables, image_shape, kind: str, name: str, devices: Devices, views: int = 1
+    config, variables, image_shape, kind: str, name: str, devices: Devices, tta: int = 1
 ) -> Siamese:
     """Makes a `Siamese` of a config's network.
 
@@ -155,22 +175,14 @@ def bind(
         kind: `ink` or `photo`.
         name: for tables.
         devices: where it runs.
-        views: see `steps.make_embed_step`.
+        tta: see `embed.make_embed_step`.
 
     Raises:
-        ValueError: several views of vectors, which cannot be warped.
+        ValueError: test-time augmentation of vectors, which cannot be warped.
     """
-    if views > 1 and kind == "vector":
-        raise ValueError(f"vectors have one view, got views = {views}")
+    if tta > 1 and kind == "vector":
+        raise ValueError(f"vectors cannot be warped, so tta must be 1; got {tta}")
     model = siamese.build(config.model, image_shape, devices.axis_name)
-
-    def class_scores(variables, queries, supports):
-        """(R, Q, D) and (R, N, K, D) -> (R, Q, N): log of the attention each class takes."""
-        runs, n_way, k_shot, size = supports.shape
-        flat = supports.reshape(runs, n_way * k_shot, size)
-        logits = model.apply(variables, queries, flat, method="compare_all")
-        return jax.nn.logsumexp(logits.reshape(*logits.shape[:2], n_way, k_shot), -1)
-
     return Siamese(
         model,
         variables,
@@ -178,10 +190,11 @@ def bind(
         kind,
         name,
         devices,
-        make_embed_step(model, devices, views, "paper" if kind == "ink" else "edge"),
-        jax.jit(lambda v, h1, h2: model.apply(v, h1, h2, method="compare_all")),
-        jax.jit(class_scores) if model.context is not None else None,
-        views,
+        make_embed_step(model, devices, tta, "paper" if kind == "ink" else "edge"),
+        make_pair_step(model, devices),
+        make_one_shot_step(model, devices),
+        make_class_step(model, devices) if model.context is not None else None,
+        tta,
     )
 
 
@@ -189,16 +202,15 @@ def load(
     path: str | pathlib.Path,
     checkpoint: str | int = "best",
     num_devices: int = 1,
-    views: int | None = None,
+    tta: int = 1,
 ) -> Siamese:
     """Reads the network of a run, or one that comes with the package.
 
     Args:
-        path: the run's workdir; a file of `weights.export`; or one of `weights.pretrained()`.
+        path: the run's workdir; a file of `export.export`; or one of `export.pretrained()`.
         checkpoint: of a run: `best` by validation, `latest`, or a step. A file holds one only.
         num_devices: devices to run on, 0 for all.
-        views: how often each image is seen, see `steps.make_embed_step`; None: as the config's
-            `eval.views` says, or once.
+        tta: views of each image in test-time augmentation, see `embed.make_embed_step`; 1 for none.
 
     Returns:
         The network, with `embed(images)` and `score(images1, images2)`.
@@ -206,20 +218,19 @@ def load(
     Raises:
         ValueError: the folder holds no run, or not that checkpoint.
     """
-    held = _weights(path)
-    if held is None:
+    weights = _weights(path)
+    if weights is None:
         config, start = workdir.read_config(path), workdir.read_provenance(path)[-1]
         step, variables = checkpoints.read_variables(path, config.keep_best, checkpoint)
     else:
-        config, start = held.config, held.provenance[-1]
-        step, variables = held.step, held.variables
+        config, start = weights.config, weights.provenance[-1]
+        step, variables = weights.step, weights.variables
         if checkpoint not in ("best", "latest", step):
             raise ValueError(f"{path} holds no checkpoint {checkpoint!r}; it has {step} only")
     devices = Devices(num_devices)
     name = f"{pathlib.Path(path).absolute().name.removesuffix('.npz')} @ {step}"
     shape, kind = tuple(start["image_shape"]), start["kind"]
-    views = config.eval.get("views", 1) if views is None else views
-    return bind(config, devices.replicate(variables), shape, kind, name, devices, views)
+    return bind(config, devices.replicate(variables), shape, kind, name, devices, tta)
 
 
 def _weights(path: str | pathlib.Path) -> export.Weights | None:

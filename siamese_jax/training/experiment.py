@@ -20,7 +20,7 @@ from siamese_jax.evaluation import trials
 from siamese_jax.inference.devices import Devices
 from siamese_jax.inference.network import Siamese, bind
 from siamese_jax.models import siamese
-from siamese_jax.models.comparators import DISTANCES
+from siamese_jax.models.comparators import COMPARATORS
 from siamese_jax.training import host_feed, objectives, optim, sampling, step
 
 
@@ -211,10 +211,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     if config.num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {config.num_steps}")
     objective, comparator = config.objective, config.model.comparator
-    if objectives.learns_distances(objective.name) and comparator not in DISTANCES:
+    by_distance = tuple(name for name, cls in COMPARATORS.items() if cls.falls_with_distance)
+    if objectives.learns_distances(objective.name) and comparator not in by_distance:
         raise ValueError(
             f"objective {objective.name!r} learns distances and would leave the comparator "
-            f"{comparator!r} untrained: set model.comparator to one of {DISTANCES}"
+            f"{comparator!r} untrained: set model.comparator to one of {by_distance}"
         )
     copies = objective.get("copies", 0)
     if objective.get("pairs") and config.augment.distort != bool(copies):

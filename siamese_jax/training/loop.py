@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from siamese_jax.evaluation import protocols
+from siamese_jax.evaluation.scoring import shot_aggregation_of
 from siamese_jax.inference import network
 from siamese_jax.runs import checkpoints, export, workdir
 from siamese_jax.training import fixed_pairs, host_feed, optim
@@ -233,7 +234,7 @@ def _validate(experiment: Experiment, net: network.Siamese) -> dict[str, float]:
     result = protocols.evaluate_trials(
         system,
         experiment.validation_trials,
-        shot_aggregation=experiment.config.eval.get("shot_aggregation", "mean"),
+        shot_aggregation=shot_aggregation_of(experiment.config.eval),
         cache=cache,
     )
     values = {"accuracy": result.accuracy}

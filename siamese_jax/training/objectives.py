@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from siamese_jax.models.comparators import Comparator
+from siamese_jax.models.comparators import Comparator, Euclidean
 from siamese_jax.training import fixed_pairs, losses, mining, sampling
 
 CONTRASTS = ("episode", "batch")
@@ -53,13 +53,13 @@ class Compare(NamedTuple):
         pairs: (..., D), (..., D) -> (...) logits.
         all_pairs: (..., Q, D), (..., S, D) -> (..., Q, S) logits.
         classify: (..., D) -> (..., classes) logits of the training classes.
-        head: the comparator, for its distances (see `models.Comparator.distances`).
+        head: the comparator, for its distances (see `comparators.Comparator.distances`).
     """
 
     pairs: Callable
     all_pairs: Callable
     classify: Callable | None = None
-    head: Comparator = Comparator("euclidean")
+    head: Comparator = Euclidean()
 
 
 @dataclasses.dataclass(frozen=True)

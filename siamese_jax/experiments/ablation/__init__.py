@@ -18,7 +18,7 @@ from tqdm import tqdm
 from siamese_jax.data import loading
 from siamese_jax.experiments.ablation import table, training
 from siamese_jax.experiments.ablation.variants import check_fits, make_variants, parse_over
-from siamese_jax.reporting import figures
+from siamese_jax.reporting import drawing
 from siamese_jax.runs import workdir
 
 
@@ -111,8 +111,8 @@ def run_ablation(
     }
     for target in [path / "ablation.json", *([pathlib.Path(record)] if record else [])]:
         training.write_json(target, table.rounded(recorded))
-    figures.save(table.draw(summaries), path / "ablation.png")
-    figures.save(table.draw_losses(summaries), path / "losses.png")
+    drawing.save(table.draw(summaries), path / "ablation.png")
+    drawing.save(table.draw_losses(summaries), path / "losses.png")
     print(f"written: ablation.txt, .md, .json, .png and losses.png in {path}")
     return {"finished": True, "failed": sum(len(s["failed"]) for s in summaries)}
 

@@ -11,7 +11,7 @@ from siamese_jax.models.comparators import COMPARATORS
 from siamese_jax.training import objectives
 
 # `local` compares the maps of another kind of encoder.
-_OF_VECTORS = tuple(kind for kind in COMPARATORS if kind != "local")
+_OF_VECTORS = tuple(name for name in COMPARATORS if name != "local")
 _WEIGHT_DECAY = ("adamw", "muon")  # optimisers of the same settings
 _UNIT_MARGIN = 1.0  # of distances of embeddings of length 1, which are at most 2
 _PROTOTYPE_SCALE = 0.02  # 512 normalised numbers an embedding: squared distances of about 1,000

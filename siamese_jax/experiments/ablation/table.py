@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import metrics, protocols, trials
+from siamese_jax.evaluation.scoring import shot_aggregation_of
 from siamese_jax.experiments.ablation.variants import Variant
 from siamese_jax.inference import network
-from siamese_jax.reporting import figures
+from siamese_jax.reporting import curves, drawing
 from siamese_jax.runs import workdir
 
 PROTOCOLS = ("official", "within", "training")
@@ -78,11 +79,12 @@ class Evaluate:
                 kept = dict(file)
         if wanted.keys() - kept.keys():
             system, cache = network.load(path, "best").system(), {}
-            usual = workdir.read_config(path).eval.get("shot_aggregation", "mean")
+            config = workdir.read_config(path)
             for name in wanted.keys() - kept.keys():
                 frozen, shot_aggregation = wanted[name]
+                aggregation = shot_aggregation_of(config.eval, shot_aggregation)
                 result = protocols.evaluate_trials(
-                    system, frozen, shot_aggregation=shot_aggregation or usual, cache=cache
+                    system, frozen, shot_aggregation=aggregation, cache=cache
                 )
                 kept[name] = result.correct
             part = path / "evaluated.part.npz"
@@ -133,6 +135,7 @@ def summary(variant: Variant, evaluate: Evaluate, runs: list[dict]) -> dict:
                 "seeds": values,
                 "t_interval": metrics.seed_interval(values),
                 "wilson": metrics.wilson_interval(*total),
+                "num_trials": int(correct[0].size),
                 "trials": frozen.hash,
             }
     if good:
@@ -268,9 +271,9 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
     figure = Figure((9.6, 1.2 + 0.5 * max(len(shown), 1)), layout="constrained")
     axes = figure.add_subplot()
     styles = {
-        "official": ("o", figures.MODEL, -0.2),
-        "within": ("s", figures.OTHER, 0.0),
-        "training": ("D", figures.BASELINE, 0.2),
+        "official": ("o", drawing.MODEL, -0.2),
+        "within": ("s", drawing.OTHER, 0.0),
+        "training": ("D", drawing.BASELINE, 0.2),
     }
     for protocol, (marker, colour, shift) in styles.items():
         with_figure = [(y, s[protocol]) for y, s in enumerate(shown) if protocol in s]
@@ -290,7 +293,7 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
     axes.set_yticks(range(len(shown)), [s["variant"] for s in shown])
     axes.invert_yaxis()
     axes.set_xlabel("accuracy, %; dots: seeds, line: 95 % interval")
-    axes.grid(axis="x", color=figures.RULE, linewidth=0.7)
+    axes.grid(axis="x", color=drawing.RULE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if shown:
@@ -300,7 +303,7 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
 
 def draw_losses(summaries: Sequence[Mapping]) -> Figure:
     """Training loss of every variant against the step, the mean over its seeds."""
-    return figures.losses_figure([(s["variant"], s["loss"]) for s in summaries if s["runs"]])
+    return curves.losses_figure([(s["variant"], s["loss"]) for s in summaries if s["runs"]])
 
 
 def rounded(value):

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from siamese_jax.runs import workdir
+from siamese_jax.runs import files
 
 
 class Trainer:
@@ -117,4 +117,4 @@ def read_json(path: pathlib.Path):
 
 def write_json(path: pathlib.Path, value) -> None:
     """Replaces a file at once."""
-    workdir.write_whole(path, json.dumps(value, indent=1) + "\n")
+    files.replace_text(path, json.dumps(value, indent=1) + "\n")
