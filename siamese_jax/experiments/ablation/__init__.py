@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
+from siamese_jax import cli
 from siamese_jax.data import loading
 from siamese_jax.experiments.ablation import table, training
 from siamese_jax.experiments.ablation.variants import check_fits, make_variants, parse_over
@@ -95,7 +96,7 @@ def run_ablation(
     tables = [table.rows(summaries), table.difference_rows(summaries, differences)]
     tables = [cells for cells in tables if len(cells) > 1]
     wrapped = [textwrap.fill(note, 100, subsequent_indent="  ") for note in notes]
-    text = "\n\n".join([*map(table.text, tables), "\n".join(wrapped)])
+    text = "\n\n".join([*map(cli.text_table, tables), "\n".join(wrapped)])
     print(text)
     (path / "ablation.txt").write_text(text + "\n")
     page = [*map(table.markdown, tables), "\n".join(f"- {note}" for note in notes)]

@@ -235,13 +235,6 @@ def _limits(limits, form) -> str:
     return "[" + ", ".join(f"{100 * x:{form}}" for x in limits) + "]"
 
 
-def text(cells: Sequence[Sequence[str]]) -> str:
-    """The cells in columns."""
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
-    return "\n".join(line.rstrip() for line in lines)
-
-
 def markdown(cells: Sequence[Sequence[str]]) -> str:
     """The cells as a table in Markdown."""
     head, *body = [[cell.replace("|", "\\|") for cell in row] for row in cells]
