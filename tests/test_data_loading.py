@@ -321,3 +321,9 @@ def test_config_dict_loads_too():
 
     config = ml_collections.ConfigDict({"name": "glyphs", **SMALL, "archives": None})
     assert loading.load(config.lock()).train.num_alphabets == 3
+
+
+@pytest.mark.parametrize("size", [20, (20,), (20, 20, 1), (20.5, 20)])
+def test_an_image_size_is_two_whole_numbers(size):
+    with pytest.raises(ValueError, match=r"image_size must be \(height, width\) in pixels, got"):
+        loading.load({"name": "glyphs", "image_size": size})

@@ -394,8 +394,8 @@ def test_environment_names_the_archives(tmp_path, files, monkeypatch):
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from test_datasets_omniglot import TINY
-from siamese_jax.datasets import omniglot
+from test_data_omniglot import TINY
+from siamese_jax.data import omniglot
 whole = omniglot.OmniglotDrawers._generate_examples
 def half(self, images_per_class):
     for count, example in enumerate(whole(self, images_per_class)):
@@ -407,6 +407,7 @@ omniglot.prepare({data!r}, {zips!r}, layout=TINY)
 """
 
 
+@pytest.mark.slow
 def test_killed_half_way_then_called_again(tmp_path, files):
     zips, data_dir = write(tmp_path / "zips", files), tmp_path / "data"
     tests = pathlib.Path(__file__).parent
@@ -421,6 +422,7 @@ def test_killed_half_way_then_called_again(tmp_path, files):
     assert left_in(data_dir) == ["omniglot_drawers"]
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_once(tmp_path, files):
     """Each holds the lock in turn; the second finds the set of the first."""
     zips, data_dir = write(tmp_path / "zips", files), tmp_path / "data"

@@ -7,7 +7,7 @@ import threading
 import jax
 import numpy as np
 import pytest
-from test_datasets_omniglot import TINY, tiny_files, write
+from test_data_omniglot import TINY, tiny_files, write
 
 from siamese_jax.data import augment, loading, omniglot, splits
 from siamese_jax.data.image_set import StreamedImages
