@@ -22,7 +22,7 @@ from siamese_jax.evaluation import metrics
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models import siamese
-from siamese_jax.models.comparators import DISTANCES, Comparator
+from siamese_jax.models.comparators import Euclidean, Local, SquaredEuclidean
 from siamese_jax.models.context import FullContext
 from siamese_jax.recognition import actions, calibration, gallery, pictures, storage
 
@@ -270,8 +270,7 @@ def test_the_fingerprint_is_of_all_that_decides_a_score(net):
         leaves[place] = leaf + 1e-3
         tree = jax.tree.unflatten(jax.tree.structure(net.variables), leaves)
         changed.append(net.with_variables(tree))
-    for kind in DISTANCES:  # the same parameters
-        head = Comparator(kind=kind)
+    for head in (Euclidean(), SquaredEuclidean(), Local()):  # the same parameters
         changed.append(dataclasses.replace(net, model=net.model.clone(head=head)))
     prints = {gallery.network_fingerprint(n) for n in changed}
     assert first not in prints and len(prints) == len(changed)
