@@ -27,7 +27,7 @@ from siamese_jax.benchmarks import (
     workload,
 )
 from siamese_jax.data import augment
-from siamese_jax.models.comparators import Comparator
+from siamese_jax.models.comparators import L1
 from siamese_jax.models.encoders import KochEncoder
 from siamese_jax.models.siamese import SiameseNet
 from siamese_jax.training import sampling
@@ -131,7 +131,7 @@ def test_the_matrix_product_counts_two_operations_a_term():
 
 
 def test_operations_of_kochs_step_by_hand():
-    net = SiameseNet(KochEncoder(), Comparator(kind="l1"))
+    net = SiameseNet(KochEncoder(), L1())
     image = (
         (96 * 96 * 64 * 10 * 10)
         + (42 * 42 * 128 * 7 * 7 * 64)
@@ -250,7 +250,7 @@ def test_an_even_index_is_one():
 def test_the_peer_is_the_same_network():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     encoder = KochEncoder((4, 6, 6, 8), (4, 3, 3, 2), 16, conv_std=0.3)
-    net = SiameseNet(encoder, Comparator(kind="l1"))
+    net = SiameseNet(encoder, L1())
     a, b = (jax.random.uniform(jax.random.key(i), (6, 41, 41, 1)) for i in (0, 1))
     params = jax.jit(net.init)(jax.random.key(2), a, b)["params"]
     peer = torch_koch.build_network(41, (4, 6, 6, 8), (4, 3, 3, 2), 16)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from siamese_jax.models.comparators import Comparator
+from siamese_jax.models.comparators import Local
 from siamese_jax.training import fixed_pairs, objectives, sampling
 from siamese_jax.training.sampling import Episodes, PairBatch, SetIndex
 
@@ -107,7 +107,7 @@ def test_contrastive_on_maps_of_local_features():
     expected = np.where(labels, distance**2, np.maximum(1.2 - distance, 0) ** 2).mean() / 2
     matrix = np.corrcoef(h.reshape(48, 3).T)
     expected += 0.5 * np.mean(matrix[~np.eye(3, dtype=bool)] ** 2)
-    head = Comparator("local", places=(2, 2), units=3, reach=0)
+    head = Local(places=(2, 2), units=3, reach=0)
     batch = PairBatch(None, None, jnp.asarray(labels, jnp.float32))
     flat = jnp.asarray(h.reshape(6, 2, 12), jnp.float32)
     loss, metrics = objective.loss(DOT._replace(head=head), flat, batch)

@@ -108,7 +108,7 @@ class SiameseNet(nn.Module):
 
 
 def build(
-    fields: Mapping | ConfigDict,  # a ConfigDict is no Mapping
+    fields: Mapping | ConfigDict,
     image_shape: Sequence[int] | None = None,
     axis_name: str | None = None,
     classes: int = 0,
