@@ -25,9 +25,9 @@ def read_pairs(
     """Reads pairs of pictures from a CSV file.
 
     A line is `questioned,reference,label`, or `questioned,reference,label,claim`: two pictures, their
-    paths relative to the file's folder, and 1 for the same class or 0 for different ones. Lines of one
-    claim ask about one picture, with a reference each; their scores are joined into one. A first line
-    whose label is neither 0 nor 1, and whose paths are no files, is taken for a header.
+    paths relative to the file's folder, and 1 for the same class or 0 for different ones. The lines of
+    one claim have the same questioned picture and a reference each; their scores are aggregated into
+    one. A first line is a header if its label is neither 0 nor 1 and its paths are no files.
 
     Args:
         path: of the file.
@@ -40,9 +40,10 @@ def read_pairs(
         picture, or by this picture if all lie in one folder.
 
     Raises:
-        ValueError: naming the line: not three or four fields, a missing or unreadable picture, a
-            label that is not 0 or 1, a picture with itself, lines of one claim that differ in the
-            label or the questioned picture. Or no lines, one label only, or a network of vectors.
+        ValueError: a line, which is named, has not three or four fields, a picture that is missing
+            or cannot be read, a label that is not 0 or 1, a picture with itself, or another label or
+            questioned picture than its claim; or there are no lines, one label only, or the network
+            takes vectors.
     """
     path = pathlib.Path(path).expanduser()
     if kind == "vector":
