@@ -128,9 +128,7 @@ def _protocol(
     return Protocol(name, run, settings, needs or {})
 
 
-def _curve(
-    data: EvaluationData, *, curve_n_ways, curve_scope: str, k_shot: int, seed: int, **fields: int
-) -> dict[str, Trials]:
+def _curve(data: EvaluationData, **settings: Any) -> dict[str, Trials]:
     """A list for each N, of the test classes and, if they are there, of the training classes."""
     lists = {}
     for part, image_set in (("unseen", data.test), ("training", data.train)):
@@ -138,11 +136,11 @@ def _curve(
             continue
         for drawn in curve_trials(
             image_set,
-            n_ways=curve_n_ways,
-            k_shot=k_shot,
-            num_trials=fields["curve_trials"],
-            seed=seed,
-            scope=curve_scope,
+            n_ways=settings["curve_n_ways"],
+            k_shot=settings["k_shot"],
+            num_trials=settings["curve_trials"],
+            seed=settings["seed"],
+            scope=settings["curve_scope"],
         ):
             lists[f"curve/{part}/{drawn.n_way}"] = dataclasses.replace(drawn, name=f"curve/{part}")
     return lists
