@@ -19,13 +19,13 @@ from siamese_jax.evaluation.protocols.protocol import (
     EvaluationData,
     Protocol,
 )
-from siamese_jax.evaluation.protocols.result import (
-    Result,
+from siamese_jax.evaluation.protocols.result import Result, make_result
+from siamese_jax.evaluation.scoring import (
+    DEFAULT_AGGREGATION,
+    Embedder,
+    Scorer,
     effective_aggregation,
-    make_result,
-    make_scorer,
 )
-from siamese_jax.evaluation.scoring import DEFAULT_AGGREGATION, Embedder
 from siamese_jax.evaluation.trials import (
     between_trials,
     curve_trials,
@@ -71,7 +71,7 @@ def evaluate_trials(
     """
     began = time.perf_counter()
     rows = np.concatenate([trials.supports.ravel(), trials.queries.ravel()])
-    scorer = make_scorer(system, trials, rows, batch_size, cache, progress)
+    scorer = Scorer(system, trials, rows, batch_size=batch_size, cache=cache, progress=progress)
     scores, nonfinite = scorer.classes(
         trials.queries, trials.supports, shot_aggregation
     )  # (R, Q, N)
