@@ -16,6 +16,7 @@ setuptools.setup(
         "flax>=0.12",
         "importlib_resources",  # tfds imports it without declaring it
         "jax>=0.10.2,<0.12",
+        "jaxtyping>=0.3",
         "matplotlib",
         "ml_collections",
         "numpy",
@@ -31,6 +32,8 @@ setuptools.setup(
     extras_require={
         "bench": ["torch"],
         "search": ["optuna>=5.0,<6"],
-        "test": ["optuna>=5.0,<6", "pytest", "pytest-xdist", "ruff", "scikit-learn"],
+        "test": [
+            *("beartype", "optuna>=5.0,<6", "pytest", "pytest-xdist", "ruff", "scikit-learn"),
+        ],
     },
 )

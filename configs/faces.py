@@ -19,46 +19,38 @@ References:
     Samaria, Harter (1994), Parameterisation of a stochastic model for human face identification.
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from siamese_jax.config import base, distortions, shrink, variants
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """The config; `arg` is empty or one of `local` and `smoke`."""
-    if arg not in ("", "local", "smoke"):
-        raise ValueError(f"configs/faces.py has the variants 'local' and 'smoke', not {arg!r}")
-    config = ml_collections.ConfigDict()
-    config.seed = 0  # of parameters, batches and warps
-    config.num_steps = 300  # updates
-    config.num_devices = 1  # 0: all there are; their number must divide the batch
-    config.feed = "auto"  # where the images to train on lie: device, host, or by their size
-    config.log_every = 10  # steps
-    config.keep_best = 1  # checkpoints kept besides the latest
 
-    config.data = ml_collections.ConfigDict()
+def get_config(arg: str = "") -> ConfigDict:
+    """The config; `arg` is empty, or some of `local` and `smoke`, joined by a comma."""
+    words = variants(arg, "local", "smoke")
+    config = base()
+    config.num_steps = 300
+    config.log_every = 10
+
+    config.data = ConfigDict()
     config.data.name = "folder"
     config.data.path = placeholder(str)  # folder, or zip, of the faces
     config.data.fractions = (15, 5, 20)  # people: training, validation, test
-    config.data.image_size = (28, 23)  # pixels: a quarter of the original
+    config.data.image_size = (28, 23)  # a quarter of the original's sides
     config.data.seed = 0  # of the split into people
 
-    config.model = ml_collections.ConfigDict()
     config.model.encoder = "small"  # the tutorials' two convolutions, without their dense layers
-    config.model.encoder_args = ml_collections.ConfigDict(
-        {
-            "filters": (32, 64),
-            "hidden": (),
-            "units": 64,
-            "normalise": True,
-            "output": "unit",
-            "dropout": 0.0,
-        }
-    )
+    config.model.encoder_args = {
+        "filters": (32, 64),
+        "hidden": (),
+        "units": 64,
+        "normalise": True,
+        "output": "unit",
+        "dropout": 0.0,
+    }
     config.model.comparator = "euclidean"
-    config.model.head_args = ml_collections.ConfigDict({"scale": 1.0, "bias": 0.5})
-    config.model.dtype = "float32"  # of computation; parameters are float32
+    config.model.head_args = {"scale": 1.0, "bias": 0.5}
 
-    config.objective = ml_collections.ConfigDict()
     config.objective.name = "contrastive"
     config.objective.batch = 64  # pairs
     config.objective.negatives = "any"
@@ -66,35 +58,20 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.objective.decorrelation = 1.0  # without it 15 people teach a few directions only
     config.objective.symmetries = "none"
 
-    config.augment = ml_collections.ConfigDict()
-    config.augment.distort = True
-    config.augment.affine = ml_collections.ConfigDict(
-        {
-            "rotation": 3.0,
-            "shear": 0.03,
-            "scale": (0.95, 1.05),
-            "translation": 4.0,
-            "probability": 0.8,
-        }
+    config.augment = distortions(
+        rotation=3.0, shear=0.03, scale=(0.95, 1.05), translation=4.0, probability=0.8
     )
-    config.augment.elastic_size = 0.0
-    config.augment.elastic_grid = 4
     config.augment.mirror = True  # a mirrored face is the same person
     config.augment.contrast = 0.2
     config.augment.brightness = 0.1
 
-    config.optim = ml_collections.ConfigDict()
     config.optim.name = "adamw"
     config.optim.learning_rate = 1e-3
     config.optim.warmup_steps = 20
     config.optim.weight_decay = 0.05
 
-    config.eval = ml_collections.ConfigDict()
-    config.eval.every = 50  # steps
-    config.eval.num_trials = 2000  # trials on the validation people
+    config.eval.every = 50
     config.eval.n_way = 5
-    config.eval.seed = 0
-    config.eval.patience = 0
 
     config.search_space = (
         ("optim.learning_rate", "log", 1e-4, 1e-2),
@@ -103,32 +80,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ("augment.affine.translation", "float", 0.0, 12.0),
     )
 
-    if arg == "local":
+    if "local" in words:
         config.num_steps = 180
         config.eval.every = 60
         config.model.encoder_args.local = True
-        config.model.encoder_args.units = 32  # features a place
+        config.model.encoder_args.units = 32  # features of a place
         config.model.comparator = "local"
         config.model.head_args = {"scale": 5.0, "bias": -2.5, "reach": 2}
-    if arg == "smoke":
-        config.num_steps = 20
-        config.log_every = 5
-        config.data = ml_collections.ConfigDict(
-            {
-                "name": "glyphs",
-                "glyphs_alphabets": 9,
-                "glyphs_characters": (6, 10),
-                "glyphs_drawers": 8,
-                "image_size": (20, 20),
-                "path": placeholder(str),
-                "fractions": (0.6, 0.2, 0.2),
-                "seed": 0,
-            }
-        )
-        config.model.encoder_args.filters = (4, 8)
-        config.model.encoder_args.units = 16
-        config.objective.batch = 8
-        config.optim.warmup_steps = 2
-        config.eval.every = 10
-        config.eval.num_trials = 50
+    if "smoke" in words:
+        config.data.fractions = (0.6, 0.2, 0.2)
+        shrink(config, (20, 20), filters=(4, 8), units=16)
     return config.lock()

@@ -18,64 +18,39 @@ Variants: `:long` is the tutorial of 900,000 steps; `:smoke` shrinks everything 
 built-in glyphs.
 """
 
-import ml_collections
-from ml_collections.config_dict import placeholder
+from ml_collections import ConfigDict
+
+from siamese_jax.config import base, shrink, variants
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """The config; `arg` is empty, `long` or `smoke`."""
-    if arg not in ("", "long", "smoke"):
-        raise ValueError(
-            f"configs/keras_tutorial.py has the variants 'long' and 'smoke', not {arg!r}"
-        )
-    config = ml_collections.ConfigDict()
-    config.seed = 0
+def get_config(arg: str = "") -> ConfigDict:
+    """The config; `arg` is empty, or some of `long` and `smoke`, joined by a comma."""
+    words = variants(arg, "long", "smoke")
+    config = base()
     config.num_steps = 20_000
-    config.num_devices = 0  # 0: all there are
-    config.feed = "auto"  # where the images to train on lie: device, host, or by their size
-    config.log_every = 100  # steps
-    config.keep_best = 1
+    config.num_devices = 0  # all there are
+    config.log_every = 100
 
-    config.data = ml_collections.ConfigDict()
     config.data.name = "omniglot"
-    config.data.split = "lake"  # 30 alphabets to train, 10 to choose, 10 to test; all drawers
-    config.data.image_size = (105, 105)  # pixels
-    config.data.archives = placeholder(str)  # folder of the three Omniglot zips
-    config.data.data_dir = placeholder(str)  # of prepared sets; None: where tfds keeps its own
-    config.data.stream = False  # whether Omniglot's images to train on stay on disk
-    config.data.path = placeholder(str)  # folder of pictures, for name = "folder"
-    config.data.glyphs_alphabets = 20  # of the glyphs
-    config.data.glyphs_characters = (20, 32)  # least and most an alphabet
-    config.data.glyphs_drawers = 20
-    config.data.seed = 0
 
-    config.model = ml_collections.ConfigDict()
     config.model.encoder = "koch"
-    config.model.encoder_args = ml_collections.ConfigDict(
-        {
-            "filters": (64, 128, 128, 256),
-            "kernels": (10, 7, 4, 4),
-            "units": 4096,
-            "conv_std": 0.01,
-            "dense_std": 0.01,  # Koch et al.: 0.2
-            "bias_mean": 0.5,  # standard deviation 0.01
-            "convolution": "auto",  # in the frequency domain where that is faster
-        }
-    )
+    config.model.encoder_args = {
+        "filters": (64, 128, 128, 256),
+        "kernels": (10, 7, 4, 4),
+        "units": 4096,
+        "conv_std": 0.01,
+        "dense_std": 0.01,  # Koch et al.: 0.2
+        "bias_mean": 0.5,  # standard deviation 0.01
+        "convolution": "auto",  # in the frequency domain where that is faster
+    }
     config.model.comparator = "l1"
-    config.model.head_args = ml_collections.ConfigDict({"kernel_std": 0.01, "bias_mean": 0.5})
-    config.model.dtype = "float32"
+    config.model.head_args = {"kernel_std": 0.01, "bias_mean": 0.5}
 
-    config.objective = ml_collections.ConfigDict()
     config.objective.name = "verification"
     config.objective.batch = 32  # pairs
     config.objective.negatives = "any"  # the other character is any of the training set
     config.objective.symmetries = "none"
 
-    config.augment = ml_collections.ConfigDict()
-    config.augment.distort = False
-
-    config.optim = ml_collections.ConfigDict()
     config.optim.name = "adam"
     config.optim.learning_rate = 6e-5  # constant
     config.optim.rules = (  # (parameters, L2 weight)
@@ -85,12 +60,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ("head/.*", 0.0),
     )
 
-    config.eval = ml_collections.ConfigDict()
-    config.eval.every = 200  # steps
+    config.eval.every = 200
     config.eval.num_trials = 250
-    config.eval.n_way = 20
-    config.eval.seed = 0
-    config.eval.patience = 0  # never stops early; the best weights are kept
 
     config.search_space = (
         ("optim.learning_rate", "log", 1e-6, 1e-2),
@@ -99,24 +70,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ("objective.negatives", "choice", "any", "same_alphabet"),
     )
 
-    if arg == "long":
+    if "long" in words:
         config.num_steps = 900_000
         config.log_every = 1000
         config.eval.every = 7000
         config.eval.num_trials = 550
-    if arg == "smoke":
-        config.num_steps = 20
-        config.log_every = 5
-        config.data.name = "glyphs"
-        config.data.glyphs_alphabets = 9
-        config.data.glyphs_characters = (6, 10)
-        config.data.glyphs_drawers = 8
-        config.data.image_size = (52, 52)
-        config.model.encoder_args.filters = (4, 4, 4, 4)
-        config.model.encoder_args.kernels = (4, 3, 3, 2)
-        config.model.encoder_args.units = 16
+    if "smoke" in words:
+        shrink(config, (52, 52), filters=(4, 4, 4, 4), kernels=(4, 3, 3, 2), units=16)
         config.objective.batch = 16
-        config.eval.every = 10
-        config.eval.num_trials = 50
-        config.eval.n_way = 5
     return config.lock()

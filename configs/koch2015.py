@@ -33,61 +33,41 @@ minutes), whatever the number of pairs. Rates, momenta, validation and patience 
 steps (29,952 or 119,808 examples each) in place of epochs; the momentum's ramp is two blocks.
 """
 
-import difflib
+from ml_collections import ConfigDict
 
-import ml_collections
-from ml_collections.config_dict import placeholder
+from siamese_jax.config import base, distortions, shrink, variants
 
 _BATCH = 128  # pairs, as published
 _PAIRS = {"pairs=30k": 30_000, "pairs=90k": 90_000, "pairs=150k": 150_000}
-_VARIANTS = (*_PAIRS, "affine", "dense", "reduced", "smoke")
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(arg: str = "") -> ConfigDict:
     """The config; `arg` is empty or some of the variants, joined by commas."""
-    words = _words(arg)
+    words = _variants(arg)
     pairs = sum(_PAIRS.get(word, 0) for word in words)
     copies = 8 if "affine" in words else 0
     every = round((pairs * (copies + 1) or 150_000) / _BATCH)  # steps an epoch
-    config = ml_collections.ConfigDict()
-    config.seed = 0
+    config = base()
     config.num_steps = 200 * every  # at most 200 epochs, as published
-    config.num_devices = 0  # 0: all there are
-    config.feed = "auto"  # where the images to train on lie: device, host, or by their size
+    config.num_devices = 0  # all there are
     config.log_every = max(n for n in range(1, 301) if every % n == 0)
-    config.keep_best = 1
 
-    config.data = ml_collections.ConfigDict()
     config.data.name = "omniglot"
     config.data.split = "koch"  # drawers 1-12 / 13-16 / 17-20 (our choice), alphabets 30 / 10 / 10
-    config.data.image_size = (105, 105)  # pixels
-    config.data.archives = placeholder(str)  # folder of the three Omniglot zips
-    config.data.data_dir = placeholder(str)  # of prepared sets; None: where tfds keeps its own
-    config.data.stream = False  # whether Omniglot's images to train on stay on disk
-    config.data.path = placeholder(str)  # folder of pictures, for name = "folder"
-    config.data.glyphs_alphabets = 20  # of the glyphs
-    config.data.glyphs_characters = (20, 32)  # least and most an alphabet
-    config.data.glyphs_drawers = 20
-    config.data.seed = 0
 
-    config.model = ml_collections.ConfigDict()
     config.model.encoder = "koch"
-    config.model.encoder_args = ml_collections.ConfigDict(
-        {
-            "filters": (64, 128, 128, 256),
-            "kernels": (10, 7, 4, 4),
-            "units": 4096,
-            "conv_std": 0.01,  # as published
-            "dense_std": 0.2,  # as published
-            "bias_mean": 0.5,  # as published
-            "convolution": "auto",  # in the frequency domain where that is faster
-        }
-    )
+    config.model.encoder_args = {
+        "filters": (64, 128, 128, 256),
+        "kernels": (10, 7, 4, 4),
+        "units": 4096,
+        "conv_std": 0.01,  # as published
+        "dense_std": 0.2,  # as published
+        "bias_mean": 0.5,  # as published
+        "convolution": "auto",  # in the frequency domain where that is faster
+    }
     config.model.comparator = "l1"
-    config.model.head_args = ml_collections.ConfigDict({"kernel_std": 0.2, "bias_mean": 0.5})
-    config.model.dtype = "float32"
+    config.model.head_args = {"kernel_std": 0.2, "bias_mean": 0.5}
 
-    config.objective = ml_collections.ConfigDict()
     config.objective.name = "verification"
     config.objective.batch = _BATCH
     config.objective.negatives = "any"  # or "same_alphabet"; the paper does not say
@@ -95,21 +75,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.objective.pairs = pairs  # of a fixed set; 0: drawn anew for every batch
     config.objective.copies = copies  # distorted ones of each fixed pair
 
-    config.augment = ml_collections.ConfigDict()
+    config.augment = distortions()
     config.augment.distort = not pairs or copies > 0
-    config.augment.affine = ml_collections.ConfigDict(
-        {
-            "rotation": 10.0,
-            "shear": 0.3,
-            "scale": (0.8, 1.2),
-            "translation": 2.0,
-            "probability": 0.5,
-        }
-    )
-    config.augment.elastic_size = 0.0
-    config.augment.elastic_grid = 4
 
-    config.optim = ml_collections.ConfigDict()
     config.optim.name = "layerwise"
     config.optim.steps_per_epoch = every
     config.optim.decay = 0.99  # of every rate, an epoch, as published
@@ -125,17 +93,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ("head/.*", 1e-1, 0.9, 1e-5),
     )
 
-    config.eval = ml_collections.ConfigDict()
-    config.eval.every = every  # steps: an epoch
+    config.eval.every = every  # an epoch
     config.eval.num_trials = 320  # as published
-    config.eval.num_pairs = 10_000  # watched, as published; the trials decide
-    config.eval.n_way = 20
-    config.eval.seed = 0
+    config.eval.num_pairs = 10_000  # logged, as published; the trials decide
     config.eval.patience = 20  # epochs, as published
 
     if "dense" in words:
         config.model.encoder = "dense"
-        config.model.encoder_args = ml_collections.ConfigDict(
+        config.model.encoder_args = ConfigDict(
             {"hidden": (2048,), "units": 2048, "output": "sigmoid", "std": 0.2, "bias_mean": 0.5}
         )
         config.optim.rules = (
@@ -162,44 +127,24 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         kernels = (2, 7)
 
     if "smoke" in words:
-        config.num_steps = 20
-        config.log_every = 5
-        config.data.name = "glyphs"
-        config.data.glyphs_alphabets = 9
-        config.data.glyphs_characters = (6, 10)
-        config.data.glyphs_drawers = 10
-        config.data.image_size = (52, 52)
+        layers = {"filters": (4, 4, 4, 4), "kernels": (4, 3, 3, 2)}
         if "dense" in words:
-            config.model.encoder_args.hidden = (16,)
-        else:
-            config.model.encoder_args.filters = (4, 4, 4, 4)
-            config.model.encoder_args.kernels = (4, 3, 3, 2)
-        config.model.encoder_args.units = 16
+            layers = {"hidden": (16,)}
+        shrink(config, (52, 52), **layers, units=16)
+        config.data.glyphs_drawers = 10  # shared out among three parts
         config.objective.batch = 16
         config.objective.pairs = pairs // 500
         config.optim.steps_per_epoch = 10
-        config.eval.every = 10
-        config.eval.num_trials = 50
         config.eval.num_pairs = 100
-        config.eval.n_way = 5
         kernels, filters, units = (2, 6), (2, 8, 2), (8, 32, 8)
 
     config.search_space = _search_space(config, kernels, filters, units)
     return config.lock()
 
 
-def _words(arg):
-    """The words of an argument, each known and there once."""
-    words = arg.split(",") if arg else []
-    for word in words:
-        if word not in _VARIANTS:
-            near = difflib.get_close_matches(word, _VARIANTS, n=1)
-            raise ValueError(
-                f"configs/koch2015.py has the variants {', '.join(_VARIANTS)}, not {word!r}"
-                + "".join(f": did you mean {other!r}?" for other in near)
-            )
-        if words.count(word) > 1:
-            raise ValueError(f"the variant {word!r} stands twice in {arg!r}: leave one out")
+def _variants(arg):
+    """The variants that `arg` names; those that do not go together are an error."""
+    words = variants(arg, *_PAIRS, "affine", "dense", "reduced", "smoke")
     sets = [word for word in words if word in _PAIRS]
     if len(sets) > 1:
         raise ValueError(f"{arg!r} has the variants {', '.join(sets)}: a run has one set of pairs")

@@ -18,45 +18,43 @@ References:
     Hadsell, Chopra, LeCun (2006), Dimensionality reduction by learning an invariant mapping.
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from siamese_jax.config import base, distortions, shrink, variants
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+
+def get_config(arg: str = "") -> ConfigDict:
     """The config; `arg` is empty or `smoke`."""
-    if arg not in ("", "smoke"):
-        raise ValueError(f"configs/mnist_to_omniglot.py has the variant 'smoke', not {arg!r}")
-    config = ml_collections.ConfigDict()
-    config.seed = 0  # of parameters, batches and warps
-    config.num_steps = 500  # updates
-    config.num_devices = 1  # 0: all there are; their number must divide the batch
-    config.feed = "auto"  # where the images to train on lie: device, host, or by their size
-    config.log_every = 50  # steps
-    config.keep_best = 1  # checkpoints kept besides the latest
+    words = variants(arg, "smoke")
+    config = base()
+    config.num_steps = 500
+    config.log_every = 50
 
-    config.data = ml_collections.ConfigDict()
+    config.data = ConfigDict()
     config.data.name = "mnist"
-    config.data.image_size = (28, 28)  # pixels
+    config.data.image_size = (28, 28)
     config.data.archives = placeholder(str)  # folder of MNIST's four archives
-    config.data.data_dir = placeholder(str)  # of prepared sets; None: where tfds keeps its own
+    config.data.data_dir = placeholder(str)  # folder of prepared sets; None: that of tfds
 
-    config.test_data = ml_collections.ConfigDict()
+    config.test_data = ConfigDict()
     config.test_data.name = "omniglot"
     config.test_data.split = "lake"
-    config.test_data.image_size = (28, 28)  # pixels
+    config.test_data.image_size = (28, 28)
     config.test_data.archives = placeholder(str)  # folder of the three Omniglot zips
     config.test_data.data_dir = placeholder(str)
 
-    config.model = ml_collections.ConfigDict()
     config.model.encoder = "small"  # the tutorials' two convolutions, without their dense layers
-    config.model.encoder_args = ml_collections.ConfigDict(
-        {"filters": (32, 64), "hidden": (), "units": 64, "normalise": True, "output": "unit"}
-    )
+    config.model.encoder_args = {
+        "filters": (32, 64),
+        "hidden": (),
+        "units": 64,
+        "normalise": True,
+        "output": "unit",
+    }
     config.model.comparator = "euclidean"
-    config.model.head_args = ml_collections.ConfigDict({"scale": 1.0, "bias": 0.5})
-    config.model.dtype = "float32"  # of computation; parameters are float32
+    config.model.head_args = {"scale": 1.0, "bias": 0.5}
 
-    config.objective = ml_collections.ConfigDict()
     config.objective.name = "contrastive"
     config.objective.batch = 128  # pairs
     config.objective.negatives = "any"
@@ -64,53 +62,23 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.objective.decorrelation = 1.0  # without it ten digits teach a few directions only
     config.objective.symmetries = "none"
 
-    config.augment = ml_collections.ConfigDict()
-    config.augment.distort = True
-    config.augment.affine = ml_collections.ConfigDict(
-        {
-            "rotation": 10.0,
-            "shear": 0.3,
-            "scale": (0.8, 1.2),
-            "translation": 2.0,
-            "probability": 0.5,
-        }
-    )
-    config.augment.elastic_size = 0.0
-    config.augment.elastic_grid = 4
+    config.augment = distortions()
 
-    config.optim = ml_collections.ConfigDict()
     config.optim.name = "adamw"
     config.optim.learning_rate = 1e-3
     config.optim.warmup_steps = 50
     config.optim.weight_decay = 0.01
 
-    config.eval = ml_collections.ConfigDict()
-    config.eval.every = 250  # steps
-    config.eval.num_trials = 2000  # ten-way trials of other digits than those trained on
-    config.eval.n_way = 10
-    config.eval.seed = 0
-    config.eval.patience = 0
+    config.eval.every = 250
+    config.eval.n_way = 10  # the digits, on other images than those trained on
 
     config.search_space = (
         ("optim.learning_rate", "log", 1e-4, 1e-2),
         ("objective.margin", "float", 0.5, 4.0),
     )
 
-    if arg == "smoke":
-        config.num_steps = 20
-        config.log_every = 5
-        for data in (config.data, config.test_data):
-            data.name = "glyphs"
-            data.image_size = (20, 20)
-            data.glyphs_alphabets = 9
-            data.glyphs_characters = (6, 10)
-            data.glyphs_drawers = 8
-        config.data.seed = 0
-        config.test_data.seed = 1
-        config.model.encoder_args = {"filters": (4, 8), "hidden": (16,), "units": 8}
-        config.objective.batch = 8
-        config.optim.warmup_steps = 2
-        config.eval.every = 10
-        config.eval.num_trials = 50
-        config.eval.n_way = 5
+    if "smoke" in words:
+        config.data.seed, config.test_data.seed = 0, 1
+        config.model.encoder_args = ConfigDict()  # the encoder's own, with its dense layers
+        shrink(config, (20, 20), filters=(4, 8), hidden=(16,), units=8)
     return config.lock()

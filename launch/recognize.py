@@ -6,7 +6,7 @@
 
 Commands: enrol NAME IMAGE..., remove NAME, list, identify IMAGE..., compare IMAGE IMAGE,
 verify NAME IMAGE, search IMAGE, calibrate FOLDER (of <name>/<image>), rebuild. The gallery is one
-file and belongs to the checkpoint and --tta that made it; rebuild moves it to others. Exit codes:
+file. It belongs to one checkpoint and one --tta; rebuild moves it to another. Exit codes:
 0 done, or for verify accepted; 1 rejected by verify; 2 an error.
 """
 
@@ -17,25 +17,23 @@ from siamese_jax import cli
 
 siamese_jax.tune_cpu()
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run whose network is taken.")
-_PRETRAINED = flags.DEFINE_string("pretrained", None, "In its place: a network of the package.")
-_GALLERY = flags.DEFINE_string("gallery", None, "File of the gallery; enrol makes it.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run whose network is used.")
+_PRETRAINED = flags.DEFINE_string("pretrained", None, "A network of the package, instead of a run.")
+_GALLERY = flags.DEFINE_string("gallery", None, "File of the gallery; enrol creates it.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _TTA = flags.DEFINE_integer("tta", 1, "Views a picture in test-time augmentation; 1 for none.")
-_ADD = flags.DEFINE_bool("add", False, "enrol: give a name that is there further references.")
+_ADD = flags.DEFINE_bool("add", False, "enrol: further references for an enrolled name.")
 _TOP = flags.DEFINE_integer("top", 3, "identify, search: names or references shown.")
 _PAGE = flags.DEFINE_string("page", None, "search: file of the page, else beside the gallery.")
 _RATE = flags.DEFINE_float("false_accept_rate", 0.01, "calibrate: rate to allow.")
-_SEED = flags.DEFINE_integer("seed", 0, "calibrate: seed of the people held back.")
+_SEED = flags.DEFINE_integer("seed", 0, "calibrate: seed of the classes held out.")
 
 
 def main(argv):
-    from siamese_jax.recognition import (
-        actions,  # jax is slow to import: --help should not wait for it
-    )
+    from siamese_jax.recognition import commands  # imports jax, for which --help should not wait
 
     command, words = (argv[1], argv[2:]) if len(argv) > 1 else (None, [])
-    settings = actions.Settings(
+    settings = commands.Settings(
         workdir=_PRETRAINED.value or _WORKDIR.value,
         gallery=_GALLERY.value,
         checkpoint=_CHECKPOINT.value,
@@ -46,7 +44,10 @@ def main(argv):
         false_accept_rate=_RATE.value,
         seed=_SEED.value,
     )
-    return actions.act(command, words, settings)
+    output = commands.run(command, words, settings)
+    for line in (*cli.text_table(output.table).splitlines(), *output.lines):
+        print(line)
+    return output.exit_code
 
 
 if __name__ == "__main__":

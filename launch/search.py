@@ -2,11 +2,12 @@
 
     python launch/search.py --config=configs/quickstart.py --trials=20 --workdir=runs/search
 
-The config's `search_space` says what varies. Start the same command on several machines that share
-the workdir (or give all of them the --storage of one database), and they work on one study; a killed
-worker's trial is begun again by another one. At the end: the table of the best trials, plots, and
-best.json for `launch/train.py --config=configs/recorded.py:runs/search/best.json`. Only validation
-accuracy is looked at. Exit codes: 0 done, 1 an error, 75 stopped by SIGTERM, 130 by Ctrl-C.
+The config's `search_space` says what varies. Start the same command several times on one machine, and
+all work on one study. Workers on several machines also need a --workdir that they share and --storage,
+the URL of their database (such as postgresql://...). The trial of a killed worker is resumed by another
+one. At the end: the table of the best trials, plots, and best.json for
+`launch/train.py --config=configs/recorded.py:runs/search/best.json`. Only validation accuracy is looked
+at. Exit codes: 0 done, 1 an error, 75 stopped by SIGTERM, 130 by Ctrl-C.
 """
 
 import logging
@@ -24,10 +25,12 @@ siamese_jax.tune_cpu()
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the config.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the search.")
 _TRIALS = flags.DEFINE_integer("trials", 20, "Trials in all, of all workers.", lower_bound=1)
-_STORAGE = flags.DEFINE_string("storage", None, "URL of a database in place of a file.")
+_STORAGE = flags.DEFINE_string("storage", None, "URL of a database; else a SQLite file.")
 _ONLY = flags.DEFINE_list("only", [], "Search only fields that begin so, e.g. optim.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the proposals.")
-_STALE = flags.DEFINE_float("stale_seconds", 120, "Silence after which a worker counts as dead.", 1)
+_STALE = flags.DEFINE_integer(
+    "stale_seconds", 120, "Silence after which a worker counts as dead.", lower_bound=4
+)
 _PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
 flags.mark_flags_as_required(["config", "workdir"])
 

@@ -1,10 +1,10 @@
-"""Prints Tables 1, 2 and 3 of Koch et al. (2015) beside the figures of recorded runs.
+"""Renders the tables of README.md and docs/ from the records in results/.
 
-    python launch/tables.py
-    python launch/tables.py --markdown > tables.md
+    python launch/tables.py            # prints every table
+    python launch/tables.py --check    # exit code 1 if a page differs from the records
+    python launch/tables.py --write    # rewrites the tables in the pages
 
-Reads the records that `launch/evaluate.py --record=results/NAME.json` writes; a row without one says
-"not yet run".
+The tables, with their rows, records and commands, are listed in results/tables.toml.
 """
 
 import pathlib
@@ -13,24 +13,28 @@ from absl import flags
 
 from siamese_jax import cli
 
-_RESULTS = flags.DEFINE_string(
-    "results",
-    str(pathlib.Path(__file__).resolve().parents[1] / "results"),
-    "Folder of the records.",
-)
-_MARKDOWN = flags.DEFINE_bool("markdown", False, "Write Markdown.")
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_RESULTS = flags.DEFINE_string("results", str(_ROOT / "results"), "Folder of the records.")
+_PAGES = flags.DEFINE_list("pages", None, "Pages to render; README.md and docs/*.md by default.")
+_WRITE = flags.DEFINE_bool("write", False, "Rewrite the tables in the pages.")
+_CHECK = flags.DEFINE_bool("check", False, "Only say which pages differ from the records.")
 
 
 def main(argv):
     del argv
     from siamese_jax.experiments import tables
 
-    records, others = tables.read_records(_RESULTS.value)
-    made = tables.make_tables(records)
-    print(tables.format_tables(made, markdown=_MARKDOWN.value))
-    left = tables.unused(made, records, others)
-    if left:
-        print(f"\n{left}")
+    if not (_WRITE.value or _CHECK.value):
+        for name, table in tables.read_tables(_RESULTS.value).items():
+            print(f"{name}\n\n{tables.render(table, _RESULTS.value)}")
+        return 0
+    pages = _PAGES.value or [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
+    changed = tables.update_pages(pages, _RESULTS.value)
+    for page, text in changed.items():
+        if _WRITE.value:
+            page.write_text(text)
+        print(f"{page}: {'rewritten' if _WRITE.value else 'differs from the records'}")
+    return 1 if changed and not _WRITE.value else 0
 
 
 if __name__ == "__main__":

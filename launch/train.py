@@ -1,4 +1,4 @@
-"""Trains a network, or goes on with its training.
+"""Trains a network, or resumes its training.
 
     python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -6,8 +6,8 @@ Any field of the config can be set: --config.seed=1 (after --config). The same c
 that was interrupted. Exit codes: 0 finished, 1 an error, 75 stopped by SIGTERM after saving (start it
 again), 130 stopped by Ctrl-C after saving.
 
-Several processes, one a host: give each --coordinator, --num_processes and --process_id, or where
-jax finds these out by itself (Slurm, TPU pods) --distributed. See launch/local.sh and its neighbours.
+Several processes, one on each host: give each --coordinator, --num_processes and --process_id. Where
+jax finds these by itself (Slurm, TPU pods), give --distributed. See local.sh, slurm.sh and tpu.sh.
 """
 
 import logging
@@ -29,20 +29,16 @@ _PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress 
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
 _PROCESSES = flags.DEFINE_integer("num_processes", 1, "Number of processes.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process_id", 0, "Number of this process.", lower_bound=0)
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Find the other processes by itself.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Let jax find the other processes.")
 _HEARTBEAT = flags.DEFINE_integer(
     "heartbeat", 100, "Seconds until a silent process counts as lost."
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
-_EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
-
 
 def main(argv):
     del argv
-    caught = []
-    for number in _EXIT_CODES:
-        signal.signal(number, lambda number, frame: caught.append(number))
+    caught = cli.catch_signals()
     import jax  # after the flags are parsed: --help should not wait for it
 
     from siamese_jax.training import loop
@@ -63,7 +59,8 @@ def main(argv):
         jax.distributed.shutdown()
     if not summary["finished"]:
         print(f"stopped and saved at step {summary['step']}; the same command goes on from there")
-        return _EXIT_CODES[caught[0] if caught else signal.SIGTERM]  # else another process was
+        # Of several processes, another one may have been stopped.
+        return cli.EXIT_CODES[caught[0] if caught else signal.SIGTERM]
     print(
         f"finished at step {summary['step']}; best on validation: step {summary['best_step']}, "
         f"accuracy {summary['best_value']:.2%}"

@@ -1,15 +1,24 @@
-"""What all commands of `launch/` share: flags and errors that end in one plain line."""
+"""What all commands of `launch/` share: flags, errors in one plain line, signals, and text tables."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import logging
+import pathlib
+import re
+import runpy
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import ConfigDict
+
+# What a command ends with after it was stopped and has saved its work.
+EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 
 def run(
@@ -17,17 +26,15 @@ def run(
 ) -> None:
     """Parses the flags and runs a command; exits with what it returns.
 
-    A mistake of the user's (a misspelt flag or field, a missing file, settings that do not go
-    together) is one line and exit code `error_code`; `--verbosity=1` shows the traceback as well.
+    A user's mistake (a misspelt flag or field, a missing file, settings that do not go together) is
+    one line and exit code `error_code`; `--verbosity=1` shows the traceback as well.
 
     Args:
-        main: the command, called with the script's name and the words that are no flags.
-        takes_words: whether it takes such words; else they are a mistake.
+        main: the command, called with the script's name and the words that are not flags.
+        takes_words: whether it takes such words; otherwise they are a mistake.
         error_code: exit code of every error.
     """
-    absl_logging.set_verbosity(
-        absl_logging.ERROR
-    )  # of the libraries; this package speaks for itself
+    absl_logging.set_verbosity(absl_logging.ERROR)  # of the libraries
     notes = logging.getLogger("siamese_jax")
     notes.addHandler(logging.StreamHandler())
     notes.setLevel(logging.INFO)
@@ -35,9 +42,7 @@ def run(
 
     def guarded(argv):
         if len(argv) > 1 and not takes_words:
-            raise ValueError(
-                f"{argv[1]!r} is no flag: flags begin with -- and have a value after ="
-            )
+            raise ValueError(f"{argv[1]!r} is no flag: write --name=value")
         return main(argv)
 
     try:
@@ -45,39 +50,114 @@ def run(
     except Exception as error:
         mistake = isinstance(error, ValueError | FloatingPointError | OSError)
         if mistake and not absl_logging.level_debug():
-            _end(error, error_code)
+            _exit(str(error), error_code)
         traceback.print_exc()
         sys.exit(error_code)
 
 
-def _parse(argv, error_code):
-    try:
-        if any(word.startswith(("--help", "-help")) for word in argv):
-            return app.parse_flags_with_usage(argv)
-        return flags.FLAGS(argv)
-    except (
-        *(flags.Error, ValueError, AttributeError),
-        *(KeyError, TypeError, OSError, ImportError),
-    ) as error:
-        if "--verbosity=1" in argv:
-            raise
-        _end(error, error_code)
+def catch_signals() -> list[int]:
+    """Catches SIGTERM and SIGINT from now on, so that a command can save its work before it ends.
+
+    Returns:
+        A list to which each signal that arrives is added: see `EXIT_CODES`.
+    """
+    caught: list[int] = []
+    for number in EXIT_CODES:
+        signal.signal(number, lambda number, frame: caught.append(number))
+    return caught
 
 
-def _end(error: Exception, error_code: int):
-    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    if "Traceback" in text:  # a config file's own error, quoted whole: its last line says what
-        text = text.strip().splitlines()[-1]
-    line = " ".join(text.split())
-    print(f"{sys.argv[0]}: {line}", file=sys.stderr)
-    sys.exit(error_code)
+def text_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> str:
+    """Rows of cells as lines of text in aligned columns.
 
-
-def text_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """A table as text: columns of equal width, two blanks between them, none at the end of a line."""
-    lines = [header, *rows]
+    Args:
+        rows: cells, equally many in each row.
+        header: names of the columns, for the first line.
+    """
+    lines = [header, *rows] if header is not None else list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def _parse(argv, error_code):
+    if any(word.startswith(("--help", "-help")) for word in argv):
+        return app.parse_flags_with_usage(argv)
+    if "--verbosity=1" in argv:
+        return flags.FLAGS(argv)
+    mistake = _config_mistake(
+        argv
+    )  # first: the flags' own errors name neither file nor near fields
+    if mistake:
+        _exit(mistake, error_code)
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:
+        _exit(str(error), error_code)
+
+
+def _exit(text: str, error_code: int):
+    print(f"{sys.argv[0]}: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(error_code)
+
+
+def _config_mistake(argv: Sequence[str]) -> str | None:
+    """What is wrong with --config and the fields that are set after it; None if nothing is."""
+    given = [word.partition("=")[2] for word in argv if re.match("--?config=", word)]
+    if not given:
+        return None
+    path, _, arg = given[-1].partition(":")
+    if not pathlib.Path(path).is_file():
+        names = [str(file) for file in pathlib.Path(path).parent.glob("*.py")]
+        near = difflib.get_close_matches(path, names, n=1)
+        return f"no config file {path}" + "".join(f"; did you mean {name}?" for name in near)
+    try:
+        config = runpy.run_path(path)["get_config"](*[arg] if arg else [])
+    except SyntaxError as error:
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    except (ValueError, OSError) as error:
+        return f"{path}: {error}"
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1].lineno
+        return f"{path}, line {line}: {type(error).__name__}: {error}"
+    for word in argv:
+        field = re.match(r"--?(?:no)?config\.([^=]+)", word)
+        if field:
+            mistake = _field_mistake(config, field[1])
+            if mistake:
+                return mistake
+    return None
+
+
+def _field_mistake(config: ConfigDict, field: str) -> str | None:
+    """What is wrong with setting a field, by its dotted name; None if nothing is."""
+    names = dict(_fields(config))
+    if field not in names:
+        advice = _did_you_mean(field, list(names)) or f"; it has {', '.join(config)}"
+        return f"config has no field {field}{advice}"
+    if isinstance(names[field], ConfigDict):
+        inner = [name for name in names if name.startswith(f"{field}.")]
+        return f"config.{field} is a section: set one of its fields, {', '.join(inner)}"
+    return None
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names and values of all fields and sections."""
+    for name, value in config.items():
+        yield prefix + name, value
+        if isinstance(value, ConfigDict):
+            yield from _fields(value, f"{prefix}{name}.")
+
+
+def _did_you_mean(given: str, names: Sequence[str]) -> str:
+    """`; did you mean ...?` with the names nearest to what was given, or nothing."""
+    last = {name: name.rpartition(".")[2] for name in names}
+    near = [name for name in names if last[name] == given.rpartition(".")[2]]
+    if not near:
+        near = difflib.get_close_matches(given, names, n=1, cutoff=0.7)
+    if not near:
+        leaves = difflib.get_close_matches(given.rpartition(".")[2], set(last.values()), n=1)
+        near = [name for name in names if last[name] in leaves]
+    return f"; did you mean {' or '.join(near)}?" if near else ""

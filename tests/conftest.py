@@ -1,4 +1,4 @@
-"""What all tests share: several CPU devices, strict ranks, a small set, and the real data."""
+"""What all tests share: several CPU devices, strict ranks and shapes, a small set, and the real data."""
 
 import os
 import pathlib
@@ -8,7 +8,17 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # before jax starts
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# Every call in these modules is checked against its annotations: types, shapes and dtypes.
+TYPED_MODULES = (
+    "siamese_jax.models",  # with all its modules
+    "siamese_jax.training.losses",
+    "siamese_jax.training.mining",
+    "siamese_jax.evaluation.metrics",
+)
+jaxtyping.install_import_hook(TYPED_MODULES, "beartype.beartype")  # before they are imported
 
 from siamese_jax.data.glyphs import make_glyphs  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Ablations: the axes, the queue, the budget, the figures of the table, and a real run."""
+"""Ablations: the axes, the queue, the figures of the table, and a real run."""
 
 import dataclasses
 import json
@@ -44,14 +44,14 @@ def data(quickstart):
 # ----------------------------------------------------------------------------------------- axes
 
 
-def test_over_is_read_in_the_order_of_the_axes():
-    chosen, seeds = axes.parse_over(["shots:5|1", "distortions", "seeds"], None)
+def test_over_is_read_in_the_order_of_the_axes(quickstart):
+    chosen, seeds = axes.parse_over(["shots:5|1", "distortions", "seeds"], None, quickstart)
     assert chosen == {"distortions": ["on", "off"], "shots": ["5", "1"]}
     assert list(chosen) == ["distortions", "shots"]
     assert seeds == [0, 1, 2]
-    assert axes.parse_over(["resolution:40"], None) == ({"resolution": ["40"]}, [0])
-    assert axes.parse_over(["seeds:3|7"], None) == ({}, [3, 7])
-    assert axes.parse_over(["pairs", "seeds"], 2)[1] == [0, 1]
+    assert axes.parse_over(["resolution:40"], None, quickstart) == ({"resolution": ["40"]}, [0])
+    assert axes.parse_over(["seeds:3|7"], None, quickstart) == ({}, [3, 7])
+    assert axes.parse_over(["pairs", "seeds"], 2, quickstart)[1] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -61,20 +61,26 @@ def test_over_is_read_in_the_order_of_the_axes():
         (["augmentation:afine"], None, "did you mean affine"),
         (["shots:one"], None, "whole numbers"),
         (["learning_rate:0.1|fast"], None, "'learning_rate' are positive numbers, got 'fast'"),
-        (["rate:-1"], None, "positive numbers"),
+        (["learning_rate:-1"], None, "positive numbers"),
+        (["rate"], None, "unknown axis 'rate'"),
+        (["optim.learning_rat:1"], None, "did you mean optim.learning_rate"),
+        (["optim.learning_rate"], None, "write optim.learning_rate:value1|value2"),
+        (["optim"], None, "section of the config: vary one of .*optim.learning_rate"),
+        (["seed:1|2"], None, "write seeds:0|1|2"),
+        (["data.split:koch"], None, "all variants .* meet the same data"),
         (["pairs", "pairs:any"], None, "named twice"),
         (["pairs:any|any"], None, "a label twice"),
         (["seeds:1|2"], 3, "two things"),
         (["pairs"], 0, "at least one seed"),
     ],
 )
-def test_a_mistake_in_over_is_named(over, seeds, words):
+def test_a_mistake_in_over_is_named(over, seeds, words, quickstart):
     with pytest.raises(ValueError, match=words):
-        axes.parse_over(over, seeds)
+        axes.parse_over(over, seeds, quickstart)
 
 
 def only(config, over):
-    return {v.name: v for v in axes.make_variants(config, axes.parse_over(over, 1)[0])}
+    return {v.name: v for v in axes.make_variants(config, axes.parse_over(over, 1, config)[0])}
 
 
 def changes(config, variant):
@@ -127,7 +133,7 @@ def test_a_row_that_is_only_judged_otherwise_shares_its_training(quickstart):
         None,
         "finetune",
     )
-    variants = only(quickstart, ["comparator:cosine|l2", "join:max|prototype"]).values()
+    variants = only(quickstart, ["comparator:cosine|l2", "shot_aggregation:max|prototype"]).values()
     assert [v.trained for v in variants] == ["comparator=cosine,"] * 2 + ["comparator=l2,"] * 2
     assert [v.settings["shot_aggregation"] for v in variants] == ["max", "prototype"] * 2
 
@@ -190,9 +196,33 @@ def test_small_axes_change_their_fields_alone(quickstart):
     }
 
 
+def test_any_field_of_the_config_is_an_axis(quickstart):
+    found = only(quickstart, ["optim.learning_rate:0.001|1", "optimiser:muon", "num_steps:40"])
+    assert list(found) == ["muon, 0.001, 40", "muon, 1, 40"]
+    assert changes(quickstart, found["muon, 0.001, 40"]) == {
+        **{"optim.name": "muon", "optim.learning_rate": 0.001, "num_steps": 40}
+    }
+    rate = found["muon, 1, 40"].config["optim"]["learning_rate"]
+    assert rate == 1.0 and isinstance(rate, float)
+    assert found["muon, 1, 40"].run(0) == "optimiser=muon,optim.learning_rate=1,num_steps=40,seed=0"
+    found = only(quickstart, ["model.encoder_args.widths:[4,8]", "augment.distort:false"])
+    assert changes(quickstart, found["[4,8], false"]) == {
+        **{"model.encoder_args.widths": [4, 8], "augment.distort": False}
+    }
+    found = only(config_of("koch2015"), ["optim.rules.0.momentum:0.5"])
+    assert found["0.5"].config["optim"]["rules"][0] == ["encoder/conv1/.*", 0.1, 0.5, 1e-5]
+    for over, words in (
+        ("num_steps:many", "axis num_steps:many does not fit.*is a whole number, got 'many'"),
+        ("augment.distort:1", "is true or false, got '1'"),
+        ("model.encoder_args.widths:4", r"is a list such as \[8, 8\], got '4'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            only(quickstart, [over])
+
+
 def test_axes_make_the_product_and_shots_share_a_training(quickstart):
     variants = axes.make_variants(
-        quickstart, axes.parse_over(["shots:1|5", "augmentation:none|affine"], 1)[0]
+        quickstart, axes.parse_over(["shots:1|5", "augmentation:none|affine"], 1, quickstart)[0]
     )
     assert [v.name for v in variants] == ["none, 1", "none, 5", "affine, 1", "affine, 5"]
     assert [v.settings["k_shot"] for v in variants] == [1, 5, 1, 5]
@@ -212,11 +242,11 @@ def test_what_cannot_be_built_does_not_fit(data):
         only(koch, ["regularisation"])
     residual = only(koch, ["encoder:residual"])["residual"]
     with pytest.raises(ValueError, match="no rule matches parameter"):  # rules of Koch's layers
-        axes.check_fits(residual, data.train)
+        axes.check_fits(residual, data)
     small = only(koch, ["resolution:20"])["20"]
     with pytest.raises(ValueError, match="needs at least"):
-        axes.check_fits(small, data.train)
-    photos = dataclasses.replace(data.train, kind="photo")
+        axes.check_fits(small, data)
+    photos = dataclasses.replace(data, train=dataclasses.replace(data.train, kind="photo"))
     turned = only(config_of("quickstart"), ["augmentation:symmetries"])["symmetries"]
     with pytest.raises(ValueError, match="square images of kind ink"):
         axes.check_fits(turned, photos)
@@ -245,7 +275,7 @@ def test_every_label_builds(name, data):
         return
     over = [name] + (["objective:verification"] if name == "pairs" else [])
     for variant in only(config, over).values():
-        axes.check_fits(variant, data.train)
+        axes.check_fits(variant, data)
         assert 150 <= variant.images <= 160
 
 
@@ -274,6 +304,7 @@ def fake(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_each_run_has_its_share_of_the_cores_and_a_failure_stops_nothing(fake):
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
@@ -301,6 +332,7 @@ def test_cores_are_dealt_out():
     assert all(training._shares(len(cores) + 3))
 
 
+@pytest.mark.slow
 def test_a_second_start_adds_its_cpu_time(fake):
     trainer = training.Trainer(fake, 1)
     first = trainer.train({"seconds": 0}, fake / "run")
@@ -309,6 +341,7 @@ def test_a_second_start_adds_its_cpu_time(fake):
     assert json.loads((fake / "run" / "outcome.json").read_text()) == second
 
 
+@pytest.mark.slow
 def test_stopping_ends_the_trainings_and_begins_no_more(fake):
     trainer = training.Trainer(fake, 2)
     done = []
@@ -323,52 +356,6 @@ def test_stopping_ends_the_trainings_and_begins_no_more(fake):
     outcomes = [json.loads((fake / n / "outcome.json").read_text()) for n in "01"]
     assert [o["code"] for o in outcomes] == [75, 75]
     assert not (fake / "2").exists() and threading.active_count() < 20
-
-
-# --------------------------------------------------------------------------------------- budget
-
-
-def test_a_budget_is_spent_on_start_evaluations_and_steps(quickstart):
-    length = {"num_steps": 1800, "eval.every": 300, "log_every": 20, "optim.warmup_steps": 100}
-    config = axes.changed(workdir.plain(quickstart), length)
-    cost = {"start": 30.0, "step": 0.3, "evaluation": 5.0}
-    planned = training.plan_budget(config, cost, 5.0)
-    # 300 s x 0.97 - 30 - 6 x 5 = 231 s; / 0.3 = 770 steps; 128 an evaluation, in 8 logs of 16
-    assert planned["num_steps"] == 6 * 128 and planned["eval"]["every"] == 128
-    assert planned["log_every"] == 16 and planned["optim"]["warmup_steps"] == 43
-    seconds = 30 + 6 * 5 + planned["num_steps"] * 0.3
-    assert 0.9 * 300 < seconds <= 300
-    assert config["num_steps"] == 1800
-    with pytest.raises(ValueError, match="1 CPU minutes are too few: the start takes 30 s"):
-        training.plan_budget(config, cost, 1.0)
-    tiny = training.plan_budget(config, {**cost, "step": 38.0}, 5.0)
-    assert tiny["num_steps"] == 6 and tiny["optim"]["warmup_steps"] < 6
-
-
-def test_costs_are_read_off_the_log(tmp_path, quickstart):
-    """A training whose CPU time is known: 10 s to start, 4 s the first evaluation, 2 s each later."""
-
-    class Known:
-        steps = []
-
-        def train(self, config, path):
-            part = config["log_every"]
-            self.steps.append(config["num_steps"])
-            path.mkdir(parents=True)
-            spent, rows = 10.0, []
-            for step in range(1, config["num_steps"] + 1):
-                spent += 0.05
-                if step % part == 0:
-                    rows.append({"step": step, "phase": "train", "cpu_seconds": spent})
-                if step % config["eval"]["every"] == 0:
-                    spent += 4.0 if step == config["eval"]["every"] else 2.0
-            (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-            return {"code": 0}
-
-    cost = training.measure(Known(), workdir.plain(quickstart), tmp_path / "m")
-    assert cost == pytest.approx({"start": 12.0, "step": 0.05, "evaluation": 2.0})
-    assert Known.steps == [24, 120]  # four steps took 0.2 s of the second that is asked for
-    assert not (tmp_path / "m").exists()
 
 
 # ---------------------------------------------------------------------------------------- table
@@ -477,6 +464,7 @@ def test_runs_meet_trials_of_the_images_own_size(evaluate, data):
 # ------------------------------------------------------------------------------------- real runs
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys):
     path = tmp_path / "ablation"
     kept, broken = (path / f"augmentation={label},seed=0" for label in ("none", "affine"))
@@ -486,11 +474,11 @@ def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys
     config.num_devices = 1
 
     def ablate(over="augmentation:none|affine", **more):
-        found = ablation.run_ablation(config, [over], path, ROOT, jobs=2, num_trials=100, **more)
-        return found, capsys.readouterr().out
+        summary = ablation.run_ablation(config, [over], path, ROOT, jobs=2, num_trials=100, **more)
+        return summary, capsys.readouterr().out
 
-    found, out = ablate()
-    assert found == {"finished": True, "failed": 1}
+    summary, out = ablate()
+    assert summary == {"finished": True, "failed": 1}
     assert "augmentation=affine,seed=0: FAILED: " in out
     assert [line.split()[1:3] for line in out.splitlines() if line.startswith("affine")] == [
         ["seed", "0"]
@@ -504,8 +492,8 @@ def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys
     # The next call runs what is missing, and only that.
     (broken / "checkpoints").unlink()
     before = (kept / "train.log").stat().st_mtime_ns
-    found, out = ablate(record=str(tmp_path / "copy.json"))
-    assert found == {"finished": True, "failed": 0}
+    summary, out = ablate(record=str(tmp_path / "copy.json"))
+    assert summary == {"finished": True, "failed": 0}
     assert (kept / "train.log").stat().st_mtime_ns == before
     recorded = json.loads((tmp_path / "copy.json").read_text())
     assert len(recorded["differences"]) == 2  # official and within
@@ -524,11 +512,12 @@ def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys
         ablate()
 
 
+@pytest.mark.slow
 def test_an_interrupted_ablation_saves_and_goes_on(tmp_path):
     path = tmp_path / "ablation"
     command = [sys.executable, str(ROOT / "launch" / "ablate.py"), f"--workdir={path}"]
     command += [f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke", "--over=distortions:off"]
-    command += ["--config.num_steps=1000", "--config.eval.every=500", "--num_trials=100"]
+    command += ["--config.num_steps=600", "--config.eval.every=300", "--num_trials=50"]
     command += ["--config.num_devices=1"]
 
     def start():
@@ -542,12 +531,12 @@ def test_an_interrupted_ablation_saves_and_goes_on(tmp_path):
     out, err = child.communicate(timeout=600)
     assert child.returncode == 75, err
     assert "the same command goes on" in out
-    assert 0 < workdir.read_metrics(run)[-1]["step"] < 1000
+    assert 0 < workdir.read_metrics(run)[-1]["step"] < 600
     child = start()
     out, err = child.communicate(timeout=600)
     assert child.returncode == 0, err
     rows = workdir.read_metrics(run)
-    assert [r["step"] for r in rows if r["phase"] == "train"] == list(range(5, 1001, 5))
+    assert [r["step"] for r in rows if r["phase"] == "train"] == list(range(5, 601, 5))
     assert len(workdir.read_provenance(run)) == 2
     assert f"{json.loads((run / 'outcome.json').read_text())['cpu_seconds'] / 60:.1f}" in out
 

@@ -13,7 +13,8 @@ from scipy import special
 
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation import metrics, protocols, trials
-from siamese_jax.reporting import figures, report
+from siamese_jax.reporting import curves, drawing, image_figures, network_figures, wording
+from siamese_jax.reporting.inputs import count_confusions
 
 
 def make_set(shape=(6, 5, 1), kind="ink", num_classes=4, per_class=3, alphabets=1):
@@ -74,24 +75,24 @@ def test_confusions_by_hand(planted):
     """0 and 1 meet twice in run 0, once with either asked: 2 wrong. 1 and 2 meet twice in each
     run: half an error by the tie. 1 and 3 meet twice in run 1: one error. 0-2 and 2-3: none."""
     classes = make_set().classes
-    assert report.confusions(planted, classes) == [(0, 1, 2.0, 2), (1, 3, 1.0, 2), (1, 2, 0.5, 4)]
+    assert count_confusions(planted, classes) == [(0, 1, 2.0, 2), (1, 3, 1.0, 2), (1, 2, 0.5, 4)]
 
 
 def test_confusions_of_a_perfect_system_are_none():
     result = evaluate(make_set(), [[0]], [[1, 4]], [[0]], [[[2, 1]]])
-    assert report.confusions(result, make_set().classes) == []
+    assert count_confusions(result, make_set().classes) == []
 
 
 def test_sample_trials_shows_right_and_wrong_ones():
     correct = np.ones((5, 8))
     correct[2, 3] = correct[4, 1] = 0
     correct[0, 0] = 0.5
-    chosen = figures.sample_trials(correct, 8)
+    chosen = image_figures.sample_trials(correct, 8)
     assert len({tuple(c) for c in chosen}) == 8
     np.testing.assert_array_equal([correct[r, q] == 1 for r, q in chosen], [True] * 5 + [False] * 3)
-    assert (correct[tuple(figures.sample_trials(correct, 4).T)] == 1).sum() == 2
-    assert (figures.sample_trials(np.zeros((2, 3)), 4)).shape == (4, 2)
-    assert (figures.sample_trials(np.ones((2, 3)), 10)).shape == (6, 2)
+    assert (correct[tuple(image_figures.sample_trials(correct, 4).T)] == 1).sum() == 2
+    assert (image_figures.sample_trials(np.zeros((2, 3)), 4)).shape == (4, 2)
+    assert (image_figures.sample_trials(np.ones((2, 3)), 10)).shape == (6, 2)
 
 
 def embedded_pictures(svg):
@@ -103,22 +104,28 @@ def embedded_pictures(svg):
 
 def test_pictures_show_ink_dark_on_white_and_photos_as_they_are():
     image = np.array([[0, 255], [51, 204]], np.uint8)[None, :, :, None]
-    np.testing.assert_array_equal(figures.pictures(image, "ink")[0, :, :, 0], [[255, 0], [204, 51]])
     np.testing.assert_array_equal(
-        figures.pictures(image / 255.0, "ink"), figures.pictures(image, "ink")
+        image_figures.pictures(image, "ink")[0, :, :, 0], [[255, 0], [204, 51]]
+    )
+    np.testing.assert_array_equal(
+        image_figures.pictures(image / 255.0, "ink"), image_figures.pictures(image, "ink")
     )
     colour = np.random.default_rng(0).integers(0, 256, (2, 10, 8, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(figures.pictures(colour, "photo"), colour)
+    np.testing.assert_array_equal(image_figures.pictures(colour, "photo"), colour)
     large = np.full((1, 200, 100, 3), 9, np.uint8)
-    np.testing.assert_array_equal(figures.pictures(large, "photo"), np.full((1, 48, 24, 3), 9))
+    np.testing.assert_array_equal(
+        image_figures.pictures(large, "photo"), np.full((1, 48, 24, 3), 9)
+    )
 
 
 def test_trial_grid_holds_every_picture_and_verdict(planted):
-    svg = figures.to_svg(figures.trial_grid_figure(planted, "ink", 6), "a < b")
+    svg = drawing.to_svg(image_figures.trial_grid_figure(planted, "ink", 6), "a < b")
     assert svg.startswith('<svg role="img" aria-label="a &lt; b" viewBox="0 0 ')
     shown = embedded_pictures(svg)
     assert len(shown) == 6 * 4
-    wanted = {figures.pictures(make_set().images[[row]], "ink").tobytes() for row in (0, 3, 6, 9)}
+    wanted = {
+        image_figures.pictures(make_set().images[[row]], "ink").tobytes() for row in (0, 3, 6, 9)
+    }
     assert wanted <= {picture.tobytes() for picture in shown}
     assert svg.count("a0: right") == 2 and svg.count("a tie of 2") == 1
     assert svg.count("wrong, the right one ranks 2 of 3") == 3
@@ -131,7 +138,7 @@ def test_trial_grid_says_when_scores_are_not_finite(planted):
     result = dataclasses.replace(
         planted, scores=scores, correct=np.where(np.isnan(scores).any(-1), 1 / 3, planted.correct)
     )
-    svg = figures.to_svg(figures.trial_grid_figure(result, "ink", 6), "")
+    svg = drawing.to_svg(image_figures.trial_grid_figure(result, "ink", 6), "")
     assert svg.count("no answer, a score is not finite") == 1 and ">nan<" in svg
 
 
@@ -139,16 +146,16 @@ def test_trial_grid_says_when_scores_are_not_finite(planted):
 def test_pictures_of_photos_keep_shape_and_colour(shape):
     images = make_set(shape, "photo")
     pixels = images.images[:8].reshape(4, 2, *shape) / np.float32(255)
-    svg = figures.to_svg(figures.pairs_figure(pixels, np.array([1, 1, 0, 0]), "photo"), "")
+    svg = drawing.to_svg(image_figures.pairs_figure(pixels, np.array([1, 1, 0, 0]), "photo"), "")
     shown = embedded_pictures(svg)
     assert len(shown) == 8
     expected = np.broadcast_to(images.images[0], (*shape[:2], 3))
     np.testing.assert_array_equal(shown[0], expected)
     assert svg.count("same (1)") == 2 and svg.count("different (0)") == 2
     height, width = (float(x) for x in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups()[::-1])
-    assert math.isclose(width, 72 * figures.WIDTH, rel_tol=1e-6) and height < width
+    assert math.isclose(width, 72 * drawing.WIDTH, rel_tol=1e-6) and height < width
 
-    svg = figures.to_svg(figures.confusion_figure([(0, 2, 1.5, 7)], images, examples=2), "")
+    svg = drawing.to_svg(image_figures.confusion_figure([(0, 2, 1.5, 7)], images, examples=2), "")
     assert len(embedded_pictures(svg)) == 4
     assert ">a0 1 and 3<" in svg and ">1.5 of 7 wrong<" in svg
 
@@ -156,22 +163,22 @@ def test_pictures_of_photos_keep_shape_and_colour(shape):
 def test_episode_sheet_leaves_masked_columns_out():
     pixels = np.random.default_rng(0).random((2, 2, 4, 6, 6, 1))
     mask = np.array([[True] * 4, [True, True, True, False]])
-    svg = figures.to_svg(figures.episode_figure(pixels, mask, "ink"), "")
+    svg = drawing.to_svg(image_figures.episode_figure(pixels, mask, "ink"), "")
     assert len(embedded_pictures(svg)) == 2 * 4 + 2 * 3
 
 
 def test_names_of_classes_are_short():
-    assert figures.class_name("Old_Greek/character01") == "Old Greek 1"
-    assert figures.class_name("person_10") == "person 10"
-    assert figures.pair_name("A_b/character01", "A_b/character20") == "A b 1 and 20"
-    assert figures.pair_name("A/character01", "B/seven") == "A 1 and B seven"
-    assert figures.pair_name("s_1", "s_2") == "s 1 and s 2"
+    assert wording.class_name("Old_Greek/character01") == "Old Greek 1"
+    assert wording.class_name("person_10") == "person 10"
+    assert wording.pair_name("A_b/character01", "A_b/character20") == "A b 1 and 20"
+    assert wording.pair_name("A/character01", "B/seven") == "A 1 and B seven"
+    assert wording.pair_name("s_1", "s_2") == "s 1 and s 2"
 
 
 def test_filters_are_scaled_each_to_its_own_largest_weight():
     kernel = np.zeros((3, 3, 1, 2))
     kernel[0, 0, 0] = [0.5, -20.0]
-    svg = figures.to_svg(figures.filters_figure(kernel), "")
+    svg = drawing.to_svg(network_figures.filters_figure(kernel), "")
     first, second = embedded_pictures(svg)
     assert first.shape == (24, 24, 3)
     red, blue, zero = first[0, 0], second[0, 0], first[-1, -1]
@@ -182,19 +189,19 @@ def test_embedding_map_joins_each_class_to_its_mean():
     images = make_set(num_classes=4, per_class=3, alphabets=2)
     rng = np.random.default_rng(1)
     embeddings = rng.normal(size=(len(images), 7))
-    svg = figures.to_svg(figures.embedding_figure([("one", embeddings, images)]), "")
+    svg = drawing.to_svg(network_figures.embedding_figure([("one", embeddings, images)]), "")
     assert len(embedded_pictures(svg)) == 4
     assert "% of the variance" in svg
 
 
 def test_principal_components_are_those_of_the_covariance():
     x = np.random.default_rng(0).normal(size=(30, 6)) * [5, 3, 1, 1, 1, 1] + 10
-    points, explained = figures.principal_components(x)
+    points, explained = network_figures.principal_components(x)
     values, vectors = np.linalg.eigh(np.cov(x.T))
     projected = (x - x.mean(0)) @ vectors[:, ::-1][:, :2]
     np.testing.assert_allclose(np.abs(points), np.abs(projected), atol=1e-9)
     np.testing.assert_allclose(explained, values[::-1][:2] / values.sum(), atol=1e-12)
-    points, explained = figures.principal_components(np.ones((3, 1)))
+    points, explained = network_figures.principal_components(np.ones((3, 1)))
     assert points.shape == (3, 2) and not points.any() and not explained.any()
 
 
@@ -202,13 +209,13 @@ def test_principal_components_are_those_of_the_covariance():
 def test_trials_and_maps_of_photos_keep_shape_and_colour(shape):
     images = make_set(shape, "photo")
     result = evaluate(images, [[0, 3]], [[1, 4]], [[0, 1]], [[[2, 1], [2, 1]]])
-    svg = figures.to_svg(figures.trial_grid_figure(result, "photo", 2), "")
+    svg = drawing.to_svg(image_figures.trial_grid_figure(result, "photo", 2), "")
     shown = embedded_pictures(svg)
     assert len(shown) == 2 * 3
     expected = np.broadcast_to(images.images[1], (*shape[:2], 3))
     assert any(np.array_equal(picture, expected) for picture in shown)
     embeddings = np.random.default_rng(1).normal(size=(len(images), 7))
-    svg = figures.to_svg(figures.embedding_figure([("one", embeddings, images)]), "")
+    svg = drawing.to_svg(network_figures.embedding_figure([("one", embeddings, images)]), "")
     assert {picture.shape for picture in embedded_pictures(svg)} == {(*shape[:2], 3)}
 
 
@@ -217,22 +224,24 @@ def test_map_of_vectors_has_names_and_no_pictures():
     images = dataclasses.replace(
         make_set(), images=rng.normal(size=(12, 1, 5, 1)).astype(np.float32), kind="vector"
     )
-    svg = figures.to_svg(figures.embedding_figure([("one", rng.normal(size=(12, 3)), images)]), "")
+    svg = drawing.to_svg(
+        network_figures.embedding_figure([("one", rng.normal(size=(12, 3)), images)]), ""
+    )
     assert not embedded_pictures(svg)
     assert all(f">{c}<" in svg for c in (1, 2, 3, 4))
 
 
 def test_episode_sheet_has_a_line_for_each_of_three_sides():
     pixels = np.random.default_rng(0).random((1, 3, 4, 6, 6, 1))
-    svg = figures.to_svg(figures.episode_figure(pixels, np.ones((1, 4), bool), "ink"), "")
+    svg = drawing.to_svg(image_figures.episode_figure(pixels, np.ones((1, 4), bool), "ink"), "")
     assert len(embedded_pictures(svg)) == 3 * 4
     assert [side for side in "ABCD" if f">{side}<" in svg] == ["A", "B", "C"]
 
 
 def test_single_images_stand_with_their_names():
     pixels = np.random.default_rng(0).random((5, 8, 6, 3))
-    figure = figures.images_figure(pixels, ["a", "b c", "a", "d" * 30, "e"], "photo", count=4)
-    svg = figures.to_svg(figure, "")
+    figure = image_figures.images_figure(pixels, ["a", "b c", "a", "d" * 30, "e"], "photo", count=4)
+    svg = drawing.to_svg(figure, "")
     shown = embedded_pictures(svg)
     assert len(shown) == 4
     np.testing.assert_array_equal(shown[0], np.rint(255 * pixels[0]))
@@ -284,18 +293,18 @@ def eight_pairs():
 
 
 def test_pairs_to_show_are_of_each_kind_and_the_hardest_errors_come_first(eight_pairs):
-    rows = dict(figures.sample_pairs(eight_pairs, count=6))
+    rows = dict(image_figures.sample_pairs(eight_pairs, count=6))
     assert len(rows["same, by chance"]) == 3  # pairs 0 and 3 are the same two pictures
     assert {1, 2} < set(rows["same, by chance"]) < {0, 1, 2, 3}
     assert set(rows["different, by chance"]) == {4, 5, 6, 7}
     assert list(rows["same, the least alike of those rejected"]) == [2, 1]
     assert list(rows["different, the most alike of those accepted"]) == [6, 5]
-    few = figures.sample_pairs(eight_pairs, count=1, seed=1)
+    few = image_figures.sample_pairs(eight_pairs, count=1, seed=1)
     assert [len(members) for _, members in few] == [1] * 4
-    again = figures.sample_pairs(eight_pairs, count=1, seed=1)
+    again = image_figures.sample_pairs(eight_pairs, count=1, seed=1)
     assert [list(x) for _, x in few] == [list(x) for _, x in again]
     clean = verification_errors([1, 0], [1, 0], [0, 0], [1, 3])
-    assert [what for what, _ in figures.sample_pairs(clean)] == [
+    assert [what for what, _ in image_figures.sample_pairs(clean)] == [
         "same, by chance",
         "different, by chance",
     ]
@@ -311,7 +320,7 @@ def test_pairs_are_shown_with_dissimilarity_and_probability(shape, kind):
         return -result.scores[members]
 
     rows = [("some", np.array([0, 2])), ("others", np.array([1]))]
-    figure = figures.verification_errors_figure(result, rows, apart, kind)
+    figure = image_figures.verification_pairs_figure(result, rows, apart, kind)
     assert asked == [[0, 2], [1]] and len(figure.axes) == 1
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == [
@@ -323,18 +332,22 @@ def test_pairs_are_shown_with_dissimilarity_and_probability(shape, kind):
     ]
     colours = [text.get_color() for text in figure.axes[0].texts]
     assert colours[1] != colours[2] == colours[4]  # right, wrong, wrong
-    shown = embedded_pictures(figures.to_svg(figure, ""))
+    shown = embedded_pictures(drawing.to_svg(figure, ""))
     images = make_set(shape, kind).images
-    expected = figures.pictures(images[[0, 1, 6, 9, 6, 7]], kind)
+    expected = image_figures.pictures(images[[0, 1, 6, 9, 6, 7]], kind)
     np.testing.assert_array_equal(shown, expected)
 
 
 def test_a_claim_is_shown_by_its_first_reference():
     result = verification_errors([0.9, -3], [1, 0], [0, 6], [[1, 2], [9, -1]])
-    rows = figures.sample_pairs(result)
-    figure = figures.verification_errors_figure(result, rows, lambda members: members / 7, "ink")
-    shown = embedded_pictures(figures.to_svg(figure, ""))
-    np.testing.assert_array_equal(shown, figures.pictures(make_set().images[[0, 1, 6, 9]], "ink"))
+    rows = image_figures.sample_pairs(result)
+    figure = image_figures.verification_pairs_figure(
+        result, rows, lambda members: members / 7, "ink"
+    )
+    shown = embedded_pictures(drawing.to_svg(figure, ""))
+    np.testing.assert_array_equal(
+        shown, image_figures.pictures(make_set().images[[0, 1, 6, 9]], "ink")
+    )
 
 
 def test_bins_of_the_reliability_diagram_give_the_reliability_error():
@@ -355,9 +368,9 @@ def test_bins_of_the_reliability_diagram_give_the_reliability_error():
 
 
 def test_reliability_figure_has_a_panel_for_each_list(eight_pairs):
-    one = figures.reliability_figure([("test pairs", eight_pairs)])
+    one = curves.reliability_figure([("test pairs", eight_pairs)])
     assert [axes.get_title(loc="left") for axes in one.axes] == ["Share of same pairs, test pairs"]
-    two = figures.reliability_figure([("a", eight_pairs), ("b", eight_pairs)])
+    two = curves.reliability_figure([("a", eight_pairs), ("b", eight_pairs)])
     assert len(two.axes) == 2
     error = eight_pairs.figures["reliability_error"]
     assert f"error {100 * error:.1f} points" in two.axes[1].texts[0].get_text()
@@ -365,18 +378,18 @@ def test_reliability_figure_has_a_panel_for_each_list(eight_pairs):
 
 def log(**more):
     rows = [
-        {"kind": "train", "step": s, "loss": 1 / s, "accuracy": 0.1 * s, **more} for s in (1, 2)
+        {"phase": "train", "step": s, "loss": 1 / s, "accuracy": 0.1 * s, **more} for s in (1, 2)
     ]
-    return [*rows, {"kind": "validation", "step": 2, "accuracy": 0.4}]
+    return [*rows, {"phase": "validation", "step": 2, "accuracy": 0.4}]
 
 
 def test_training_curves_show_what_the_objective_logs():
-    plain = figures.training_figure(log(), "training", "validation")
+    plain = curves.training_figure(log(), "training", "validation")
     assert [axes.get_title(loc="left") for axes in plain.axes] == [
         "Training loss (nats)",
         "Accuracy",
     ]
-    apart = figures.training_figure(
+    apart = curves.training_figure(
         log(distance_same=0.5, distance_different=1.5), "training", "validation", "m", 2.0
     )
     loss, accuracy, distance = apart.axes
@@ -386,7 +399,7 @@ def test_training_curves_show_what_the_objective_logs():
     assert lines == [[1.5, 1.5], [0.5, 0.5], [2.0, 2.0]]  # different, same, the margin
     assert distance.get_ylim()[1] > 2
     assert {text.get_text() for text in distance.texts} == {"same", "different", "margin"}
-    active = figures.training_figure(
+    active = curves.training_figure(
         log(distance_same=0.5, distance_different=1.5, active=0.7), "training", "validation"
     )
     assert len(active.axes) == 3 and len(active.axes[2].get_lines()) == 2
@@ -399,7 +412,7 @@ def test_training_curves_show_what_the_objective_logs():
 def test_training_curves_show_the_validation_pairs():
     rows = log()
     rows[-1] |= {"pair_loss": 0.6, "pair_accuracy": 0.7, "pair_auc": 0.8}
-    loss, accuracy = figures.training_figure(rows, "training", "validation").axes
+    loss, accuracy = curves.training_figure(rows, "training", "validation").axes
     assert loss.get_title(loc="left") == "Loss (nats)"
     assert [list(line.get_ydata()) for line in loss.get_lines()][:2] == [[1.0, 0.5], [0.6]]
     assert {text.get_text() for text in loss.texts} == {"training", "validation pairs"}
@@ -411,7 +424,7 @@ def test_losses_of_variants_share_a_colour_by_their_first_word():
     lines = [
         (name, [(1, y), (2, y / 2)]) for name, y in (("a, 1", 0.7), ("a, 2", 0.6), ("b, 1", 0.5))
     ]
-    (axes,) = figures.losses_figure(lines).axes
+    (axes,) = curves.losses_figure(lines).axes
     *drawn, log_2 = axes.get_lines()
     assert [list(line.get_ydata()) for line in drawn] == [[0.7, 0.35], [0.6, 0.3], [0.5, 0.25]]
     first, second, third = drawn
@@ -419,5 +432,5 @@ def test_losses_of_variants_share_a_colour_by_their_first_word():
     assert first.get_linestyle() != second.get_linestyle()
     assert set(log_2.get_ydata()) == {np.log(2)}
     assert {text.get_text() for text in axes.texts} == {"a, 1", "a, 2", "b, 1", "log 2"}
-    (empty,) = figures.losses_figure([]).axes  # every run failed
+    (empty,) = curves.losses_figure([]).axes  # every run failed
     assert len(empty.get_lines()) == 1

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -22,9 +23,17 @@ from siamese_jax.evaluation import metrics
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models import siamese
-from siamese_jax.models.comparators import DISTANCES, Comparator
+from siamese_jax.models.comparators import Euclidean, Local, SquaredEuclidean
 from siamese_jax.models.context import FullContext
-from siamese_jax.recognition import actions, calibration, gallery, pictures, storage
+from siamese_jax.recognition import (
+    calibration,
+    gallery,
+    identification,
+    pictures,
+    scoring,
+    search_page,
+    storage,
+)
 
 SHAPE = (12, 10, 1)
 
@@ -106,15 +115,17 @@ def cosine_scores(net, h1, h2):
     return float(head["scale"]) * h1 @ h2.T + float(head["bias"])
 
 
-def counted(net):
-    """The network, and the shapes of the calls of its `score_matrix`."""
-    calls = []
+@pytest.fixture
+def comparisons(monkeypatch):
+    """The shapes (queries, references) of all comparisons with a cosine."""
+    shapes, compare = [], scoring.cosine_logits
 
-    def compare(variables, h1, h2):
-        calls.append((h1.shape, h2.shape))
-        return net.one_shot_step(variables, h1, h2)
+    def counted(scale, bias, queries, units):
+        shapes.append((queries.shape, units.shape))
+        return compare(scale, bias, queries, units)
 
-    return dataclasses.replace(net, one_shot_step=compare), calls
+    monkeypatch.setattr(scoring, "cosine_logits", counted)
+    return shapes
 
 
 # ----------------------------------------------------------------------------------------- life
@@ -139,7 +150,7 @@ def test_removing_takes_all_references_of_the_name_only(net, small, people):
     left = gallery.remove(small, "anna")
     assert left.names == ("bob", "carl") and len(small) == 6
     np.testing.assert_array_equal(left.embeddings, small.embeddings[2:])
-    answer = gallery.identify(left, net, read(net, people, 0, 0), top=9)[0]
+    answer = identification.identify(left, net, read(net, people, 0, 0), top=9)[0]
     assert {m.name for m in answer.matches} == {"bob", "carl"}
     again = gallery.enrol(left, net, "anna", read(net, people, 0, 0, 1))
     assert again.names == ("bob", "carl", "anna")
@@ -148,7 +159,7 @@ def test_removing_takes_all_references_of_the_name_only(net, small, people):
 
 def test_identification_is_that_of_brute_force(net, small, people):
     probes = [read(net, people, person, 4)[0] for person in range(6)]
-    answers = gallery.identify(small, net, probes, top=2)
+    answers = identification.identify(small, net, probes, top=2)
     h = net.embed(np.stack([p.image for p in probes]))
     names = ["anna", "anna", "bob", "carl", "carl", "carl"]
     for row, answer in zip(cosine_scores(net, h, small.embeddings), answers, strict=True):
@@ -168,41 +179,48 @@ def test_identification_is_that_of_brute_force(net, small, people):
 
 
 def test_an_enrolled_picture_is_recognised(net, small, people):
-    answers = gallery.identify(small, net, [*read(net, people, 0, 1), *read(net, people, 2, 2)])
+    answers = identification.identify(
+        small, net, [*read(net, people, 0, 1), *read(net, people, 2, 2)]
+    )
     assert [a.matches[0].name for a in answers] == ["anna", "carl"]
     assert [a.matches[0].reference.source[-8:] for a in answers] == ["p0/1.png", "p2/2.png"]
 
 
-def test_ten_thousand_references_are_one_matrix_product(net, people, monkeypatch):
+def test_ten_thousand_references_are_one_matrix_product(net, people, comparisons, monkeypatch):
     rng = np.random.default_rng(0)
     h = rng.normal(size=(10_000, 8)).astype(np.float32)
     references = tuple(
         gallery.Reference(f"name{i % 2500}", f"/{i}.png", f"{i:016x}", b"") for i in range(10_000)
     )
     large = dataclasses.replace(gallery.empty(net), references=references, embeddings=h)
-    counting, calls = counted(net)
     probes = read(net, people, 0, 0, 1, 2)
-    answers = gallery.identify(large, counting, probes, top=5)
-    assert calls == [((3, 8), (10_000, 8))]
+    answers = identification.identify(large, net, probes, top=5)
+    assert comparisons == [((3, 8), (10_000, 8))]
     scores = cosine_scores(net, net.embed(np.stack([p.image for p in probes])), h)
     best = scores.reshape(3, 4, 2500).max(1)
     for row, answer in zip(best, answers, strict=True):
         assert [m.name for m in answer.matches] == [f"name{i}" for i in np.argsort(-row)[:5]]
-    found = gallery.search(large, counting, probes[0], top=7)
-    assert calls[1:] == [((1, 8), (10_000, 8))]
+    units = large.scored.units  # of the first question, kept for the next ones
+    np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1, atol=1e-6)
+    found = identification.search(large, net, probes[0], top=7)
+    assert large.scored.units is units
+    assert comparisons[1:] == [((1, 8), (10_000, 8))]
     assert [m.reference.source for m in found] == [f"/{i}.png" for i in np.argsort(-scores[0])[:7]]
-    monkeypatch.setattr(gallery, "_CELLS", 2 * h.size)  # room for two probes: all references still
-    again = gallery.score(large, counting, probes)
-    assert calls[2:] == [((2, 8), (10_000, 8)), ((1, 8), (10_000, 8))]
+    monkeypatch.setattr(
+        scoring, "MAX_CELLS", 2 * h.size
+    )  # room for two probes: all references still
+    again = identification.score(large, net, probes)
+    assert comparisons[2:] == [((2, 8), (10_000, 8)), ((1, 8), (10_000, 8))]
     np.testing.assert_allclose(again, scores, atol=1e-4)
 
 
-def test_references_of_one_score_rank_in_the_order_of_enrolment(net, people):
+def test_references_of_one_score_rank_in_the_order_of_enrolment(people):
+    net = make_net(comparator="euclidean")
     flat = dataclasses.replace(net, one_shot_step=lambda v, a, b: np.zeros((len(a), len(b))))
     known = gallery.empty(net)
     for person, name in enumerate(("carl", "anna", "bob")):
         known = gallery.enrol(known, net, name, read(net, people, person, 0))
-    answer = gallery.identify(known, flat, read(net, people, 5, 0))[0]
+    answer = identification.identify(known, flat, read(net, people, 5, 0))[0]
     assert [m.name for m in answer.matches] == ["carl", "anna", "bob"]
 
 
@@ -230,23 +248,23 @@ def test_mistakes_are_named(net, small, people, tmp_path):
         gallery.remove(small, "ana")
     probe = read(net, people, 0, 0)
     with pytest.raises(ValueError, match="'zz' is not in the gallery of 3 names$"):
-        gallery.verify(small, net, "zz", *probe)
+        identification.verify(small, net, "zz", *probe)
     with pytest.raises(ValueError, match="no threshold.*calibrate"):
-        gallery.verify(small, net, "anna", *probe)
-    for ask in (gallery.identify, gallery.score):
+        identification.verify(small, net, "anna", *probe)
+    for ask in (identification.identify, identification.score):
         with pytest.raises(ValueError, match="holds no names.*enrol"):
             ask(gallery.empty(net), net, probe)
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
-        gallery.search(small, net, *probe, top=0)
+        identification.search(small, net, *probe, top=0)
 
 
 def test_another_network_is_refused(net, other_net, small, people):
     probe = read(net, people, 0, 0)
     images = folder.load_folder(people)
     for ask in (
-        lambda g: gallery.identify(g, other_net, probe),
-        lambda g: gallery.verify(g, other_net, "anna", *probe),
-        lambda g: gallery.search(g, other_net, *probe),
+        lambda g: identification.identify(g, other_net, probe),
+        lambda g: identification.verify(g, other_net, "anna", *probe),
+        lambda g: identification.search(g, other_net, *probe),
         lambda g: gallery.enrol(g, other_net, "dora", probe),
         lambda g: gallery.calibrate(g, other_net, images, 0.1),
     ):
@@ -270,8 +288,7 @@ def test_the_fingerprint_is_of_all_that_decides_a_score(net):
         leaves[place] = leaf + 1e-3
         tree = jax.tree.unflatten(jax.tree.structure(net.variables), leaves)
         changed.append(net.with_variables(tree))
-    for kind in DISTANCES:  # the same parameters
-        head = Comparator(kind=kind)
+    for head in (Euclidean(), SquaredEuclidean(), Local()):  # the same parameters
         changed.append(dataclasses.replace(net, model=net.model.clone(head=head)))
     prints = {gallery.network_fingerprint(n) for n in changed}
     assert first not in prints and len(prints) == len(changed)
@@ -288,12 +305,13 @@ def test_networks_that_a_gallery_cannot_use_are_refused(net):
 def test_numbers_that_are_not_finite_are_refused(net, small, people):
     broken = jax.tree.map(lambda x: x * np.nan, net.variables)
     with pytest.raises(ValueError, match="embeddings that are not finite"):
-        gallery.compare(net.with_variables(broken), *read(net, people, 0, 0, 1))
-    nan = dataclasses.replace(
-        net, one_shot_step=lambda v, a, b: np.full((len(a), len(b)), np.nan, np.float32)
-    )
+        identification.compare(net.with_variables(broken), *read(net, people, 0, 0, 1))
+    head = {"scale": jnp.float32(np.nan), "bias": jnp.float32(0)}
+    params = {**net.variables["params"], "head": head}
+    nan = net.with_variables({**net.variables, "params": params})
+    small = dataclasses.replace(small, fingerprint=gallery.network_fingerprint(nan))
     with pytest.raises(ValueError, match="scores that are not finite"):
-        gallery.identify(small, nan, read(net, people, 0, 0))
+        identification.identify(small, nan, read(net, people, 0, 0))
 
 
 # -------------------------------------------------------------------------------------- pictures
@@ -376,18 +394,18 @@ def test_a_grey_picture_is_the_same_however_it_is_stored(net, people, tmp_path):
 def test_dissimilarity_is_the_distance_or_minus_the_score(net, people, comparator):
     net = net if comparator == "cosine" else make_net(comparator=comparator)
     a, b = read(net, people, 0, 0, 1)
-    found = gallery.compare(net, a, b)
+    found = identification.compare(net, a, b)
     h = net.embed(np.stack([a.image, b.image])).astype(np.float64)
     assert math.isclose(found.score, net.score_matrix(h[:1], h[1:])[0, 0], rel_tol=1e-5)
     if comparator in ("euclidean", "squared_euclidean"):
         expected = math.sqrt(((h[0] - h[1]) ** 2).sum())
-        assert gallery.compare(net, a, a).dissimilarity == 0
+        assert identification.compare(net, a, a).dissimilarity == 0
     else:
         expected = -found.score
     assert math.isclose(found.dissimilarity, expected, rel_tol=1e-6)
     assert found.probability is None
     made = made_up(slope=2.0, offset=-0.5)
-    probability = gallery.compare(net, a, b, made).probability
+    probability = identification.compare(net, a, b, made).probability
     assert math.isclose(probability, 1 / (1 + math.exp(-(2 * found.score - 0.5))), rel_tol=1e-9)
 
 
@@ -405,7 +423,7 @@ def made_up(thresholds=((1, 0.5), (2, 1.25), (6, 3.0)), slope=1.5, offset=-0.25)
         seed=3,
         classes=10,
         pictures=100,
-        held={
+        held_out={
             **{"classes": 9, "pictures": 90, "reliability_error": 0.01, "false_accepts": 0.02},
             **{"false_rejects": 0.1, "enrolled": 4, "detection_rate": 0.5, "false_alarms": 0.03},
         },
@@ -471,6 +489,7 @@ def test_a_crash_while_writing_leaves_the_old_gallery(small, tmp_path, monkeypat
     assert [p.name for p in tmp_path.iterdir()] == ["g.npz"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["fsync", "replace"])
 def test_a_process_killed_while_writing_leaves_the_old_gallery(small, tmp_path, when):
     file = storage.GalleryFile(tmp_path / "g.npz")
@@ -478,8 +497,7 @@ def test_a_process_killed_while_writing_leaves_the_old_gallery(small, tmp_path, 
     before = file.path.read_bytes()
     code = (
         "import os, signal, sys\n"
-        "from siamese_jax import gallery\n"
-        "from siamese_jax.gallery import storage\n"
+        "from siamese_jax.recognition import gallery, storage\n"
         "file = storage.GalleryFile(sys.argv[1])\n"
         "new = gallery.remove(file.read(), 'anna')\n"
         f"os.{when} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -491,6 +509,23 @@ def test_a_process_killed_while_writing_leaves_the_old_gallery(small, tmp_path, 
     assert file.path.read_bytes() == before and same(file.read(), small)
     file.write(gallery.remove(small, "bob"))  # the dead process holds nothing up
     assert [p.name for p in tmp_path.iterdir()] == ["g.npz"]
+
+
+def test_a_file_is_for_its_owner_and_keeps_the_mode_it_is_given(small, tmp_path):
+    file = storage.GalleryFile(tmp_path / "g.npz")
+    file.write(small)
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    file.path.chmod(0o640)
+    file.write(gallery.remove(small, "anna"))
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o640
+
+
+def test_a_planted_link_is_not_written_through(small, tmp_path):
+    (tmp_path / "victim").write_text("untouched")
+    for name in (".g.npz.part", ".g.npz.x.part"):
+        (tmp_path / name).symlink_to(tmp_path / "victim")
+    storage.GalleryFile(tmp_path / "g.npz").write(small)
+    assert (tmp_path / "victim").read_text() == "untouched"
 
 
 def test_a_lost_update_is_refused(small, tmp_path):
@@ -557,7 +592,8 @@ def test_rebuilding_is_enrolling_anew_with_the_other_network(net, other_net, sma
     images = folder.load_folder(people).images[[0, 1, 5, 10, 11, 12]]
     np.testing.assert_allclose(new.embeddings, other_net.embed(images), atol=1e-6)
     assert (
-        gallery.identify(new, other_net, read(other_net, people, 1, 0))[0].matches[0].name == "bob"
+        identification.identify(new, other_net, read(other_net, people, 1, 0))[0].matches[0].name
+        == "bob"
     )
     back, _ = gallery.rebuild(new, net)
     assert (back.fingerprint, back.references) == (small.fingerprint, small.references)
@@ -684,7 +720,7 @@ def planted(num_classes=24, count=6, seed=0, gap=2.0):
 
 
 def make(scores, classes, rate=0.05, **changes):
-    return calibration.make(
+    return calibration.calibrate(
         lambda rows: scores[np.ix_(rows, rows)],
         classes,
         rate,
@@ -700,7 +736,7 @@ def halves(scores, classes, seed=0):
         asked.append(rows)
         return scores[np.ix_(rows, rows)]
 
-    calibration.make(score_all, classes, 0.05, source="planted", fingerprint="x", seed=seed)
+    calibration.calibrate(score_all, classes, 0.05, source="planted", fingerprint="x", seed=seed)
     return asked
 
 
@@ -725,7 +761,7 @@ def test_threshold_and_curve_come_from_the_calibration_classes_only():
         made.offset,
     )
     for name in ("reliability_error", "false_accepts", "false_rejects", "detection_rate"):
-        assert other.held[name] != made.held[name]
+        assert other.held_out[name] != made.held_out[name]
     impostors = classes[used][:, None] != classes[used]
     one = scores[np.ix_(used, used)]
     sizes = [n for n, _ in made.thresholds]
@@ -745,7 +781,7 @@ def test_probabilities_are_those_of_the_planted_scores():
     made = make(*planted(num_classes=60, count=10))
     d = 2 * math.sqrt(2)
     assert math.isclose(made.slope, d, rel_tol=0.1) and math.isclose(made.offset, -4, rel_tol=0.1)
-    assert made.held["reliability_error"] < 0.03
+    assert made.held_out["reliability_error"] < 0.03
     probability = made.probability(np.array([-1e9, 0.7, 1e9]))
     middle = 1 / (1 + math.exp(-(made.slope * 0.7 + made.offset)))
     np.testing.assert_allclose(probability, [0, middle, 1], rtol=1e-12)
@@ -757,8 +793,12 @@ def test_held_back_figures_by_hand(monkeypatch):
     scores = (classes[:, None] == classes).astype(float)
     made = make(scores, classes, rate=0.1)
     assert 0 < made.thresholds[0][1] < 1e-9  # just above the highest impostor, 0
-    assert made.held["false_accepts"] == made.held["false_rejects"] == 0
-    assert (made.held["enrolled"], made.held["detection_rate"], made.held["false_alarms"]) == (
+    assert made.held_out["false_accepts"] == made.held_out["false_rejects"] == 0
+    assert (
+        made.held_out["enrolled"],
+        made.held_out["detection_rate"],
+        made.held_out["false_alarms"],
+    ) == (
         2,
         1,
         0,
@@ -800,7 +840,7 @@ def test_a_large_set_is_cut_by_whole_classes(monkeypatch):
     monkeypatch.setattr(calibration, "MAX_PICTURES", 32)
     made = make(*planted())  # 12 classes of 6 a half: 5 fit
     assert (made.classes, made.pictures) == (5, 30)
-    assert (made.held["classes"], made.held["pictures"]) == (5, 30)
+    assert (made.held_out["classes"], made.held_out["pictures"]) == (5, 30)
     with pytest.raises(
         ValueError, match=r"by 30 pictures .*smallest is 0\.034; give a higher rate"
     ):
@@ -811,23 +851,25 @@ def test_a_threshold_holds_for_a_number_of_references():
     made = made_up()
     limits = {1: 0.5, 2: 1.25, 3: 3.0, 6: 3.0, 7: 3.0, 1000: 3.0}
     assert {n: made.threshold(n) for n in limits} == limits
-    assert made.covers == 6
+    assert made.max_references == 6
 
 
 def test_answers_go_by_the_threshold_of_all_references(net, small, people):
     probe = read(net, people, 0, 4)
-    plain = gallery.identify(small, net, probe)[0].matches
+    plain = identification.identify(small, net, probe)[0].matches
     for limit, name in ((plain[0].score, "anna"), (np.nextafter(plain[0].score, np.inf), None)):
         made = made_up(thresholds=((1, -99.0), (5, -99.0), (6, float(limit)), (9, 99.0)))
-        answer = gallery.identify(dataclasses.replace(small, calibration=made), net, probe)[0]
-        assert (answer.name, answer.threshold, answer.shown) == (name, limit, True)
+        answer = identification.identify(dataclasses.replace(small, calibration=made), net, probe)[
+            0
+        ]
+        assert (answer.name, answer.threshold, answer.rate_covered) == (name, limit, True)
         assert [m.name for m in answer.matches] == [m.name for m in plain]
         for match, m in zip(answer.matches, plain, strict=True):
             expected = 1 / (1 + math.exp(-(1.5 * m.score - 0.25)))
             assert math.isclose(match.probability, expected, rel_tol=1e-9)
     made = made_up(thresholds=((1, -99.0), (5, -99.0)))
-    answer = gallery.identify(dataclasses.replace(small, calibration=made), net, probe)[0]
-    assert (answer.name, answer.shown) == ("anna", False)  # six references, shown for five
+    answer = identification.identify(dataclasses.replace(small, calibration=made), net, probe)[0]
+    assert (answer.name, answer.rate_covered) == ("anna", False)  # six references, shown for five
 
 
 def test_a_claim_meets_the_references_of_its_name_only(net, small, people):
@@ -837,7 +879,7 @@ def test_a_claim_meets_the_references_of_its_name_only(net, small, people):
     for limit, name in ((best - 1e-3, "carl"), (best + 1e-3, None)):
         made = made_up(thresholds=((1, 99.0), (3, float(limit)), (9, 99.0)))
         known = dataclasses.replace(small, calibration=made)
-        answer = gallery.verify(known, net, "carl", probe)
+        answer = identification.verify(known, net, "carl", probe)
         assert answer.name == name and answer.threshold == limit
         assert [m.name for m in answer.matches] == ["carl"]
         assert math.isclose(answer.matches[0].score, best, rel_tol=1e-5)
@@ -860,8 +902,8 @@ def test_a_gallery_is_calibrated_by_a_folder(net, small, people, monkeypatch, ki
 
         return original(checked, *args, **named)
 
-    original = calibration.make
-    monkeypatch.setattr(calibration, "make", make)
+    original = calibration.calibrate
+    monkeypatch.setattr(calibration, "calibrate", make)
     known = gallery.calibrate(small, net, images, rate=0.1, seed=4)
     made = known.calibration
     assert (made.classes, made.pictures, made.rate, made.seed) == (4, 20, 0.1, 4)
@@ -881,8 +923,8 @@ def test_the_page_of_a_search_needs_no_other_file(net, small, people):
     known = gallery.enrol(small, net, "<i>&", read(net, people, 4, 0))
     for made in (None, made_up()):
         known = dataclasses.replace(known, calibration=made)
-        matches = gallery.search(known, net, probe, top=7)
-        page = actions.search_page(known, probe, matches)
+        matches = identification.search(known, net, probe, top=7)
+        page = search_page.render(known, probe, matches)
         assert page.count('src="data:image/png;base64,') == page.count("<img") == 8
         assert "://" not in page and "<script" not in page and "<i>&<" not in page
         assert "&lt;i&gt;&amp;" in page and str(people / "p4" / "0.png") in page

@@ -108,9 +108,12 @@ def test_nobody_imports_a_launcher_or_a_config():
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_a_config_knows_ml_collections_only(path):
-    roots = {name.split(".")[0] for name in imports(path)}
-    assert roots - sys.stdlib_module_names <= {"ml_collections"}
+def test_a_config_knows_ml_collections_and_the_shared_defaults_only(path):
+    names = imports(path)
+    assert {name.split(".")[0] for name in names} - sys.stdlib_module_names <= {
+        *("ml_collections", "siamese_jax"),
+    }
+    assert rooms_imported(path) <= {"config"}
 
 
 @pytest.mark.parametrize("path", [PACKAGE / "__init__.py", *MODULES, *LAUNCHERS], ids=name_of)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siamese_jax import cli
 from siamese_jax.inference import network
-from siamese_jax.recognition import actions, storage
-from siamese_jax.training import loop
+from siamese_jax.recognition import commands, storage
+from siamese_jax.runs import checkpoints, workdir
+from siamese_jax.training.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "launch" / "recognize.py"
@@ -19,14 +22,19 @@ SCRIPT = ROOT / "launch" / "recognize.py"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A trained network of the quickstart's smoke variant."""
+    """A run with checkpoints 2 (best) and 4, of the smoke variant's network with random parameters."""
     path = tmp_path_factory.mktemp("runs") / "smoke"
-    scope = {}
-    exec((ROOT / "configs" / "quickstart.py").read_text(), scope)
-    config = scope["get_config"]("smoke")
-    config.num_devices, config.num_steps = 1, 4
-    config.log_every = config.eval.every = config.keep_best = 2
-    loop.train_and_evaluate(config, str(path))
+    config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]("smoke")
+    config.num_devices, config.keep_best = 1, 2
+    experiment = Experiment.from_config(config)
+    details = {"image_shape": experiment.image_shape, "kind": experiment.kind, "data": "none"}
+    workdir.RunFolder(path, config, experiment.data.fingerprint, details).close()
+    saved = checkpoints.Checkpoints(path, config.keep_best)
+    for step, value in ((2, 1.0), (4, 0.5)):
+        config.seed = step
+        state = Experiment.from_config(config, data=experiment.data).init_state()
+        saved.save(step, state, value)
+    saved.close()
     return path
 
 
@@ -46,7 +54,7 @@ def people(tmp_path_factory):
 
 
 @pytest.fixture
-def act(run, tmp_path, monkeypatch, capsys):
+def act(run, tmp_path, monkeypatch):
     """Runs a command in this process: its words -> its exit code and what it prints."""
     load, loaded = network.load, {}
 
@@ -59,8 +67,9 @@ def act(run, tmp_path, monkeypatch, capsys):
 
     def act(command, *words, **changes):
         settings = {"workdir": str(run), "gallery": str(tmp_path / "g.npz"), **changes}
-        code = actions.act(command, [str(word) for word in words], actions.Settings(**settings))
-        return code, capsys.readouterr().out
+        output = commands.run(command, [str(w) for w in words], commands.Settings(**settings))
+        lines = [*cli.text_table(output.table).splitlines(), *output.lines]
+        return output.exit_code, "".join(f"{line}\n" for line in lines)
 
     return act
 
@@ -80,8 +89,8 @@ def test_the_whole_story(act, run, people, tmp_path):
 
     code, text = act("list")
     lines = text.splitlines()
-    assert code == 0 and lines[0] == f"anna  2 pictures, first {a / '0.png'}"
-    assert lines[1] == f"bob   2 pictures, first {b / '0.png'}"
+    assert code == 0 and lines[0] == f"anna  2 pictures  first {a / '0.png'}"
+    assert lines[1] == f"bob   2 pictures  first {b / '0.png'}"
     assert lines[2].startswith("2 names, 4 pictures, of the network smoke @ ")
     assert lines[3] == "no calibration: no threshold and no probabilities"
 
@@ -94,9 +103,7 @@ def test_the_whole_story(act, run, people, tmp_path):
 
     code, text = act("calibrate", people, false_accept_rate=0.25)
     assert code == 0 and text.startswith("calibrated on 3 classes of people (12 pictures) for a ")
-    assert (
-        "on the 3 classes held back (12 pictures): reliability error of the probabilities" in text
-    )
+    assert "on the 3 classes held out (12 pictures): reliability error of the probabilities" in text
     assert act("list")[1].endswith("\n" + text)
 
     known = storage.GalleryFile(tmp_path / "g.npz").read()
@@ -118,12 +125,14 @@ def test_the_whole_story(act, run, people, tmp_path):
 
     code, text = act("search", a / "1.png", top=3)
     lines = text.splitlines()
-    assert code == 0 and len(lines) == 4 and lines[0].startswith("  1  anna  probability ")
+    assert code == 0 and len(lines) == 4 and lines[0].startswith("1  anna  probability ")
     assert lines[0].endswith(str(a / "1.png"))
     page = tmp_path / "g-search.html"
     assert lines[3] == f"page: {page}" and page.read_text().count("<img") == 4
     act("search", a / "1.png", page=str(tmp_path / "own.html"))
     assert (tmp_path / "own.html").exists()
+    with pytest.raises(ValueError, match="is the gallery itself"):
+        act("search", a / "1.png", page=str(tmp_path / "g.npz"))
 
     code, text = act("remove", "bob", workdir=None)  # needs no network
     assert (code, text) == (0, "removed bob; 1 name, 2 pictures\n")
@@ -142,18 +151,18 @@ def test_rebuilding_takes_another_checkpoint(act, run, people):
     code, text = act("rebuild", checkpoint="latest")
     assert code == 0 and text.splitlines() == [
         "rebuilt 2 names, 2 pictures with smoke @ 4: 2 from their files, 0 from kept thumbnails",
-        "the calibration belonged to the old network and is gone: calibrate again",
+        "the calibration was of the old network and is dropped: calibrate again",
     ]
     code, text = act("identify", people / "p1" / "0.png", checkpoint="latest")
     assert code == 0 and "nearest bob" in text
 
 
-def test_another_number_of_tta_is_another_network(act, people):
+def test_another_test_time_augmentation_is_another_network(act, people):
     act("enrol", "anna", people / "p0" / "0.png", tta=2)
     code, text = act("compare", people / "p0" / "0.png", people / "p1" / "0.png", tta=2)
     once = act("compare", people / "p0" / "0.png", people / "p1" / "0.png", gallery=None)[1]
     assert code == 0 and text != once
-    with pytest.raises(ValueError, match="the same tta, or `rebuild`"):
+    with pytest.raises(ValueError, match="the same --tta, or `rebuild`"):
         act("identify", people / "p0" / "0.png")
     act("rebuild")
     assert "nearest anna" in act("identify", people / "p0" / "0.png")[1]
@@ -202,6 +211,7 @@ def test_what_a_calibration_folder_lacks_is_named(act, people, tmp_path):
     assert not (tmp_path / "g.npz").exists()
 
 
+@pytest.mark.slow
 def test_exit_codes_of_the_command_itself(act, run, people, tmp_path):
     """0 done or accepted, 1 rejected, 2 an error of one line; flags may stand anywhere."""
     base = (f"--workdir={run}", f"--gallery={tmp_path / 'g.npz'}")

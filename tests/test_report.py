@@ -8,7 +8,6 @@ import re
 import runpy
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -20,16 +19,26 @@ from matplotlib.image import AxesImage
 from siamese_jax.data import augment, loading
 from siamese_jax.evaluation import baselines
 from siamese_jax.evaluation import protocols as protocols_lib
-from siamese_jax.experiments import evaluate
+from siamese_jax.experiments import evaluate, report
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
-from siamese_jax.models import siamese as siamese_lib
 from siamese_jax.models import summary
-from siamese_jax.models.comparators import Comparator
-from siamese_jax.models.encoders import DenseEncoder
+from siamese_jax.models.comparators import Cosine
 from siamese_jax.models.siamese import SiameseNet
-from siamese_jax.reporting import figures, pages, report
-from siamese_jax.reporting.report import published
+from siamese_jax.reporting import (
+    curves,
+    drawing,
+    image_figures,
+    published,
+    run_figures,
+    run_page,
+    section_results,
+    section_run,
+    section_training,
+    wording,
+)
+from siamese_jax.reporting import page as page_parts
+from siamese_jax.reporting.inputs import count_confusions
 from siamese_jax.runs import workdir
 from siamese_jax.training import loop, objectives, sampling
 from siamese_jax.training.step import init_state, make_train_step, preview_batch
@@ -46,19 +55,6 @@ def get_config(name, variant=""):
     return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variant)
 
 
-@dataclasses.dataclass(frozen=True)
-class SmokeRun:
-    path: pathlib.Path
-    config: object
-    data: loading.Data
-    siamese: network.Siamese
-    results: dict
-
-    @property
-    def arguments(self):
-        return self.path, self.config, self.data, self.siamese, self.results
-
-
 @pytest.fixture(scope="module")
 def smoke_run(tmp_path_factory):
     """A trained network of the quickstart's smoke variant, evaluated beside two baselines."""
@@ -68,24 +64,24 @@ def smoke_run(tmp_path_factory):
     loop.train_and_evaluate(config, str(path))
     config = workdir.read_config(path)
     data = loading.load({**config.data.to_dict(), "image_size": None})
-    siamese = network.load(path)
-    held = protocols_lib.EvaluationData(data.test, data.validation, data.train, data.runs)
+    net = network.load(path)
+    evaluation = protocols_lib.EvaluationData(data.test, data.validation, data.train, data.runs)
     systems = {
-        siamese.name: siamese.system(),
+        net.name: net.system(),
         "pixel 1-NN": baselines.pixel_nearest_neighbour,
         "random": baselines.random_score(0),
     }
     protocols = ("official", "within", "between", "verification", "curve", "retrieval", "open_set")
     results = {
-        name: protocols_lib.run_protocols(system, held, protocols, SMALL, system_name=name)
+        name: protocols_lib.run_protocols(system, evaluation, protocols, SMALL, system_name=name)
         for name, system in systems.items()
     }
-    return SmokeRun(path, config, data, siamese, results)
+    return report.gather(path, config, data, net, results)
 
 
 @pytest.fixture(scope="module")
 def page(smoke_run):
-    path = report.write_report(*smoke_run.arguments)
+    path = run_page.write(smoke_run)
     assert path == smoke_run.path / "report.html"
     assert sorted(p.name for p in smoke_run.path.glob("report*")) == ["report.html"]
     return path.read_text(encoding="utf-8")
@@ -165,7 +161,7 @@ def test_page_holds_every_result_with_its_interval_and_hash(page, smoke_run):
     text = visible(page)
     for by_key in smoke_run.results.values():
         for key, r in by_key.items():
-            if key.startswith("curve/training") and r.system != smoke_run.siamese.name:
+            if key.startswith("curve/training") and r.system != smoke_run.net.name:
                 continue  # the curve of training classes is the network's alone
             assert r.trial_hash in text
             if key == "open_set":
@@ -173,17 +169,17 @@ def test_page_holds_every_result_with_its_interval_and_hash(page, smoke_run):
                 continue
             shown = f"{100 * r.accuracy:.2f} % {100 * r.wilson[0]:.1f} – {100 * r.wilson[1]:.1f}"
             assert shown in text, (r.system, r.name)
-    verified = smoke_run.results[smoke_run.siamese.name]["verification"]
+    verified = smoke_run.network_results["verification"]
     assert f"{verified.figures['auc']:.4f}" in text
 
 
 def test_page_holds_retrieval_and_the_open_set(page, smoke_run):
     text = visible(page)
-    own = smoke_run.results[smoke_run.siamese.name]
-    found, known = own["retrieval"], own["open_set"]
+    results = smoke_run.network_results
+    found, known = results["retrieval"], results["open_set"]
     f = found.figures
     shares = [f["recall_at_1"], f["recall_at_5"], f["recall_at_10"], f["map_at_r"]]
-    assert f"{smoke_run.siamese.name} " + " ".join(f"{100 * x:.2f} %" for x in shares) in text
+    assert f"{smoke_run.net.name} " + " ".join(f"{100 * x:.2f} %" for x in shares) in text
     count = len(smoke_run.data.test)
     assert f"Retrieval: {count} queries among all {count} images" in text
     assert f"ranks all other {count - 1} pictures" in text and "of which 7 are of its class" in text
@@ -204,7 +200,7 @@ def test_page_holds_retrieval_and_the_open_set(page, smoke_run):
 
 def test_page_holds_the_calibration_and_the_pairs(page, smoke_run):
     text = visible(page)
-    own = smoke_run.results[smoke_run.siamese.name]["verification"]
+    own = smoke_run.network_results["verification"]
     f = own.figures
     row = f"{own.system} {f['slope']:.4g} {f['offset']:.4g} {f['reliability_error']:.4f} "
     assert row + f"{f['log_loss']:.4f}" in text
@@ -212,8 +208,8 @@ def test_page_holds_the_calibration_and_the_pairs(page, smoke_run):
     accepted = int(((own.scores >= f["threshold"]) & (own.trials.labels == 0)).sum())
     assert f"{rejected} same pairs are rejected and {accepted} different ones accepted" in text
     assert "The dissimilarity is minus the score" in text  # of a cosine
-    chosen = dict(figures.sample_pairs(own))["same, by chance"]
-    shown = report.draw(*smoke_run.arguments)["pairs"].axes[0].texts
+    chosen = dict(image_figures.sample_pairs(own))["same, by chance"]
+    shown = run_figures.draw(smoke_run)["pairs"].axes[0].texts
     wanted = [f"dissimilarity {-own.scores[pair]:.2f}" for pair in chosen]
     assert [text.get_text().split("\n")[0] for text in shown[1 : 1 + len(chosen)]] == wanted
 
@@ -225,8 +221,7 @@ def test_published_figures_stand_beside_official_runs_only(smoke_run, tmp_path):
         name: {key: by_key[key] for key in ("official", "within")}
         for name, by_key in smoke_run.results.items()
     }
-    path = report.write_report(smoke_run.path, smoke_run.config, data, smoke_run.siamese, few)
-    page = path.read_text(encoding="utf-8")
+    page = run_page.render(dataclasses.replace(smoke_run, data=data, results=few))
     text = visible(page)
     for name, value, source in published.RUNS:
         assert f"{name} {value:.1f} % {source}" in text
@@ -238,15 +233,15 @@ def test_published_figures_stand_beside_official_runs_only(smoke_run, tmp_path):
 
 
 def test_published_figures_between_alphabets_stand_beside_their_split_only(smoke_run):
-    between = dataclasses.replace(smoke_run.results[smoke_run.siamese.name]["between"], n_way=20)
-    results = {smoke_run.siamese.name: {"between": between}}
+    between = dataclasses.replace(smoke_run.network_results["between"], n_way=20)
+    results = {smoke_run.net.name: {"between": between}}
     data = dataclasses.replace(smoke_run.data, runs=None, runs_name="")
     for split, there in (("lake", False), ("vinyals", True)):
         config = smoke_run.config.copy_and_resolve_references()
         with config.unlocked():
             config.data.name, config.data.split = "omniglot", split
-        path = report.write_report(smoke_run.path, config, data, smoke_run.siamese, results)
-        text = visible(path.read_text(encoding="utf-8"))
+        inputs = dataclasses.replace(smoke_run, config=config, data=data, results=results)
+        text = visible(section_results.results(inputs) + section_run.head(inputs))
         for name, by_shots, source in published.BETWEEN:
             assert (f"{name} {by_shots[1]:.1f} % {source}" in text) == there
         assert "Not Omniglot" not in text
@@ -256,6 +251,7 @@ def test_published_figures_are_in_order_and_not_from_memory():
     values = [value for _, value, _ in published.RUNS]
     assert values == sorted(values, reverse=True)
     known = {name: value for name, value, _ in published.RUNS}
+    assert published.RUNS[0][:2] == ("relational model, as claimed", 100.0)
     assert known["people"] == 95.5 and known["hierarchical BPL, from strokes"] == 95.2
     assert known["convolutional siamese network"] == 92.0 and known["1-nearest neighbour"] == 21.7
     assert not any("prototypical" in name or "RCN" in name for name in known)
@@ -263,23 +259,25 @@ def test_published_figures_are_in_order_and_not_from_memory():
 
 def test_errors_name_what_is_missing(smoke_run, tmp_path):
     with pytest.raises(ValueError, match="holds no run"):
-        report.write_report(tmp_path, *smoke_run.arguments[1:])
+        dataclasses.replace(smoke_run, path=tmp_path)
     with pytest.raises(ValueError, match="none of the network"):
-        report.write_report(*smoke_run.arguments[:4], {"random": {}})
+        dataclasses.replace(smoke_run, results={"random": {}})
 
 
 def test_draw_gives_figures_that_save_as_pictures(smoke_run, tmp_path):
-    drawn = report.draw(*smoke_run.arguments)
+    drawn = run_figures.draw(smoke_run)
     assert set(drawn) == FIGURES
-    path = figures.save(drawn["trials"], tmp_path / "trials.png", dpi=50)
+    path = drawing.save(drawn["trials"], tmp_path / "trials.png", dpi=50)
     with PIL.Image.open(path) as picture:
         assert picture.size[0] == 480 and np.asarray(picture.convert("L")).std() > 10
 
 
 def test_table_escapes_all_but_html():
-    table = pages.table(("a<b", ""), ["head&er", (True, ("<i>", pages.bar(0.25, True)))], (1,))
+    table = page_parts.table(
+        ("a<b", ""), ["head&er", (True, ("<i>", page_parts.bar(0.25, True)))], (1,)
+    )
     assert "a&lt;b" in table and "head&amp;er" in table and "&lt;i&gt;" in table
-    assert '<i style="width:25.0%"></i>' in table and "<tr class=own>" in table
+    assert '<i style="width:25.0%"></i>' in table and "<tr class=stressed>" in table
 
 
 # ---------------------------------------------------------------------------- other runs and sets
@@ -290,9 +288,13 @@ OBJECTIVES = {  # fields, pictures of the sheet, words of the page
     "verification": (PAIRS, 16, "Pairs of the run’s first batch with their labels"),
     "contrastive": (PAIRS | {"margin": 1.0}, 16, "a distance below half of the margin"),
     "triplet": (EPISODES | {"mining": "random", "margin": 1.0}, 20, "are anchor and negative"),
-    "prototypical": (EPISODES | {"k_shot": 2}, 30, "on each of the sides A, B and C by another"),
-    "matching": (EPISODES | {"k_shot": 1}, 20, "each side is asked once"),
-    "classifier": ({"batch": 6, "symmetries": "none"}, 6, "with the names of their classes"),
+    "prototypical": (EPISODES | {"k_shot": 2}, 30, "on the sides A, B and C by different drawers"),
+    "matching": (EPISODES | {"k_shot": 1}, 20, "Each side is the query once"),
+    "classifier": (
+        {"batch": 6, "symmetries": "none"},
+        6,
+        "with the names of their training classes",
+    ),
 }
 
 
@@ -302,33 +304,36 @@ def test_the_sheet_of_every_objective(smoke_run, name):
     config = smoke_run.config.copy_and_resolve_references().unlock()
     config.objective = ml_collections.ConfigDict({"name": name, **fields})
     config.augment.distort = False
-    path = report.write_report(
-        smoke_run.path, config, smoke_run.data, smoke_run.siamese, {smoke_run.siamese.name: {}}
+    training = report.preview(config, smoke_run.data)
+    inputs = dataclasses.replace(smoke_run, config=config, training=training)
+    figures = {
+        "training": run_figures.training_batch(training, "ink"),
+        "learning": curves.training_figure(inputs.log_rows, "training", "validation"),
+    }
+    learning, sheet = (
+        section(inputs, figures) for section in (section_training.learning, section_training.batch)
     )
-    page = path.read_text(encoding="utf-8")
-    assert words in visible(page) and f"objective “{name}”" in visible(page)
-    sheet = page[page.index('<section id="training">') : page.index('<section id="network">')]
+    assert words in visible(learning + sheet)
+    assert f"objective “{name}”" in visible(section_run.head(inputs))
     assert sheet.count("data:image/png;base64") == pictures
     if name == "classifier":
         names = set(re.findall(r"<text[^>]*>([^<]*)</text>", sheet))
-        known = {figures.class_name(x) for x in smoke_run.data.train.class_names}
+        known = {wording.class_name(x) for x in smoke_run.data.train.class_names}
         assert names and names <= known
 
 
-def test_a_run_judged_on_another_set_names_both(smoke_run):
+def test_a_run_evaluated_on_another_set_names_both(smoke_run):
     other = loading.load(
         {"name": "glyphs", "seed": 7, "glyphs_alphabets": 6, "glyphs_characters": (6, 9)}
     )
-    loop = dataclasses.replace(smoke_run.data.train, name="set of before")
+    train = dataclasses.replace(smoke_run.data.train, name="set of before")
     test = dataclasses.replace(other.test, name="set of after")
-    data = dataclasses.replace(other, train=loop, test=test, note="this; evaluated on that")
+    data = dataclasses.replace(other, train=train, test=test, note="this; evaluated on that")
     config = smoke_run.config.copy_and_resolve_references().unlock()
     config.test_data = ml_collections.ConfigDict({"name": "glyphs", "seed": 7})
-    path = report.write_report(
-        smoke_run.path, config, data, smoke_run.siamese, {smoke_run.siamese.name: {}}
-    )
-    text = visible(path.read_text(encoding="utf-8"))
-    assert f"Trained on {loop.num_classes} classes of 5 alphabets (set of before), " in text
+    inputs = dataclasses.replace(smoke_run, config=config, data=data)
+    text = visible(section_run.head(inputs) + section_run.provenance(inputs))
+    assert f"Trained on {train.num_classes} classes of 5 alphabets (set of before), " in text
     assert f"evaluated on another set, {test.num_classes} classes" in text
     assert "(set of after)" in text and "Validation set (thresholds)" in text
     assert "this; evaluated on that" in text and "never seen" not in text
@@ -357,6 +362,7 @@ def tiny(data, encoder, objective, comparator="l1", **augmentation):
     ).lock()
 
 
+@pytest.mark.slow
 def test_a_run_of_vectors(tmp_path):
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(3, 4))
@@ -388,12 +394,13 @@ def test_a_run_of_vectors(tmp_path):
     assert "Search among all vectors" in text
     for name in ("flower 0", "flower 1", "flower 2"):  # on the map
         assert f">{name}<" in page
-    own = results["run @ 4"]["within"]
-    confused = report.confusions(own, loading.load(workdir.read_config(path).data).test.classes)
+    result = results["run @ 4"]["within"]
+    confused = count_confusions(result, loading.load(workdir.read_config(path).data).test.classes)
     a, b, wrong, met = confused[0]
     assert f"flower {a} and flower {b} {wrong:.4g} {met}" in text
 
 
+@pytest.mark.slow
 def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     rng = np.random.default_rng(0)
     for person in range(10):
@@ -431,7 +438,7 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     assert "official 20 runs" not in text
 
     net, data = network.load(path), loading.load(config.data)
-    drawn = report.draw(path, config, data, net, results)
+    drawn = run_figures.draw(report.gather(path, config, data, net, results))
     expected = {"learning", "trials", "roc", "pairs", "reliability", "file_roc", "file_pairs"}
     assert expected <= set(drawn) and {"training", "filters", "embeddings"} <= set(drawn)
     assert len(drawn["learning"].axes) == 3 and len(drawn["reliability"].axes) == 2
@@ -439,7 +446,7 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     own = results["run @ 4"]["verification"]
     head = net.variables["params"]["head"]
     apart = (float(head["bias"]) - own.scores) / float(head["scale"])
-    rows = figures.sample_pairs(own)
+    rows = image_figures.sample_pairs(own)
     wanted = [f"{apart[pair]:.2f}" for _, members in rows for pair in members]
     texts = [x.get_text() for x in drawn["pairs"].axes[0].texts]
     assert [re.search(r"y (-?[\d.]+)", x).group(1) for x in texts if "diss" in x] == wanted
@@ -449,55 +456,12 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
         assert any(np.ptp(picture, axis=-1).max() > 20 for picture in shown)  # in colour
 
 
-# --------------------------------------------------------------------------------------- layers
-
-
-def test_layers_of_koch_at_105_pixels():
-    model = siamese_lib.build(get_config("koch2015").model)
-    table = summary.layer_table(model, (105, 105, 1))
-    # Kernel x input channels x filters + filters; outputs x kernel x input channels.
-    assert [(x.name, x.output_shape, x.parameters, x.multiply_adds) for x in table] == [
-        ("encoder/conv1", (96, 96, 64), 10 * 10 * 64 + 64, 96 * 96 * 64 * 100),
-        ("encoder/conv2", (42, 42, 128), 7 * 7 * 64 * 128 + 128, 42 * 42 * 128 * 49 * 64),
-        ("encoder/conv3", (18, 18, 128), 4 * 4 * 128 * 128 + 128, 18 * 18 * 128 * 16 * 128),
-        ("encoder/conv4", (6, 6, 256), 4 * 4 * 128 * 256 + 256, 6 * 6 * 256 * 16 * 128),
-        ("encoder/embedding", (4096,), 9216 * 4096 + 4096, 9216 * 4096),
-        ("head", (), 4097, 4096),
-    ]
-    assert [x.input_shape for x in table[1:]] == [
-        (48, 48, 64),
-        (21, 21, 128),
-        (9, 9, 128),
-        (9216,),
-        (4096,),
-    ]
-    assert sum(x.parameters for x in table) == 38_951_745
-    assert round(sum(x.multiply_adds for x in table[:-1]) / 1e9, 3) == 0.909
-
-
-def test_layers_hold_all_parameters_of_the_residual_network():
-    model = siamese_lib.build(get_config("quickstart").model)
-    table = summary.layer_table(model, (56, 56, 1))
-    images = jnp.zeros((1, 56, 56, 1))
-    params = jax.eval_shape(model.init, jax.random.key(0), images, images)["params"]
-    assert sum(x.parameters for x in table) == sum(x.size for x in jax.tree.leaves(params))
-    assert len({x.name for x in table}) == len(table)
-    stem = table[0]
-    assert (stem.name, stem.kernel, stem.output_shape) == ("encoder/stem", (5, 5), (28, 28, 32))
-    assert stem.multiply_adds == 28 * 28 * 32 * 25
-
-
-def test_the_products_of_maps_of_local_features():
-    """Of 2 x 3 places with 2 features, each meeting itself and its neighbours: 4 times 7 meetings."""
-    head = Comparator("local", places=(2, 3), units=2, reach=1)
-    net = SiameseNet(DenseEncoder((), 12), head)
-    *_, last = summary.layer_table(net, (4, 4, 1))
-    assert (last.name, last.multiply_adds) == ("head", 4 * 7 * 2)
+# ------------------------------------------------------------------------ the network, the batch
 
 
 def test_first_kernel_is_that_of_the_first_convolution(smoke_run):
-    params = smoke_run.siamese.variables["params"]
-    table = summary.layer_table(smoke_run.siamese.model, smoke_run.siamese.image_shape)
+    params = smoke_run.net.variables["params"]
+    table = summary.layer_table(smoke_run.net.model, smoke_run.net.image_shape)
     kernel = summary.first_kernel(table, params)
     np.testing.assert_array_equal(kernel, params["encoder"]["stem"]["kernel"])
     assert summary.first_kernel(table[-1:], params) is None
@@ -511,7 +475,7 @@ def test_preview_is_the_batch_that_the_training_step_sees(glyphs):
         def __call__(self, images, train=False):
             return images.reshape(len(images), -1) * self.param("one", nn.initializers.ones, ())
 
-    model = SiameseNet(Passing(), Comparator("cosine"))
+    model = SiameseNet(Passing(), Cosine())
     weights = np.random.default_rng(0).normal(size=(8, 2, 28 * 28))
     pairs = objectives.build(
         {"name": "verification", "batch": 8, "negatives": "any", "symmetries": "character"}, 8
@@ -535,10 +499,10 @@ def test_preview_is_the_batch_that_the_training_step_sees(glyphs):
 
 
 def test_curve_breaks_where_the_trials_go_between_alphabets(smoke_run):
-    own = smoke_run.results[smoke_run.siamese.name]
+    own = smoke_run.network_results
     points = [r for key, r in own.items() if key.startswith("curve/unseen")]
     assert {r.scope for r in points} == {"within alphabets", "between alphabets"}
-    axes = figures.curve_figure([("unseen", points)]).axes[0]
+    axes = curves.curve_figure([("unseen", points)]).axes[0]
     lines = [line for line in axes.get_lines() if line.get_marker() == "o"]
     assert [list(line.get_xdata()) for line in lines] == [[2], [9]]
     assert lines[1].get_markerfacecolor() == "white" != lines[0].get_markerfacecolor()

@@ -163,7 +163,13 @@ def test_a_small_alphabet_takes_fewer_ways():
 def test_a_small_alphabet_fills_up_with_turned_copies(symmetries):
     index, classes, alphabets, _ = made_set((3, 7), 4)
     drawn = episodes(
-        jax.random.key(3), index, 500, 7, symmetries=symmetries, fill=True, max_alphabet=7
+        jax.random.key(3),
+        index,
+        500,
+        7,
+        symmetries=symmetries,
+        pad_with_symmetries=True,
+        max_alphabet=7,
     )
     rows, symmetry = np.asarray(drawn.rows), np.asarray(drawn.symmetries)
     identities = np.asarray(drawn.identities)
@@ -188,7 +194,7 @@ def test_a_small_alphabet_fills_up_with_turned_copies(symmetries):
 
 def test_a_tiny_alphabet_runs_out_of_symmetries():
     index, _, _, _ = made_set((2,), 3)
-    drawn = episodes(jax.random.key(4), index, 3, 20, fill=True, max_alphabet=2)
+    drawn = episodes(jax.random.key(4), index, 3, 20, pad_with_symmetries=True, max_alphabet=2)
     np.testing.assert_array_equal(drawn.mask, np.broadcast_to(np.arange(20) < 16, (3, 20)))
     for identities in np.asarray(drawn.identities):
         assert len(set(identities[:16])) == 16
@@ -256,7 +262,7 @@ def test_single_images_are_of_all_classes_and_turns():
     [
         lambda key, index: sampling.sample_pairs(key, index, 32, symmetries="character"),
         lambda key, index: sampling.sample_episodes(
-            key, index, 4, 6, symmetries="alphabet", fill=True, max_alphabet=8
+            key, index, 4, 6, symmetries="alphabet", pad_with_symmetries=True, max_alphabet=8
         ),
     ],
     ids=["pairs", "episodes"],

@@ -11,10 +11,10 @@ import time
 import numpy as np
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from siamese_jax.experiments import search
+from siamese_jax.experiments.fields import get_field, with_fields
 from siamese_jax.runs import workdir
 from siamese_jax.training import loop
 
@@ -32,8 +32,7 @@ def config_of(name, arg="smoke"):
 
 
 def study_of(path):
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path / "study.journal")))
-    return optuna.load_study(study_name=path.name, storage=storage)
+    return optuna.load_study(study_name=path.name, storage=f"sqlite:///{path / 'study.db'}")
 
 
 # ---------------------------------------------------------------------------------------- space
@@ -58,7 +57,7 @@ def test_the_papers_space_is_koch2015s():
         "units": ("int", (128, 4096, 16)),
     }
     for end, found in by_end.items():
-        assert {(d.kind, d.values) for d in found} == {wanted[end]}
+        assert {(d.scale, d.values) for d in found} == {wanted[end]}
 
 
 @pytest.mark.parametrize("name", ["quickstart", "koch2015"])
@@ -69,8 +68,8 @@ def test_every_config_lies_in_its_own_space(name, arg):
 
 def test_fields_are_read_and_written_by_their_names():
     config = workdir.plain(config_of("koch2015"))
-    assert search.get_field(config, "optim.rules.2.momentum") == 0.9
-    changed = search.with_fields(
+    assert get_field(config, "optim.rules.2.momentum") == 0.9
+    changed = with_fields(
         config, {"optim.rules.2.momentum": 0.25, "model.encoder_args.kernels.0": 5, "seed": 3}
     )
     assert changed["optim"]["rules"][2] == ["encoder/conv3/.*", 0.1, 0.25, 1e-05]
@@ -81,7 +80,10 @@ def test_fields_are_read_and_written_by_their_names():
 @pytest.mark.parametrize(
     "entry, words",
     [
-        (("optim.rat", "log", 1e-4, 1), r"no field 'optim.rat' \('rat'"),
+        (
+            ("optim.rat", "log", 1e-4, 1),
+            r"search_space: .* no field 'optim.rat' \('rat'.*did you mean optim.name",
+        ),
         (("optim.learning_rate", "lin", 1e-4, 1), "not understood"),
         (("optim.learning_rate", "log", 1e-4), "not understood"),
         (("optim.learning_rate",), "not understood"),
@@ -140,8 +142,8 @@ def test_settings_of_the_optimiser_compile_nothing_anew(name, fields, tmp_path):
     import jax
 
     base = workdir.plain(config_of(name))
-    base = search.with_fields(base, {"num_steps": 10, "log_every": 5, "eval.every": 10})
-    other = search.with_fields(base, fields)
+    base = with_fields(base, {"num_steps": 10, "log_every": 5, "eval.every": 10})
+    other = with_fields(base, fields)
     programs, compiled = {}, Compiled()
     logger = logging.getLogger("jax._src.interpreters.pxla")
     logger.addHandler(compiled)
@@ -170,7 +172,7 @@ def test_settings_of_the_optimiser_compile_nothing_anew(name, fields, tmp_path):
 
 def test_another_network_is_another_program():
     base = config_of("koch2015")
-    program = loop._program(base)
+    program = loop.program_key(base)
     for field, same in (
         ("optim.rules", True),
         ("seed", True),
@@ -180,10 +182,10 @@ def test_another_network_is_another_program():
         ("objective.batch", False),
         ("augment.distort", False),
     ):
-        value = search.get_field(workdir.plain(base), field)
+        value = get_field(workdir.plain(base), field)
         value = value[::-1] if isinstance(value, list) else 0.5 * value
-        changed = search.with_fields(workdir.plain(base), {field: value})
-        assert (loop._program(changed) == program) is same, field
+        changed = with_fields(workdir.plain(base), {field: value})
+        assert (loop.program_key(changed) == program) is same, field
 
 
 # ------------------------------------------------------- the study, with a training that is a formula

@@ -26,7 +26,7 @@ from siamese_jax.benchmarks.startup import run_startup
 from siamese_jax.benchmarks.training import run_training
 from siamese_jax.benchmarks.workload import Plan
 from siamese_jax.evaluation import trials
-from siamese_jax.runs import workdir
+from siamese_jax.runs import files
 
 __all__ = ["SUITES", "Plan", "run"]
 
@@ -80,5 +80,5 @@ def run(suites: Iterable[str], plan: Plan, path: str | None = None) -> dict:
         print(f"\n{name}\n{report.text_table(found[name])}", flush=True)
         record = report.record(settings, product[0], found)
         if path is not None:
-            workdir.write_whole(pathlib.Path(path), json.dumps(record, indent=1) + "\n")
+            files.replace_text(pathlib.Path(path), json.dumps(record, indent=1) + "\n")
     return record

@@ -219,7 +219,7 @@ def step_operations(
     """
     adds = {"encoder": 0, "head": 0}
     for layer in summary.layer_table(model, image_shape):
-        adds["head" if layer.kind == "Comparator" else "encoder"] += layer.multiply_adds
+        adds["head" if layer.name == "head" else "encoder"] += layer.multiply_adds
     return 3 * 2 * (images * adds["encoder"] + pairs * adds["head"])
 
 

@@ -1,8 +1,8 @@
 """Batched image warps on the device, by key.
 
 A warp is a map from output pixels to source positions; symmetries, flips, affine distortions and elastic
-displacements are composed into one map and the images are read once, bilinearly. Ink is filled with
-paper (0) outside, photos repeat their edge.
+displacements are composed into one map and the images are read once, bilinearly. Outside, ink reads
+paper (0) and photos repeat their edge.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def symmetry_matrices(symmetries: jax.Array) -> jax.Array:
     """The eight symmetries of the square as matrices on (x, y) offsets from the centre.
 
     Args:
-        symmetries: (...) int32 in 0..7: the image makes `symmetries % 4` quarter turns against the clock and is
-            then mirrored left to right where `symmetries >= 4`.
+        symmetries: (...) int32 in 0..7: the image makes `symmetries % 4` quarter turns against the clock
+            and is then mirrored left to right where `symmetries >= 4`.
 
     Returns:
         (..., 2, 2) float32. Symmetry 0 is the identity.
@@ -165,7 +165,7 @@ def thicken_strokes(images: jax.Array, amounts: jax.Array, most: int) -> jax.Arr
     Returns:
         (B, H, W, C) float32.
     """
-    amounts, wider, found = amounts[:, None, None, None], images, images
+    amounts, wider, result = amounts[:, None, None, None], images, images
     for i in range(most):
         before = wider
         for axis in (1, 2):
@@ -175,8 +175,8 @@ def thicken_strokes(images: jax.Array, amounts: jax.Array, most: int) -> jax.Arr
             size = wider.shape[axis]
             parts = [jax.lax.slice_in_dim(padded, j, j + size, axis=axis) for j in range(3)]
             wider = functools.reduce(jnp.maximum, parts)
-        found = found + jnp.clip(amounts - i, 0, 1) * (wider - before)
-    return found
+        result = result + jnp.clip(amounts - i, 0, 1) * (wider - before)
+    return result
 
 
 def relight(keys: jax.Array, images: jax.Array, contrast: float, brightness: float) -> jax.Array:
@@ -262,7 +262,7 @@ def augment(
     brightness: float = 0.0,
     fill: str = "paper",
 ) -> jax.Array:
-    """Symmetries and distorts a batch, each image by its own key.
+    """Turns, mirrors and distorts a batch, each image by its own key.
 
     Args:
         keys: (B,) PRNG keys.

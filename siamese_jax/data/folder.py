@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
+import functools
 import io
 import os
 import pathlib
@@ -10,17 +12,19 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from siamese_jax.data.image_set import ImageSet, resize_images
+from siamese_jax.data.image_set import ImageSet, as_kind, resize_images
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 _ERRORS = (*_ZIP_ERRORS, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 _EXIF_ORIENTATION = 0x0112
 _LAYOUT = "<class>/<image> or <alphabet>/<class>/<image>"
+
+_STACK = 2**24  # pixels that are decoded and resized at a time
 
 Readers = dict[tuple[str, ...], Callable[[], bytes]]
 
@@ -73,14 +77,8 @@ def load_folder(
                 f"{path}: the class {'/'.join(key)} has {count} image, at least {min_images} needed"
             )
 
-    headers = {parts: _header(path, parts, readers[parts]) for parts in files}
-    sizes = collections.Counter(size for size, _ in headers.values())
-    height, width = image_size or max(sizes, key=lambda size: (sizes[size], size))
-    mode = "L" if ink or all(grey for _, grey in headers.values()) else "RGB"
-    images = np.empty((len(files), height, width, 3 if mode == "RGB" else 1), np.uint8)
-    for row, parts in enumerate(files):
-        pixels = _pixels(path, parts, readers[parts], mode)
-        images[row] = resize_images(255 - pixels[None] if ink else pixels[None], height, width)[0]
+    kind = "ink" if ink else "photo"
+    images = _read_images(path, [(parts, readers[parts]) for parts in files], image_size, kind)
 
     keys = list(by_class)
     ids = {key: index for index, key in enumerate(keys)}
@@ -96,7 +94,7 @@ def load_folder(
             [alphabets.index(key[0]) if depth == 3 else 0 for key in keys], np.int32
         ),
         alphabet_names=tuple(alphabets),
-        kind="ink" if ink else "photo",
+        kind=kind,
         name=stem,
     )
 
@@ -118,6 +116,31 @@ def read_picture(path: str | os.PathLike, mode: str) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"{path}: no such picture")
     return _pixels(path.parent, (path.name,), path.read_bytes, mode)
+
+
+def _read_images(
+    path: pathlib.Path,
+    files: Sequence[tuple[tuple[str, ...], Callable[[], bytes]]],
+    image_size: tuple[int, int] | None,
+    kind: str,
+) -> np.ndarray:
+    """(M, H, W, C) uint8 of all files, decoded in threads and resized in stacks of one size."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        headers = list(pool.map(lambda file: _header(path, *file), files))
+        rows_of = collections.defaultdict(list)
+        for row, (size, _) in enumerate(headers):
+            rows_of[size].append(row)
+        height, width = image_size or max(rows_of, key=lambda size: (len(rows_of[size]), size))
+        mode = "L" if kind == "ink" or all(grey for _, grey in headers) else "RGB"
+        images = np.empty((len(files), height, width, 3 if mode == "RGB" else 1), np.uint8)
+        decode = functools.partial(_pixels, path, mode=mode)
+        for size, rows in rows_of.items():
+            count = max(1, _STACK // (size[0] * size[1]))
+            for begin in range(0, len(rows), count):
+                part = rows[begin : begin + count]
+                stack = np.stack(list(pool.map(lambda row: decode(*files[row]), part)))
+                images[part] = resize_images(as_kind(stack, kind), height, width)
+    return images
 
 
 def natural_key(name: str) -> tuple:

@@ -54,6 +54,16 @@ class StreamedImages:
         return StreamedImages(read, self.stored, (height, width, self.image_shape[2]))
 
 
+def as_kind(pixels: np.ndarray, kind: str) -> np.ndarray:
+    """Pixels of a picture file as the values of a set of this kind.
+
+    Args:
+        pixels: (...) uint8 as the file shows them: 255 is white.
+        kind: `ink` turns dark strokes on light paper into ink coverage; others stay as they are.
+    """
+    return 255 - pixels if kind == "ink" else pixels
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
     """Labelled images, sorted by (alphabet, class, drawer).
@@ -72,9 +82,8 @@ class ImageSet:
         class_names: one name a class, `alphabet/character`.
         class_alphabets: (num_classes,) int32 alphabet id of each class, non-decreasing.
         alphabet_names: one name an alphabet. A set without alphabets has one.
-        kind: `ink` (warps fill with paper; symmetries and flips may make new classes), `photo` (warps
-            repeat the edge; no symmetries, no vertical flips) or `vector` (features without an order:
-            never resized, warped or turned).
+        kind: `ink` (symmetries may make new classes), `photo` (no symmetries, no vertical flips) or
+            `vector` (features without an order: never resized or warped).
         name: what the set is called in logs and reports.
     """
 
@@ -130,6 +139,11 @@ class ImageSet:
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         return self.images.shape[1:]
+
+    @property
+    def fill(self) -> str:
+        """What a warp reads outside of an image: `paper` (0) for ink, else `edge` (its border)."""
+        return "paper" if self.kind == "ink" else "edge"
 
     @property
     def alphabets(self) -> np.ndarray:
@@ -272,8 +286,10 @@ def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
         width: new width, pixels.
 
     Returns:
-        (M, height, width, C) uint8, rounded to nearest.
+        (M, height, width, C) uint8, rounded to nearest. Images of this size are returned as they are.
     """
+    if images.shape[1:3] == (height, width):
+        return images
     if height < 1 or width < 1:
         raise ValueError(f"images cannot be resized to {height} x {width} pixels")
     rows = _axis_weights(images.shape[1], height)

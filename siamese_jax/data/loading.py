@@ -9,6 +9,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from siamese_jax.data import folder, glyphs, mnist, omniglot, preparation, splits, vectors
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.data.official_runs import OfficialRuns, make_runs
@@ -101,6 +103,9 @@ def load(config: Mapping[str, Any]) -> Data:
         near = difflib.get_close_matches(unknown[0], DEFAULTS, n=3) or list(DEFAULTS)
         raise ValueError(f"the data have no field {unknown[0]!r}; did you mean {', '.join(near)}?")
     fields = {**DEFAULTS, **{key: config[key] for key in config}}
+    size = fields["image_size"]
+    if size is not None and [type(side) for side in np.atleast_1d(size).tolist()] != [int, int]:
+        raise ValueError(f"data image_size must be (height, width) in pixels, got {size!r}")
     for key, choices in (("name", NAMES), ("split", SPLITS)):
         if fields[key] not in choices:
             raise ValueError(f"data {key} must be one of {', '.join(choices)}, got {fields[key]!r}")

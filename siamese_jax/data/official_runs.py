@@ -89,7 +89,7 @@ def make_runs(
 ) -> OfficialRuns:
     """Draws runs like Lake's from any set whose alphabets are large enough.
 
-    The alphabets with at least `n_way` classes take symmetries, so that each gives equally many runs
+    The alphabets with at least `n_way` classes take turns, so that each gives equally many runs
     (to within one). A run draws its classes and two different drawers that have drawn all of them,
     one for the queries and one for the supports, and puts both in a random order.
 
@@ -126,11 +126,11 @@ def make_runs(
     for run in range(num_runs):
         alphabet, members, drawers = large[order[run % len(large)]]
         query_drawer, support_drawer = rng.choice(drawers, 2, replace=False)
-        asked = rng.choice(members, n_way, replace=False)
-        shown = rng.permutation(asked)
-        queries.append(_rows(images, asked, query_drawer))
-        supports.append(_rows(images, shown, support_drawer))
-        answers.append(np.argmax(asked[:, None] == shown[None, :], axis=1))
+        query_classes = rng.choice(members, n_way, replace=False)
+        support_classes = rng.permutation(query_classes)
+        queries.append(_rows(images, query_classes, query_drawer))
+        supports.append(_rows(images, support_classes, support_drawer))
+        answers.append(np.argmax(query_classes[:, None] == support_classes[None, :], axis=1))
         alphabets.append(images.alphabet_names[alphabet])
         drawer_pairs.append((query_drawer, support_drawer))
     query_drawers, support_drawers = np.array(drawer_pairs, np.int32).T

@@ -67,12 +67,12 @@ def prepare(
     Raises:
         ValueError: `data_dir` cannot be written.
     """
-    kind = type(make_builder(data_dir))
-    place = data_dir / kind.name
-    with _side_folder(data_dir, kind.name) as side:
-        found = find_prepared(kind, data_dir)
-        if found is not None and fingerprint in (None, found.info.metadata.get("fingerprint")):
-            return found
+    builder = type(make_builder(data_dir))
+    place = data_dir / builder.name
+    with _side_folder(data_dir, builder.name) as side:
+        prepared = find_prepared(builder, data_dir)
+        if prepared and fingerprint in (None, prepared.info.metadata.get("fingerprint")):
+            return prepared
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
         try:
@@ -83,10 +83,10 @@ def prepare(
                 )
             if place.exists():
                 os.replace(place, side / "replaced")
-            os.replace(side / kind.name, place)
+            os.replace(side / builder.name, place)
         except OSError as error:
             raise ValueError(f"{data_dir}: cannot hold prepared data ({error})") from None
-    _log.info("prepared %s in %s", kind.name, place)
+    _log.info("prepared %s in %s", builder.name, place)
     return make_builder(data_dir)
 
 
@@ -194,7 +194,7 @@ def require_answers(downloads: Mapping[str, tuple[str, int, str]], timeout: floa
     """
     for url, _, _ in downloads.values():
         outcome: list[str] = []
-        thread = threading.Thread(target=_ask, args=(url, timeout, outcome), daemon=True)
+        thread = threading.Thread(target=_request_head, args=(url, timeout, outcome), daemon=True)
         thread.start()  # a thread, because looking up a host name heeds no time-out
         thread.join(timeout)
         failure = outcome[0] if outcome else f"no answer in {timeout:g} s"
@@ -202,7 +202,7 @@ def require_answers(downloads: Mapping[str, tuple[str, int, str]], timeout: floa
             raise DownloadFailed(f"{url}: {failure}")
 
 
-def _ask(url: str, timeout: float, outcome: list[str]) -> None:
+def _request_head(url: str, timeout: float, outcome: list[str]) -> None:
     """Appends what is wrong with `url`, or an empty string."""
     try:
         response = requests.head(url, timeout=timeout, allow_redirects=True)

@@ -24,7 +24,7 @@ class Standardisation:
     """Mean 0 and standard deviation 1 of every feature over the set that it was made `of`.
 
     A network trained on standardised features must be given new ones in the same units:
-    `datasets.load(config.data).standardisation(raw)`, and then `Siamese.embed`.
+    `data.load(config.data).standardisation(raw)`, and then `Siamese.embed`.
 
     Attributes:
         mean: (D,) float64, in the units of the features.
@@ -250,8 +250,8 @@ def _read_npz(path: pathlib.Path):
             missing = [name for name in ("features", "classes") if name not in file]
             if missing:
                 raise ValueError(f"no array {missing[0]!r}, only {', '.join(file) or 'nothing'}")
-            held = [name for name in ("features", "classes", "alphabets") if name in file]
-            arrays = {name: file[name] for name in held}
+            names = ("features", "classes", "alphabets")
+            arrays = {name: file[name] for name in names if name in file}
     except _NPZ_ERRORS as error:
         raise ValueError(f"{path}: not an NPZ of features and classes ({error})") from None
     features = arrays.pop("features")

@@ -16,6 +16,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from siamese_jax.models.distances import unit
+
 STEPS = 100  # of gradient descent, the number of iterations of Chen et al.
 LEARNING_RATE = 0.01  # so small that the steps only refine the imprinted weights
 SCALE = 10.0  # of the cosine, before the softmax
@@ -30,13 +32,13 @@ def imprint(supports: jax.Array) -> jax.Array:
     Returns:
         (..., N, D) float32 of length 1; zeros for a class whose directions cancel.
     """
-    return _direction(_direction(supports).mean(-2))
+    return unit(unit(jnp.asarray(supports, jnp.float32)).mean(-2))
 
 
 def cosine_logits(queries: jax.Array, weights: jax.Array, scale: float = SCALE) -> jax.Array:
     """(..., Q, D) embeddings and (..., N, D) weights -> (..., Q, N): scale x cosine."""
-    products = jnp.einsum("...qd,...nd->...qn", _direction(queries), _direction(weights))
-    return scale * products
+    queries, weights = (unit(jnp.asarray(x, jnp.float32)) for x in (queries, weights))
+    return scale * jnp.einsum("...qd,...nd->...qn", queries, weights)
 
 
 @functools.partial(jax.jit, static_argnames="steps")
@@ -73,11 +75,3 @@ def finetune(
         return jax.lax.fori_loop(0, steps, update, imprint(supports))
 
     return jax.vmap(fit)(supports)
-
-
-def _direction(x: jax.Array) -> jax.Array:
-    """x at length 1 (float32); zeros, with finite gradients, where x is zero."""
-    x = jnp.asarray(x, jnp.float32)
-    squared = jnp.sum(x * x, -1, keepdims=True)
-    nonzero = squared > 0
-    return jnp.where(nonzero, x * jax.lax.rsqrt(jnp.where(nonzero, squared, 1.0)), 0.0)

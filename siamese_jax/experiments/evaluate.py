@@ -21,7 +21,7 @@ from siamese_jax.evaluation.scoring import (
     shot_aggregation_of,
 )
 from siamese_jax.inference import network
-from siamese_jax.runs import export, workdir
+from siamese_jax.runs import export, files, workdir
 
 PARTS = ("test", "validation", "both")
 
@@ -132,7 +132,7 @@ def evaluate_run(request: EvaluationRequest) -> Results:
     }
     _save(request, config, settings, results)
     if request.report and request.part == "test":
-        from siamese_jax.reporting import report  # matplotlib is slow to import
+        from siamese_jax.experiments import report  # matplotlib is slow to import
 
         page = report.write_report(request.workdir, config, data, nets[0], results)
         print(f"report: {page}")
@@ -267,7 +267,7 @@ def _save(request: EvaluationRequest, config, settings: Mapping, results: Result
     if request.part == "test":
         path = pathlib.Path(request.workdir)
         saved.write(path, results)
-        workdir.write_whole(path / "results.json", json.dumps(summary, indent=1) + "\n")
+        files.replace_text(path / "results.json", json.dumps(summary, indent=1) + "\n")
     if request.record:
         config, (training, evaluation) = workdir.without_places(config, [training, evaluation])
         summary |= {
@@ -276,7 +276,7 @@ def _save(request: EvaluationRequest, config, settings: Mapping, results: Result
             "evaluation": evaluation,
             "results": [{name: row[name] for name in _RECORDED} for row in summary["results"]],
         }
-        workdir.write_whole(pathlib.Path(request.record), json.dumps(summary, indent=1) + "\n")
+        files.replace_text(pathlib.Path(request.record), json.dumps(summary, indent=1) + "\n")
 
 
 def _load(section, archives: str | None) -> loading.Data:

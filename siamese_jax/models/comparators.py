@@ -1,136 +1,289 @@
-"""Comparators: what makes a score of two embeddings."""
+"""Comparators: what makes a score of two embeddings.
+
+A new comparator is a class here and a line in `COMPARATORS`.
+"""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from siamese_jax.models import distances as distances_lib
-from siamese_jax.models.distances import unit
+from siamese_jax.models.distances import products, unit
 from siamese_jax.models.layers import normal_init
-
-Dtype = Any
-
-COMPARATORS = ("l1", "l2", "euclidean", "squared_euclidean", "cosine", "bilinear", "local")
-DISTANCES = ("euclidean", "squared_euclidean", "local")  # comparators that fall with a distance
 
 
 class Comparator(nn.Module):
-    """Symmetries two embeddings into a logit of "same class".
+    """What all comparators have in common.
 
-    | kind | logit |
-    |---|---|
-    | `l1` | `sum_j alpha_j abs(h1_j - h2_j) + bias`, the weighted L1 head of Koch et al. (2015) |
-    | `l2` | `sum_j alpha_j (h1_j - h2_j)^2 + bias` |
-    | `euclidean` | `bias - scale D`, D the Euclidean distance |
-    | `squared_euclidean` | `bias - scale D^2` |
-    | `cosine` | `scale cos(h1, h2) + bias` |
-    | `bilinear` | `h1' M h2 + bias`, M at first `scale` times the identity |
-    | `local` | `scale s + bias`, s the mean over places of the best cosine near by |
-
-    alpha, scale, M and bias are learned. All are symmetric in the two, but `bilinear` without
-    `symmetric`.
-
-    Attributes:
-        kind: one of `COMPARATORS`.
-        scale: initial scale.
-        bias: initial bias, but of `l1` and `l2`.
-        kernel_mean: mean of the initial alpha, as published 0.
-        kernel_std: standard deviation of the initial alpha, as published 0.2.
-        bias_mean: mean of the initial bias of `l1` and `l2`, as published 0.5 (standard deviation
-            0.01).
-        symmetric: whether `bilinear` takes (M + M') / 2 for M.
-        places: rows and columns of the map that `local` compares, see `local_similarity`.
-        units: features a place of that map.
-        reach: how many rows and columns away `local` looks for the best cosine.
+    Each call compares h1[q] with h2[q], and then s = q; or, with `all_pairs`, every h1 with every h2 of
+    the same leading index. A class defines `_logits`. Scores are symmetric in the two embeddings, unless
+    the class says otherwise.
     """
 
-    kind: str = "l1"
-    scale: float = 10.0
-    bias: float = 0.0
-    kernel_mean: float = 0.0
-    kernel_std: float = 0.2
-    bias_mean: float = 0.5
-    symmetric: bool = True
-    places: Sequence[int] = (1, 1)
-    units: int = 1
-    reach: int = 1
+    falls_with_distance: ClassVar[bool] = False  # whether the logit falls where `distances` rises
 
     @nn.compact
-    def __call__(self, h1: jax.Array, h2: jax.Array, all_pairs: bool = False) -> jax.Array:
-        """Compares embeddings pair by pair, or all with all.
-
-        Args:
-            h1: (..., Q, D).
-            h2: (..., S, D); S = Q unless `all_pairs`.
-            all_pairs: whether every h1 meets every h2 of its leading index.
-
-        Returns:
-            (..., Q) logits, or (..., Q, S) for all pairs.
-        """
-        if self.kind in ("l1", "l2"):
-            init = normal_init(self.kernel_mean, self.kernel_std)
-            kernel = self.param("kernel", init, (h1.shape[-1],))
-            bias = self.param("bias", normal_init(self.bias_mean, 0.01), ())
-            if all_pairs:
-                h1, h2 = h1[..., :, None, :], h2[..., None, :, :]
-            apart = jnp.abs(h1 - h2) if self.kind == "l1" else (h1 - h2) ** 2
-            return jnp.einsum("...d,d->...", apart, kernel) + bias
-        bias = self.param("bias", nn.initializers.constant(self.bias), ())
-        products = "...qd,...sd->...qs" if all_pairs else "...d,...d->..."
-        if self.kind == "bilinear":
-            size = h1.shape[-1]
-            matrix = self.param("matrix", lambda key, n: self.scale * jnp.eye(n), size)
-            if self.symmetric:
-                matrix = (matrix + matrix.T) / 2
-            return jnp.einsum(products, h1 @ matrix, h2) + bias
-        scale = self.param("scale", nn.initializers.constant(self.scale), ())
-        if self.kind == "cosine":
-            return scale * jnp.einsum(products, unit(h1), unit(h2)) + bias
-        if self.kind == "local":
-            return scale * self._similarity(h1, h2, all_pairs) + bias
-        if self.kind == "euclidean":
-            return bias - scale * self.distances(h1, h2, all_pairs)
-        if self.kind == "squared_euclidean":
-            measure = (
-                distances_lib.all_squared_distances
-                if all_pairs
-                else distances_lib.squared_distances
-            )
-            return bias - scale * measure(h1, h2)
-        raise ValueError(f"comparator must be one of {COMPARATORS}, got {self.kind!r}")
+    def __call__(
+        self,
+        h1: Float[ArrayLike, "*b q d"],
+        h2: Float[ArrayLike, "*b s d"],
+        all_pairs: bool = False,
+    ) -> Float[Array, "*b q"] | Float[Array, "*b q s"]:
+        """Logits of "same class"."""
+        return self._logits(h1, h2, all_pairs)
 
     @nn.nowrap
-    def distances(self, h1: jax.Array, h2: jax.Array, all_pairs: bool = False) -> jax.Array:
-        """The distances that objectives of distances learn; the gradient is 0 where they are 0.
+    def _logits(self, h1, h2, all_pairs):
+        raise NotImplementedError
 
-        That of `local` is `sqrt(2 - 2 s)`, the Euclidean one of unit vectors with the cosine s; that
-        of any other kind is the Euclidean one of the embeddings.
+    @nn.nowrap
+    def distances(
+        self,
+        h1: Float[ArrayLike, "*b q d"],
+        h2: Float[ArrayLike, "*b s d"],
+        all_pairs: bool = False,
+    ) -> Float[Array, "*b q"] | Float[Array, "*b q s"]:
+        """The distances that the contrastive and the triplet loss learn: Euclidean, unless overridden.
 
-        Args:
-            h1: (..., Q, D).
-            h2: (..., S, D); S = Q unless `all_pairs`.
-            all_pairs: whether every h1 meets every h2 of its leading index.
-
-        Returns:
-            (..., Q) distances, or (..., Q, S) for all pairs.
+        The gradient is 0 where a distance is 0.
         """
-        if self.kind == "local":
-            s = self._similarity(h1, h2, all_pairs)
-            return distances_lib.safe_sqrt(jnp.maximum(2 - 2 * s, 0.0))
         if all_pairs:
             return distances_lib.safe_sqrt(distances_lib.all_squared_distances(h1, h2))
         return distances_lib.distances(h1, h2)
 
     @nn.nowrap
-    def features(self, h: jax.Array) -> jax.Array:
-        """(..., D) embeddings -> (n, C), one line an embedding, or of `local` a place of one."""
-        return h.reshape(-1, self.units if self.kind == "local" else h.shape[-1])
+    def features(self, h: Float[ArrayLike, "*b d"]) -> Float[Array, "n c"]:
+        """The features of embeddings as a table, one row for each embedding unless overridden."""
+        return jnp.reshape(h, (-1, h.shape[-1]))
+
+    @nn.nowrap
+    def score_settings(self) -> tuple:
+        """The attributes that decide a score beside the parameters."""
+        return ()
+
+    @nn.nowrap
+    def multiply_adds(self, size: int) -> int:
+        """Multiply-adds of comparing one pair of embeddings of `size` numbers."""
+        return size
+
+    @classmethod
+    def derived_attributes(
+        cls, encoder: nn.Module, image_shape: Sequence[int] | None
+    ) -> dict[str, Any]:
+        """The attributes that follow from the encoder.
+
+        Args:
+            encoder: the one whose embeddings are compared.
+            image_shape: (H, W, C) of its images; None if unknown.
+
+        Raises:
+            ValueError: the comparator does not go with the encoder.
+        """
+        del encoder, image_shape
+        return {}
+
+
+class L1(Comparator):
+    """`sum_j alpha_j |h1_j - h2_j| + bias`, alpha and bias learned.
+
+    Attributes:
+        kernel_mean: mean of the initial alpha, as published 0.
+        kernel_std: standard deviation of the initial alpha, as published 0.2.
+        bias_mean: mean of the initial bias, as published 0.5 (standard deviation 0.01).
+
+    References:
+        Koch et al. (2015), section 3.1.
+    """
+
+    kernel_mean: float = 0.0
+    kernel_std: float = 0.2
+    bias_mean: float = 0.5
+
+    @nn.nowrap
+    def _logits(self, h1, h2, all_pairs):
+        init = normal_init(self.kernel_mean, self.kernel_std)
+        kernel = self.param("kernel", init, (h1.shape[-1],))
+        bias = self.param("bias", normal_init(self.bias_mean, 0.01), ())
+        if all_pairs:
+            h1, h2 = h1[..., :, None, :], h2[..., None, :, :]
+        return jnp.einsum("...d,d->...", self._magnitude(h1 - h2), kernel) + bias
+
+    @staticmethod
+    def _magnitude(difference):
+        return jnp.abs(difference)
+
+
+class L2(L1):
+    """`sum_j alpha_j (h1_j - h2_j)^2 + bias`, with the attributes of `L1`."""
+
+    @staticmethod
+    def _magnitude(difference):
+        return difference**2
+
+
+class Euclidean(Comparator):
+    """`bias - scale D`, D the Euclidean distance, scale and bias learned.
+
+    Attributes:
+        scale: initial scale.
+        bias: initial bias.
+    """
+
+    falls_with_distance: ClassVar[bool] = True
+
+    scale: float = 10.0
+    bias: float = 0.0
+
+    @nn.nowrap
+    def _logits(self, h1, h2, all_pairs):
+        scale, bias = _scale_and_bias(self)
+        return bias - scale * self.distances(h1, h2, all_pairs)
+
+
+class SquaredEuclidean(Comparator):
+    """`bias - scale D^2`, D the Euclidean distance, scale and bias learned.
+
+    Attributes:
+        scale: initial scale.
+        bias: initial bias.
+    """
+
+    falls_with_distance: ClassVar[bool] = True
+
+    scale: float = 10.0
+    bias: float = 0.0
+
+    @nn.nowrap
+    def _logits(self, h1, h2, all_pairs):
+        scale, bias = _scale_and_bias(self)
+        if all_pairs:
+            return bias - scale * distances_lib.all_squared_distances(h1, h2)
+        return bias - scale * distances_lib.squared_distances(h1, h2)
+
+
+class Cosine(Comparator):
+    """`scale cos(h1, h2) + bias`, scale and bias learned.
+
+    Attributes:
+        scale: initial scale.
+        bias: initial bias.
+    """
+
+    scale: float = 10.0
+    bias: float = 0.0
+
+    @nn.nowrap
+    def _logits(self, h1, h2, all_pairs):
+        scale, bias = _scale_and_bias(self)
+        return scale * products(unit(h1), unit(h2), all_pairs) + bias
+
+
+class Bilinear(Comparator):
+    """`h1' M h2 + bias`, the matrix M and bias learned.
+
+    Attributes:
+        scale: M is at first this times the identity.
+        bias: initial bias.
+        symmetric: whether (M + M') / 2 is taken for M; otherwise the order of the two matters.
+    """
+
+    scale: float = 10.0
+    bias: float = 0.0
+    symmetric: bool = True
+
+    @nn.nowrap
+    def _logits(self, h1, h2, all_pairs):
+        bias = self.param("bias", nn.initializers.constant(self.bias), ())
+        matrix = self.param("matrix", lambda key, n: self.scale * jnp.eye(n), h1.shape[-1])
+        if self.symmetric:
+            matrix = (matrix + matrix.T) / 2
+        return products(h1 @ matrix, h2, all_pairs) + bias
+
+    @nn.nowrap
+    def score_settings(self) -> tuple:
+        """See `Comparator.score_settings`."""
+        return (self.symmetric,)
+
+    @nn.nowrap
+    def multiply_adds(self, size: int) -> int:
+        """See `Comparator.multiply_adds`: of the matrix and of the scalar product."""
+        return size * size + size
+
+
+class Local(Comparator):
+    """`scale s + bias`, s the `local_similarity` of two maps of features, scale and bias learned.
+
+    Attributes:
+        scale: initial scale.
+        bias: initial bias.
+        reach: how many rows and columns away the best cosine of a place is looked for.
+        places: rows and columns of the maps, derived from the encoder.
+        units: features of each place, derived from the encoder.
+    """
+
+    falls_with_distance: ClassVar[bool] = True
+
+    scale: float = 10.0
+    bias: float = 0.0
+    reach: int = 1
+    places: Sequence[int] = (1, 1)
+    units: int = 1
+
+    @nn.nowrap
+    def _logits(self, h1, h2, all_pairs):
+        scale, bias = _scale_and_bias(self)
+        return scale * self._similarity(h1, h2, all_pairs) + bias
+
+    @nn.nowrap
+    def distances(
+        self,
+        h1: Float[ArrayLike, "*b q d"],
+        h2: Float[ArrayLike, "*b s d"],
+        all_pairs: bool = False,
+    ) -> Float[Array, "*b q"] | Float[Array, "*b q s"]:
+        """`sqrt(2 - 2 s)`: the Euclidean distance of unit vectors whose cosine is s."""
+        s = self._similarity(h1, h2, all_pairs)
+        return distances_lib.safe_sqrt(jnp.maximum(2 - 2 * s, 0.0))
+
+    @nn.nowrap
+    def features(self, h: Float[ArrayLike, "*b d"]) -> Float[Array, "n {self.units}"]:
+        """One row for each place of each map."""
+        return jnp.reshape(h, (-1, self.units))
+
+    @nn.nowrap
+    def score_settings(self) -> tuple:
+        """See `Comparator.score_settings`."""
+        return (tuple(self.places), self.reach)
+
+    @nn.nowrap
+    def multiply_adds(self, size: int) -> int:
+        """See `Comparator.multiply_adds`: each place meets those within reach."""
+        del size
+        meetings = 1
+        for side in self.places:
+            moves = range(-self.reach, self.reach + 1)
+            meetings *= sum(max(0, side - abs(move)) for move in moves)
+        return self.units * meetings
+
+    @classmethod
+    def derived_attributes(
+        cls, encoder: nn.Module, image_shape: Sequence[int] | None
+    ) -> dict[str, Any]:
+        """The places and units of the encoder's map, see `Comparator.derived_attributes`."""
+        if not getattr(encoder, "local", False):
+            raise ValueError(
+                "model.comparator 'local' compares maps of local features: set "
+                "model.encoder_args.local, which 'residual' and 'small' have, to True"
+            )
+        if image_shape is None:
+            raise ValueError("model.comparator 'local' needs the shape of the images")
+        return {"places": encoder.places(image_shape), "units": encoder.units}
 
     @nn.nowrap
     def _similarity(self, h1, h2, all_pairs):
@@ -138,56 +291,23 @@ class Comparator(nn.Module):
         if h1.shape[-1] != rows * columns * self.units:
             raise ValueError(
                 f"embeddings of {h1.shape[-1]} numbers are no maps of {rows} x {columns} places with "
-                f"{self.units} features each: set model.head_args.places to the rows and columns that "
-                "the encoder makes of the images"
+                f"{self.units} features each: embed images of the size that the network was built for"
             )
-        return local_similarity(h1, h2, self.places, self.reach, all_pairs)
+        return distances_lib.local_similarity(h1, h2, self.places, self.reach, all_pairs)
 
 
-def local_similarity(
-    h1: jax.Array, h2: jax.Array, places: Sequence[int], reach: int, all_pairs: bool = False
-) -> jax.Array:
-    """How alike two maps of local features are if each place may move a little.
-
-    Each place of one map takes the highest cosine of its features with those of a place of the other
-    map at most `reach` rows and columns away; the mean over the places of both maps is symmetric.
-    With a reach of 0 and features of one length it is the cosine of the flattened maps.
-
-    Args:
-        h1: (..., Q, D) flattened maps, D = rows x columns x features.
-        h2: (..., S, D); S = Q unless `all_pairs`.
-        places: rows and columns of the maps.
-        reach: 0 or more.
-        all_pairs: whether every h1 meets every h2 of its leading index.
-
-    Returns:
-        (..., Q) cosines in [-1, 1], or (..., Q, S) for all pairs.
-    """
-    rows, columns = places
-    # Places first, so that a move is a slice of the two leading axes.
-    h1, h2 = (
-        jnp.moveaxis(unit(h.reshape(*h.shape[:-1], rows, columns, -1)), (-3, -2), (0, 1))
-        for h in (h1, h2)
-    )
-    products = "...qd,...sd->...qs" if all_pairs else "...d,...d->..."
-    best1, best2 = [], []
-    for down in range(-min(reach, rows - 1), min(reach, rows - 1) + 1):
-        for right in range(-min(reach, columns - 1), min(reach, columns - 1) + 1):
-            here = (_inside(rows, down), _inside(columns, right))
-            there = (_inside(rows, -down), _inside(columns, -right))
-            cosine = jnp.einsum(products, h1[here], h2[there])
-            best1.append(_on_map(cosine, here, rows, columns))
-            best2.append(_on_map(cosine, there, rows, columns))
-    return sum(functools.reduce(jnp.maximum, best).mean((0, 1)) for best in (best1, best2)) / 2
+def _scale_and_bias(module: Comparator):
+    """The two learned numbers of a comparator that has the attributes `scale` and `bias`."""
+    bias = module.param("bias", nn.initializers.constant(module.bias), ())
+    return module.param("scale", nn.initializers.constant(module.scale), ()), bias
 
 
-def _inside(size: int, move: int) -> slice:
-    """The places along an axis that are still on the map after a move."""
-    return slice(max(0, -move), size - max(0, move))
-
-
-def _on_map(part: jax.Array, place: tuple[slice, slice], rows: int, columns: int) -> jax.Array:
-    """A map with `part` at `place`, and minus infinity elsewhere."""
-    around = [(at.start, size - at.stop) for at, size in zip(place, (rows, columns), strict=True)]
-    rest = [(0, 0)] * (part.ndim - 2)
-    return jnp.pad(part, around + rest, constant_values=-jnp.inf)
+COMPARATORS: dict[str, type[Comparator]] = {
+    "l1": L1,
+    "l2": L2,
+    "euclidean": Euclidean,
+    "squared_euclidean": SquaredEuclidean,
+    "cosine": Cosine,
+    "bilinear": Bilinear,
+    "local": Local,
+}

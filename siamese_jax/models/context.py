@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-
-Dtype = Any
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 
 class FullContext(nn.Module):
@@ -27,8 +25,10 @@ class FullContext(nn.Module):
     steps: int = 5
 
     @nn.compact
-    def __call__(self, queries: jax.Array, supports: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(..., Q, D) and (..., S, D) -> embeddings of the same shapes."""
+    def __call__(
+        self, queries: Float[ArrayLike, "*b q d"], supports: Float[ArrayLike, "*b s d"]
+    ) -> tuple[Float[Array, "*b q d"], Float[Array, "*b s d"]]:
+        """Embeddings of the queries and of the supports in the light of the supports."""
         size = queries.shape[-1]
         lead = queries.shape[:-2]
         queries = queries.reshape(-1, *queries.shape[-2:])

@@ -1,8 +1,10 @@
-"""Encoders and the siamese network that compares their embeddings.
+"""Encoders: from images to embeddings.
 
 All modules are `flax.linen`: parameters live outside of them and every call is a pure function.
-Parameter names are public (`conv1` .. `conv4`, `embedding`, `head`): optimiser rules and checkpoints
-depend on them.
+Parameter names are public (`conv1` .. `conv4`, `embedding`): optimiser rules and checkpoints depend on
+them. A new encoder is a class here and a line in `ENCODERS`. Its constructor takes `dtype`, and if it
+has batch statistics `axis_name`; if its embedding is a map of local features, it says so by `local`,
+`units` and `places`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from siamese_jax.models import fft_conv
 from siamese_jax.models.distances import unit
@@ -21,7 +25,6 @@ from siamese_jax.models.layers import max_pool2, normal_init
 
 Dtype = Any
 
-ENCODERS = ("koch", "residual", "small", "dense")
 CONVOLUTIONS = ("direct", "fft", "auto")
 OUTPUTS = ("linear", "sigmoid", "unit")
 
@@ -54,8 +57,10 @@ class KochEncoder(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Embeds images: (B, H, W, C) float in [0, 1] -> (B, units) in (0, 1)."""
+    def __call__(
+        self, images: Float[ArrayLike, "b h w c"], train: bool = False
+    ) -> Float[Array, "b {self.units}"]:
+        """Embeds images with pixels in [0, 1]; the embeddings lie in (0, 1)."""
         del train
         if self.convolution not in CONVOLUTIONS:
             raise ValueError(f"convolution must be one of {CONVOLUTIONS}, got {self.convolution!r}")
@@ -94,7 +99,7 @@ class KochEncoder(nn.Module):
 
 
 def _valid_convolution(how, x, kernel, strides, padding, **options):
-    """`jax.lax.conv_general_dilated` with stride 1 and no padding, computed in one of `CONVOLUTIONS`."""
+    """`jax.lax.conv_general_dilated` of stride 1, unpadded, computed in one of `CONVOLUTIONS`."""
     if how == "auto":
         gain = fft_conv.best_tile(x.shape, kernel.shape)[1]
         how = "fft" if jax.default_backend() == "cpu" and gain > 1.5 else "direct"
@@ -141,13 +146,19 @@ class ResidualEncoder(nn.Module):
     @nn.nowrap
     def places(self, image_shape: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of the map that images of (H, W, C) pixels become."""
-        pools = len(self.widths) - 1 if self.pools is None else self.pools
-        shrink = 2 ** min(pools, len(self.widths) - 1)
+        shrink = 2 ** self._num_pools()
         return tuple(-(-side // self.stem_stride) // shrink for side in image_shape[:2])
 
+    @nn.nowrap
+    def _num_pools(self) -> int:
+        most = len(self.widths) - 1
+        return most if self.pools is None else min(self.pools, most)
+
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Embeds images: (B, H, W, C) float in [0, 1] -> (B, D); D = units, if `local` a place."""
+    def __call__(
+        self, images: Float[ArrayLike, "b h w c"], train: bool = False
+    ) -> Float[Array, "b d"]:
+        """Embeds images with pixels in [0, 1]; d = units, or rows x columns x units if `local`."""
 
         def norm(x, name):
             return _batch_norm(train, self.dtype, self.axis_name, name)(x)
@@ -167,9 +178,8 @@ class ResidualEncoder(nn.Module):
         x = images.astype(self.dtype)
         x = conv(x, self.stem, 2 * self.stem_stride + 1, "stem", self.stem_stride)
         x = nn.relu(norm(x, "stem_norm"))
-        pools = len(self.widths) - 1 if self.pools is None else self.pools
         for s, width in enumerate(self.widths):
-            if 0 < s <= pools:
+            if 0 < s <= self._num_pools():
                 x = max_pool2(x)
             for b in range(self.blocks):
                 name = f"stage{s + 1}_block{b + 1}"
@@ -228,8 +238,10 @@ class SmallEncoder(nn.Module):
         return tuple(side // shrink for side in image_shape[:2])
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Embeds images: (B, H, W, C) float in [0, 1] -> (B, D); D = units, if `local` a place."""
+    def __call__(
+        self, images: Float[ArrayLike, "b h w c"], train: bool = False
+    ) -> Float[Array, "b d"]:
+        """Embeds images with pixels in [0, 1]; d = units, or rows x columns x units if `local`."""
         x = images.astype(self.dtype)
         for i, features in enumerate(self.filters):
             x = nn.relu(nn.Conv(features, (5, 5), dtype=self.dtype, name=f"conv{i + 1}")(x))
@@ -274,8 +286,10 @@ class DenseEncoder(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Embeds images: (B, H, W, C) float -> (B, units)."""
+    def __call__(
+        self, images: Float[ArrayLike, "b h w c"], train: bool = False
+    ) -> Float[Array, "b {self.units}"]:
+        """Embeds images of any range, or vectors, which are images of one row."""
         kernel = nn.initializers.he_normal() if self.std is None else normal_init(0.0, self.std)
         bias = nn.initializers.zeros
         if self.bias_mean is not None:
@@ -295,6 +309,14 @@ class DenseEncoder(nn.Module):
         if self.normalise:
             x = _batch_norm(train, self.dtype, self.axis_name, "embedding_norm")(x)
         return _finish(x, self.output)
+
+
+ENCODERS: dict[str, type[nn.Module]] = {
+    "koch": KochEncoder,
+    "residual": ResidualEncoder,
+    "small": SmallEncoder,
+    "dense": DenseEncoder,
+}
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:

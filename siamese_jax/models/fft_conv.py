@@ -22,32 +22,29 @@ import functools
 import math
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-_MOVE = 50  # multiply-adds in the time of one number written and read, found by timing
+_ACCESS_COST = 50  # multiply-adds in the time of one number written and read, found by timing
 
 
-def fft_conv(x: jax.Array, kernel: jax.Array, tile: int | None = None) -> jax.Array:
+def fft_conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c n"], tile: int | None = None
+) -> Float[Array, "b h-kh+1 w-kw+1 n"]:
     """Valid convolution of stride 1 (no flip, as `jax.lax.conv_general_dilated`).
 
     Args:
-        x: (B, H, W, C) float; what is smaller than float32 is computed in float32.
-        kernel: (kh, kw, C, N), of the same type.
+        x: the images; dtypes smaller than float32 are computed in float32.
+        kernel: of the same dtype.
         tile: width of a tile, pixels; None for `best_tile`'s.
 
     Returns:
-        (B, H - kh + 1, W - kw + 1, N), of the type of x.
+        The outputs, of the dtype of x.
 
     Raises:
-        ValueError: shapes that do not fit together, or a tile smaller than the kernel.
+        ValueError: a kernel larger than the images, or a tile smaller than the kernel.
     """
-    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
-        raise ValueError(
-            "fft_conv needs images (B, H, W, C) and a kernel (kh, kw, C, N), got "
-            f"{x.shape} and {kernel.shape}"
-        )
     size = kernel.shape[:2]
     if x.shape[1] < size[0] or x.shape[2] < size[1]:
         raise ValueError(f"a kernel of {size} pixels must fit into images of {x.shape[1:3]}")
@@ -61,8 +58,8 @@ def fft_conv(x: jax.Array, kernel: jax.Array, tile: int | None = None) -> jax.Ar
 def best_tile(images_shape: Sequence[int], kernel_shape: Sequence[int]) -> tuple[int, float]:
     """The tile that makes a convolution cheapest, and how much cheaper than the direct one it is.
 
-    The cost is counted in multiply-adds: of the products, of the transforms, and `_MOVE` for each number
-    of the spectra.
+    The cost is counted in multiply-adds: of the products, of the transforms, and `_ACCESS_COST` for each
+    number of the spectra.
 
     Args:
         images_shape: (B, H, W, C).
@@ -83,8 +80,10 @@ def best_tile(images_shape: Sequence[int], kernel_shape: Sequence[int]) -> tuple
         products = spectra * channels * features
         along_width = spectra * 2 * (p * channels + q * features)
         along_height = 2 * half * (height * width * channels + rows * across * q * features)
-        image = products + along_width + along_height + _MOVE * spectra * (channels + features)
-        kernel = half * (2 * kh * kw + 3 * p * (2 * kw + _MOVE)) * channels * features
+        image = (
+            products + along_width + along_height + _ACCESS_COST * spectra * (channels + features)
+        )
+        kernel = half * (2 * kh * kw + 3 * p * (2 * kw + _ACCESS_COST)) * channels * features
         return batch * image + kernel
 
     tiles = {math.ceil(columns / count) + kw - 1 for count in range(1, columns + 1)}
@@ -126,18 +125,18 @@ def _real_transforms(n, kh):
     """Matrices along the height, with a real and an imaginary line a frequency u = 0 .. n / 2.
 
     Returns:
-        (2 U, n) of n pixels; (2 U, kh) of a kernel's, conjugate; (n - kh + 1, 2 U) back to the first
-        pixels of a real signal.
+        (2 U, n) from n pixels; (2 U, kh) from a kernel's, conjugate; (n - kh + 1, 2 U) back to the
+        first pixels of a real signal.
     """
     half = n // 2 + 1
     angles = 2 * np.pi * np.outer(np.arange(half), np.arange(n)) / n
     cos, sin = np.cos(angles), np.sin(angles)
-    there = np.stack([cos, -sin], 1).reshape(2 * half, n)
+    forward = np.stack([cos, -sin], 1).reshape(2 * half, n)
     conjugate = np.stack([cos, sin], 1).reshape(2 * half, n)[:, :kh]
     alone = (np.arange(half) == 0) | (2 * np.arange(half) == n)  # without a conjugate of its own
     weights = np.where(alone, 1, 2) / n
     back = np.stack([weights * cos.T, -weights * sin.T], 2).reshape(n, 2 * half)[: n - kh + 1]
-    return there, conjugate, back
+    return forward, conjugate, back
 
 
 def _complex_transforms(p, kw):
@@ -147,19 +146,16 @@ def _complex_transforms(p, kw):
     (b2 - b1) a1 and (b1 + b2) a2; a b is (first - third) + i (first + second).
 
     Returns:
-        (3 p, 2 p): a1 + a2, a1, a2 of all frequencies; (3 p, 2 kw): b1, b2 - b1, b1 + b2 of a kernel's,
-        conjugate; (2 q, 3 p): from the three products to the first q = p - kw + 1 columns.
+        (3 p, 2 p): a1 + a2, a1, a2 of all frequencies; (3 p, 2 kw): b1, b2 - b1, b1 + b2 of a
+        kernel's, conjugate; (2 q, 3 p): from the three products to the first q = p - kw + 1 columns.
     """
     q = p - kw + 1
     angles = 2 * np.pi * np.outer(np.arange(p), np.arange(p)) / p
     cos, sin = np.cos(angles), np.sin(angles)
     a1, a2 = np.hstack([cos, sin]), np.hstack([-sin, cos])
-    b1, b2 = (
-        np.hstack([cos, -sin]),
-        np.hstack([sin, cos]),
-    )  # the conjugate transform turns back
-    there = np.vstack([a1 + a2, a1, a2])
+    b1, b2 = np.hstack([cos, -sin]), np.hstack([sin, cos])  # the conjugate transform turns back
+    forward = np.vstack([a1 + a2, a1, a2])
     inside = np.tile(np.arange(p) < kw, 2)
     conjugate = np.vstack([b1, b2 - b1, b1 + b2])[:, inside]
     real, imaginary = np.hstack([cos - sin, -sin, -cos]), np.hstack([sin + cos, cos, -sin])
-    return there, conjugate, np.vstack([real[:q], imaginary[:q]]) / p
+    return forward, conjugate, np.vstack([real[:q], imaginary[:q]]) / p

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-
-Dtype = Any
+from jaxtyping import Array, Float
 
 
 def normal_init(mean: float, std: float):
@@ -19,19 +16,13 @@ def normal_init(mean: float, std: float):
     return init
 
 
-def max_pool2(x: jax.Array) -> jax.Array:
+def max_pool2(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
     """2x2 max-pool, stride 2; an odd last row or column is dropped.
 
     Three selections, whose gradient is a mask: several times faster on a CPU than the
     select-and-scatter of `nn.max_pool`. Of equal entries the first takes the gradient. That of `max`
     would go to the entries equal to the maximum, and be lost where a compiler computes an entry anew
     with another rounding.
-
-    Args:
-        x: (B, H, W, C).
-
-    Returns:
-        (B, H // 2, W // 2, C).
     """
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from siamese_jax.models.comparators import COMPARATORS, Comparator
 from siamese_jax.models.context import FullContext
 from siamese_jax.models.distances import unit
-from siamese_jax.models.encoders import (
-    ENCODERS,
-    DenseEncoder,
-    KochEncoder,
-    ResidualEncoder,
-    SmallEncoder,
-)
+from siamese_jax.models.encoders import ENCODERS
 from siamese_jax.models.layers import normal_init
-
-Dtype = Any
 
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -41,8 +35,8 @@ class CosineClassifier(nn.Module):
     scale: float = 16.0
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> jax.Array:
-        """(..., D) -> (..., classes) logits."""
+    def __call__(self, h: Float[ArrayLike, "*b d"]) -> Float[Array, "*b {self.classes}"]:
+        """Logits of the classes."""
         kernel = self.param("kernel", normal_init(0.0, 1.0), (h.shape[-1], self.classes))
         scale = self.param("scale", nn.initializers.constant(self.scale), ())
         return scale * (unit(h) @ (kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)))
@@ -64,34 +58,42 @@ class SiameseNet(nn.Module):
     context: FullContext | None = None
     classifier: CosineClassifier | None = None
 
-    def __call__(self, images1: jax.Array, images2: jax.Array, train: bool = False) -> jax.Array:
-        """Logits of "same class" of image pairs.
+    def __call__(
+        self,
+        images1: Float[ArrayLike, "b h w c"],
+        images2: Float[ArrayLike, "b h w c"],
+        train: bool = False,
+    ) -> Float[Array, " b"]:
+        """Logits of "same class" of image pairs, which go through the encoder in one pass.
 
         Args:
-            images1: (B, H, W, C) float in [0, 1].
-            images2: (B, H, W, C).
+            images1: pixels in [0, 1].
+            images2: pixels in [0, 1].
             train: whether batch statistics and dropout are in training mode.
-
-        Returns:
-            (B,) logits. Both twins go through the encoder in one pass.
         """
         both = self.embed(jnp.concatenate([images1, images2]), train)
         if self.classifier is not None and self.is_initializing():
             self.classify(both)
         return self.compare(*jnp.split(both, 2))
 
-    def embed(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """(B, H, W, C) float in [0, 1] -> (B, D) embeddings."""
+    def embed(
+        self, images: Float[ArrayLike, "b h w c"], train: bool = False
+    ) -> Float[Array, "b d"]:
+        """Embeddings of images with pixels in [0, 1]."""
         return self.encoder(images, train)
 
-    def compare(self, h1: jax.Array, h2: jax.Array) -> jax.Array:
-        """(..., D) and (..., D) -> (...) logits of "same class"; each pair is a support set of one."""
+    def compare(
+        self, h1: Float[ArrayLike, "*b d"], h2: Float[ArrayLike, "*b d"]
+    ) -> Float[Array, "*b"]:
+        """Logits of "same class" of pairs of embeddings; each pair is a support set of one."""
         if self.context is None:
             return self.head(h1, h2)
         return self.compare_all(h1[..., None, :], h2[..., None, :])[..., 0, 0]
 
-    def compare_all(self, h1: jax.Array, h2: jax.Array) -> jax.Array:
-        """(..., Q, D) and (..., S, D) -> (..., Q, S) logits, every first against every second.
+    def compare_all(
+        self, h1: Float[ArrayLike, "*b q d"], h2: Float[ArrayLike, "*b s d"]
+    ) -> Float[Array, "*b q s"]:
+        """Logits of "same class" of every first embedding with every second.
 
         With a `context` the first are the queries and the second their one support set.
         """
@@ -99,8 +101,8 @@ class SiameseNet(nn.Module):
             h1, h2 = self.context(h1, h2)
         return self.head(h1, h2, all_pairs=True)
 
-    def classify(self, h: jax.Array) -> jax.Array:
-        """(..., D) embeddings -> (..., classes) logits of the training classes."""
+    def classify(self, h: Float[ArrayLike, "*b d"]) -> Float[Array, "*b classes"]:
+        """Logits of the training classes."""
         return self.classifier(h)
 
 
@@ -113,7 +115,7 @@ def build(
     """The network that a config's `model` section describes.
 
     Args:
-        fields: `encoder` (one of `ENCODERS`), `comparator` (one of `COMPARATORS`), `dtype` (one of
+        fields: `encoder` (a name of `ENCODERS`), `comparator` (a name of `COMPARATORS`), `dtype` (one of
             `DTYPES`), under `encoder_args` and `head_args` the attributes of the chosen classes, and,
             if wanted, `context_steps`: those of `FullContext`, 0 for none.
         image_shape: (H, W, C) of the images; only the comparator `local` needs it.
@@ -125,31 +127,35 @@ def build(
     """
     for field, known in (("encoder", ENCODERS), ("comparator", COMPARATORS), ("dtype", DTYPES)):
         if fields[field] not in known:
-            raise ValueError(f"model.{field} must be one of {known}, got {fields[field]!r}")
-    name = fields["encoder"]
-    args = dict(fields["encoder_args"])
-    args["dtype"] = jnp.dtype(fields["dtype"])
-    if name != "koch":  # which has no batch statistics
-        args["axis_name"] = axis_name
-    encoders = (KochEncoder, ResidualEncoder, SmallEncoder, DenseEncoder)
-    encoder = dict(zip(ENCODERS, encoders, strict=True))[name]
-    steps, head_args = fields.get("context_steps", 0), dict(fields["head_args"])
-    if fields["comparator"] == "local":
-        if not args.get("local"):
+            raise ValueError(f"model.{field} must be one of {tuple(known)}, got {fields[field]!r}")
+    encoder_class = ENCODERS[fields["encoder"]]
+    derived = {"dtype": jnp.dtype(fields["dtype"]), "axis_name": axis_name}
+    encoder = _construct("encoder_args", encoder_class, fields["encoder_args"], derived)
+    head_class = COMPARATORS[fields["comparator"]]
+    derived = head_class.derived_attributes(encoder, image_shape)
+    head = _construct("head_args", head_class, fields["head_args"], derived)
+    steps = fields.get("context_steps", 0)
+    return SiameseNet(
+        encoder,
+        head,
+        context=FullContext(steps) if steps else None,
+        classifier=CosineClassifier(classes) if classes else None,
+    )
+
+
+def _construct(section: str, module: type[nn.Module], given: Mapping, derived: Mapping):
+    """A module of the attributes that a config gives, and of those that it has of the derived ones.
+
+    Raises:
+        ValueError: an attribute of the config that the module does not have, or that is derived.
+    """
+    attributes = {x.name for x in dataclasses.fields(module)} - {"parent", "name"}
+    settable = sorted(attributes - set(derived))
+    for name in given:
+        if name not in settable:
+            near = difflib.get_close_matches(name, settable)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(settable)}"
             raise ValueError(
-                "model.comparator 'local' compares maps of local features: set "
-                "model.encoder_args.local, which 'residual' and 'small' have, to True"
+                f"model.{section}.{name} is no attribute of {module.__name__} that can be set: {hint}"
             )
-        head_args["units"] = args.get("units", encoder.units)
-    try:
-        built = encoder(**args)
-        if fields["comparator"] == "local":
-            head_args["places"] = built.places(image_shape)
-        return SiameseNet(
-            built,
-            Comparator(kind=fields["comparator"], **head_args),
-            FullContext(steps) if steps else None,
-            CosineClassifier(classes) if classes else None,
-        )
-    except TypeError as error:
-        raise ValueError(f"model.encoder_args or head_args do not fit {name}: {error}") from None
+    return module(**given, **{name: x for name, x in derived.items() if name in attributes})

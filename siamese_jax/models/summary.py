@@ -21,7 +21,7 @@ class Layer:
 
     Attributes:
         name: path of its parameters, such as `encoder/conv1`.
-        kind: its class, such as `Conv`.
+        layer_type: its class, such as `Conv`.
         kernel: side lengths of a convolution's kernel, pixels; empty for other layers.
         input_shape: of one image's features, without the batch.
         output_shape: of one image's features; () for the comparator, which gives one score a pair.
@@ -31,7 +31,7 @@ class Layer:
     """
 
     name: str
-    kind: str
+    layer_type: str
     kernel: tuple[int, ...]
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
@@ -51,37 +51,37 @@ def layer_table(model: SiameseNet, image_shape: tuple[int, int, int]) -> tuple[L
     """
     calls = {}
 
-    def note(call, args, kwargs, context):
+    def record(call, args, kwargs, context):
         out = call(*args, **kwargs)
         if context.method_name == "__call__" and context.module.path not in calls:
-            given, returned = (jax.tree.leaves(x)[0].shape for x in (args, out))
-            calls[context.module.path] = (context.module, given, returned)
+            input_shape, output_shape = (jax.tree.leaves(x)[0].shape for x in (args, out))
+            calls[context.module.path] = (context.module, input_shape, output_shape)
         return out
 
-    def run(key, images):
+    def init(key, images):
         calls.clear()
-        with nn.intercept_methods(note):
+        with nn.intercept_methods(record):
             return model.init(key, images, images)
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    params = jax.eval_shape(run, jax.random.key(0), images)["params"]
+    params = jax.eval_shape(init, jax.random.key(0), images)["params"]
 
     layers = []
-    for path, (module, given, returned) in calls.items():
-        own = params
+    for path, (module, input_shape, output_shape) in calls.items():
+        subtree = params
         for part in path:
-            own = own.get(part, {})
-        shapes = [x.shape for x in own.values() if not isinstance(x, dict)]
+            subtree = subtree.get(part, {})
+        shapes = [x.shape for x in subtree.values() if not isinstance(x, dict)]
         if shapes:
             layers.append(
                 Layer(
                     name="/".join(path),
-                    kind=type(module).__name__,
+                    layer_type=type(module).__name__,
                     kernel=tuple(module.kernel_size) if isinstance(module, nn.Conv) else (),
-                    input_shape=given[1:],
-                    output_shape=returned[1:],
+                    input_shape=input_shape[1:],
+                    output_shape=output_shape[1:],
                     parameters=sum(math.prod(shape) for shape in shapes),
-                    multiply_adds=_multiply_adds(module, given, returned),
+                    multiply_adds=_multiply_adds(module, input_shape, output_shape),
                 )
             )
     return tuple(layers)
@@ -95,27 +95,22 @@ def first_kernel(table: Sequence[Layer], params) -> jax.Array | None:
         params: of the network.
     """
     for layer in table:
-        if layer.kind == "Conv":
+        if layer.layer_type == "Conv":
             return functools.reduce(lambda tree, part: tree[part], layer.name.split("/"), params)[
                 "kernel"
             ]
     return None
 
 
-def _multiply_adds(module: nn.Module, given: tuple[int, ...], returned: tuple[int, ...]) -> int:
-    """Of one image (B = 1): each output of a convolution or dense layer is one sum of products."""
+def _multiply_adds(
+    module: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+) -> int:
+    """Of one image (B = 1). Each output of a convolution or dense layer is one sum of products."""
     if isinstance(module, nn.Conv):
-        terms = math.prod(module.kernel_size) * given[-1] // module.feature_group_count
-        return math.prod(returned[1:]) * terms
+        terms = math.prod(module.kernel_size) * input_shape[-1] // module.feature_group_count
+        return math.prod(output_shape[1:]) * terms
     if isinstance(module, nn.Dense):
-        return math.prod(returned[1:]) * given[-1]
+        return math.prod(output_shape[1:]) * input_shape[-1]
     if isinstance(module, Comparator):
-        if module.kind != "local":
-            return given[-1]
-        reach = module.reach
-        meetings = (  # of two places along an axis
-            sum(max(0, side - abs(move)) for move in range(-reach, reach + 1))
-            for side in module.places
-        )
-        return module.units * math.prod(meetings)
+        return module.multiply_adds(input_shape[-1])
     return 0

@@ -1,7 +1,7 @@
 """What a score means: a threshold for a false-accept rate, and the probability of "same".
 
 Both are learned from labelled pictures of classes (people, characters) that the network was not trained
-on. Half of the classes are held back: what is reported of threshold and probability is measured on them.
+on. Half of the classes are held out, and the reported figures are measured on them.
 
 The highest of many scores is higher than one score, so a threshold holds for a number of references.
 A probe that meets `n` references of other classes, drawn from the `m` that the set has for it, of
@@ -28,18 +28,18 @@ _STEPS = (1, 2, 3, 4, 5, 7)  # times powers of ten: the numbers of references wi
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """A threshold by the number of references, a logistic curve, and what they were made from.
+    """A threshold by the number of references, a logistic curve, and what they were fitted on.
 
     Attributes:
-        rate: false-accept rate that was asked for.
+        rate: false-accept rate to be allowed.
         thresholds: (number of references, threshold) in rising order.
         slope, offset: the probability of "same" is 1 / (1 + exp(-(slope * score + offset))), where
             same and different are equally likely beforehand.
         source: name of the labelled set.
         fingerprint: of the set's pictures and labels.
         seed: of the halves.
-        classes, pictures: what threshold and curve were made from.
-        held: figures on the classes held back: `classes`, `pictures`, `reliability_error` of the
+        classes, pictures: how many the threshold and the curve were fitted on.
+        held_out: figures on the classes held out: `classes`, `pictures`, `reliability_error` of the
             probabilities of their pairs, `false_accepts` and `false_rejects` of these at the threshold
             for one reference; and what `open_set` gives.
     """
@@ -53,21 +53,21 @@ class Calibration:
     seed: int
     classes: int
     pictures: int
-    held: dict
+    held_out: dict
 
     def threshold(self, references: int) -> float:
         """The threshold for the best score of so many references.
 
-        Between two tabled numbers it is that of the larger one, which errs towards "unknown"; above
-        the last one see `covers`.
+        Between two numbers of `thresholds` it is that of the larger one, which errs towards
+        "unknown". Above the last one the rate is not shown, see `max_references`.
         """
         sizes = [size for size, _ in self.thresholds]
         at = min(bisect.bisect_left(sizes, references), len(sizes) - 1)
         return self.thresholds[at][1]
 
     @property
-    def covers(self) -> int:
-        """The largest number of references that the set could show the rate for."""
+    def max_references(self) -> int:
+        """The largest number of references for which the set could show the rate."""
         return self.thresholds[-1][0]
 
     def probability(self, scores: np.ndarray | float) -> np.ndarray:
@@ -75,7 +75,7 @@ class Calibration:
         return expit(self.slope * np.asarray(scores, np.float64) + self.offset)
 
 
-def make(
+def calibrate(
     score_all: Callable[[np.ndarray], np.ndarray],
     classes: np.ndarray,
     rate: float,
@@ -100,7 +100,7 @@ def make(
 
     Raises:
         ValueError: a rate out of range or smaller than the set can show, fewer than four classes, a
-            class with one picture, or scores that do not tell these classes apart.
+            class with one picture, or scores that do not separate these classes.
     """
     classes = np.unique(classes, return_inverse=True)[1]
     counts = np.bincount(classes)
@@ -109,41 +109,43 @@ def make(
     if len(counts) < 4:
         raise ValueError(
             f"{source} has {len(counts)} classes: at least 4 are needed, 2 to calibrate on and 2 to be "
-            "held back"
+            "held out"
         )
     if counts.min() < 2:
         raise ValueError(f"{source}: a class has {counts.min()} picture, at least 2 needed")
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(counts))
     middle = -(-len(order) // 2)
-    rows, held_rows = (
+    fit_rows, held_out_rows = (
         np.flatnonzero(np.isin(classes, _as_many_as_fit(half, counts)))
         for half in (order[:middle], order[middle:])
     )
-    if rate * len(rows) < 1 - 1e-9:
-        left_out = len(rows) < np.isin(classes, order[:middle]).sum()
+    if rate * len(fit_rows) < 1 - 1e-9:
+        left_out = len(fit_rows) < np.isin(classes, order[:middle]).sum()
         raise ValueError(
-            f"a false-accept rate of {rate:g} cannot be shown by {len(rows)} pictures (of {source}, "
-            f"half of the classes held back): the smallest is {_rounded_up(1 / len(rows))}; give "
+            f"a false-accept rate of {rate:g} cannot be shown by {len(fit_rows)} pictures (of {source}, "
+            f"half of the classes held out): the smallest is {_rounded_up(1 / len(fit_rows))}; give "
             f"{'' if left_out else 'more pictures or '}a higher rate"
         )
-    own, held_own = classes[rows], classes[held_rows]
-    scores, held_scores = (np.asarray(score_all(part), np.float64) for part in (rows, held_rows))
-    impostors = own[:, None] != own
+    fit_classes, held_out_classes = classes[fit_rows], classes[held_out_rows]
+    fit_scores, held_out_scores = (
+        np.asarray(score_all(part), np.float64) for part in (fit_rows, held_out_rows)
+    )
+    impostors = fit_classes[:, None] != fit_classes
     thresholds = tuple(
-        (n, false_accept_threshold(scores, impostors, rate, n))
+        (n, false_accept_threshold(fit_scores, impostors, rate, n))
         for n in _sizes(int(impostors.sum(1).min()))
     )
-    slope, offset = metrics.fit_logistic(*_pairs(scores, own))
+    slope, offset = metrics.fit_logistic(*_pairs(fit_scores, fit_classes))
     if not slope > 0:
         raise ValueError(
             f"the network scores pictures of one class no higher than those of two in {source}: there "
             "is no threshold to find"
         )
-    held_pairs, held_labels = _pairs(held_scores, held_own)
-    far, frr = metrics.false_rates(held_pairs, held_labels, thresholds[0][1])
-    error = metrics.reliability_error(slope * held_pairs + offset, held_labels)
-    made = Calibration(
+    held_out_pairs, held_out_labels = _pairs(held_out_scores, held_out_classes)
+    far, frr = metrics.false_rates(held_out_pairs, held_out_labels, thresholds[0][1])
+    error = metrics.reliability_error(slope * held_out_pairs + offset, held_out_labels)
+    calibration = Calibration(
         rate=float(rate),
         thresholds=thresholds,
         slope=slope,
@@ -151,18 +153,35 @@ def make(
         source=source,
         fingerprint=fingerprint,
         seed=seed,
-        classes=len(np.unique(own)),
-        pictures=len(own),
-        held={
-            "classes": len(np.unique(held_own)),
-            "pictures": len(held_own),
+        classes=len(np.unique(fit_classes)),
+        pictures=len(fit_classes),
+        held_out={
+            "classes": len(np.unique(held_out_classes)),
+            "pictures": len(held_out_classes),
             "reliability_error": error,
             "false_accepts": far,
             "false_rejects": frr,
         },
     )
-    figures = open_set(held_scores, held_own, made.threshold, rng)
-    return dataclasses.replace(made, held=made.held | figures)
+    figures = open_set(held_out_scores, held_out_classes, calibration.threshold, rng)
+    return dataclasses.replace(calibration, held_out=calibration.held_out | figures)
+
+
+def describe(calibration: Calibration | None) -> tuple[str, ...]:
+    """What a calibration was fitted on and how well it holds, in lines of text."""
+    if calibration is None:
+        return ("no calibration: no threshold and no probabilities",)
+    c, held_out = calibration, calibration.held_out
+    (_, lowest), (most, highest) = c.thresholds[0], c.thresholds[-1]
+    return (
+        f"calibrated on {c.classes} classes of {c.source} ({c.pictures} pictures) for a false-accept "
+        f"rate of {c.rate:g}: threshold {lowest:.3f} for one reference, {highest:.3f} for {most}",
+        f"on the {held_out['classes']} classes held out ({held_out['pictures']} pictures): reliability "
+        f"error of the probabilities {held_out['reliability_error']:.4f}; false accepts of pairs "
+        f"{held_out['false_accepts']:.4f}, false rejects {held_out['false_rejects']:.4f}",
+        f"galleries of {held_out['enrolled']} of these with one reference each: correctly named "
+        f"{held_out['detection_rate']:.4f}, false alarms {held_out['false_alarms']:.4f}",
+    )
 
 
 def false_accept_rate(

@@ -1,4 +1,4 @@
-"""Pictures on their way into a gallery: read from a file, kept small, shaped for the network."""
+"""Pictures for a gallery: read from a file, kept as a thumbnail, shaped for the network."""
 
 from __future__ import annotations
 

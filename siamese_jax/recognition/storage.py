@@ -1,14 +1,17 @@
-"""A gallery in one file: written whole or not at all, and never over what somebody else wrote."""
+"""A gallery in one file: written whole or not at all, and never over another process's changes."""
 
 from __future__ import annotations
 
 import dataclasses
 import fcntl
+import glob
 import hashlib
 import io
 import json
 import os
 import pathlib
+import stat
+import tempfile
 import zipfile
 import zlib
 
@@ -25,8 +28,9 @@ _DAMAGES += (NotImplementedError, RuntimeError, AttributeError)
 class GalleryFile:
     """A file that holds a gallery (an NPZ archive), whatever its name ends in.
 
-    It knows what it has read last. `write` refuses where the file holds something else by then, so
-    that of two processes that change one gallery at once the later one does not undo the other's work.
+    It remembers what it has read last. `write` refuses if the file holds something else by then. So of
+    two processes that change one gallery at once, the later one does not undo the other's work. A new
+    file has mode 600, because a gallery may hold faces; the mode of an existing file is kept.
 
     Args:
         path: of the file, which need not be there yet.
@@ -34,7 +38,7 @@ class GalleryFile:
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path).expanduser().resolve()
-        self._seen = None  # digest of what was read; None: there was no file
+        self._last_read = None  # digest of what was read; None: there was no file
 
     def exists(self) -> bool:
         """Whether there is a file."""
@@ -56,37 +60,50 @@ class GalleryFile:
             raise ValueError(
                 f"{self.path}: damaged, or no gallery ({type(error).__name__}: {what})"
             ) from None
-        self._seen = _digest(data)
+        self._last_read = _digest(data)
         return gallery
 
     def write(self, gallery: Gallery) -> None:
         """Replaces the file at once: a crash leaves the old gallery or the new one.
 
         Raises:
-            ValueError: the file is not the one that was read, or its folder is not there.
+            ValueError: the file is not the one that was read, or its folder does not exist.
         """
         if not self.path.parent.is_dir():
             raise ValueError(f"{self.path.parent}: no such folder for a gallery")
         data = _to_bytes(gallery)
-        part = self.path.with_name(f".{self.path.name}.part")
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed; writers come one by one
-            found = _digest(self.path.read_bytes()) if self.path.exists() else None
-            if found != self._seen:
+            current = _digest(self.path.read_bytes()) if self.path.exists() else None
+            if current != self._last_read:
                 raise ValueError(
                     f"{self.path} was changed by another process in the meantime: nothing is "
                     "written, give the command again"
                 )
-            with open(part, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.path)
+            for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.part"):
+                leftover.unlink()  # of a writer that was killed
+            _replace(self.path, data)
             os.fsync(folder)
         finally:
             os.close(folder)
-        self._seen = _digest(data)
+        self._last_read = _digest(data)
+
+
+def _replace(path: pathlib.Path, data: bytes) -> None:
+    """Replaces a file, keeping its mode; a new one is for its owner alone."""
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
 
 
 def _digest(data: bytes) -> str:
@@ -125,14 +142,14 @@ def _from_bytes(data: bytes) -> Gallery:
     flat = arrays["thumbnails"].tobytes()
     thumbnails = [flat[a:b] for a, b in zip(np.append(0, ends)[:-1], ends, strict=True)]
     columns = (facts["names"], facts["sources"], facts["digests"], thumbnails)
-    made = facts["calibration"]
-    if made is not None:
-        thresholds = tuple((int(n), float(t)) for n, t in made["thresholds"])
-        made = Calibration(**{**made, "thresholds": thresholds})
+    calibration = facts["calibration"]
+    if calibration is not None:
+        thresholds = tuple((int(n), float(t)) for n, t in calibration["thresholds"])
+        calibration = Calibration(**{**calibration, "thresholds": thresholds})
     return Gallery(
         fingerprint=facts["fingerprint"],
         network=facts["network"],
         references=tuple(Reference(*row) for row in zip(*columns, strict=True)),
         embeddings=arrays["embeddings"],
-        calibration=made,
+        calibration=calibration,
     )

@@ -16,7 +16,7 @@ class Checkpoints:
     Args:
         workdir: folder of the run; the checkpoints lie in its `checkpoints/`.
         keep_best: how many of the best are kept, besides the latest.
-        read_only: for one who only reads, who must not tidy up what a training is about to write.
+        read_only: whether only to read, and leave alone what a training may be writing.
     """
 
     def __init__(self, workdir: str | pathlib.Path, keep_best: int = 1, *, read_only: bool = False):
@@ -40,13 +40,13 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     def save(self, step: int, state, value: float | None = None) -> None:
-        """Saves a state in the background; does nothing where this step is saved already.
+        """Saves a state in the background; a step that is saved already is left as it is.
 
         Args:
             step: number of the step.
             state: tree of arrays.
-            value: validation value, higher is better; of equal values the earlier step is the
-                better. None for a state that was not evaluated: it can be the latest, never the best.
+            value: validation value, higher is better; of equal values the earlier step is better.
+                None for a state that was not evaluated: it can be the latest, never the best.
         """
         if step in self.steps:
             return
@@ -85,12 +85,12 @@ class Checkpoints:
         """
         template = jax.tree.map(_to_host, like)
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(template))
-        found = jax.tree_util.tree_leaves_with_path(restored)
-        for (path, x), wanted in zip(found, jax.tree.leaves(template), strict=True):
-            if x.shape != wanted.shape:
+        leaves = jax.tree_util.tree_leaves_with_path(restored)
+        for (path, x), expected in zip(leaves, jax.tree.leaves(template), strict=True):
+            if x.shape != expected.shape:
                 raise ValueError(
                     f"checkpoint {step} has {jax.tree_util.keystr(path, simple=True, separator='/')}"
-                    f" of shape {x.shape}, the network of shape {wanted.shape}"
+                    f" of shape {x.shape}, the network of shape {expected.shape}"
                 )
         return jax.tree.map(_from_host, restored, like)
 

@@ -1,8 +1,8 @@
 """A trained network as one small file, and the networks that come with the package.
 
-The file is an NPZ: every parameter and statistic as float16 by its path, and the run's config,
-provenance and log as JSON. Unpacked it is a workdir like any other, which is evaluated, shown and asked as
-every run; only its checkpoints are missing, so it is not trained on.
+The file is an NPZ: every parameter and statistic as float16 under its path, and the run's config,
+provenance and log as JSON. Unpacked it is the folder of a run, which can be evaluated and reported; it
+has no checkpoints, so its training cannot be resumed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from siamese_jax.runs import checkpoints, workdir
+from siamese_jax.runs import checkpoints, files, workdir
 
 FILE = "weights.npz"  # in an unpacked workdir
 _FOLDER = pathlib.Path(__file__).parent / "pretrained"
-_TOLD = ("config", "provenance", "metrics", "step")
+_RECORDS = ("config", "provenance", "metrics", "step")
 
 
 class Weights(NamedTuple):
@@ -50,7 +50,7 @@ def pretrained() -> list[str]:
 
 
 def locate(name: str | pathlib.Path) -> pathlib.Path:
-    """The file that is meant: a path, or the name of a network that comes with the package.
+    """The file of a network, by its path or by the name of one that comes with the package.
 
     Raises:
         ValueError: neither a file nor such a name.
@@ -61,7 +61,8 @@ def locate(name: str | pathlib.Path) -> pathlib.Path:
     if name not in names:
         near = difflib.get_close_matches(str(name), names, n=1) or names
         raise ValueError(
-            f"{name} is no file, nor a network that comes with the package; there is {', '.join(near)}"
+            f"{name} is neither a file nor a network that comes with the package; there is "
+            f"{', '.join(near)}"
         )
     return _FOLDER / f"{name}.npz"
 
@@ -85,7 +86,7 @@ def export(
     )
     config.pop("search_space", None)
     step, variables = checkpoints.read_variables(path, config["keep_best"], checkpoint)
-    told = {
+    records = {
         "config": config,
         "provenance": starts,
         "metrics": workdir.read_metrics(path),
@@ -98,11 +99,8 @@ def export(
             arrays[name] = np.asarray(x, np.float16)
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has numbers that float16 cannot hold")
-    file = pathlib.Path(file)
-    part = file.with_name(file.name + ".part")
-    with open(part, "wb") as stream:
-        np.savez_compressed(stream, **{k: json.dumps(v) for k, v in told.items()}, **arrays)
-    part.replace(file)
+    texts = {name: json.dumps(value) for name, value in records.items()}
+    files.replace_file(file, lambda stream: np.savez_compressed(stream, **texts, **arrays))
 
 
 def read(file: str | pathlib.Path) -> Weights:
@@ -112,9 +110,9 @@ def read(file: str | pathlib.Path) -> Weights:
         ValueError: no such file, or one that `export` did not write.
     """
     try:
-        with np.load(file, allow_pickle=False) as held:
-            told = [json.loads(str(held[name])) for name in _TOLD]
-            arrays = {name: held[name] for name in held.files if name not in _TOLD}
+        with np.load(file, allow_pickle=False) as npz:
+            records = [json.loads(str(npz[name])) for name in _RECORDS]
+            arrays = {name: npz[name] for name in npz.files if name not in _RECORDS}
     except FileNotFoundError:
         raise ValueError(f"no such file {file}") from None
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
@@ -126,7 +124,7 @@ def read(file: str | pathlib.Path) -> Weights:
         for parent in parents:
             part = part.setdefault(parent, {})
         part[leaf] = x.astype(np.float32)
-    config, *others = told
+    config, *others = records
     return Weights(ml_collections.ConfigDict(config).lock(), *others, variables)
 
 
@@ -136,17 +134,17 @@ def unpack(file: str | pathlib.Path, path: str | pathlib.Path) -> None:
     Raises:
         ValueError: the file holds no weights, or the folder holds another run.
     """
-    path, held = pathlib.Path(path), read(file)
-    kept = path / FILE
+    path, weights = pathlib.Path(path), read(file)
+    copy = path / FILE
     if (path / "config.json").exists():
-        if kept.exists() and kept.read_bytes() == pathlib.Path(file).read_bytes():
+        if copy.exists() and copy.read_bytes() == pathlib.Path(file).read_bytes():
             return
         raise ValueError(f"{path} holds another run: choose another workdir")
     path.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(file, kept)
-    lines = "".join(json.dumps(row) + "\n" for row in held.metrics)
+    shutil.copyfile(file, copy)
+    lines = "".join(json.dumps(row) + "\n" for row in weights.metrics)
     (path / "metrics.jsonl").write_text(lines)
-    (path / "provenance.json").write_text(json.dumps(held.provenance, indent=1) + "\n")
+    (path / "provenance.json").write_text(json.dumps(weights.provenance, indent=1) + "\n")
     # Last, since a folder with a config is a run.
-    config = json.dumps(workdir.plain(held.config), indent=1)
-    workdir.write_whole(path / "config.json", config + "\n")
+    config = json.dumps(workdir.plain(weights.config), indent=1)
+    files.replace_text(path / "config.json", config + "\n")

@@ -16,8 +16,10 @@ import jax
 import ml_collections
 import tensorboardX
 
+from siamese_jax.runs import files
+
 # Fields that may change between two starts of one run: they say where it runs, not what it computes.
-# What was read from these places is held by the data's fingerprint.
+# The data's fingerprint says whether these places hold the same data.
 PLACES = (
     *("num_devices", "feed", "search_space"),
     *("data.archives", "data.data_dir", "data.path", "data.stream"),
@@ -75,19 +77,19 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Ends the log and unlocks the folder."""
         if self._events is not None:
             self._events.close()
         if self._lock is not None:
             self._lock.close()
 
     def resume(self, step: int) -> list[dict]:
-        """Forgets the rows after `step` (they will be written again) and returns the others."""
+        """Removes the rows after `step`, which will be written again, and returns the others."""
         rows = [row for row in read_metrics(self.path) if row["step"] <= step]
         if not self._primary:
             return rows
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_whole(self.path / "metrics.jsonl", text)
+        files.replace_text(self.path / "metrics.jsonl", text)
         self._events = tensorboardX.SummaryWriter(
             str(self.path / "tensorboard"),
             purge_step=step + 1,
@@ -119,16 +121,16 @@ class RunFolder:
         path = self.path / "config.json"
         if not path.exists():
             return
-        differ = differences(read_config(self.path), config)
-        if differ:
+        changes = differences(read_config(self.path), config)
+        if changes:
             raise ValueError(
-                f"{self.path} holds a run of another config ({'; '.join(differ)}): "
+                f"{self.path} holds a run of another config ({'; '.join(changes)}): "
                 "choose another --workdir"
             )
-        was = read_provenance(self.path)[-1]["data_fingerprint"]
-        if was != fingerprint:
+        recorded = read_provenance(self.path)[-1]["data_fingerprint"]
+        if recorded != fingerprint:
             raise ValueError(
-                f"{self.path} holds a run on data {was}, and this is data {fingerprint}: "
+                f"{self.path} holds a run on data {recorded}, and this is data {fingerprint}: "
                 "choose another --workdir"
             )
 
@@ -136,14 +138,14 @@ class RunFolder:
         starts = read_provenance(self.path) + [
             {**provenance(), "seed": config.seed, "data_fingerprint": fingerprint, **details}
         ]
-        write_whole(self.path / "provenance.json", json.dumps(starts, indent=1))
+        files.replace_text(self.path / "provenance.json", json.dumps(starts, indent=1))
         if not (self.path / "config.json").exists():
             text = json.dumps(plain(config), indent=1)
-            write_whole(self.path / "config.json", text)
+            files.replace_text(self.path / "config.json", text)
 
 
 def provenance() -> dict:
-    """What a figure's reader needs to know of where it was computed."""
+    """Where and with what a figure was computed: commit, versions, device and time."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -160,15 +162,15 @@ def provenance() -> dict:
 
 
 def _git(*words) -> str | None:
-    """What git says of the package's own checkout, None where it is none."""
+    """What git answers about the package's checkout; None where there is no checkout."""
     here = str(pathlib.Path(__file__).parent)
     try:
-        done = subprocess.run(
+        answer = subprocess.run(
             ["git", "-C", here, *words], capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return answer.stdout.strip() if answer.returncode == 0 else None
 
 
 def _processor() -> str:
@@ -236,7 +238,7 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict]:
 
 
 def differences(old, new) -> list[str]:
-    """The fields in which two configs differ, in words; where a run runs is no difference."""
+    """The fields in which two configs differ, in words; `PLACES` are left out."""
     old, new = flatten(old), flatten(new)
     return [
         f"{name} is {new.get(name, 'absent')!r} and was {old.get(name, 'absent')!r}"
@@ -257,17 +259,7 @@ def flatten(config, prefix: str = "") -> dict:
 
 
 def plain(config) -> dict:
-    """The config as what JSON reads back: dicts, lists, strings and numbers."""
+    """The config as JSON would give it back: dicts, lists, strings and numbers."""
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
     return json.loads(json.dumps(config))
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Replaces a file at once: a crash leaves the old one or the new one."""
-    part = path.with_suffix(".part")
-    with open(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

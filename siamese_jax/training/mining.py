@@ -1,16 +1,21 @@
-"""Mining of triplets."""
+"""Mining: which triplets of a batch are learned from."""
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
 
 MININGS = ("random", "semi_hard", "batch_hard")
 
 
 def mine(
-    distance: jax.Array, same: jax.Array, different: jax.Array, mining: str, draw: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    distance: Float[ArrayLike, "b b"],
+    same: Bool[ArrayLike, "b b"],
+    different: Bool[ArrayLike, "b b"],
+    mining: str,
+    draw: Float[ArrayLike, " b"],
+) -> tuple[Float[Array, "b p"], Float[Array, "b p"], Bool[Array, "b p"]]:
     """The triplets of a batch: which negative each anchor and positive meet.
 
     | mining | triplets |
@@ -20,15 +25,18 @@ def mine(
     | `batch_hard` | every anchor, with its farthest positive and its nearest negative |
 
     Args:
-        distance: (B, B) of the embeddings of a batch.
-        same: (B, B) bool, where column p is a positive of row a: one class, two images.
-        different: (B, B) bool, where column n is a negative of row a.
+        distance: of the embeddings of a batch.
+        same: where column p is a positive of row a: one class, two images.
+        different: where column n is a negative of row a.
         mining: one of `MININGS`.
-        draw: (B,) uniform in [0, 1), which negative of each anchor `random` takes.
+        draw: uniform in [0, 1), which negative of each anchor `random` takes.
 
     Returns:
-        Distances to the positive, distances to the negative, and bool whether there is such a triplet,
-        each (B, B) by anchor and positive, or (B, 1) for `batch_hard`.
+        Distances to the positive, distances to the negative, and whether there is such a triplet, by
+        anchor and positive (p = b), or by anchor (p = 1) for `batch_hard`.
+
+    Raises:
+        ValueError: an unknown mining.
 
     References:
         Schroff et al. (2015), FaceNet (semi-hard); Hermans, Beyer, Leibe (2017), In defense of the

@@ -8,30 +8,18 @@ embeddings of the batch, wherever they were computed.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from siamese_jax.models.comparators import Comparator
+from siamese_jax.models.comparators import Comparator, Euclidean
 from siamese_jax.training import fixed_pairs, losses, mining, sampling
 
-OBJECTIVES = (
-    *("verification", "contrastive", "triplet", "info_nce", "prototypical", "matching"),
-    "classifier",
-)
-BY_DISTANCE = ("contrastive", "triplet")  # learn distances, and nothing of a comparator
 CONTRASTS = ("episode", "batch")
-_SETTINGS = {
-    "verification": ("symmetries", "batch", "negatives"),
-    "contrastive": ("symmetries", "batch", "negatives"),
-    "triplet": ("symmetries", "episodes", "n_way", "pad_with_symmetries", "mining", "margin"),
-    "info_nce": ("symmetries", "episodes", "n_way", "pad_with_symmetries", "contrast"),
-    "prototypical": ("symmetries", "episodes", "n_way", "k_shot", "pad_with_symmetries"),
-    "matching": ("symmetries", "episodes", "n_way", "k_shot", "pad_with_symmetries"),
-    "classifier": ("symmetries", "batch"),
-}
 
 
 class Objective(NamedTuple):
@@ -65,13 +53,34 @@ class Compare(NamedTuple):
         pairs: (..., D), (..., D) -> (...) logits.
         all_pairs: (..., Q, D), (..., S, D) -> (..., Q, S) logits.
         classify: (..., D) -> (..., classes) logits of the training classes.
-        head: the comparator, for its distances (see `models.Comparator.distances`).
+        head: the comparator, for its distances (see `comparators.Comparator.distances`).
     """
 
     pairs: Callable
     all_pairs: Callable
     classify: Callable | None = None
-    head: Comparator = Comparator("euclidean")
+    head: Comparator = Euclidean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """One entry of `OBJECTIVES`: how an objective is built, and what it needs.
+
+    Attributes:
+        build: (settings, characters of the largest training alphabet, characters of the training set)
+            -> `Objective`. ValueError for settings that it does not take.
+        settings: names of the settings that a config must state, besides `symmetries`.
+        defaults: values of the settings, other than sizes, with which an ablation tries it.
+        comparator: the comparator with which an ablation tries it.
+        learns_distances: whether it learns distances only, and so leaves the other parameters of a
+            comparator untrained.
+    """
+
+    build: Callable[[Mapping, int, int], Objective]
+    settings: tuple[str, ...]
+    defaults: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    comparator: str = "cosine"
+    learns_distances: bool = False
 
 
 class _Mined(NamedTuple):
@@ -89,17 +98,17 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
 
     | name | settings besides `symmetries` (see `sampling.SYMMETRIES`) |
     |---|---|
-    | `verification` | `batch` (pairs), `negatives`, and if wanted `pairs`, `copies` (see below) |
-    | `contrastive` | `batch` (pairs), `negatives`, maybe `margin`, `decorrelation` (a weight) |
-    | `triplet` | `episodes`, `n_way`, `pad_with_symmetries`, `mining` (see `losses.mine`), `margin` |
-    | `info_nce` | `episodes`, `n_way`, `pad_with_symmetries`, `contrast` (with whom: own `episode` or `batch`) |
+    | `verification` | `batch` (pairs), `negatives`; optional: `pairs`, `copies` (see below) |
+    | `contrastive` | `batch` (pairs), `negatives`; optional: `margin`, `decorrelation` (a weight) |
+    | `triplet` | `episodes`, `n_way`, `pad_with_symmetries`, `mining` (see `mining.mine`), `margin` |
+    | `info_nce` | `episodes`, `n_way`, `pad_with_symmetries`, `contrast` (`episode` or `batch`) |
     | `prototypical` | `episodes`, `n_way`, `k_shot`, `pad_with_symmetries` |
     | `matching` | `episodes`, `n_way`, `k_shot`, `pad_with_symmetries` |
     | `classifier` | `batch` (images) |
 
-    With `pairs`, the size of a fixed set, `verification` does not draw its pairs anew for every batch
-    but meets those of the set in epochs, each of them `copies` times distorted besides; its `sample`
-    then needs the index of `make_index`.
+    With `pairs`, the size of a fixed set, `verification` does not draw new pairs for every batch. It
+    goes through the pairs of the set in epochs, and through `copies` distorted copies of each. Its
+    `sample` then needs the index of `make_index`.
 
     Args:
         fields: `name` and the settings of that objective.
@@ -110,10 +119,12 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
         ValueError: an unknown name, a setting that is missing, or settings that do not go together.
     """
     name = fields["name"]
-    missing = sorted(set(_SETTINGS.get(name, ())) - set(fields))
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective.name must be one of {tuple(OBJECTIVES)}, got {name!r}")
+    missing = sorted({"symmetries", *OBJECTIVES[name].settings} - set(fields))
     if missing:
         raise ValueError(f"objective.name = {name!r} needs the fields {missing}")
-    if "n_way" in _SETTINGS.get(name, ()) and fields["n_way"] < 2:
+    if "n_way" in OBJECTIVES[name].settings and fields["n_way"] < 2:
         raise ValueError(f"objective.n_way must be at least 2, got {fields['n_way']}")
     pairs, copies = fields.get("pairs", 0), fields.get("copies", 0)
     if pairs and name != "verification":
@@ -123,21 +134,12 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
             f"objective.copies = {copies} of objective.pairs = {pairs}: neither may be negative, and "
             "copies are of fixed pairs"
         )
-    if name == "verification":
-        return _verification(fields)
-    if name == "contrastive":
-        return _contrastive(fields)
-    if name == "triplet":
-        return _triplet(fields, max_alphabet)
-    if name == "info_nce":
-        return _episode(fields, max_alphabet)
-    if name == "prototypical":
-        return _support_set(fields, max_alphabet, _prototypes)
-    if name == "matching":
-        return _support_set(fields, max_alphabet, _attention)
-    if name == "classifier":
-        return _classifier(fields, num_classes)
-    raise ValueError(f"objective.name must be one of {OBJECTIVES}, got {name!r}")
+    return OBJECTIVES[name].build(fields, max_alphabet, num_classes)
+
+
+def learns_distances(name: str) -> bool:
+    """Whether the objective of this name trains nothing of a comparator but its distances."""
+    return name in OBJECTIVES and OBJECTIVES[name].learns_distances
 
 
 def make_index(fields: Mapping, image_set, seed: int) -> sampling.SetIndex:
@@ -149,7 +151,7 @@ def make_index(fields: Mapping, image_set, seed: int) -> sampling.SetIndex:
         seed: of the run, which its set of pairs depends on.
 
     Raises:
-        ValueError: see `pairsets.make_pairs`.
+        ValueError: see `fixed_pairs.make_pairs`.
     """
     index = sampling.SetIndex.of(image_set)
     if not fields.get("pairs"):
@@ -202,7 +204,7 @@ def _episodes(fields, max_alphabet, images_per_class=2) -> Callable:
             fields["episodes"],
             fields["n_way"],
             symmetries=fields["symmetries"],
-            fill=fields["pad_with_symmetries"],
+            pad_with_symmetries=fields["pad_with_symmetries"],
             max_alphabet=max_alphabet,
             images_per_class=images_per_class,
         )
@@ -210,7 +212,9 @@ def _episodes(fields, max_alphabet, images_per_class=2) -> Callable:
     return draw
 
 
-def _verification(fields) -> Objective:
+def _verification(fields, max_alphabet, num_classes) -> Objective:
+    """Binary cross-entropy of the comparator's logits."""
+
     def loss(compare: Compare, h, pairs):
         logits = compare.pairs(h[:, 0], h[:, 1])
         correct = (logits > 0) == (pairs.labels > 0.5)
@@ -226,7 +230,8 @@ def contrastive_margin(fields: Mapping) -> float:
     return fields.get("margin", 2.0)
 
 
-def _contrastive(fields) -> Objective:
+def _contrastive(fields, max_alphabet, num_classes) -> Objective:
+    """Contrastive loss of distances."""
     margin, decorrelation = contrastive_margin(fields), fields.get("decorrelation", 0.0)
 
     def loss(compare: Compare, h, pairs):
@@ -249,7 +254,8 @@ def _contrastive(fields) -> Objective:
     return Objective(sample, loss, fields["batch"], 2 * fields["batch"], names)
 
 
-def _triplet(fields, max_alphabet) -> Objective:
+def _triplet(fields, max_alphabet, num_classes) -> Objective:
+    """Triplet loss of distances, the triplets mined among the images of a batch."""
     episodes, n_way, margin = fields["episodes"], fields["n_way"], fields["margin"]
     if fields["mining"] not in mining.MININGS:
         raise ValueError(
@@ -306,7 +312,18 @@ def _right(logits, allowed, mask):
     return mask & (answer == jnp.arange(mask.shape[-1])[None, :])
 
 
-def _episode(fields, max_alphabet) -> Objective:
+def _info_nce(fields, max_alphabet, num_classes) -> Objective:
+    """Masked symmetric InfoNCE, the loss of CLIP: each drawing must find its character's other one.
+
+    Every image of one drawer is compared with every image of the other, and the cross-entropy is
+    taken along both axes. Masked are characters that an alphabet lacks, and columns that show the
+    query's own character once more.
+
+    References:
+        van den Oord et al. (2018), Representation learning with contrastive predictive coding.
+        Radford et al. (2021), Learning transferable visual models from natural language supervision,
+        figure 3.
+    """
     episodes, n_way, contrast = fields["episodes"], fields["n_way"], fields["contrast"]
     if contrast not in CONTRASTS:
         raise ValueError(f"objective.contrast must be one of {CONTRASTS}, got {contrast!r}")
@@ -338,7 +355,7 @@ def _attention(compare: Compare, queries, supports):
     return jax.nn.logsumexp(logits.reshape(episodes, n_way, k_shot, n_way), axis=2)
 
 
-def _support_set(fields, max_alphabet, class_logits) -> Objective:
+def _support_set(class_logits, fields, max_alphabet, num_classes) -> Objective:
     """Episodes of K + 1 images a class, each the query once against the K others of all classes."""
     episodes, n_way, k_shot = fields["episodes"], fields["n_way"], fields["k_shot"]
     if k_shot < 1:
@@ -360,7 +377,8 @@ def _support_set(fields, max_alphabet, class_logits) -> Objective:
     return Objective(sample, loss, episodes, images, ("accuracy",), images_per_class=k_shot + 1)
 
 
-def _classifier(fields, num_classes) -> Objective:
+def _classifier(fields, max_alphabet, num_classes) -> Objective:
+    """Cross-entropy of a softmax layer over the training classes."""
     batch, turned = fields["batch"], fields["symmetries"] != "none"
     symmetries = sampling.NUM_SYMMETRIES if turned else 1
 
@@ -376,3 +394,41 @@ def _classifier(fields, num_classes) -> Objective:
 
     sample, classes = _anew(draw), num_classes * symmetries
     return Objective(sample, loss, batch, batch, ("accuracy",), classes=classes, images_per_class=1)
+
+
+_PAIR_SETTINGS = ("batch", "negatives")
+_EPISODE_SETTINGS = ("episodes", "n_way", "pad_with_symmetries")
+
+# Every objective by its name. A new one is a function like those above and an entry here.
+OBJECTIVES: Mapping[str, Definition] = {
+    "verification": Definition(_verification, _PAIR_SETTINGS),
+    "contrastive": Definition(
+        _contrastive,
+        _PAIR_SETTINGS,
+        defaults={"margin": 1.0},
+        comparator="euclidean",
+        learns_distances=True,
+    ),
+    "triplet": Definition(
+        _triplet,
+        (*_EPISODE_SETTINGS, "mining", "margin"),
+        defaults={"mining": "semi_hard", "margin": 0.2},
+        comparator="euclidean",
+        learns_distances=True,
+    ),
+    "info_nce": Definition(
+        _info_nce, (*_EPISODE_SETTINGS, "contrast"), defaults={"contrast": "batch"}
+    ),
+    "prototypical": Definition(
+        functools.partial(_support_set, _prototypes),
+        (*_EPISODE_SETTINGS, "k_shot"),
+        defaults={"k_shot": 1},
+        comparator="squared_euclidean",
+    ),
+    "matching": Definition(
+        functools.partial(_support_set, _attention),
+        (*_EPISODE_SETTINGS, "k_shot"),
+        defaults={"k_shot": 1},
+    ),
+    "classifier": Definition(_classifier, ("batch",)),
+}

@@ -6,7 +6,7 @@ Each is one optax `GradientTransformation`, built by `build` from a config's `op
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,16 +14,8 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-OPTIMISERS = ("layerwise", "adam", "adamw", "muon")
-
 # Settings that lie in the optimiser's state: changing them compiles nothing anew.
 _DATA = ("rules", "learning_rate", "weight_decay")
-_SETTINGS = {
-    "layerwise": ("rules", "steps_per_epoch", "decay", "momentum_start", "momentum_epochs"),
-    "adam": ("rules", "learning_rate"),
-    "adamw": ("learning_rate", "warmup_steps", "weight_decay"),
-    "muon": ("learning_rate", "warmup_steps", "weight_decay"),
-}
 
 
 class Rule(NamedTuple):
@@ -268,76 +260,116 @@ def muon_axes(params):
     return jax.tree.map(one, params)
 
 
+class Definition(NamedTuple):
+    """One entry of `OPTIMISERS`.
+
+    Attributes:
+        build: (settings, length of the training in steps) -> transformation.
+        settings: names of the settings that a config must state.
+    """
+
+    build: Callable[[Mapping, int], optax.GradientTransformation]
+    settings: tuple[str, ...]
+
+
 def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
     """The optimiser that a config's `optim` section describes.
 
+    | name | settings |
+    |---|---|
+    | `layerwise` | `rules` of (pattern, learning_rate, momentum, l2), and those of `layerwise_sgd` |
+    | `adam` | `rules` of (pattern, l2), see `coupled_l2`; `learning_rate`, constant |
+    | `adamw` | `learning_rate`, `warmup_steps`, `weight_decay` (of parameters of two axes or more) |
+    | `muon` | as `adamw` |
+
     Args:
-        fields: `name` (one of `OPTIMISERS`) and the settings of that optimiser. `adamw`: `learning_rate`,
-            `warmup_steps`, `weight_decay` (on parameters of two axes or more). `muon`: the same, where
-            these parameters move along the orthogonalised momentum, as far as AdamW would move them,
-            and the others by Adam with Nesterov's momentum. `adam`: `rules`, a sequence of
-            (pattern, l2), see `coupled_l2`, and `learning_rate`, constant. `layerwise`: `rules`, a sequence of
-            (pattern, learning_rate, momentum, l2), and the arguments of `layerwise_sgd`.
+        fields: `name` (one of `OPTIMISERS`) and the settings of that optimiser.
         num_steps: length of the training in steps.
 
     Raises:
         ValueError: an unknown name, a setting that is missing, or a rule of another length.
+    """
+    name = fields["name"]
+    if name not in OPTIMISERS:
+        raise ValueError(f"optim.name must be one of {tuple(OPTIMISERS)}, got {name!r}")
+    missing = sorted(set(OPTIMISERS[name].settings) - set(fields))
+    if missing:
+        raise ValueError(f"optim.name = {name!r} needs the fields {missing}")
+    return OPTIMISERS[name].build(fields, num_steps)
+
+
+def _layerwise(fields, num_steps):
+    return layerwise_sgd(
+        _rules(fields, Rule),
+        steps_per_epoch=fields["steps_per_epoch"],
+        decay=fields["decay"],
+        momentum_start=fields["momentum_start"],
+        momentum_epochs=fields["momentum_epochs"],
+    )
+
+
+def _adam(fields, num_steps):
+    @optax.inject_hyperparams  # the learning rate is data in the state, like the rules' weights
+    def adam(learning_rate):
+        return optax.adam(learning_rate)
+
+    return optax.chain(
+        coupled_l2(_rules(fields, L2Rule)), adam(learning_rate=float(fields["learning_rate"]))
+    )
+
+
+def _adamw(fields, num_steps):
+    shape = cosine_schedule(1.0, fields["warmup_steps"], num_steps)
+
+    @optax.inject_hyperparams  # the two settings are data in the state
+    def adamw(learning_rate, weight_decay):
+        return optax.adamw(
+            lambda count: learning_rate * shape(count),
+            weight_decay=weight_decay,
+            mask=lambda params: jax.tree.map(lambda w: w.ndim > 1, params),
+        )
+
+    return adamw(
+        learning_rate=float(fields["learning_rate"]), weight_decay=float(fields["weight_decay"])
+    )
+
+
+def _muon(fields, num_steps):
+    """Parameters of two axes or more move along the orthogonalised momentum, the others by NAdam.
+
+    A step is as long as one of AdamW: 0.2 of the root of the larger side.
 
     References:
         Jordan et al. (2024), Muon: an optimizer for hidden layers in neural networks. Liu et al. (2025),
-        Muon is scalable for LLM training (the length of a step, 0.2 of the root of the larger side).
+        Muon is scalable for LLM training (the length of a step).
     """
-    name = fields["name"]
-    missing = sorted(set(_SETTINGS.get(name, ())) - set(fields))
-    if missing:
-        raise ValueError(f"optim.name = {name!r} needs the fields {missing}")
-    if name == "adamw":
-        shape = cosine_schedule(1.0, fields["warmup_steps"], num_steps)
+    shape = cosine_schedule(1.0, fields["warmup_steps"], num_steps)
 
-        @optax.inject_hyperparams  # the two settings are data, in the state
-        def adamw(learning_rate, weight_decay):
-            return optax.adamw(
-                lambda count: learning_rate * shape(count),
-                weight_decay=weight_decay,
-                mask=lambda params: jax.tree.map(lambda w: w.ndim > 1, params),
-            )
-
-        return adamw(
-            learning_rate=float(fields["learning_rate"]), weight_decay=float(fields["weight_decay"])
+    @optax.inject_hyperparams
+    def muon(learning_rate, weight_decay):
+        return contrib.muon(
+            lambda count: learning_rate * shape(count),
+            weight_decay=weight_decay,
+            muon_weight_dimension_numbers=muon_axes,
+            consistent_rms=0.2,
         )
-    if name == "muon":
-        shape = cosine_schedule(1.0, fields["warmup_steps"], num_steps)
 
-        @optax.inject_hyperparams
-        def muon(learning_rate, weight_decay):
-            return contrib.muon(
-                lambda count: learning_rate * shape(count),
-                weight_decay=weight_decay,
-                muon_weight_dimension_numbers=muon_axes,
-                consistent_rms=0.2,
-            )
+    return muon(
+        learning_rate=float(fields["learning_rate"]), weight_decay=float(fields["weight_decay"])
+    )
 
-        return muon(
-            learning_rate=float(fields["learning_rate"]), weight_decay=float(fields["weight_decay"])
-        )
-    if name == "adam":
 
-        @optax.inject_hyperparams  # data, in the state, like the rules' weights
-        def adam(learning_rate):
-            return optax.adam(learning_rate)
+_COSINE_SETTINGS = ("learning_rate", "warmup_steps", "weight_decay")
 
-        return optax.chain(
-            coupled_l2(_rules(fields, L2Rule)), adam(learning_rate=float(fields["learning_rate"]))
-        )
-    if name == "layerwise":
-        return layerwise_sgd(
-            _rules(fields, Rule),
-            steps_per_epoch=fields["steps_per_epoch"],
-            decay=fields["decay"],
-            momentum_start=fields["momentum_start"],
-            momentum_epochs=fields["momentum_epochs"],
-        )
-    raise ValueError(f"optim.name must be one of {OPTIMISERS}, got {name!r}")
+# Every optimiser by its name. A new one is a function like those above and an entry here.
+OPTIMISERS: Mapping[str, Definition] = {
+    "layerwise": Definition(
+        _layerwise, ("rules", "steps_per_epoch", "decay", "momentum_start", "momentum_epochs")
+    ),
+    "adam": Definition(_adam, ("rules", "learning_rate")),
+    "adamw": Definition(_adamw, _COSINE_SETTINGS),
+    "muon": Definition(_muon, _COSINE_SETTINGS),
+}
 
 
 def compiled_settings(fields: Mapping) -> dict:

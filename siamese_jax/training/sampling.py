@@ -25,7 +25,7 @@ class SetIndex(NamedTuple):
         alphabet_start: (num_alphabets,) int32 first class of an alphabet.
         alphabet_count: (num_alphabets,) int32 classes of an alphabet.
         class_alphabet: (num_classes,) int32 alphabet of a class.
-        pairs: a `pairsets.PairSet` of the rows, where pairs are not drawn anew for every batch.
+        pairs: a `fixed_pairs.PairSet` of the rows, where pairs are not drawn anew for every batch.
     """
 
     class_start: jax.Array
@@ -52,7 +52,8 @@ class PairBatch(NamedTuple):
 
     Attributes:
         rows: (B, 2) int32 rows of the left and of the right image.
-        symmetries: (B, 2) int32 in 0..7, the symmetry applied to each image (see `augment.symmetry_matrices`).
+        symmetries: (B, 2) int32 in 0..7, the symmetry applied to each image (see
+            `augment.symmetry_matrices`).
         labels: (B,) float32, 1 = same class.
     """
 
@@ -96,7 +97,7 @@ def step_keys(rng: jax.Array, step: jax.Array) -> jax.Array:
     return jax.random.split(jax.random.fold_in(rng, step), 3)
 
 
-def _drawings(key, index: SetIndex, classes, shape, count=2):
+def _different_images(key, index: SetIndex, classes, shape, count=2):
     """Rows of different images of each class, (count, *classes.shape).
 
     Equal (key, number of images) gives equal slots, drawn with `shape`, which must broadcast against
@@ -159,7 +160,8 @@ def sample_pairs(
         index: of a set whose every class has two images or more.
         batch: number of pairs, even.
         negatives: `any` or `same_alphabet`.
-        symmetries: `none`, or anything else of `SYMMETRIES` for a random symmetry a pair, the same for both.
+        symmetries: `none`, or anything else of `SYMMETRIES` for a random symmetry a pair, the same
+            for both images.
 
     Returns:
         `PairBatch` of size `batch`.
@@ -172,7 +174,7 @@ def sample_pairs(
     half = batch // 2
     num_classes = index.class_start.shape[0]
     classes = jax.random.randint(k_class, (batch,), 0, num_classes)
-    same = _drawings(k_same, index, classes[:half], (half,))
+    same = _different_images(k_same, index, classes[:half], (half,))
 
     left = classes[half:]
     if negatives == "any":
@@ -200,7 +202,7 @@ def sample_episodes(
     n_way: int,
     *,
     symmetries: str = "none",
-    fill: bool = False,
+    pad_with_symmetries: bool = False,
     max_alphabet: int,
     images_per_class: int = 2,
 ) -> Episodes:
@@ -216,8 +218,8 @@ def sample_episodes(
         n_way: characters an episode N.
         symmetries: `none`; `alphabet`, one random symmetry for all characters of an episode (a turned
             alphabet is another alphabet); `character`, one for each character.
-        fill: whether an alphabet with fewer than N characters fills up with turned copies of its
-            own (a turned character is another character) instead of taking fewer ways.
+        pad_with_symmetries: whether turned copies of its characters (each another character) fill
+            up an alphabet that has fewer than N; otherwise such an episode has fewer ways.
         max_alphabet: number of characters of the largest alphabet (a static size).
         images_per_class: different images of each character, K.
 
@@ -236,7 +238,7 @@ def sample_episodes(
     slot = jnp.arange(n_way)[None, :]
     character = jnp.take_along_axis(order, jnp.minimum(slot % size, max_alphabet - 1), axis=1)
     classes = index.alphabet_start[alphabet][:, None] + character
-    rows = _drawings(k_draw, index, classes, (episodes, 1), images_per_class)
+    rows = _different_images(k_draw, index, classes, (episodes, 1), images_per_class)
 
     symmetry = jnp.zeros((episodes, n_way), jnp.int32)
     if symmetries == "alphabet":
@@ -246,7 +248,7 @@ def sample_episodes(
         symmetry = jnp.where(slot < size, symmetry, jnp.take_along_axis(symmetry, slot % size, 1))
     copies = slot // size
     symmetry = (symmetry + copies) % NUM_SYMMETRIES
-    mask = (copies < NUM_SYMMETRIES) if fill else (copies < 1)
+    mask = (copies < NUM_SYMMETRIES) if pad_with_symmetries else (copies < 1)
     return Episodes(
         rows.swapaxes(0, 1),
         jnp.stack([symmetry] * images_per_class, axis=1),

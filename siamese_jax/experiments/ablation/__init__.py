@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from siamese_jax.data import loading
 from siamese_jax.experiments.ablation import axes, table, training
-from siamese_jax.reporting import figures
+from siamese_jax.reporting import drawing
 from siamese_jax.runs import workdir
 
 
@@ -29,7 +29,6 @@ def run_ablation(
     *,
     seeds: int | None = None,
     jobs: int = 1,
-    cpu_minutes: float | None = None,
     num_trials: int = 4000,
     record: str | None = None,
     dry_run: bool = False,
@@ -48,8 +47,6 @@ def run_ablation(
         checkout: folder that holds `launch/` and `configs/`.
         seeds: number of seeds, see `axes.parse_over`.
         jobs: trainings at a time, each on its share of the cores.
-        cpu_minutes: CPU time a run; the number of steps is planned from it after a measurement of
-            each variant, since a schedule must know its length. None: as the config says.
         num_trials: trials within the alphabets.
         record: path of a further copy of `ablation.json`.
         dry_run: only list the runs.
@@ -63,12 +60,12 @@ def run_ablation(
         ValueError: an axis that does not fit the config, or a folder with other runs.
     """
     path = pathlib.Path(path).absolute()
-    chosen, seed_list = axes.parse_over(over, seeds)
+    chosen, seed_list = axes.parse_over(over, seeds, config)
     variants = axes.make_variants(config, chosen)
     data = loading.load({**workdir.plain(config)["data"], "image_size": None})
     for variant in variants:
         try:
-            axes.check_fits(variant, data.train)
+            axes.check_fits(variant, data)
         except ValueError as error:
             raise ValueError(f"variant {variant.name!r} does not fit: {error}") from None
     trained = {v.trained: v for v in variants}
@@ -87,16 +84,13 @@ def run_ablation(
         for k_shot in {v.settings["k_shot"] for v in variants}:
             evaluate.lists(k_shot)  # an impossible trial is better known before the training
         trainer = training.Trainer(pathlib.Path(checkout).absolute(), jobs)
-        costs = None
-        if cpu_minutes is not None:
-            costs = _measure_all(trainer, trained, path, should_stop, progress)
-        runs = _plan(trained, seed_list, costs, cpu_minutes, path)
+        runs = _plan(trained, seed_list, path)
         if not _train_all(trainer, evaluate, variants, runs, should_stop, progress):
             return {"finished": False, "failed": 0}
     of_variant = {v.name: [run for run in runs if run["trained"] == v.trained] for v in variants}
     summaries = [table.summary(v, evaluate, of_variant[v.name]) for v in variants]
     differences = table.differences(variants, evaluate, of_variant)
-    notes = table.notes(evaluate, variants, cpu_minutes)
+    notes = table.notes(evaluate, variants)
     tables = [table.rows(summaries), table.difference_rows(summaries, differences)]
     tables = [cells for cells in tables if len(cells) > 1]
     wrapped = [textwrap.fill(note, 100, subsequent_indent="  ") for note in notes]
@@ -110,43 +104,20 @@ def run_ablation(
         "config": plain,
         "data": {"name": data.test.name, "fingerprint": data.fingerprint},
         "evaluation": start,
-        "cpu_minutes": cpu_minutes,
         "notes": notes,
         "variants": summaries,
         "differences": differences,
     }
     for target in [path / "ablation.json", *([pathlib.Path(record)] if record else [])]:
         training.write_json(target, table.rounded(recorded))
-    figures.save(table.draw(summaries), path / "ablation.png")
-    figures.save(table.draw_losses(summaries), path / "losses.png")
+    drawing.save(table.draw(summaries), path / "ablation.png")
+    drawing.save(table.draw_losses(summaries), path / "losses.png")
     print(f"written: ablation.txt, .md, .json, .png and losses.png in {path}")
     return {"finished": True, "failed": sum(len(s["failed"]) for s in summaries)}
 
 
-def _measure_all(trainer, trained, path, should_stop, progress) -> dict[str, dict]:
-    """The costs of every training, see `training.measure`; those measured before are read."""
-    costs = training.read_json(path / "costs.json") or {}
-    missing = [name for name in trained if "step" not in costs.get(name, {})]
-    bar = tqdm(total=len(missing), desc="measuring", unit="variant", disable=not progress)
-
-    def work(name):
-        folder = path / "measuring" / (name.strip(",") or "base")
-        return training.measure(trainer, trained[name].config, folder)
-
-    def done(name, cost):
-        costs[name] = cost
-        training.write_json(path / "costs.json", costs)
-        bar.update()
-        spent = cost.get("line") or ", ".join(f"{k} {v:.3g} s" for k, v in cost.items())
-        tqdm.write(f"{name.strip(',') or 'as configured'}: CPU time: {spent}")
-
-    with bar:
-        trainer.each(missing, work, done, should_stop)
-    return costs
-
-
-def _plan(trained, seeds, costs, cpu_minutes, path) -> list[dict]:
-    """One record a run, seeds slowest: `trained`, `seed`, `path`, and `config` or `line` (why not).
+def _plan(trained, seeds, path) -> list[dict]:
+    """One record a run, seeds slowest: `trained`, `seed`, `path` and `config`.
 
     Raises:
         ValueError: the folder holds a run of another config.
@@ -154,18 +125,8 @@ def _plan(trained, seeds, costs, cpu_minutes, path) -> list[dict]:
     runs = []
     for seed, (name, variant) in itertools.product(seeds, trained.items()):
         run = {"trained": name, "seed": seed, "path": path / variant.run(seed)}
+        run["config"] = {**variant.config, "seed": seed}
         runs.append(run)
-        config = variant.config
-        if costs is not None:
-            cost = costs.get(name, {"line": "not measured"})
-            try:
-                if "line" in cost:
-                    raise ValueError(cost["line"])
-                config = training.plan_budget(config, cost, cpu_minutes)
-            except ValueError as error:
-                run["line"] = str(error)
-                continue
-        run["config"] = {**config, "seed": seed}
         old = training.read_json(run["path"] / "variant.json")
         differ = old and workdir.differences(old, run["config"])
         if differ:
@@ -178,44 +139,43 @@ def _plan(trained, seeds, costs, cpu_minutes, path) -> list[dict]:
 
 def _train_all(trainer, evaluate, variants, runs, should_stop, progress) -> bool:
     """Trains and evaluates the runs, and adds to each what came of it; False when stopped."""
-    planned = [run for run in runs if "config" in run]
-    bar = tqdm(total=len(planned), desc="training", unit="run", disable=not progress)
+    bar = tqdm(total=len(runs), desc="training", unit="run", disable=not progress)
 
     def work(number):
-        run = planned[number]
+        run = runs[number]
         outcome = training.read_json(run["path"] / "outcome.json")
         if outcome is None or outcome["code"]:
             outcome = trainer.train(run["config"], run["path"])
         return outcome
 
     def done(number, outcome):
-        run = planned[number]
+        run = runs[number]
         bar.update()
         if outcome["code"]:
             run["line"] = outcome["line"] or f"exit code {outcome['code']}"
         else:
-            asked = [v.settings for v in variants if v.trained == run["trained"]]
+            settings = [v.settings for v in variants if v.trained == run["trained"]]
             try:
-                run["correct"] = evaluate.evaluate(run["path"], asked)
+                run["correct"] = evaluate.evaluate(run["path"], settings)
             except ValueError as error:
                 run["line"] = f"not evaluated: {error}"
         if "line" in run:
             tqdm.write(f"{run['path'].name}: FAILED: {run['line']}")
             return
         rows = workdir.read_metrics(run["path"])
-        evaluated = [row for row in rows if row["phase"] == "validation"]
-        best = max(evaluated, key=lambda row: row["accuracy"])  # of equal ones the first
+        validations = [row for row in rows if row["phase"] == "validation"]
+        best = max(validations, key=lambda row: row["accuracy"])  # of equal ones the first
         run |= {"steps": rows[-1]["step"], "best_step": best["step"]}
         run |= {"validation": best["accuracy"], "cpu_minutes": outcome["cpu_seconds"] / 60}
         run["loss"] = [(row["step"], row["loss"]) for row in rows if row["phase"] == "train"]
-        within = run["correct"][evaluate.asked(asked[0])["within"][0]].mean()
+        within = run["correct"][evaluate.keyed(settings[0])["within"][0]].mean()
         tqdm.write(
             f"{run['path'].name}: within {100 * within:.2f} %, {run['steps']} steps, "
             f"{run['cpu_minutes']:.1f} CPU minutes"
         )
 
     with bar:
-        return trainer.each(range(len(planned)), work, done, should_stop)
+        return trainer.each(range(len(runs)), work, done, should_stop)
 
 
 def _state(path: pathlib.Path) -> str:

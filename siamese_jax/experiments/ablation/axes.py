@@ -1,4 +1,4 @@
-"""What an ablation varies: named axes, each a list of changes to a config."""
+"""What an ablation varies: named axes, each a list of changes to a config, and any field of it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 
 import jax
 
+from siamese_jax.data import loading
 from siamese_jax.evaluation import trials
-from siamese_jax.models import siamese
+from siamese_jax.experiments.fields import get_field, with_fields
 from siamese_jax.models.comparators import COMPARATORS
 from siamese_jax.runs import workdir
-from siamese_jax.training import objectives, optim
+from siamese_jax.training import objectives
+from siamese_jax.training.experiment import Experiment
 
 # `local` compares the maps of another kind of encoder.
-_OF_VECTORS = tuple(kind for kind in COMPARATORS if kind != "local")
+_OF_VECTORS = tuple(name for name in COMPARATORS if name != "local")
 _WEIGHT_DECAY = ("adamw", "muon")  # optimisers of the same settings
+_UNIT_MARGIN = 1.0  # of distances of embeddings of length 1, which are at most 2
 _PROTOTYPE_SCALE = 0.02  # 512 normalised numbers an embedding: squared distances of about 1,000
 
 
@@ -59,28 +62,29 @@ def _objective(config, label):
         return settings
     images = objectives.build(old, 1).images
     n_way = old.get("n_way", config["eval"]["n_way"])
-    pairs = {"batch": images // 2, "negatives": old.get("negatives", "any")}
-    episodes = {"episodes": max(1, images // (2 * n_way)), "n_way": n_way}
-    episodes["pad_with_symmetries"] = old.get("pad_with_symmetries", old["symmetries"] != "none")
-    cosine = {"comparator": "cosine", "head_args": {"scale": 10.0}}
-    unit, margin = "unit", 1.0
-    if model["encoder"] == "koch":
-        cosine, unit = {"comparator": model["comparator"], "head_args": model["head_args"]}, None
-    distance = {"comparator": "euclidean", "head_args": {"scale": 1.0, "bias": margin / 2}}
-    square = {"comparator": "squared_euclidean", "head_args": {"scale": _PROTOTYPE_SCALE}}
-    shots = {**episodes, "k_shot": 1}
-    fields, head, output = {
-        "verification": (pairs, cosine, unit),
-        "contrastive": ({**pairs, "margin": margin}, distance, unit),
-        "triplet": ({**episodes, "mining": "semi_hard", "margin": 0.2}, distance, unit),
-        "info_nce": ({**episodes, "contrast": "batch"}, cosine, unit),
-        "prototypical": (shots, square, unit and "linear"),
-        "matching": (shots, cosine, unit),
-        "classifier": ({"batch": images}, cosine, unit),
-    }[name]
-    changes = {"objective": {"name": name, "symmetries": old["symmetries"], **fields}}
+    wanted = objectives.OBJECTIVES[name]
+    sizes = {
+        "batch": images // 2 if "negatives" in wanted.settings else images,  # pairs or images
+        "negatives": old.get("negatives", "any"),
+        "episodes": max(1, images // (2 * n_way)),
+        "n_way": n_way,
+        "pad_with_symmetries": old.get("pad_with_symmetries", old["symmetries"] != "none"),
+        **wanted.defaults,
+    }
+    taken = {key: sizes[key] for key in dict.fromkeys((*wanted.settings, *wanted.defaults))}
+    changes = {"objective": {"name": name, "symmetries": old["symmetries"], **taken}}
+    koch, output = model["encoder"] == "koch", "unit"
+    if wanted.comparator == "cosine":
+        head = {"comparator": "cosine", "head_args": {"scale": 10.0}}
+        if koch:
+            head = {"comparator": model["comparator"], "head_args": model["head_args"]}
+    elif wanted.comparator == "euclidean":
+        head = {"comparator": "euclidean", "head_args": {"scale": 1.0, "bias": _UNIT_MARGIN / 2}}
+    else:
+        head = {"comparator": wanted.comparator, "head_args": {"scale": _PROTOTYPE_SCALE}}
+        output = "linear"
     changes |= {f"model.{key}": value for key, value in head.items()}
-    if output:
+    if not koch:
         changes["model.encoder_args.output"] = output
     return {**changes, **settings}
 
@@ -195,7 +199,7 @@ def _initialisation(config, label):
     return {f"model.encoder_args.{name}": pair[place] for name, pair in fields[encoder].items()}
 
 
-def _rate(config, label):
+def _learning_rate(config, label):
     if config["optim"]["name"] != "layerwise":
         return {"optim.learning_rate": float(label)}
     rules = config["optim"]["rules"]
@@ -206,7 +210,7 @@ def _shots(config, label):
     return {"evaluation.k_shot": int(label)}
 
 
-def _join(config, label):
+def _shot_aggregation(config, label):
     return {"evaluation.shot_aggregation": label}
 
 
@@ -224,49 +228,116 @@ AXES: Mapping[str, Axis] = {
     "comparator": Axis(_OF_VECTORS, _comparator),
     "initialisation": Axis(("published", "scaled"), _initialisation),
     "optimiser": Axis(_WEIGHT_DECAY, _optimiser),
-    "learning_rate": Axis(("0.001", "0.01", "0.1"), _rate, float),
+    "learning_rate": Axis(("0.001", "0.01", "0.1"), _learning_rate, float),
     "regularisation": Axis(("none", "dropout", "l2", "dropout+l2"), _regularisation),
     "shots": Axis(("1", "2", "5"), _shots, int),
-    "shot_aggregation": Axis(("mean", "max", "sum", "prototype", "finetune"), _join),
+    "shot_aggregation": Axis(("mean", "max", "sum", "prototype", "finetune"), _shot_aggregation),
 }
-_JUDGED = ("shots", "shot_aggregation")  # axes of the evaluation alone
+_EVALUATED = ("shots", "shot_aggregation")  # axes of the evaluation alone
 
 
-def parse_over(over: Iterable[str], seeds: int | None) -> tuple[dict[str, list[str]], list[int]]:
+def axis_of(name: str) -> Axis:
+    """The axis of a name: one of `AXES`, else the config's field of that name."""
+    return AXES[name] if name in AXES else _field_axis(name)
+
+
+def _field_axis(field: str) -> Axis:
+    """The axis of a field of the config, such as `optim.learning_rate` or `optim.rules.0.momentum`."""
+
+    def fields(config, label):
+        return {field: _read_value(field, get_field(config, field), label)}
+
+    return Axis((), fields)
+
+
+def _read_value(field: str, present, label: str):
+    """The value that a label stands for, of the type that the field has at present."""
+    if isinstance(present, str):
+        return label
+    try:
+        value = json.loads(label)
+    except json.JSONDecodeError:
+        value = label
+    if isinstance(present, float) and type(value) is int:
+        value = float(value)
+    if present is not None and type(value) is not type(present):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise ValueError(
+            f"{field} is {wanted.get(type(present), 'a list such as ' + json.dumps(present))}, "
+            f"got {label!r}"
+        )
+    return value
+
+
+def _check_axis(name: str, config: Mapping) -> None:
+    """Raises ValueError for what is neither an axis nor a field that can be varied."""
+    if name in AXES or name == "seeds":
+        return
+    if name == "seed":
+        raise ValueError("axis 'seed' is called 'seeds': write seeds:0|1|2")
+    if name.startswith("data."):
+        raise ValueError(
+            f"axis {name!r}: all variants of an ablation meet the same data; of the data only the "
+            "image size varies, by the axis resolution"
+        )
+    plain = {key: value for key, value in config.items() if key != "search_space"}
+    try:
+        value = get_field(plain, name)
+    except ValueError:
+        trials.check_names("axis", [name], [*AXES, "seeds", *workdir.flatten(plain)])
+        raise
+    if isinstance(value, dict):
+        inside = ", ".join(f"{name}.{key}" for key in value)
+        raise ValueError(f"axis {name!r} is a section of the config: vary one of {inside}")
+
+
+def parse_over(
+    over: Iterable[str], seeds: int | None, config
+) -> tuple[dict[str, list[str]], list[int]]:
     """Reads what is to be varied.
 
     Args:
         over: `axis` for all labels of an axis, `axis:label1|label2` for some; `seeds` stands for
-            three seeds.
+            three seeds. An axis is one of `AXES` or a field of the config by its dotted name.
         seeds: number of seeds, counted from 0; None: three or one, as `over` says.
+        config: the base config.
 
     Returns:
-        Labels by axis, in the order of `AXES`, and the seeds.
+        Labels by axis, in the order of `AXES` and then the fields in the order of `over`; and the
+        seeds.
 
     Raises:
         ValueError: an unknown axis or label, an axis named twice, or seeds said twice.
     """
-    asked, chosen = {}, [0] if seeds is None else list(range(seeds))
+    labels_of, seed_list = {}, [0] if seeds is None else list(range(seeds))
     if seeds is not None and seeds < 1:
         raise ValueError(f"at least one seed is needed, got {seeds}")
     for entry in over:
         name, _, listed = entry.partition(":")
-        trials.check_names("axis", [name], [*AXES, "seeds"])
-        if name in asked:
+        _check_axis(name, workdir.plain(config))
+        if name in labels_of:
             raise ValueError(f"axis {name!r} is named twice: write {name}:label1|label2")
-        asked[name] = labels = [label for label in listed.split("|") if label]
+        labels_of[name] = labels = [label for label in listed.split("|") if label]
         if len(set(labels)) < len(labels):
             raise ValueError(f"{entry!r} names a label twice")
-        number = int if name == "seeds" else AXES[name].number
-        if number:
-            _check_numbers(name, number, labels)
+        if name == "seeds":
+            _check_numbers(name, int, labels)
+        elif name not in AXES:
+            if not labels:
+                raise ValueError(
+                    f"axis {name!r} is a field of the config: write {name}:value1|value2"
+                )
+        elif AXES[name].number:
+            _check_numbers(name, AXES[name].number, labels)
         else:
             trials.check_names(f"label of axis {name!r}", labels, AXES[name].labels)
         if name == "seeds" and labels and seeds is not None:
             raise ValueError(f"{entry!r} and --seeds={seeds} say two things: leave one out")
         if name == "seeds" and seeds is None:
-            chosen = [int(label) for label in labels] or [0, 1, 2]
-    return {n: asked[n] or list(axis.labels) for n, axis in AXES.items() if n in asked}, chosen
+            seed_list = [int(label) for label in labels] or [0, 1, 2]
+    named = [name for name in AXES if name in labels_of]
+    fields = [name for name in labels_of if name not in AXES and name != "seeds"]
+    return {n: labels_of[n] or list(axis_of(n).labels) for n in [*named, *fields]}, seed_list
 
 
 def _check_numbers(name, number, labels):
@@ -312,7 +383,7 @@ def make_variants(config, chosen: Mapping[str, Sequence[str]]) -> list[Variant]:
 
     Args:
         config: the base config.
-        chosen: labels by axis, in the order of `AXES`.
+        chosen: labels by axis, in the order in which they are applied.
 
     Raises:
         ValueError: an axis does not fit the config.
@@ -323,44 +394,32 @@ def make_variants(config, chosen: Mapping[str, Sequence[str]]) -> list[Variant]:
         settings = {"k_shot": 1, "shot_aggregation": None}
         variant = Variant(dict(zip(chosen, labels, strict=True)), "", base, settings)
         for name, label in variant.labels.items():
-            axis = AXES[name]
             try:
-                fields = axis.fields(variant.config, label)
+                fields = axis_of(name).fields(variant.config, label)
                 for key in [key for key in fields if key.startswith("evaluation.")]:
                     settings[key.removeprefix("evaluation.")] = fields.pop(key)
-                variant.config = changed(variant.config, fields)
+                variant.config = with_fields(variant.config, fields)
             except (ValueError, KeyError) as error:
                 text = f"it has no field {error}" if isinstance(error, KeyError) else error
                 raise ValueError(f"axis {name}:{label} does not fit this config: {text}") from None
         # One training serves all variants of one config, and is named after the first of them.
-        own = "".join(f"{n}={x}," for n, x in variant.labels.items() if n not in _JUDGED)
-        variant.trained = trainings.setdefault(json.dumps(variant.config, sort_keys=True), own)
+        trained = "".join(f"{n}={x}," for n, x in variant.labels.items() if n not in _EVALUATED)
+        trained = trained.replace("/", "_")  # it becomes the name of a folder
+        variant.trained = trainings.setdefault(json.dumps(variant.config, sort_keys=True), trained)
         variants.append(variant)
     return variants
 
 
-def changed(config: Mapping, fields: Mapping[str, Any]) -> dict:
-    """A copy of a plain config in which dotted fields have other values."""
-    config = json.loads(json.dumps(config))
-    for dotted, value in fields.items():
-        *path, last = dotted.split(".")
-        part = config
-        for name in path:
-            part = part[name]
-        part[last] = value
-    return config
+def check_fits(variant: Variant, data: loading.Data) -> None:
+    """Builds all parts of a variant's training without computing, and counts its images a step.
 
+    Args:
+        variant: its `images` are set.
+        data: of the ablation, at the images' own size.
 
-def check_fits(variant: Variant, train_set) -> None:
-    """Builds all parts of a variant's training without computing, and counts its images a step."""
-    config = variant.config
-    height, width, channels = train_set.image_shape
-    height, width = config["data"]["image_size"] or (height, width)
-    if config["objective"]["symmetries"] != "none" and (height != width or train_set.kind != "ink"):
-        raise ValueError(f"symmetries need square images of kind ink, got {train_set.name!r}")
-    model = siamese.build(config["model"], (height, width, channels))
-    images = jax.ShapeDtypeStruct((1, height, width, channels), "float32")
-    params = jax.eval_shape(model.init, jax.random.key(0), images, images)["params"]
-    jax.eval_shape(optim.build(config["optim"], config["num_steps"]).init, params)
-    most = int(train_set.alphabet_count.max())
-    variant.images = objectives.build(config["objective"], most, train_set.num_classes).images
+    Raises:
+        ValueError: the parts do not go together.
+    """
+    experiment = Experiment.from_config(variant.config, data=data)
+    jax.eval_shape(experiment.tx.init, experiment.parameter_shapes())
+    variant.images = experiment.objective.images

@@ -16,7 +16,7 @@ from siamese_jax.evaluation import metrics, protocols, trials
 from siamese_jax.evaluation.scoring import shot_aggregation_of
 from siamese_jax.experiments.ablation.axes import Variant
 from siamese_jax.inference import network
-from siamese_jax.reporting import figures
+from siamese_jax.reporting import curves, drawing
 from siamese_jax.runs import workdir
 
 PROTOCOLS = ("official", "within", "training")
@@ -48,28 +48,30 @@ class Evaluate:
             self._lists[k_shot] = {name: lists[name] for name in PROTOCOLS if name in lists}
         return self._lists[k_shot]
 
-    def asked(self, settings: Mapping) -> dict[str, tuple[str, trials.Trials]]:
-        """By protocol, the trials that settings of the evaluation ask for and the key of their results.
+    def keyed(self, settings: Mapping) -> dict[str, tuple[str, trials.Trials]]:
+        """By protocol: the key of the results with these settings of the evaluation, and the trials.
 
-        The key is the trials' hash, with the join where it is not the config's.
+        The key is the trials' hash, with the shot aggregation if it is not the config's.
         """
         end = f",{settings['shot_aggregation']}" if settings["shot_aggregation"] else ""
         return {name: (t.hash + end, t) for name, t in self.lists(settings["k_shot"]).items()}
 
-    def evaluate(self, path: pathlib.Path, asked: Iterable[Mapping]) -> dict[str, np.ndarray]:
+    def evaluate(
+        self, path: pathlib.Path, settings_list: Iterable[Mapping]
+    ) -> dict[str, np.ndarray]:
         """How right a run's best checkpoint is on each trial; kept in its `evaluated.npz`.
 
         Args:
             path: workdir of the run.
-            asked: settings of the evaluations.
+            settings_list: settings of the evaluations.
 
         Returns:
-            (R, Q) float arrays by their key, see `asked`.
+            (R, Q) float arrays by their key, see `keyed`.
         """
         wanted = {
             key: (frozen, settings["shot_aggregation"])
-            for settings in asked
-            for key, frozen in self.asked(settings).values()
+            for settings in settings_list
+            for key, frozen in self.keyed(settings).values()
         }
         kept = {}
         if (path / "evaluated.npz").exists():
@@ -114,46 +116,47 @@ def seed_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, floa
 def summary(variant: Variant, evaluate: Evaluate, runs: list[dict]) -> dict:
     """What the JSON file says of a variant; `runs` as `run_ablation` collects them."""
     good = [run for run in runs if "correct" in run]
-    told = ("seed", "steps", "best_step", "validation", "cpu_minutes")
-    found = {
+    kept = ("seed", "steps", "best_step", "validation", "cpu_minutes")
+    entry = {
         "variant": variant.name,
         "labels": variant.labels,
         **variant.settings,
-        "runs": [{key: run[key] for key in told} for run in good],
+        "runs": [{key: run[key] for key in kept} for run in good],
         "failed": [{key: run[key] for key in ("seed", "line")} for run in runs if "line" in run],
         "images": [run["steps"] * variant.images for run in good],
     }
-    for protocol, (key, frozen) in evaluate.asked(variant.settings).items():
+    for protocol, (key, frozen) in evaluate.keyed(variant.settings).items():
         correct = [run["correct"][key] for run in good]
         if correct:
             values = [float(c.mean()) for c in correct]
             total = sum(float(c.sum()) for c in correct), sum(c.size for c in correct)
-            found[protocol] = {
+            entry[protocol] = {
                 "mean": float(np.mean(values)),
                 "seeds": values,
                 "t_interval": metrics.seed_interval(values),
                 "wilson": metrics.wilson_interval(*total),
+                "num_trials": int(correct[0].size),
                 "trials": frozen.hash,
             }
     if good:
         shared = [np.array(run["loss"]) for run in good]
         shared = [curve[: min(map(len, shared))] for curve in shared]
-        found["loss"] = np.mean(shared, 0).tolist()  # (step, mean over the seeds)
-        gaps = np.subtract(found["training"]["seeds"], found["within"]["seeds"]).tolist()
-        found["gap"] = {"mean": float(np.mean(gaps)), "t_interval": metrics.seed_interval(gaps)}
-    return found
+        entry["loss"] = np.mean(shared, 0).tolist()  # (step, mean over the seeds)
+        gaps = np.subtract(entry["training"]["seeds"], entry["within"]["seeds"]).tolist()
+        entry["gap"] = {"mean": float(np.mean(gaps)), "t_interval": metrics.seed_interval(gaps)}
+    return entry
 
 
 def differences(variants, evaluate: Evaluate, runs: Mapping[str, list[dict]]) -> list[dict]:
     """Every pair of variants that met the same trials: the later less the earlier one."""
-    found = []
+    entries = []
     for a, b in itertools.combinations(variants, 2):
         if a.settings["k_shot"] != b.settings["k_shot"]:
             continue
         for protocol, frozen in evaluate.lists(a.settings["k_shot"]).items():
             sides = [
                 [
-                    run["correct"][evaluate.asked(v.settings)[protocol][0]]
+                    run["correct"][evaluate.keyed(v.settings)[protocol][0]]
                     for run in runs[v.name]
                     if "correct" in run
                 ]
@@ -164,7 +167,7 @@ def differences(variants, evaluate: Evaluate, runs: Mapping[str, list[dict]]) ->
             means = [np.mean(side, axis=0).ravel() for side in sides]
             value, interval = metrics.paired_difference(*means, frozen.groups.ravel())
             accuracies = [[float(c.mean()) for c in side] for side in sides]
-            found.append(
+            entries.append(
                 {
                     "variant": b.name,
                     "against": a.name,
@@ -174,7 +177,7 @@ def differences(variants, evaluate: Evaluate, runs: Mapping[str, list[dict]]) ->
                     "seed_interval": seed_difference(*accuracies),
                 }
             )
-    return found
+    return entries
 
 
 def rows(summaries: Sequence[Mapping]) -> list[list[str]]:
@@ -198,11 +201,13 @@ def rows(summaries: Sequence[Mapping]) -> list[list[str]]:
     return cells
 
 
-def difference_rows(summaries: Sequence[Mapping], found: Sequence[Mapping]) -> list[list[str]]:
+def difference_rows(
+    summaries: Sequence[Mapping], differences: Sequence[Mapping]
+) -> list[list[str]]:
     """Each variant against the first that met its trials."""
     first = {s["k_shot"]: s["variant"] for s in reversed(summaries) if s["runs"]}
     cells = [["variant", "less", "protocol", "points", "over trials, 95 %", "over seeds, 95 %"]]
-    for d in found:
+    for d in differences:
         if d["against"] in first.values():
             cells.append(
                 [d["variant"], d["against"], d["protocol"], f"{100 * d['difference']:+.2f}"]
@@ -243,7 +248,7 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
 
 
-def notes(evaluate: Evaluate, variants: Sequence[Variant], cpu_minutes: float | None) -> list[str]:
+def notes(evaluate: Evaluate, variants: Sequence[Variant]) -> list[str]:
     """What the reader of the table needs to know."""
     lines = [
         "Accuracy: mean over seeds, ± half of its 95 % t interval over seeds, and [the Wilson "
@@ -251,11 +256,6 @@ def notes(evaluate: Evaluate, variants: Sequence[Variant], cpu_minutes: float | 
         "a bootstrap over the runs or alphabets of the seeds' mean; over seeds, Welch's t. Each is a "
         "95 % interval by itself, whatever the number of comparisons."
     ]
-    if cpu_minutes is not None:
-        lines.append(
-            f"Steps are what fits into {cpu_minutes:g} CPU minutes, start and evaluations included, by "
-            "a measurement beforehand; the schedules are over these steps."
-        )
     for k_shot in sorted({v.settings["k_shot"] for v in variants}):
         for protocol, frozen in evaluate.lists(k_shot).items():
             lines.append(
@@ -271,9 +271,9 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
     figure = Figure((9.6, 1.2 + 0.5 * max(len(shown), 1)), layout="constrained")
     axes = figure.add_subplot()
     styles = {
-        "official": ("o", figures.MODEL, -0.2),
-        "within": ("s", figures.OTHER, 0.0),
-        "training": ("D", figures.BASELINE, 0.2),
+        "official": ("o", drawing.MODEL, -0.2),
+        "within": ("s", drawing.OTHER, 0.0),
+        "training": ("D", drawing.BASELINE, 0.2),
     }
     for protocol, (marker, colour, shift) in styles.items():
         with_figure = [(y, s[protocol]) for y, s in enumerate(shown) if protocol in s]
@@ -293,7 +293,7 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
     axes.set_yticks(range(len(shown)), [s["variant"] for s in shown])
     axes.invert_yaxis()
     axes.set_xlabel("accuracy, %; dots: seeds, line: 95 % interval")
-    axes.grid(axis="x", color=figures.RULE, linewidth=0.7)
+    axes.grid(axis="x", color=drawing.RULE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if shown:
@@ -303,7 +303,7 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
 
 def draw_losses(summaries: Sequence[Mapping]) -> Figure:
     """Training loss of every variant against the step, the mean over its seeds."""
-    return figures.losses_figure([(s["variant"], s["loss"]) for s in summaries if s["runs"]])
+    return curves.losses_figure([(s["variant"], s["loss"]) for s in summaries if s["runs"]])
 
 
 def rounded(value):

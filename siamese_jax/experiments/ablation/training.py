@@ -1,25 +1,19 @@
-"""Trains the runs of an ablation: processes of their own, and budgets of CPU time."""
+"""Trains the runs of an ablation, each in a process of its own."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
 import json
-import math
 import os
 import pathlib
 import queue
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from siamese_jax.experiments.ablation.axes import changed
-from siamese_jax.runs import workdir
-
-_BUDGET_SHARE = 0.97  # of a budget that is planned for, since steps vary in cost
-_CALIBRATION_SECONDS = 1.0  # least CPU time that a measurement of the cost of steps takes
+from siamese_jax.runs import files
 
 
 class Trainer:
@@ -57,7 +51,7 @@ class Trainer:
                 stdin=subprocess.DEVNULL,
             )
             self._children.add(child.pid)
-            if self._stopping:  # since the others were told
+            if self._stopping:  # begun while the others were being stopped
                 child.terminate()
             _, status, usage = os.wait4(child.pid, 0)
             self._children.discard(child.pid)
@@ -116,69 +110,6 @@ def _stay_on(cores: list[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def plan_budget(config: Mapping, cost: Mapping[str, float], cpu_minutes: float) -> dict:
-    """The config whose training takes a budget of CPU time, schedules and all.
-
-    The number of evaluations stays that of the config, and the warm-up keeps its share.
-
-    Args:
-        config: as a plain dict.
-        cost: CPU seconds of the `start`, of a `step` and of an `evaluation`.
-        cpu_minutes: CPU time of the whole process, in minutes.
-
-    Raises:
-        ValueError: not even one step before each evaluation fits.
-    """
-    old = config["num_steps"]
-    evaluations = max(1, round(old / config["eval"]["every"]))
-    seconds = 60 * cpu_minutes * _BUDGET_SHARE - cost["start"] - evaluations * cost["evaluation"]
-    between = int(seconds / cost["step"] / evaluations)
-    if between < 1:
-        raise ValueError(
-            f"{cpu_minutes:g} CPU minutes are too few: the start takes {cost['start']:.0f} s, "
-            f"{evaluations} evaluations {evaluations * cost['evaluation']:.0f} s and a step "
-            f"{cost['step']:.2g} s"
-        )
-    most = min(config["log_every"], between)
-    log_every = max(range((most + 1) // 2, most + 1), key=lambda n: (between // n * n, n))
-    fields = {"log_every": log_every, "eval.every": between // log_every * log_every}
-    fields["num_steps"] = evaluations * fields["eval.every"]
-    if "warmup_steps" in config["optim"]:
-        share = config["optim"]["warmup_steps"] / old
-        fields["optim.warmup_steps"] = min(
-            round(share * fields["num_steps"]), fields["num_steps"] - 1
-        )
-    return changed(config, fields)
-
-
-def measure(trainer: Trainer, config: Mapping, path: pathlib.Path) -> dict:
-    """CPU seconds of the start, a step and an evaluation, from a short training that is thrown away.
-
-    Returns:
-        `start`, `step` and `evaluation`; `line` instead if the training fails.
-    """
-    part = 4  # steps between two rows of the log
-    while True:
-        fields = {"log_every": part, "eval.every": 2 * part, "num_steps": 6 * part}
-        fields["eval.patience"] = 0
-        if "warmup_steps" in config["optim"]:
-            fields["optim.warmup_steps"] = 0
-        shutil.rmtree(path, ignore_errors=True)
-        outcome = trainer.train(changed(config, fields), path)
-        if outcome["code"]:
-            return {"line": outcome["line"]}
-        rows = {row["step"]: row for row in workdir.read_metrics(path) if row["phase"] == "train"}
-        spent = [0.0] + [rows[k * part]["cpu_seconds"] for k in range(1, 7)]
-        # Evaluations lie after the second, fourth and sixth row; the first of them compiles.
-        steps = (spent[4] - spent[3] + spent[6] - spent[5]) / 2
-        if steps >= _CALIBRATION_SECONDS:
-            shutil.rmtree(path)
-            evaluation = max(spent[5] - spent[4] - steps, 0.0)
-            start = max(spent[3] - 3 * steps - evaluation, 0.0)
-            return {"start": start, "step": steps / part, "evaluation": evaluation}
-        part *= max(2, math.ceil(_CALIBRATION_SECONDS / max(steps, 0.005)))
-
-
 def read_json(path: pathlib.Path):
     """What the file holds, None where there is none."""
     return json.loads(path.read_text()) if path.exists() else None
@@ -186,4 +117,4 @@ def read_json(path: pathlib.Path):
 
 def write_json(path: pathlib.Path, value) -> None:
     """Replaces a file at once."""
-    workdir.write_whole(path, json.dumps(value, indent=1) + "\n")
+    files.replace_text(path, json.dumps(value, indent=1) + "\n")

@@ -1,0 +1,135 @@
+"""The report of a run, drawn from an evaluation or from a saved one."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+
+from siamese_jax.data import loading
+from siamese_jax.evaluation import saved
+from siamese_jax.experiments import evaluate
+from siamese_jax.experiments.evaluate import EvaluationRequest
+from siamese_jax.inference import network
+from siamese_jax.inference.devices import Devices
+from siamese_jax.reporting import run_page
+from siamese_jax.reporting.inputs import ReportInputs, Results, Training
+from siamese_jax.runs import workdir
+from siamese_jax.training import objectives
+from siamese_jax.training.experiment import Experiment
+
+
+def write_report(
+    path: str | pathlib.Path,
+    config,
+    data: loading.Data,
+    net: network.Siamese,
+    results: Results,
+    **more,
+) -> pathlib.Path:
+    """Writes `report.html` into a run's workdir.
+
+    Args:
+        path: the run's workdir.
+        config: of the run.
+        data: what it was trained and evaluated on, at any image size.
+        net: the network.
+        results: by the name of the system and the key of the protocol.
+        **more: further fields of `ReportInputs`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: the folder holds no run, or the network is not among the results.
+    """
+    return run_page.write(gather(path, config, data, net, results, **more))
+
+
+def write_saved_report(
+    path: str | pathlib.Path,
+    archives: str | None = None,
+    test_archives: str | None = None,
+    pairs: str | pathlib.Path | None = None,
+) -> pathlib.Path:
+    """Writes `report.html` again from the evaluation that is saved in a run's workdir.
+
+    Args:
+        path: the run's workdir.
+        archives: folder of the data's archives, if not that of the config.
+        test_archives: the same of the test data, if there are any.
+        pairs: the CSV file of pairs, if the evaluation had one.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: the folder holds no run or no saved evaluation, or the data are others.
+    """
+    config = workdir.plain(workdir.read_config(path))
+    record = pathlib.Path(path) / "results.json"
+    if not record.exists():
+        raise ValueError(f"{path} holds no results.json: evaluate the run first")
+    summary = json.loads(record.read_text())
+    test_data = summary["config"].get("test_data")
+    if test_data == config.get("test_data"):
+        test_data = None  # the config says it
+    request = EvaluationRequest(
+        path,
+        (),
+        checkpoint=summary["results"][0]["system"].rpartition("@ ")[2],
+        archives=archives,
+        test_data=test_data and test_data["name"],
+        test_archives=test_archives,
+        pairs=pairs,
+        tta=summary["settings"]["tta"],
+    )
+    (net,) = evaluate.load_networks(request)
+    config = evaluate.evaluated_config(request)
+    data = evaluate.load_data(request, config, net)
+    results = saved.read(path, evaluate.evaluation_data(request, data, net))
+    date = summary["evaluation"]["time"].partition("T")[0]
+    return write_report(path, config, data, net, results, evaluated=date)
+
+
+def gather(
+    path: str | pathlib.Path,
+    config,
+    data: loading.Data,
+    net: network.Siamese,
+    results: Results,
+    **more,
+) -> ReportInputs:
+    """All that a report is drawn from; arguments as of `write_report`."""
+    training = preview(config, data)
+    path = pathlib.Path(path).absolute()
+    return ReportInputs(path, config, data, net, results, training, **more)
+
+
+def preview(config, data: loading.Data) -> Training:
+    """What a report says of the training batches, with the first one if it has pictures.
+
+    Args:
+        config: of the run.
+        data: with its training set, at any image size.
+    """
+    experiment = Experiment.from_config(config, data=data, devices=Devices(1))
+    section, objective = config.objective, experiment.objective
+    margin = objectives.contrastive_margin(section) if section.name == "contrastive" else None
+    fields = {
+        "images_per_step": objective.images,
+        "images_per_class": objective.images_per_class,
+        "margin": margin,
+    }
+    if experiment.kind == "vector":
+        return Training(**fields)
+    batch, pixels = experiment.preview_batch()
+    fields["pixels"], rows = np.asarray(pixels), np.asarray(batch.rows)
+    if rows.ndim == 3:  # episodes
+        return Training(**fields, mask=np.asarray(batch.mask))
+    if rows.ndim == 2:  # pairs
+        return Training(**fields, labels=np.asarray(batch.labels))
+    train_set = experiment.train_set
+    names = tuple(train_set.class_names[c] for c in train_set.classes[rows])
+    return Training(**fields, class_names=names)

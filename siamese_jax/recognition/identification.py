@@ -1,0 +1,192 @@
+"""Who is on a picture: identify, verify, search and compare, by a gallery.
+
+A probe is compared with all references at once. The score of a name is that of its **best** reference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from siamese_jax.inference import network as network_lib
+from siamese_jax.recognition import calibration, pictures, scoring
+from siamese_jax.recognition.gallery import Gallery, Reference, check_name, check_network
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """A name, or a reference of it, that a picture was compared with.
+
+    Attributes:
+        name: the name.
+        score: of its best reference, or of this one; higher is more alike.
+        probability: that the two are the same; None without a calibration.
+        reference: the best reference, or this one.
+    """
+
+    name: str
+    score: float
+    probability: float | None
+    reference: Reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """Who is on a picture.
+
+    Attributes:
+        matches: the best names, best first.
+        threshold: of the score; None without a calibration.
+        rate_covered: whether the calibration could show its rate for so many references.
+        name: the best name, None for unknown; None as well without a threshold.
+    """
+
+    matches: tuple[Match, ...]
+    threshold: float | None
+    rate_covered: bool
+
+    @property
+    def name(self) -> str | None:
+        accepted = self.threshold is not None and self.matches[0].score >= self.threshold
+        return self.matches[0].name if accepted else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How alike two pictures are.
+
+    Attributes:
+        dissimilarity: see `compare`.
+        score: logit of the network.
+        probability: that they are the same; None without a calibration.
+    """
+
+    dissimilarity: float
+    score: float
+    probability: float | None
+
+
+def identify(
+    gallery: Gallery, net: network_lib.Siamese, probes: Sequence[pictures.Picture], top: int = 3
+) -> list[Answer]:
+    """Names who is on each picture.
+
+    Without a calibration the names are ranked, but there is no threshold and no answer.
+
+    Args:
+        gallery: the enrolled names.
+        net: its network.
+        probes: the pictures.
+        top: names an answer at most.
+
+    Raises:
+        ValueError: another network, or a gallery without names.
+    """
+    scores = score(gallery, net, probes)
+    threshold, covered = _threshold(gallery, len(gallery))
+    answers = []
+    for row in scores:
+        best = {}  # the place of each name's best reference; names in the order of their scores
+        for place in np.argsort(-row, kind="stable"):
+            best.setdefault(gallery.references[place].name, place)
+            if len(best) == top:
+                break
+        matches = tuple(_match(gallery, row, place) for place in best.values())
+        answers.append(Answer(matches, threshold, covered))
+    return answers
+
+
+def verify(
+    gallery: Gallery, net: network_lib.Siamese, name: str, probe: pictures.Picture
+) -> Answer:
+    """Checks whether a picture shows whom it is claimed to show.
+
+    Returns:
+        An answer with one match: its `name` is None where the claim is rejected.
+
+    Raises:
+        ValueError: another network, an unknown name, or a gallery without calibration.
+    """
+    check_network(gallery, net)
+    check_name(gallery, name)
+    if gallery.calibration is None:
+        raise ValueError(
+            "this gallery has no threshold to accept or reject by: `calibrate` it first"
+        )
+    rows = [r for r, reference in enumerate(gallery.references) if reference.name == name]
+    references = tuple(gallery.references[r] for r in rows)
+    part = dataclasses.replace(gallery, references=references, embeddings=gallery.embeddings[rows])
+    return identify(part, net, [probe], top=1)[0]
+
+
+def search(
+    gallery: Gallery, net: network_lib.Siamese, probe: pictures.Picture, top: int = 10
+) -> list[Match]:
+    """The references nearest to a picture, best first.
+
+    Raises:
+        ValueError: another network, a gallery without names, or `top` below 1.
+    """
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
+    row = score(gallery, net, [probe])[0]
+    return [_match(gallery, row, place) for place in np.argsort(-row, kind="stable")[:top]]
+
+
+def compare(
+    net: network_lib.Siamese,
+    first: pictures.Picture,
+    second: pictures.Picture,
+    calibrated: calibration.Calibration | None = None,
+) -> Comparison:
+    """How alike two pictures are.
+
+    The dissimilarity is the distance of the embeddings (see `Comparator.distances`) where the
+    network's comparator goes by one, and minus the score where it does not; it falls where the score
+    rises.
+
+    Args:
+        net: the network.
+        first: a picture.
+        second: another one.
+        calibrated: of this network, for the probability.
+    """
+    h = scoring.embed(net, [first, second])
+    value = float(scoring.score(net, h[:1], scoring.References(h[1:]))[0, 0])
+    head = net.model.head
+    dissimilarity = -value
+    if head.falls_with_distance:
+        dissimilarity = float(head.distances(h[:1], h[1:])[0])
+    probability = None if calibrated is None else float(calibrated.probability(value))
+    return Comparison(dissimilarity, value, probability)
+
+
+def score(
+    gallery: Gallery, net: network_lib.Siamese, probes: Sequence[pictures.Picture]
+) -> np.ndarray:
+    """Scores of every probe with every reference: (Q, R) float64.
+
+    Raises:
+        ValueError: another network, or a gallery without names.
+    """
+    check_network(gallery, net)
+    if not gallery.references:
+        raise ValueError("the gallery holds no names: `enrol` some first")
+    return scoring.score(net, scoring.embed(net, probes), gallery.scored)
+
+
+def _threshold(gallery, references: int) -> tuple[float | None, bool]:
+    """The threshold for the best of so many references, and whether its rate was shown."""
+    calibrated = gallery.calibration
+    if calibrated is None:
+        return None, False
+    return calibrated.threshold(references), references <= calibrated.max_references
+
+
+def _match(gallery, row, place) -> Match:
+    value, calibrated = float(row[place]), gallery.calibration
+    probability = None if calibrated is None else float(calibrated.probability(value))
+    reference = gallery.references[place]
+    return Match(reference.name, value, probability, reference)

@@ -1,0 +1,91 @@
+"""What a score of two drawings means: a calibration on alphabets that the network was not trained on.
+
+It comes with the package for the network that comes with it, and is made for any other by
+`launch/demo.py --calibrate`. It is made of Omniglot's validation alphabets, each image put through
+`drawing.to_omniglot` as a drawing on the page is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from siamese_jax.data import loading
+from siamese_jax.data.image_set import ImageSet
+from siamese_jax.inference import network
+from siamese_jax.recognition import drawing, gallery
+from siamese_jax.recognition.calibration import Calibration
+
+RATE = 0.05  # false-accept rate: how often an untaught symbol may be named
+FOLDER = pathlib.Path(__file__).parent / "calibrations"
+
+
+def redraw(images: ImageSet) -> ImageSet:
+    """Every image of a set of kind `ink` put through `drawing.to_omniglot`."""
+    drawn = [drawing.to_omniglot(image[..., 0] / np.float32(255)) for image in images.images[:]]
+    name = f"{images.name}, redrawn"
+    return dataclasses.replace(images, images=np.stack(drawn)[..., None], name=name)
+
+
+def make(net: network.Siamese, archives: str | os.PathLike | None, rate: float = RATE) -> Calibration:
+    """Calibrates a network on Omniglot's validation alphabets.
+
+    Args:
+        net: a network of kind `ink`.
+        archives: the folder with Omniglot's archives; None where it is prepared.
+        rate: false-accept rate to allow.
+    """
+    validation = loading.load({"name": "omniglot", "archives": archives and str(archives)}).validation
+    return gallery.calibrate(gallery.empty(net), net, redraw(validation), rate).calibration
+
+
+def write(path: str | os.PathLike, net: network.Siamese, calibration: Calibration) -> None:
+    """Writes a calibration as JSON, with the fingerprint of its network."""
+    content = {"network": gallery.network_fingerprint(net)} | dataclasses.asdict(calibration)
+    pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: str | os.PathLike, net: network.Siamese) -> Calibration:
+    """Reads a calibration.
+
+    Raises:
+        ValueError: no such file, a damaged one, or one of another network.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        fingerprint = content.pop("network")
+        thresholds = tuple((int(n), float(t)) for n, t in content["thresholds"])
+        calibration = Calibration(**{**content, "thresholds": thresholds})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no calibration can be read ({type(error).__name__})") from None
+    if fingerprint != gallery.network_fingerprint(net):
+        raise ValueError(
+            f"{path} is a calibration of another network than {net.name}: make one with --calibrate"
+        )
+    return calibration
+
+
+def describe(calibration: Calibration) -> str:
+    """One line on what was calibrated and how well it holds on the characters held back."""
+    held = calibration.held
+    one, five = calibration.threshold(1), calibration.threshold(5)
+    return (
+        f"{calibration.source}: {calibration.classes} characters, false-accept rate "
+        f"{calibration.rate:g}: threshold {one:.2f} for one reference, {five:.2f} for five; on "
+        f"{held['classes']} characters held back one reference is falsely accepted in "
+        f"{100 * held['false_accepts']:.1f} %, falsely rejected in {100 * held['false_rejects']:.1f} %"
+    )
+
+
+def find(net: network.Siamese) -> Calibration | None:
+    """The calibration that comes with the package for this network, or None."""
+    for path in sorted(FOLDER.glob("*.json")):
+        try:
+            return read(path, net)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,275 @@
+"""Figures of numbers: training, accuracy against N, ROC, reliability."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation.protocols import Result
+from siamese_jax.reporting.drawing import (
+    BASELINE,
+    LIGHT,
+    MODEL,
+    MUTED,
+    OTHER,
+    PERCENT,
+    RIGHT,
+    RULE,
+    TEXT,
+    WIDTH,
+    WRONG,
+    charts,
+    styled,
+    write_beside,
+    write_ends,
+)
+
+
+@styled
+def training_figure(
+    rows: Sequence[Mapping],
+    train_label: str,
+    validation_label: str,
+    loss_unit: str = "nats",
+    margin: float | None = None,
+) -> Figure:
+    """Loss, training accuracy and validation accuracy against the step.
+
+    If the run has logged them, there are also the loss and accuracy of validation pairs, the mean
+    distances of same and of different pairs (below the loss), and the share of active triplets.
+
+    Args:
+        rows: of `metrics.jsonl`, in order.
+        train_label: what the training accuracy is of.
+        validation_label: what the validation accuracy is of.
+        loss_unit: of the loss.
+        margin: a distance to mark among the distances.
+    """
+    train = [row for row in rows if row["phase"] == "train"]
+    validation = [row for row in rows if row["phase"] == "validation"]
+    has_distances = bool(train) and "distance_same" in train[0]
+    figure = Figure(figsize=(WIDTH, 4.6 if has_distances else 3.1), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.04, wspace=0.06)
+    left, right = ("loss", "accuracy"), ("distance", "accuracy")
+    parts = figure.subplot_mosaic([left, right] if has_distances else [left])
+    steps = [r["step"] for r in train]
+    parts["loss"].set_title(f"Training loss ({loss_unit})")
+    parts["loss"].plot(steps, [r["loss"] for r in train], color=MODEL)
+    parts["loss"].set_ylim(bottom=0)
+    paired = [row for row in validation if "pair_loss" in row]
+    if paired:
+        at, values = [r["step"] for r in paired], [r["pair_loss"] for r in paired]
+        parts["loss"].set_title(f"Loss ({loss_unit})")
+        parts["loss"].plot(at, values, color=BASELINE, linestyle=(0, (4, 2)))
+        ends = [(at[-1], values[-1], "validation pairs", BASELINE)]
+        if train:
+            ends.append((steps[-1], train[-1]["loss"], "training", MODEL))
+        write_ends(parts["loss"], ends)
+    if has_distances:
+        axes = parts["distance"]
+        axes.set_title("Mean distance of training pairs")
+        ends = []
+        for label, colour in (("different", WRONG), ("same", RIGHT)):
+            values = [r[f"distance_{label}"] for r in train]
+            axes.plot(steps, values, color=colour)
+            ends.append((steps[-1], values[-1], label, colour))
+        axes.set_ylim(0, 1.05 * max(*axes.get_ylim()[1:], margin or 0))
+        if margin is not None:
+            axes.axhline(margin, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+            write_beside(axes, steps[0], 0.95 * margin, "margin", MUTED, 4)
+        write_ends(axes, ends)
+    axes = parts["accuracy"]
+    axes.set_title("Accuracy")
+    lines = [(train, "accuracy", train_label, OTHER, "-", "")]
+    if train and "active" in train[0]:
+        lines.append((train, "active", "active triplets", BASELINE, (0, (4, 2)), ""))
+    if paired:
+        lines.append((paired, "pair_accuracy", "validation pairs", BASELINE, (0, (4, 2)), ""))
+    lines.append((validation, "accuracy", validation_label, MODEL, "-", "o"))
+    ends = []
+    for part, name, label, colour, style, marker in lines:
+        if part:
+            at, values = [r["step"] for r in part], [r[name] for r in part]
+            axes.plot(at, values, color=colour, linestyle=style, marker=marker, markersize=4)
+            ends.append((at[-1], values[-1], label, colour))
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.set_ylim(0, 1.02)
+    for part in parts.values():
+        part.set_xlabel("step")
+        part.set_xlim(left=0)
+        part.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if has_distances:  # the same steps as those of the distances below
+        parts["loss"].set_xlabel("")
+    if validation:
+        best = max(validation, key=lambda r: r["accuracy"])
+        axes.axvline(best["step"], color=MODEL, linewidth=0.9, linestyle=(0, (4, 3)))
+        write_beside(axes, best["step"], 0.05, f"best: step {best['step']}", MODEL, -4)
+    write_ends(axes, ends)
+    return figure
+
+
+@styled
+def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """Training losses of several runs against the step, and log 2, the loss of guessing.
+
+    Args:
+        lines: a label and (step, loss in nats) of each. Lines share a colour if their labels are the
+            same up to the first comma.
+    """
+    figure, axes = charts(1, 1, 4.0)
+    axes.set_title("Training loss (nats)")
+    families = list(dict.fromkeys(label.partition(",")[0] for label, _ in lines))
+    alone = len(families) == len(lines)
+    colours = (MODEL, OTHER, RIGHT, WRONG, MUTED)
+    styles = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (1, 2)), (0, (6, 2, 1, 2)))
+    ends, seen = [], {}
+    for label, points in lines:
+        family = families.index(label.partition(",")[0])
+        place = family // len(colours) if alone else seen.get(family, 0)
+        seen[family] = place + 1
+        colour, style = colours[family % len(colours)], styles[place % len(styles)]
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, color=colour, linestyle=style)
+        ends.append((steps[-1], values[-1], label, colour))
+    axes.axhline(np.log(2), color=BASELINE, linewidth=0.9, linestyle=(0, (1, 2)))
+    axes.set_xlabel("step")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    last = max((end[0] for end in ends), default=1)
+    write_ends(axes, [*ends, (last, np.log(2), "log 2", MUTED)])
+    return figure
+
+
+@styled
+def curve_figure(lines: Sequence[tuple[str, Sequence[Result]]]) -> Figure:
+    """Accuracy against the number of classes N: filled points within alphabets, rings between.
+
+    Args:
+        lines: a label and the results at each N. The third line and later ones are grey.
+    """
+    figure, axes = charts(1, 1, 4.0)
+    colours = (MODEL, OTHER, *(BASELINE, LIGHT) * len(lines))
+    ends, largest = [], max(r.n_way for _, results in lines for r in results)
+    for (label, results), colour in zip(lines, colours, strict=False):
+        results = sorted(results, key=lambda r: r.n_way)
+        for within in (True, False):  # tasks of different difficulty: no line joins them
+            part = [r for r in results if r.scope.startswith("within") == within]
+            n_ways, values = [r.n_way for r in part], [r.accuracy for r in part]
+            low, high = [r.wilson[0] for r in part], [r.wilson[1] for r in part]
+            axes.fill_between(n_ways, low, high, color=colour, alpha=0.15, linewidth=0)
+            filled = colour if within else "white"
+            axes.plot(n_ways, values, "o-", color=colour, markersize=4.5, markerfacecolor=filled)
+        ends.append((results[-1].n_way, results[-1].accuracy, label, colour))
+    n = np.linspace(1, largest, 200)
+    axes.plot(n, 1 / n, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+    axes.set_title("Accuracy of N-way trials")
+    axes.set_xlabel("N, classes to choose from")
+    axes.set_xlim(0, largest * 1.01)
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.set_xticks([1, *range(5, largest + 1, 5)] if largest >= 10 else range(1, largest + 1))
+    write_ends(axes, ends)
+    return figure
+
+
+@styled
+def roc_figure(results: Sequence[Result]) -> Figure:
+    """The ROC of each system, and the scores of the first one's same and different pairs.
+
+    Args:
+        results: of one list of pairs, the network's first.
+    """
+    figure, (left, right) = charts(1, 2, 4.3)
+    left.plot([0, 1], [1, 0], color=RULE, linewidth=1.2)
+    colours = (MODEL, *(BASELINE, LIGHT) * len(results))
+    for place, (result, colour) in enumerate(zip(results, colours, strict=False)):
+        fpr, tpr, _ = metrics.roc(result.scores, result.trials.labels)
+        left.plot(*_thinned(fpr, tpr), color=colour)
+        eer = result.figures["eer"]
+        left.plot(eer, 1 - eer, marker="o", markersize=6, color=colour, markerfacecolor="white")
+        text = f"{result.system}\nAUC {result.figures['auc']:.4f}, EER {100 * eer:.2f} %"
+        below = 0.4 - 0.14 * place  # an area without curves better than chance
+        left.text(0.98, below, text, color=colour, ha="right", va="top", fontweight="bold")
+    left.set_title("True accept rate")
+    left.set_xlabel("false accept rate")
+    left.set_xlim(-0.01, 1)
+    left.set_ylim(0, 1.02)
+    left.set_aspect("equal")
+    for axis in (left.xaxis, left.yaxis):
+        axis.set_major_formatter(PERCENT)
+
+    first = results[0]
+    finite = np.isfinite(first.scores)
+    scores, same = first.scores[finite], first.trials.labels[finite] == 1
+    if len(scores):
+        bins = np.linspace(scores.min(), max(scores.max(), scores.min() + 1e-6), 51)
+        tallest = 0.0
+        for chosen, label, colour in ((~same, "different", WRONG), (same, "same", RIGHT)):
+            shares = np.histogram(scores[chosen], bins)[0] / max(chosen.sum(), 1)
+            right.stairs(shares, bins, fill=True, color=colour, alpha=0.18)
+            right.stairs(shares, bins, color=colour, linewidth=1.5)
+            at = int(shares.argmax())
+            right.text(
+                (bins[at] + bins[at + 1]) / 2,
+                shares[at],
+                label,
+                color=colour,
+                ha="center",
+                va="bottom",
+                fontweight="bold",
+            )
+            tallest = max(tallest, shares[at])
+        right.axvline(first.figures["threshold"], color=TEXT, linewidth=1, linestyle=(0, (4, 3)))
+        write_beside(right, first.figures["threshold"], tallest * 1.1, "threshold", TEXT, 4)
+        right.set_ylim(0, tallest * 1.15)
+    right.set_title(f"Share of pairs by score, {first.system}")
+    right.set_xlabel("score (higher: more alike)")
+    right.yaxis.set_major_formatter(PERCENT)
+    right.xaxis.get_major_formatter().set_useOffset(False)
+    right.xaxis.set_major_locator(MaxNLocator(6))
+    right.grid(visible=False)
+    return figure
+
+
+@styled
+def reliability_figure(panels: Sequence[tuple[str, Result]]) -> Figure:
+    """The share of same pairs against the probability of "same", one panel a list of pairs.
+
+    Args:
+        panels: title and result, whose figures have the `slope` and `offset` of the probability.
+    """
+    figure, axes_row = charts(1, 2, 3.4)
+    for axes, panel in itertools.zip_longest(axes_row, panels[:2]):
+        if panel is None:
+            axes.remove()
+            continue
+        title, result = panel
+        axes.set_title(f"Share of same pairs, {title}")
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+        f = result.figures
+        with np.errstate(invalid="ignore"):
+            logits = f["slope"] * result.scores + f["offset"]
+        points = metrics.reliability_bins(logits, result.trials.labels)
+        axes.plot(*points, "o-", color=MODEL, markersize=4.5, linewidth=1)
+        text = f"error {100 * f['reliability_error']:.1f} points\nlog loss {f['log_loss']:.3f} nats"
+        axes.text(0.98, 0.04, text, color=MODEL, ha="right", va="bottom", fontweight="bold")
+        axes.set_xlabel("probability of “same”")
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_aspect("equal")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PERCENT)
+    return figure
+
+
+def _thinned(fpr: np.ndarray, tpr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points of a curve that differ in a picture."""
+    cell = np.rint(1000 * np.stack([fpr, tpr], 1))
+    keep = np.append(True, (np.diff(cell, axis=0) != 0).any(1))
+    keep[-1] = True
+    return fpr[keep], tpr[keep]

@@ -1,0 +1,156 @@
+"""The section of all results in one table, and beside published figures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from siamese_jax.evaluation.protocols import Result
+from siamese_jax.reporting import page, published
+from siamese_jax.reporting.inputs import ReportInputs
+from siamese_jax.reporting.wording import capital, count, interval, percent
+
+
+def results(inputs: ReportInputs) -> str:
+    """Every result in one table, and published figures where the trials are the same."""
+    head = ("System", "Accuracy", "", "Wilson 95 %", "Bootstrap 95 %", "Position bias", "Ties")
+    head += ("Asymmetry", "Not finite")
+    groups, unknown = {}, {}
+    for key in [key for key in inputs.network_results if not key.startswith("curve/")]:
+        for r in inputs.of_protocol(key):
+            groups.setdefault(_trials_line(inputs, r), []).append(
+                (inputs.is_network(r), _result_cells(inputs, r))
+            )
+            if np.isnan(r.accuracy):
+                name = capital(inputs.protocol_title(r))
+                notes = [x for x in r.figures["notes"] if x.startswith("1 %") and "test set" in x]
+                unknown[name] = f"{name} has no accuracy (–): {'; '.join(notes)}."
+    rows = [row for heading, members in groups.items() for row in (heading, *members)]
+    parts = [
+        page.table(head, rows, numbers=(1, *range(3, 9))),
+        *(page.note(text) for text in unknown.values()),
+        page.note(
+            f"In an N-way trial the system names one {inputs.noun} among N classes, each represented "
+            f"by one {inputs.noun} or more. For pairs, the accuracy is the share that is rightly "
+            "called same or different. For retrieval it is recall at 1. For an open set it is the "
+            "detection-and-identification rate at 1 % false alarms."
+        ),
+        page.note(
+            "Wilson’s interval treats trials as independent. The bootstrap draws whole groups (runs, "
+            f"alphabets or classes), because trials of one group share {inputs.noun}s. Both can be too "
+            "narrow: Wilson’s where trials depend on each other, the bootstrap where groups are few. "
+            "Results with the same hash are on the same trials."
+        ),
+        page.note(
+            "Four columns show whether a system is broken. Position bias: by how many points the most "
+            "favoured of the N positions is answered more often than it is right; a few points are "
+            "chance where trials are few. Ties: trials whose highest score is shared; the credit is "
+            "shared too. Asymmetry: the largest difference of score(a, b) and score(b, a). Not finite: "
+            "scores that are not a number; they count as chance."
+        ),
+    ]
+    if inputs.is_omniglot and "official" in inputs.network_results:
+        parts += ["<h3>Beside published figures: official 20 runs</h3>", _published_runs(inputs)]
+    between = inputs.network_results.get("between")
+    by_characters = inputs.config.data.get("split") == "vinyals" and not inputs.on_other_data
+    if by_characters and between and between.n_way == 20 and between.k_shot in (1, 5):
+        title = f"between alphabets, 20-way {between.k_shot}-shot"
+        parts += [
+            f"<h3>Beside published figures: {title}</h3>",
+            _published_between(inputs, between),
+        ]
+    return "\n".join(parts)
+
+
+def _trials_line(inputs: ReportInputs, result: Result) -> str:
+    """The protocol, trials and hash of a result, in one line."""
+    groups = count(len(result.per_group), result.grouped_by)
+    number_of, f = f"{result.num_trials:,}", result.figures
+    if result.name == "retrieval":
+        what = f"{number_of} queries {result.scope}"
+    elif result.name == "open_set":
+        what = (
+            f"{result.scope}, {result.k_shot}-shot, {number_of} probes of them and "
+            f"{f['num_impostors']:,} of others"
+        )
+    elif result.n_way:
+        what = f"{result.n_way}-way {result.k_shot}-shot, {number_of} trials"
+    else:
+        what = f"{result.scope}, {number_of} pairs"
+    if result.shot_aggregation is not None:
+        what += f", shots aggregated by {result.shot_aggregation}"
+    name = capital(inputs.protocol_title(result))
+    return f"{name}: {what}, bootstrap over {groups}, hash {result.trial_hash}"
+
+
+def _result_cells(inputs: ReportInputs, result: Result) -> tuple[str, ...]:
+    checks = result.diagnostics
+    return (
+        result.system,
+        percent(result.accuracy),
+        _bar(result.accuracy, inputs.is_network(result)),
+        interval(result.wilson),
+        interval(result.bootstrap),
+        f"{100 * checks['position_bias']:+.1f}" if "position_bias" in checks else "–",
+        percent(checks["tied_trials"]) if "tied_trials" in checks else "–",
+        "–" if checks["asymmetry"] is None else f"{checks['asymmetry']:.2g}",
+        f"{checks['nonfinite_scores']:,}",
+    )
+
+
+def _published_runs(inputs: ReportInputs) -> str:
+    """The official runs beside published figures."""
+    rows = [_measured(inputs, r) for r in inputs.of_protocol("official")]
+    rows += [
+        (value, f"{value:.1f}\N{NO-BREAK SPACE}%", name, "", source, False)
+        for name, value, source in published.RUNS
+    ]
+    notes = [
+        "One error of 400 is 0.25 points. Published figures are as their sources give them, or 100 % "
+        "less the error that they give.",
+        published.RUNS_NOTE,
+    ]
+    if inputs.on_other_data:
+        notes.append(
+            f"Those systems were trained on Omniglot, this one on {inputs.data.train.name}."
+        )
+    return _ranking(rows) + "".join(page.note(note) for note in notes)
+
+
+def _published_between(inputs: ReportInputs, between: Result) -> str:
+    rows = [_measured(inputs, between)]
+    for name, by_shots, source in published.BETWEEN:
+        value = by_shots[between.k_shot]
+        rows.append((value, f"{value:.1f}\N{NO-BREAK SPACE}%", name, "", source, False))
+    return _ranking(rows) + page.note(
+        "The published figures are on their authors’ own splits, with 1,200 characters to train on and "
+        "423 to test, and on other trials. The order of the rows is no ranking."
+    )
+
+
+def _measured(inputs: ReportInputs, result: Result) -> tuple:
+    share = result.accuracy
+    return (
+        100 * share,
+        percent(share),
+        result.system,
+        interval(result.wilson),
+        "measured here",
+        inputs.is_network(result),
+    )
+
+
+def _ranking(rows: list[tuple]) -> str:
+    """Rows are: value in %, its text, system, interval, source, whether it is this run."""
+    rows = sorted(rows, key=lambda row: -row[0])
+    return page.table(
+        ("System", "Accuracy", "", "Wilson 95 %", "Source"),
+        [
+            (stressed, (system, text, page.bar(value / 100, stressed), limits, source))
+            for value, text, system, limits, source, stressed in rows
+        ],
+        numbers=(1, 3),
+    )
+
+
+def _bar(share: float, stressed: bool) -> str:
+    return "" if np.isnan(share) else page.bar(share, stressed)

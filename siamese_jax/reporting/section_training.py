@@ -1,0 +1,103 @@
+"""The sections on training: loss and accuracy against the step, and a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from siamese_jax.reporting import page
+from siamese_jax.reporting.inputs import ReportInputs
+from siamese_jax.reporting.wording import listed, side_name
+
+
+def learning(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
+    """Loss and accuracies against the step."""
+    if "learning" not in figures:
+        return page.note("The run has logged nothing yet.")
+    config = inputs.config
+    warped = f"; warped {inputs.noun}s" if config.augment.distort else ""
+    caption = (
+        f"Left: training loss, each point the mean of {config.log_every} steps. Right: accuracy on the "
+        f"training task ({_training_task(inputs)}{warped}), and on {config.eval.num_trials:,} "
+        f"{config.eval.n_way}-way trials of the validation classes. The two tasks differ, so only their "
+        "trends can be compared. The checkpoint was chosen by validation, without the test classes."
+    )
+    logged = next((row for row in inputs.log_rows if row["phase"] == "train"), {})
+    if "distance_same" in logged:
+        caption += (
+            " Below the loss: the mean Euclidean distance of same and of different pairs of a batch. "
+            "Both are zero in a network that has collapsed."
+        )
+    if "active" in logged:
+        caption += " A triplet is active while its loss is above zero."
+    return page.figure_of(
+        figures["learning"], "Training loss and accuracies against the step", caption
+    )
+
+
+def _training_task(inputs: ReportInputs) -> str:
+    """The task that the training accuracy is of."""
+    objective = inputs.config.objective
+    if objective.name == "contrastive":
+        return "same or different, by a distance below half of the margin"
+    if objective.name == "triplet":
+        return "whether the positive of a mined triplet is nearer than its negative"
+    if objective.name == "info_nce":
+        among = "batch" if objective.contrast == "batch" else "episode"
+        return (
+            f"to match each {inputs.noun} of one side with its class on the other, in the whole "
+            f"{among}"
+        )
+    if objective.name in ("prototypical", "matching"):
+        return (
+            f"to name each {inputs.noun} among the {objective.n_way} classes of its episode, each with "
+            f"{objective.k_shot}-shot support"
+        )
+    if objective.name == "classifier":
+        return f"to name the training class of each {inputs.noun}"
+    return "same or different"
+
+
+def batch(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
+    """The first training batch of the run."""
+    config, train = inputs.config, inputs.data.train
+    if "training" not in figures:
+        return page.note(
+            "The network sees vectors. Each feature is standardised to mean 0 and standard deviation 1 "
+            "over the training part. There are no pictures to show."
+        )
+    name = config.objective.name
+    symmetries = (
+        "" if config.objective.symmetries == "none" else " Classes may be turned or mirrored."
+    )
+    warped = " Each picture has its own warp." if config.augment.distort else " None is warped."
+    if "n_way" in config.objective:
+        sides = [side_name(side) for side in range(inputs.training.images_per_class)]
+        columns = "Each column shows one class by different pictures."
+        if train.kind == "ink" and train.num_alphabets > 1:
+            columns = (
+                "All characters of an episode are of one alphabet. Each column shows one character, on "
+                f"the sides {listed(sides)} by different drawers."
+            )
+        same, different = "are of the same class", "are of different classes"
+        if name == "info_nce":
+            same, different = f"{same} (label 1)", f"{different} (label 0)"
+        elif name == "triplet":
+            same, different = "are anchor and positive", "are anchor and negative"
+        elif name in ("prototypical", "matching"):
+            different += ". Each side is the query once, with the others as its support set"
+        caption = (
+            f"Episodes of the run’s first batch. {columns} Two pictures in one column {same}, any other "
+            f"two {different}."
+        )
+    elif name == "classifier":
+        caption = "Pictures of the run’s first batch with the names of their training classes."
+        if symmetries:
+            symmetries = " Each turn or mirror image of a class is a class of its own."
+    else:
+        caption = "Pairs of the run’s first batch with their labels, 1 = same."
+    caption += symmetries + warped
+    return page.figure_of(
+        figures["training"], "Training pictures as the network sees them", caption
+    )

@@ -1,0 +1,41 @@
+"""Files that are replaced at once: whoever reads sees the old file or the new one, never a part."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import stat
+import tempfile
+from collections.abc import Callable
+from typing import BinaryIO
+
+
+def replace_file(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file beside `path`, flushes it to disk and moves it to `path`.
+
+    A file that is already there gives its mode to the new one. A link is replaced, never followed.
+
+    Args:
+        path: of the file, in a folder that exists.
+        write: writes the content to the stream that it is given.
+    """
+    path = pathlib.Path(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as side:
+        part = pathlib.Path(side) / path.name
+        with open(part, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.is_file() and not path.is_symlink():
+            part.chmod(stat.S_IMODE(path.stat().st_mode))
+        os.replace(part, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def replace_text(path: str | os.PathLike, text: str) -> None:
+    """`replace_file` with text in UTF-8."""
+    replace_file(path, lambda file: file.write(text.encode()))

@@ -1,0 +1,280 @@
+"""What a config describes, built once: data, network, objective, optimiser, augmentation, devices.
+
+Training, evaluation, the search, ablations, benchmarks and reports all start from here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+from siamese_jax.data import augment, loading
+from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation import trials
+from siamese_jax.inference import network
+from siamese_jax.inference.devices import Devices
+from siamese_jax.models import siamese
+from siamese_jax.models.comparators import COMPARATORS
+from siamese_jax.training import host_feed, objectives, optim, sampling, step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """The parts of a training run. Make it with `from_config`.
+
+    Each part is built when it is first asked for, and kept. Nothing is compiled before a step is called.
+
+    Attributes:
+        config: see `configs/`.
+        data: the image sets, at any image size. `train_set` and `validation_set` have the config's.
+        devices: where the steps run.
+    """
+
+    config: ml_collections.ConfigDict
+    data: loading.Data
+    devices: Devices
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ml_collections.ConfigDict | Mapping,
+        *,
+        data: loading.Data | None = None,
+        devices: Devices | None = None,
+    ) -> Experiment:
+        """Builds the parts of a config and checks that they go together.
+
+        Args:
+            config: see `configs/`; a plain dict will do.
+            data: the config's data if they are loaded already, at any image size; None loads them.
+            devices: where the steps run; None: as `config.num_devices` says.
+
+        Raises:
+            ValueError: settings that do not go together, or that do not go with the data.
+        """
+        if not isinstance(config, ml_collections.ConfigDict):
+            config = ml_collections.ConfigDict(config).lock()
+        check_config(config)
+        if devices is None:
+            devices = Devices(config.num_devices)
+        optim.build(config.optim, config.num_steps)  # a mistake here should not wait for the data
+        if data is None:
+            data = loading.load(config.data)
+        experiment = cls(config, data, devices)
+        needed = experiment.objective.images_per_class
+        _ = experiment.model
+        check_data(config, data.train, experiment.image_shape, needed)
+        return experiment
+
+    @functools.cached_property
+    def tx(self) -> optax.GradientTransformation:
+        """The optimiser."""
+        return optim.build(self.config.optim, self.config.num_steps)
+
+    @functools.cached_property
+    def objective(self) -> objectives.Objective:
+        """What a training step draws, and its loss."""
+        train = self.data.train
+        largest = int(train.alphabet_count.max())
+        return objectives.build(self.config.objective, largest, train.num_classes)
+
+    @functools.cached_property
+    def model(self) -> siamese.SiameseNet:
+        """The network, with the softmax layer if the objective trains one."""
+        return siamese.build(
+            self.config.model, self.image_shape, self.devices.axis_name, self.objective.classes
+        )
+
+    @functools.cached_property
+    def augmentation(self) -> dict:
+        """Keyword arguments of `augment.augment`, all but the fill."""
+        return augment.build(self.config.augment)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the network's input."""
+        height, width, channels = self.data.train.image_shape
+        height, width = self.config.data.get("image_size") or (height, width)
+        return height, width, channels
+
+    @property
+    def kind(self) -> str:
+        """`ink`, `photo` or `vector`: see `ImageSet`."""
+        return self.data.train.kind
+
+    @property
+    def fill(self) -> str:
+        """What a warp reads outside of an image: see `ImageSet.fill`."""
+        return self.data.train.fill
+
+    @functools.cached_property
+    def train_set(self) -> ImageSet:
+        """The training images at the network's size."""
+        return self.data.train.resized(*self.image_shape[:2])
+
+    @functools.cached_property
+    def validation_set(self) -> ImageSet:
+        """The validation images at the network's size."""
+        return self.data.validation.resized(*self.image_shape[:2])
+
+    @functools.cached_property
+    def index(self) -> sampling.SetIndex:
+        """What the objective samples from, with its fixed pairs if it has any."""
+        return objectives.make_index(self.config.objective, self.data.train, self.config.seed)
+
+    @functools.cached_property
+    def fed(self) -> bool:
+        """Whether the host feeds the images to the steps, instead of the devices holding them all."""
+        feed = self.config.get("feed", "auto")
+        return host_feed.from_host(feed, self.train_set.images, self.devices)
+
+    @functools.cached_property
+    def train_step(self) -> Callable:
+        """The compiled training step, see `step.make_train_step`."""
+        return step.make_train_step(
+            self.model,
+            self.tx,
+            self.objective,
+            self.augmentation,
+            self.fill,
+            self.devices,
+            self.fed,
+        )
+
+    @functools.cached_property
+    def validation_trials(self) -> trials.Trials:
+        """The one-shot trials on the validation images that choose the best checkpoint."""
+        fields = self.config.eval
+        settings = {"n_way": fields.n_way, "num_trials": fields.num_trials, "seed": fields.seed}
+        if fields.get("between"):
+            return trials.between_trials(self.validation_set, **settings)
+        return trials.within_trials(self.validation_set, skip_small=True, **settings)
+
+    @functools.cached_property
+    def validation_pairs(self) -> trials.VerificationPairs | None:
+        """The validation pairs whose loss is logged; None if `eval.num_pairs` is 0 or not there."""
+        fields = self.config.eval
+        if not fields.get("num_pairs", 0):
+            return None
+        return trials.verification_pairs(
+            self.validation_set, num_pairs=fields.num_pairs, seed=fields.seed
+        )
+
+    def parameter_shapes(self) -> dict:
+        """The tree of parameters as shapes and dtypes; nothing is computed.
+
+        Raises:
+            ValueError: the images do not fit the network.
+        """
+        images = jax.ShapeDtypeStruct((1, *self.image_shape), np.float32)
+        return jax.eval_shape(self.model.init, jax.random.key(0), images, images)["params"]
+
+    def init_state(self) -> step.TrainState:
+        """The state before the first step, a function of `config.seed` alone."""
+        return step.init_state(
+            self.model, self.tx, self.image_shape, self.config.seed, self.objective.metrics
+        )
+
+    def preview_batch(self, number: int = 0) -> tuple[object, np.ndarray]:
+        """The batch of training step `number` (from 0), see `step.preview_batch`."""
+        return step.preview_batch(
+            self.config.seed,
+            number,
+            self.train_set.images,
+            self.index,
+            self.objective,
+            self.augmentation,
+            self.fill,
+        )
+
+    def network(self, variables) -> network.Siamese:
+        """The network with these variables, replicated on the devices, ready for use."""
+        return network.bind(
+            self.config, variables, self.image_shape, self.kind, "model", self.devices
+        )
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Checks what can be checked without the data.
+
+    Raises:
+        ValueError: settings that do not go together.
+    """
+    if config.eval.every % config.log_every:
+        raise ValueError(
+            f"eval.every = {config.eval.every} must be a multiple of log_every = {config.log_every}"
+        )
+    if config.num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {config.num_steps}")
+    objective, comparator = config.objective, config.model.comparator
+    by_distance = tuple(name for name, cls in COMPARATORS.items() if cls.falls_with_distance)
+    if objectives.learns_distances(objective.name) and comparator not in by_distance:
+        raise ValueError(
+            f"objective {objective.name!r} learns distances and would leave the comparator "
+            f"{comparator!r} untrained: set model.comparator to one of {by_distance}"
+        )
+    copies = objective.get("copies", 0)
+    if objective.get("pairs") and config.augment.distort != bool(copies):
+        raise ValueError(
+            f"augment.distort = {config.augment.distort} with objective.copies = {copies}: of fixed "
+            "pairs the copies are distorted, and nothing else; set both or neither"
+        )
+    if config.model.get("context_steps", 0) and objective.name != "matching":
+        raise ValueError(
+            f"model.context_steps goes with the objective 'matching', not {objective.name!r}"
+        )
+
+
+def check_data(
+    config: ml_collections.ConfigDict,
+    train_set: ImageSet,
+    image_shape: tuple[int, int, int],
+    images_per_class: int,
+) -> None:
+    """Checks that the objective and the augmentation go with the training images.
+
+    Args:
+        config: see `configs/`.
+        train_set: the training images.
+        image_shape: (H, W, C) to which they are resized.
+        images_per_class: fewest images that the objective needs of a class.
+
+    Raises:
+        ValueError: they do not.
+    """
+    objective = config.objective
+    if train_set.class_count.min() < images_per_class:
+        smallest = int(train_set.class_count.argmin())
+        raise ValueError(
+            f"class {train_set.class_names[smallest]!r} has {train_set.class_count[smallest]} "
+            f"image(s): the objective {objective.name!r} needs {images_per_class} of each class"
+        )
+    if train_set.num_classes < 2:
+        raise ValueError(f"{train_set.name!r} has one class: a different pair needs two")
+    if train_set.kind == "vector" and config.augment.distort:
+        raise ValueError(
+            "augment.distort = True warps pictures, and these are vectors: set it to False"
+        )
+    smallest = train_set.alphabet_count.min()
+    height, width, _ = image_shape
+    if height != width or train_set.kind != "ink":
+        needs = f"needs square images of kind ink; these are {height} x {width}, {train_set.kind}"
+        if objective.symmetries != "none":
+            raise ValueError(
+                f"objective.symmetries = {objective.symmetries!r} {needs}: set "
+                "objective.symmetries to 'none'"
+            )
+        if objective.get("pad_with_symmetries") and smallest < objective.n_way:
+            raise ValueError(
+                f"objective.pad_with_symmetries, with an alphabet of {smallest} classes for "
+                f"{objective.n_way} ways, turns images and {needs}: set "
+                "objective.pad_with_symmetries to False"
+            )
+    if objective.get("negatives") == "same_alphabet" and smallest < 2:
+        raise ValueError("objective.negatives = 'same_alphabet' needs two classes an alphabet")
