@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from siamese_jax.data import folder
-from siamese_jax.data.image_set import resize_images
+from siamese_jax.data.image_set import as_kind, resize_images
 from siamese_jax.evaluation import trials
 
 
@@ -64,8 +64,7 @@ def read_pairs(
             picture = folder.read_picture(file, "L" if channels == 1 else "RGB")
         except ValueError as error:
             raise ValueError(f"{path}, line {lines[file]}: {error}") from None
-        picture = 255 - picture if kind == "ink" else picture
-        images[i] = resize_images(picture[None], height, width)[0]
+        images[i] = resize_images(as_kind(picture, kind)[None], height, width)[0]
     by_folder = len({claim.questioned.parent for claim in claims}) > 1
     group_of = [claim.questioned.parent if by_folder else claim.questioned for claim in claims]
     names, groups = np.unique([str(file) for file in group_of], return_inverse=True)

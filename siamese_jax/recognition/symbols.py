@@ -41,9 +41,9 @@ def prepare(net: Siamese) -> Siamese:
     def compare(variables, h1, h2):
         size = next((n for n in _SIZES if n >= len(h2)), len(h2))
         padded = np.concatenate([h2, np.repeat(h2[-1:], size - len(h2), 0)])
-        return net.compare_step(variables, h1, padded)[:, : len(h2)]
+        return net.one_shot_step(variables, h1, padded)[:, : len(h2)]
 
-    return dataclasses.replace(net, compare_step=compare)
+    return dataclasses.replace(net, one_shot_step=compare)
 
 
 def warm_up(net: Siamese, sizes: int = 2) -> None:
