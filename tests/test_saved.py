@@ -54,6 +54,11 @@ def results(data):
     }
 
 
+def write(folder, results):
+    with open(folder / saved.FILE, "wb") as file:
+        saved.write(file, results)
+
+
 def assert_same(a, b):
     assert type(a) is type(b)
     if isinstance(a, np.ndarray):
@@ -75,12 +80,11 @@ def assert_same(a, b):
 
 
 def test_what_is_read_is_what_was_written(results, data, tmp_path):
-    path = saved.write(tmp_path, {})
+    write(tmp_path, {})
     assert saved.read(tmp_path, data) == {}
-    assert saved.write(tmp_path, results) == path  # in place of the one before
+    write(tmp_path, results)
     again = saved.read(tmp_path, data)
     assert_same(again, results)
-    assert [x.name for x in tmp_path.iterdir()] == ["evaluation.npz"]
     kinds = {type(r.trials).__name__ for r in again["nan"].values()}
     assert kinds == {"Trials", "VerificationPairs", "Retrieval", "OpenSet"}
     one, other = again["projected"]["within"], again["pixel 1-NN"]["within"]
@@ -90,7 +94,7 @@ def test_what_is_read_is_what_was_written(results, data, tmp_path):
 
 
 def test_other_images_are_refused(results, data, tmp_path):
-    saved.write(tmp_path, results)
+    write(tmp_path, results)
     with pytest.raises(ValueError, match="'retrieval' was evaluated on other images|'within' was"):
         saved.read(tmp_path, dataclasses.replace(data, test=data.train))
     with pytest.raises(ValueError, match="'official' was evaluated on other images"):
