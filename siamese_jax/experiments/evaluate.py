@@ -267,7 +267,7 @@ def _save(request: EvaluationRequest, config, settings: Mapping, results: Result
     }
     if request.part == "test":
         path = pathlib.Path(request.workdir)
-        saved.write(path, results)
+        files.replace_file(path / saved.FILE, lambda file: saved.write(file, results))
         files.replace_text(path / "results.json", json.dumps(summary, indent=1) + "\n")
     if request.record:
         config, (training, evaluation) = workdir.without_places(config, [training, evaluation])
