@@ -230,6 +230,14 @@ def test_your_own_pictures_as_readme_has_it(desk):
     assert (desk / "runs" / "mine" / "report.html").exists()
     printed = [run(desk, words) for words in commands(block(README, "bash", "enrol anna"))]
     assert "nearest" in printed[-1] and re.search(r"anna|ben", printed[-1])
+    recognise = block(ROOT / "docs" / "recognition.md", "python", "identify")
+    for name, here in (
+        ("runs/faces", "runs/mine"),
+        ("a1.png", "anna.png"),
+        ("people", "my_pictures"),
+    ):
+        recognise = recognise.replace(name, here)
+    assert re.search(r"^(anna|unknown) [01]\.\d+$", run(desk, recognise).strip())
     export = block(ROOT / "docs" / "your-data.md", "python", "export")
     run(desk, export + "import siamese_jax\nsiamese_jax.load('mine.npz')\n")
 
