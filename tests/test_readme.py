@@ -196,6 +196,8 @@ def test_the_python_of_readme_prints_what_it_says(tmp_path):
 def test_the_python_of_docs_runs(tmp_path):
     printed = run(tmp_path, block(ROOT / "docs" / "evaluation.md", "python", "run_protocols"))
     assert re.search(r"^official 0\.\d+ of 400 .*\nwithin 0\.\d+ of 4000 ", printed), printed
+    printed = run(tmp_path, block(ROOT / "docs" / "your-data.md", "python", "train_and_evaluate"))
+    assert re.search(r"right: [01]\.\d+\nembeddings: \(10, 16\)", printed), printed
     run(tmp_path, block(ROOT / "docs" / "your-data.md", "python", "load_iris"))
     data = loading.load({"name": "vectors", "path": str(tmp_path / "iris.csv")})
     assert data.train.num_classes + data.validation.num_classes + data.test.num_classes == 3
