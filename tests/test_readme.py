@@ -104,7 +104,7 @@ def test_every_flag_and_field_of_a_command_is_there(words):
 
 def test_flags_and_fields_in_the_text_are_there():
     """`--flag` and `section.field` in running text, whatever the command."""
-    flags = {"quick", "quiet"}
+    flags = {"quick", *ABSL}
     for launcher in (ROOT / "launch").glob("*.py"):
         flags |= set(defined_flags(f"launch/{launcher.name}"))
     configs = [
@@ -138,7 +138,8 @@ def test_every_file_and_link_is_there():
             assert (ROOT / path).exists(), f"{page.name}: {path}"
         for path in set(re.findall(r"\bsiamese_jax/[\w/]+(?:\.py|/)", text)):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
-        for target in re.findall(r"\]\(([^)]+)\)", text):
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)]+)\)", prose):
             path, _, anchor = target.partition("#")
             other = page.parent / path if path else page
             assert other.exists(), f"{page.name}: {target}"
