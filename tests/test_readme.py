@@ -112,6 +112,7 @@ def test_flags_and_fields_in_the_text_are_there():
         for path in (ROOT / "configs").glob("*.py")
         if path.name != "recorded.py" and "get_config" in path.read_text()
     ]
+    configs.append(config_of("configs/koch2015.py:dense"))
     sections = "|".join(["data", "model", "objective", "augment", "optim", "eval"])
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
