@@ -254,6 +254,7 @@ def test_the_commands_of_readme_run(desk):
         words = [re.sub(r"^(--config=.*\.py)$", r"\1:smoke", word) for word in words]
         words = [word.replace("--trials=20", "--trials=2") for word in words]
         words += ["--dry_run"] if words[1] == "launch/ablate.py" else []
+        words += ["--n_way=5"] if words[1] == "launch/evaluate.py" else []
         words += ["--suite=recognition", "--nopeers"] if words[1] == "launch/benchmark.py" else []
         run(desk, words)
         seen.append(words[1])
