@@ -73,7 +73,8 @@ def planted():
 
 def test_confusions_by_hand(planted):
     """0 and 1 meet twice in run 0, once with either asked: 2 wrong. 1 and 2 meet twice in each
-    run: half an error by the tie. 1 and 3 meet twice in run 1: one error. 0-2 and 2-3: none."""
+    run: half an error by the tie. 1 and 3 meet twice in run 1: one error. 0-2 and 2-3: none.
+    """
     classes = make_set().classes
     assert count_confusions(planted, classes) == [(0, 1, 2.0, 2), (1, 3, 1.0, 2), (1, 2, 0.5, 4)]
 

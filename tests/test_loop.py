@@ -76,7 +76,7 @@ def programs():
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory, programs):
-    """name -> (config, workdir, summary) of the finished smoke run, made once."""
+    """Name -> (config, workdir, summary) of the finished smoke run, made once."""
     runs = {}
 
     def run(name):
