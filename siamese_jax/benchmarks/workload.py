@@ -117,6 +117,7 @@ class Workload:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the training images."""
         return self.data.train.image_shape
 
     @property

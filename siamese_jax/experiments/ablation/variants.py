@@ -123,6 +123,7 @@ class Variant:
 
     @property
     def name(self) -> str:
+        """What the variant changes, as tables print it."""
         return ", ".join(self.labels.values()) or "as configured"
 
     def run(self, seed: int) -> str:
