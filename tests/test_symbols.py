@@ -201,6 +201,7 @@ def test_teach_recognise_explain_remove_undo(site):
         ("GET", "/demo.html", None, 404, "Not Found"),
         ("GET", "/docs", None, 404, "Not Found"),
     ],
+    ids=[str(i) for i in range(14)],
 )
 def test_mistakes_are_told_in_one_line(site, method, path, body, status, words):
     call, file = site
