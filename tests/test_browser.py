@@ -178,7 +178,7 @@ def label_of(page, strokes):
 
 
 def taught(page):
-    return [element.text for element in page.all("#symbols b")]
+    return page.run("return [...document.querySelectorAll('#symbols b')].map((e) => e.textContent)")
 
 
 def test_teach_three_symbols_and_be_recognised(page, address):
