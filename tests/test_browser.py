@@ -96,6 +96,7 @@ class Page:
         from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
         canvas = self.find("#canvas")
+        self.run("arguments[0].scrollIntoView({block: 'center'})", canvas)
         side = canvas.size["width"]
         builder = ActionBuilder(self.driver, duration=4)
         for stroke in strokes:
