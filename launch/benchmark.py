@@ -24,6 +24,9 @@ siamese_jax.tune_cpu()
 _SUITE = flags.DEFINE_list(
     "suite", "training,embedding,convolution,input,oneshot,recognition", "What to measure."
 )
+_NETWORKS = flags.DEFINE_list(
+    "networks", "koch2015,quickstart,best", "What the suites training and embedding time."
+)
 _RECORD = flags.DEFINE_string("record", None, "JSON file for the figures.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Repeats of each case.")
 _REPEAT_SECONDS = flags.DEFINE_float("repeat_seconds", 0.3, "Least length of a repeat.", 0)
@@ -57,6 +60,7 @@ def main(argv):
         repetitions=2 if _SMOKE.value else _REPETITIONS.value,
         repeat_seconds=0.0 if _SMOKE.value else _REPEAT_SECONDS.value,
         seed=_SEED.value,
+        networks=tuple(_NETWORKS.value),
         batch=_BATCH.value,
         dtype=_DTYPE.value,
         peers=_PEERS.value,

@@ -380,6 +380,8 @@ def test_every_suite_runs_and_is_recorded(suite, tmp_path, capsys):
 def test_the_plan_is_checked():
     with pytest.raises(ValueError, match="unknown suite 'trainig'; did you mean training"):
         benchmarks.run(["trainig"], PLAN)
+    with pytest.raises(ValueError, match="unknown network 'kock2015'; did you mean koch2015"):
+        benchmarks.run(["training"], benchmarks.Plan(ROOT, networks=("kock2015",)))
     with pytest.raises(ValueError, match="batch even"):
         benchmarks.run(["input"], benchmarks.Plan(ROOT, batch=3))
 

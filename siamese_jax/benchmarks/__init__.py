@@ -23,7 +23,7 @@ from siamese_jax.benchmarks.inputs import run_input
 from siamese_jax.benchmarks.oneshot import run_oneshot
 from siamese_jax.benchmarks.recognition import run_recognition
 from siamese_jax.benchmarks.training import run_training
-from siamese_jax.benchmarks.workload import Plan
+from siamese_jax.benchmarks.workload import NETWORKS, Plan
 from siamese_jax.evaluation import trials
 from siamese_jax.runs import files
 
@@ -57,6 +57,7 @@ def run(suites: Iterable[str], plan: Plan, path: str | None = None) -> dict:
     """
     suites = list(suites)
     trials.check_names("suite", suites, SUITES)
+    trials.check_names("network", plan.networks, NETWORKS)
     if plan.repetitions < 1 or plan.batch < 2 or plan.batch % 2:
         raise ValueError(
             f"repetitions must be at least 1 and batch even and at least 2, got {plan.repetitions} "

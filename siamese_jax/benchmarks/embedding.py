@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.peers import torch_cases
-from siamese_jax.benchmarks.workload import NETWORKS, Plan, Workload
+from siamese_jax.benchmarks.workload import Plan, Workload
 
 
 def run_embedding(plan: Plan) -> list[Row]:
@@ -13,7 +13,7 @@ def run_embedding(plan: Plan) -> list[Row]:
     PyTorch embeds the same number of images in inference mode.
     """
     rows = []
-    for name in NETWORKS:
+    for name in plan.networks:
         work = Workload(plan.config(name))
         product = plan.product()
         images = work.images_per_step

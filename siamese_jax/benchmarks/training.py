@@ -6,7 +6,7 @@ import jax
 
 from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.peers import torch_cases
-from siamese_jax.benchmarks.workload import NETWORKS, Plan, Workload
+from siamese_jax.benchmarks.workload import Plan, Workload
 
 
 def run_training(plan: Plan) -> list[Row]:
@@ -17,7 +17,7 @@ def run_training(plan: Plan) -> list[Row]:
     config has Muon; the step alone is what to compare it with.
     """
     rows = []
-    for name in NETWORKS:
+    for name in plan.networks:
         work = Workload(plan.config(name))
         product = plan.product()
         images = work.images_per_step

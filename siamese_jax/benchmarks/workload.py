@@ -35,6 +35,7 @@ class Plan:
         repetitions: repeats of each case of a comparison.
         repeat_seconds: least length of a repeat.
         seed: of parameters, batches and trials.
+        networks: of `NETWORKS`, those that the suites `training` and `embedding` time.
         batch: pairs a step of Koch's network.
         dtype: of the networks' computation.
         peers: whether to time PyTorch.
@@ -47,6 +48,7 @@ class Plan:
     repetitions: int = 7
     repeat_seconds: float = 0.3
     seed: int = 0
+    networks: tuple[str, ...] = NETWORKS
     batch: int = 32
     dtype: str = "float32"
     peers: bool = True
