@@ -8,7 +8,11 @@ setuptools.setup(
     description="Siamese networks and one-shot recognition in JAX and Flax",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["siamese_jax", "siamese_jax.*"]),
-    package_data={"siamese_jax.runs": ["pretrained/*.npz"]},
+    package_data={
+        "siamese_jax.experiments": ["*.html"],
+        "siamese_jax.recognition": ["*.html", "calibrations/*.json"],
+        "siamese_jax.runs": ["pretrained/*.npz"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
@@ -31,9 +35,12 @@ setuptools.setup(
     ],
     extras_require={
         "bench": ["torch"],
+        "demo": ["fastapi>=0.115", "uvicorn>=0.30"],
         "search": ["optuna>=5.0,<6"],
         "test": [
             *("beartype", "optuna>=5.0,<6", "pytest", "pytest-xdist", "ruff", "scikit-learn"),
+            *("fastapi>=0.115", "uvicorn>=0.30"),  # of the extra `demo`
+            "selenium",  # drives Debian's chromium; without a browser those tests are skipped
         ],
     },
 )

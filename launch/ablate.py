@@ -16,7 +16,6 @@ saving).
 
 import os
 import pathlib
-import signal
 import sys
 
 from absl import flags
@@ -39,16 +38,12 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only list the runs.")
 _PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
 flags.mark_flags_as_required(["config", "workdir", "over"])
 
-_EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
-
 
 def main(argv):
     del argv
     from siamese_jax.experiments import ablation
 
-    caught = []
-    for number in _EXIT_CODES:
-        signal.signal(number, lambda number, frame: caught.append(number))
+    caught = cli.catch_signals()
     summary = ablation.run_ablation(
         _CONFIG.value,
         _OVER.value,
@@ -64,7 +59,7 @@ def main(argv):
     )
     if not summary["finished"]:
         print("stopped and saved; the same command goes on from there")
-        return _EXIT_CODES[caught[0]]
+        return cli.EXIT_CODES[caught[0]]
     return 1 if summary["failed"] else 0
 
 

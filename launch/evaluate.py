@@ -29,7 +29,10 @@ _REQUEST = [  # flags that are fields of EvaluationRequest
     flags.DEFINE_string("test_data", None, "Other data to evaluate it on, such as mnist."),
     flags.DEFINE_string("test_archives", None, "Folder of the archives of those."),
     flags.DEFINE_enum(
-        "part", "test", ["test", "validation", "both"], "Only test is saved; else use --record."
+        "part",
+        "test",
+        ["test", "validation", "both", "rotated"],
+        "Classes (rotated: with quarter turns); only test is saved, else use --record.",
     ),
     flags.DEFINE_string("pairs", None, "CSV file of pairs that verification evaluates too."),
     flags.DEFINE_bool("baselines", True, "Evaluate random, pixel 1-NN and Hausdorff too."),

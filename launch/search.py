@@ -11,7 +11,6 @@ at. Exit codes: 0 done, 1 an error, 75 stopped by SIGTERM, 130 by Ctrl-C.
 """
 
 import logging
-import signal
 import sys
 
 from absl import flags
@@ -34,8 +33,6 @@ _STALE = flags.DEFINE_integer(
 _PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
 flags.mark_flags_as_required(["config", "workdir"])
 
-_EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
-
 
 def main(argv):
     del argv
@@ -45,9 +42,7 @@ def main(argv):
         raise ValueError(f"{error}: the search needs pip install 'siamese_jax[search]'") from None
 
     logging.getLogger("siamese_jax.data").setLevel(logging.WARNING)  # else said every trial
-    caught = []
-    for number in _EXIT_CODES:
-        signal.signal(number, lambda number, frame: caught.append(number))
+    caught = cli.catch_signals()
     summary = search.run_search(
         _CONFIG.value,
         _WORKDIR.value,
@@ -61,7 +56,7 @@ def main(argv):
     )
     if not summary["finished"]:
         print("stopped; the same command goes on from there")
-        return _EXIT_CODES[caught[0]]
+        return cli.EXIT_CODES[caught[0]]
     return 0
 
 

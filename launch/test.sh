@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
-# Makes the environment where it is missing and runs the tests: bash launch/test.sh [pytest options]
+# Makes the environment where it is missing, checks the style and runs the tests.
+#
+#   bash launch/test.sh [--quick] [pytest options]
+#
+# --quick   leaves out the tests marked `slow`: those that train, start a process or take more than two
+#           seconds
 #
 # Set SIAMESE_JAX_TEST_DATA to a folder with omniglot/, mnist/ and att_faces/ to run the tests on real
 # data as well; without it they are skipped and counted.
 set -euo pipefail
+
+case " $* " in *" --help "* | *" -h "*) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+tier=()
+if [ "${1:-}" = --quick ]; then tier=(-m "not slow"); shift; fi
 
 cd "$(dirname "$0")/.."
 source launch/environment.sh
@@ -11,5 +20,6 @@ source launch/environment.sh
 environment "[test]"
 say "Checking the style ..."
 .venv/bin/python -m ruff check .
+.venv/bin/python -m ruff format --check .
 say "Running the tests ..."
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "${tier[@]}" "$@"

@@ -19,6 +19,12 @@ from siamese_jax.data import loading
 from siamese_jax.evaluation import metrics
 from siamese_jax.experiments import ablation
 from siamese_jax.experiments.ablation import axes, table, training
+from siamese_jax.experiments.ablation.variants import (
+    Variant,
+    check_fits,
+    make_variants,
+    parse_over,
+)
 from siamese_jax.runs import workdir
 from siamese_jax.training import objectives
 
@@ -45,13 +51,13 @@ def data(quickstart):
 
 
 def test_over_is_read_in_the_order_of_the_axes(quickstart):
-    chosen, seeds = axes.parse_over(["shots:5|1", "distortions", "seeds"], None, quickstart)
+    chosen, seeds = parse_over(["shots:5|1", "distortions", "seeds"], None, quickstart)
     assert chosen == {"distortions": ["on", "off"], "shots": ["5", "1"]}
     assert list(chosen) == ["distortions", "shots"]
     assert seeds == [0, 1, 2]
-    assert axes.parse_over(["resolution:40"], None, quickstart) == ({"resolution": ["40"]}, [0])
-    assert axes.parse_over(["seeds:3|7"], None, quickstart) == ({}, [3, 7])
-    assert axes.parse_over(["pairs", "seeds"], 2, quickstart)[1] == [0, 1]
+    assert parse_over(["resolution:40"], None, quickstart) == ({"resolution": ["40"]}, [0])
+    assert parse_over(["seeds:3|7"], None, quickstart) == ({}, [3, 7])
+    assert parse_over(["pairs", "seeds"], 2, quickstart)[1] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -76,11 +82,11 @@ def test_over_is_read_in_the_order_of_the_axes(quickstart):
 )
 def test_a_mistake_in_over_is_named(over, seeds, words, quickstart):
     with pytest.raises(ValueError, match=words):
-        axes.parse_over(over, seeds, quickstart)
+        parse_over(over, seeds, quickstart)
 
 
 def only(config, over):
-    return {v.name: v for v in axes.make_variants(config, axes.parse_over(over, 1, config)[0])}
+    return {v.name: v for v in make_variants(config, parse_over(over, 1, config)[0])}
 
 
 def changes(config, variant):
@@ -221,8 +227,8 @@ def test_any_field_of_the_config_is_an_axis(quickstart):
 
 
 def test_axes_make_the_product_and_shots_share_a_training(quickstart):
-    variants = axes.make_variants(
-        quickstart, axes.parse_over(["shots:1|5", "augmentation:none|affine"], 1, quickstart)[0]
+    variants = make_variants(
+        quickstart, parse_over(["shots:1|5", "augmentation:none|affine"], 1, quickstart)[0]
     )
     assert [v.name for v in variants] == ["none, 1", "none, 5", "affine, 1", "affine, 5"]
     assert [v.settings["k_shot"] for v in variants] == [1, 5, 1, 5]
@@ -242,14 +248,14 @@ def test_what_cannot_be_built_does_not_fit(data):
         only(koch, ["regularisation"])
     residual = only(koch, ["encoder:residual"])["residual"]
     with pytest.raises(ValueError, match="no rule matches parameter"):  # rules of Koch's layers
-        axes.check_fits(residual, data)
+        check_fits(residual, data)
     small = only(koch, ["resolution:20"])["20"]
     with pytest.raises(ValueError, match="needs at least"):
-        axes.check_fits(small, data)
+        check_fits(small, data)
     photos = dataclasses.replace(data, train=dataclasses.replace(data.train, kind="photo"))
     turned = only(config_of("quickstart"), ["augmentation:symmetries"])["symmetries"]
     with pytest.raises(ValueError, match="square images of kind ink"):
-        axes.check_fits(turned, photos)
+        check_fits(turned, photos)
 
 
 @pytest.mark.parametrize("arg, field", [("", "dense_std"), ("dense", "std")])
@@ -275,7 +281,7 @@ def test_every_label_builds(name, data):
         return
     over = [name] + (["objective:verification"] if name == "pairs" else [])
     for variant in only(config, over).values():
-        axes.check_fits(variant, data)
+        check_fits(variant, data)
         assert 150 <= variant.images <= 160
 
 
@@ -364,7 +370,7 @@ def test_stopping_ends_the_trainings_and_begins_no_more(fake):
 def test_intervals_over_seeds():
     # t(0.975, 2) = 4.302653; the standard deviation of 1, 2, 3 is 1
     half = 4.302653 / np.sqrt(3)
-    assert metrics.seed_interval([1, 2, 3]) == pytest.approx((2 - half, 2 + half), abs=1e-6)
+    assert metrics.seed_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - half, 2 + half), abs=1e-6)
     assert np.isnan(metrics.seed_interval([0.5])).all()
     a, b = [0.8, 0.83, 0.81, 0.9], [0.7, 0.69, 0.75]
     wanted = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
@@ -395,7 +401,7 @@ def made_up(evaluate, rates, k_shot=1, seed=0):
 
 
 def test_a_variant_is_summed_up(evaluate):
-    variant = axes.Variant({"pairs": "any"}, "", {}, asking(1), images=160)
+    variant = Variant({"pairs": "any"}, "", {}, asking(1), images=160)
     rates = {"official": 0.6, "within": 0.7, "training": 0.9}
     runs = [made_up(evaluate, rates, seed=s) for s in (0, 1)]
     runs.append({"trained": "", "seed": 2, "line": "the loss is not finite"})
@@ -433,8 +439,8 @@ def test_a_difference_is_of_the_same_trials(evaluate):
         zero = {h: np.zeros(evaluate.lists(1)[name].queries.shape) for name, h in others.items()}
         return [{"seed": s, "correct": {within.hash: correct, **zero}} for s in (0, 1)]
 
-    variants = [axes.Variant({"pairs": n}, n, {}, asking(k)) for n, k in (("a", 1), ("b", 1))]
-    variants.append(axes.Variant({"pairs": "c"}, "c", {}, asking(2)))
+    variants = [Variant({"pairs": n}, n, {}, asking(k)) for n, k in (("a", 1), ("b", 1))]
+    variants.append(Variant({"pairs": "c"}, "c", {}, asking(2)))
     found = table.differences(variants, evaluate, {"a": runs(hard), "b": runs(better), "c": []})
     assert [(d["variant"], d["against"], d["protocol"]) for d in found] == [
         ("b", "a", "official"),

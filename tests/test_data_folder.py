@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_jax.data import loading
+from siamese_jax.data import image_set, loading
 from siamese_jax.data.folder import load_folder
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation import baselines, trials
@@ -254,3 +254,25 @@ def test_protocols_on_people_of_one_alphabet():
     with pytest.raises(ValueError, match="n_way 20 is above the 4 classes"):
         trials.within_trials(data.validation, n_way=20)
     assert trials.within_trials(data.validation, n_way=4, num_trials=40).n_way == 4
+
+
+@pytest.mark.parametrize("ink", [False, True])
+def test_pictures_of_several_sizes_are_as_when_read_one_by_one(tmp_path, monkeypatch, ink):
+    rng = np.random.default_rng(0)
+    expected = []
+    for row in range(12):
+        folder = tmp_path / f"class{row // 4}"
+        folder.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 256, [(12, 8), (24, 16), (36, 24)][row % 3], dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{row}.png")
+        seen = 255 - pixels if ink else pixels
+        expected.append(image_set.resize_images(seen[None, :, :, None], 12, 8)[0])
+    monkeypatch.setattr("siamese_jax.data.folder._STACK", 2 * 12 * 8)  # stacks of one and of two
+    images = load_folder(tmp_path, image_size=(12, 8), ink=ink)
+    np.testing.assert_array_equal(images.images, np.stack(expected))
+    assert images.fill == ("paper" if ink else "edge")
+
+
+def test_images_of_the_wanted_size_are_returned_as_they_are():
+    images = np.zeros((3, 5, 7, 1), np.uint8)
+    assert image_set.resize_images(images, 5, 7) is images

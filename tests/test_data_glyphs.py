@@ -94,6 +94,7 @@ def test_curve_goes_through_its_knots():
     np.testing.assert_allclose(glyphs_lib._curve(straight), np.linspace([0, 0], [2, 1], 17))
 
 
+@pytest.mark.slow
 def test_hard_for_pixels_and_not_for_shapes(large):
     """Pixel 1-NN stays as low as on Omniglot, while comparing the shapes does far better."""
     runs = make_runs(large, 0, num_runs=30)

@@ -70,29 +70,48 @@ def test_koch(lake_like):
 
 
 def test_vinyals(lake_like):
-    """100 characters here: 26 test, 6 of the other 74 validate."""
-    rng = np.random.default_rng(0)
-    lake_like = tuple(
-        dataclasses.replace(p, images=rng.integers(0, 256, p.images.shape, np.uint8))
-        for p in lake_like
+    """100 characters here, of which the last 25 test; the cut falls within an alphabet of two."""
+    background, evaluation = (
+        dataclasses.replace(
+            part,
+            images=np.random.default_rng(k).integers(0, 256, part.images.shape, np.uint8),
+            alphabet_names=tuple(
+                {"background03": "Bengali", "background07": "Hebrew"}.get(name, name)
+                for name in part.alphabet_names
+            ),
+        )
+        for k, part in enumerate(lake_like)
     )
-    parts = splits.vinyals(*lake_like, 0)
-    assert [p.num_classes for p in parts] == [68, 6, 26]
-    names = [name for p in parts for name in p.class_names]
-    assert sorted(names) == sorted(n for p in lake_like for n in p.class_names)
-    assert all(len(p) == 20 * p.num_classes for p in parts)
-    whole = {n: i for p in lake_like for i, n in enumerate(p.class_names)}
-    for part in parts:
+    train, validation, test = splits.vinyals(background, evaluation, 75)
+    order = background.class_names + evaluation.class_names
+    assert test.class_names == order[75:] and test.class_names[0].endswith("character02")
+    assert validation.class_names == order[6:8] + order[14:16]
+    assert train.class_names == order[:6] + order[8:14] + order[16:75]
+    for part in (train, validation, test):
         for c, name in enumerate(part.class_names):
-            assert part.alphabet_names[part.class_alphabets[c]] == name.split("/")[0]
-            (source,) = (p for p in lake_like if name in p.class_names)
+            source = background if name in background.class_names else evaluation
             np.testing.assert_array_equal(
-                part.images[part.classes == c], source.images[source.classes == whole[name]]
+                part.images[part.classes == c],
+                source.images[source.classes == source.class_names.index(name)],
             )
-    tests = {splits.vinyals(*lake_like, seed)[2].class_names for seed in (0, 0, 1)}
-    assert len(tests) == 2
     with pytest.raises(ValueError, match="goes with Omniglot in memory"):
         loading.load({"name": "glyphs", "split": "vinyals"})
+
+
+def test_quarter_turns_are_further_classes():
+    images = np.random.default_rng(0).integers(0, 256, (12, 5, 5, 1), np.uint8)
+    small = dataclasses.replace(blank({"a": 2, "b": 1}, drawers=4), images=images)
+    whole = splits.with_rotations(small)
+    assert whole.num_classes == 12 and whole.num_alphabets == 8 and len(whole) == 48
+    for quarters in range(4):
+        end = f" turned {90 * quarters}" if quarters else ""
+        for c, name in enumerate(small.class_names):
+            found = whole.images[whole.classes == whole.class_names.index(name + end)]
+            for turned, image in zip(found, images[small.classes == c], strict=True):
+                np.testing.assert_array_equal(turned[..., 0], np.rot90(image[..., 0], quarters))
+    tall = dataclasses.replace(small, images=images[:, :4])
+    with pytest.raises(ValueError, match="need square images; these are 4 x 5"):
+        splits.with_rotations(tall)
 
 
 def test_by_fraction_of_alphabets():
@@ -302,3 +321,9 @@ def test_config_dict_loads_too():
 
     config = ml_collections.ConfigDict({"name": "glyphs", **SMALL, "archives": None})
     assert loading.load(config.lock()).train.num_alphabets == 3
+
+
+@pytest.mark.parametrize("size", [20, (20,), (20, 20, 1), (20.5, 20)])
+def test_an_image_size_is_two_whole_numbers(size):
+    with pytest.raises(ValueError, match=r"image_size must be \(height, width\) in pixels, got"):
+        loading.load({"name": "glyphs", "image_size": size})

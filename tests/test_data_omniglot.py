@@ -394,8 +394,8 @@ def test_environment_names_the_archives(tmp_path, files, monkeypatch):
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from test_datasets_omniglot import TINY
-from siamese_jax.datasets import omniglot
+from test_data_omniglot import TINY
+from siamese_jax.data import omniglot
 whole = omniglot.OmniglotDrawers._generate_examples
 def half(self, images_per_class):
     for count, example in enumerate(whole(self, images_per_class)):
@@ -407,6 +407,7 @@ omniglot.prepare({data!r}, {zips!r}, layout=TINY)
 """
 
 
+@pytest.mark.slow
 def test_killed_half_way_then_called_again(tmp_path, files):
     zips, data_dir = write(tmp_path / "zips", files), tmp_path / "data"
     tests = pathlib.Path(__file__).parent
@@ -421,6 +422,7 @@ def test_killed_half_way_then_called_again(tmp_path, files):
     assert left_in(data_dir) == ["omniglot_drawers"]
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_once(tmp_path, files):
     """Each holds the lock in turn; the second finds the set of the first."""
     zips, data_dir = write(tmp_path / "zips", files), tmp_path / "data"
@@ -548,8 +550,12 @@ def test_golden_values_of_the_real_omniglot(prepared_omniglot, real_data):
     np.testing.assert_array_equal(np.flatnonzero(alphabets == "Anglo-Saxon_Futhorc"), range(20, 49))
     assert sorted(background.alphabet_count)[:5] == [14, 14, 16, 17, 20]
     assert set(np.unique(background.images)) == {0, 255}
-    parts = splits.vinyals(background, evaluation, 0)
-    assert [part.num_classes for part in parts] == [1100, 100, 423]
+    train, validation, test = splits.vinyals(background, evaluation)
+    assert [part.num_classes for part in (train, validation, test)] == [1028, 172, 423]
+    assert validation.alphabet_names == splits.VINYALS_VALIDATION_ALPHABETS
+    assert (train.alphabet_names[-1], train.alphabet_count[-1]) == ("Gurmukhi", 41)
+    assert (test.alphabet_names[0], test.alphabet_count[0]) == ("Gurmukhi", 4)
+    assert test.num_alphabets == 13
     # a picture read past our code
     with zipfile.ZipFile(real_data / "omniglot" / archives.BACKGROUND) as packed:
         data = packed.read("images_background/Anglo-Saxon_Futhorc/character02/0297_07.png")

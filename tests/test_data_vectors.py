@@ -377,6 +377,7 @@ def test_a_network_of_vectors_refuses_others(net, bad):
         net.embed(bad)
 
 
+@pytest.mark.slow
 def test_training_on_iris_leaves_log_2(iris_csv, tmp_path):
     config = ml_collections.ConfigDict(
         {
@@ -403,7 +404,7 @@ def test_training_on_iris_leaves_log_2(iris_csv, tmp_path):
                 "warmup_steps": 10,
                 "weight_decay": 0.0,
             },
-            "eval": {"every": 100, "trials": 300, "n_way": 3, "seed": 0, "patience": 0},
+            "eval": {"every": 100, "num_trials": 300, "n_way": 3, "seed": 0, "patience": 0},
         }
     )
     result = loop.train_and_evaluate(config.lock(), str(tmp_path / "run"))

@@ -991,6 +991,14 @@ def test_run_protocols_embeds_each_image_once_for_all(small):
     assert "AUC" in lines[5] and "EER" in lines[5]
 
 
+def test_protocols_agree_on_the_settings_they_share():
+    for name, protocol in protocols_lib.PROTOCOLS.items():
+        assert protocol.name == name
+        for setting, default in protocol.settings.items():
+            assert protocols_lib.SETTINGS[setting] == default, f"{name}: {setting}"
+    assert protocols_lib.SETTINGS["num_trials"] == 4000 and protocols_lib.SETTINGS["n_way"] == 20
+
+
 def test_run_protocols_refuse(small):
     data = protocols_lib.EvaluationData(test=small)
     for protocols, settings, message in (

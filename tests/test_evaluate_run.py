@@ -11,7 +11,7 @@ from PIL import Image
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import protocols as protocols_lib
-from siamese_jax.evaluation import trials
+from siamese_jax.evaluation import saved, trials
 from siamese_jax.experiments import evaluate
 from siamese_jax.inference import network
 from siamese_jax.runs import workdir
@@ -186,6 +186,44 @@ def test_other_parts_than_the_test_are_recorded_alone(run, tmp_path):
         evaluated(copy, ["official"], part="both")
     with pytest.raises(ValueError, match="part must be one of"):
         evaluated(copy, ["within"], part="train")
+
+
+def test_test_time_augmentation_is_a_setting_of_the_evaluation(run):
+    once = evaluated(run, ["within"], baselines=False)
+    assert json.loads((run / "results.json").read_text())["settings"]["tta"] == 1
+    results = evaluated(run, ["within"], baselines=False, tta=3)
+    kept = json.loads((run / "results.json").read_text())
+    assert kept["settings"]["tta"] == 3 and "tta" not in json.dumps(kept["config"])
+    direct = protocols_lib.evaluate_trials(
+        network.load(run, tta=3).system(),
+        results["run @ 10"]["within"].trials,
+        shot_aggregation="prototype",
+    )
+    scores = results["run @ 10"]["within"].scores
+    np.testing.assert_allclose(scores, direct.scores, rtol=1e-5)
+    assert np.abs(scores - once["run @ 10"]["within"].scores).max() > 1e-3
+
+
+def test_a_saved_evaluation_of_a_run(run):
+    """It is read with the data that the request names, and belongs to the last evaluation."""
+    request = evaluate.EvaluationRequest(run, ["within", "official"], SMALL, report=False)
+    results = evaluate.evaluate_run(request)
+    (net,) = evaluate.load_networks(request)
+    data = evaluate.load_data(request, evaluate.evaluated_config(request), net)
+    again = saved.read(run, evaluate.evaluation_data(request, data, net))
+    assert list(again) == list(results) and list(again[net.name]) == ["within", "official"]
+    for name, by_key in again.items():
+        for key, result in by_key.items():
+            assert result.to_dict() == results[name][key].to_dict()
+            np.testing.assert_array_equal(result.scores, results[name][key].scores)
+
+
+def test_pairs_score_as_in_the_table_of_all(run):
+    net, images = network.load(run), loading.load(OTHER).test.images[:70]
+    h1, h2 = net.embed(images[:35]), net.embed(images[35:])
+    pairs = net.score_pairs(h1, h2)
+    np.testing.assert_allclose(pairs, np.diag(net.score_matrix(h1, h2)), rtol=1e-5)
+    np.testing.assert_array_equal(pairs[:32], np.diag(net.score_matrix(h1[:32], h2[:32])))
 
 
 def test_sets_that_do_not_join():

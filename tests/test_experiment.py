@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 
@@ -50,12 +49,10 @@ def test_a_plain_dict_describes_the_same_experiment(data):
     config = config_of("koch2015", seed=3)
     one = Experiment.from_config(config, data=data)
     other = Experiment.from_config(workdir.plain(config), data=data)
-    states = [experiment.init_state() for experiment in (one, other)]
-    jax.tree.map(np.testing.assert_array_equal, states[0].params, states[1].params)
     assert one.validation_pairs.hash == other.validation_pairs.hash
     assert one.validation_pairs.images is one.validation_set.images
-    shapes = jax.tree.map(lambda x: x.shape, states[0].params)
-    assert jax.tree.map(lambda x: x.shape, one.parameter_shapes()) == shapes
+    assert one.parameter_shapes() == other.parameter_shapes()
+    assert one.parameter_shapes()["encoder"]["embedding"]["kernel"].shape[1] == 16
 
 
 def test_the_network_has_the_objectives_classes(data):

@@ -73,7 +73,8 @@ def planted():
 
 def test_confusions_by_hand(planted):
     """0 and 1 meet twice in run 0, once with either asked: 2 wrong. 1 and 2 meet twice in each
-    run: half an error by the tie. 1 and 3 meet twice in run 1: one error. 0-2 and 2-3: none."""
+    run: half an error by the tie. 1 and 3 meet twice in run 1: one error. 0-2 and 2-3: none.
+    """
     classes = make_set().classes
     assert count_confusions(planted, classes) == [(0, 1, 2.0, 2), (1, 3, 1.0, 2), (1, 2, 0.5, 4)]
 
@@ -253,7 +254,7 @@ def test_single_images_stand_with_their_names():
 
 def verification_errors(scores, labels, first, second, shape=(6, 5, 1), kind="ink", threshold=0.5):
     """The result of given pairs with given scores, and P(same) = 1 / (1 + exp(-(2 s - 1)))."""
-    images = make_set(shape, kind)
+    images, labels = make_set(shape, kind), np.array(labels)
     listed = trials.VerificationPairs(
         name="verification",
         scope="made",
@@ -261,7 +262,7 @@ def verification_errors(scores, labels, first, second, shape=(6, 5, 1), kind="in
         fingerprint="0",
         first=np.array(first),
         second=np.array(second),
-        labels=np.array(labels),
+        labels=labels,
         groups=np.zeros(len(labels), int),
         group_names=("a0",),
         grouped_by="alphabet",

@@ -45,7 +45,7 @@ def test_imprinted_weights_by_hand():
 @pytest.mark.parametrize(("steps", "rate"), [(0, 0.1), (1, 0.3), (7, 0.05)])
 def test_fine_tuning_is_plain_gradient_descent(steps, rate):
     supports = supports_of(3, 4, 3, 5)
-    found = finetune.finetune(supports, steps=steps, rate=rate, scale=6.0)
+    found = finetune.finetune(supports, steps=steps, learning_rate=rate, scale=6.0)
     assert found.shape == (3, 4, 5)
     for run, weights in zip(supports, np.asarray(found), strict=True):
         expected = direction(direction(run).mean(1))

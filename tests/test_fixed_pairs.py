@@ -59,8 +59,8 @@ def test_the_number_of_possible_pairs():
     ("num_pairs", "short"), [(30_000, 0), (90_000, 7), (150_000, 18)], ids=["30k", "90k", "150k"]
 )
 def test_pairs_of_omniglot(omniglot, num_pairs, short, negatives):
-    found = fixed_pairs.make_pairs(omniglot, num_pairs, 0, negatives)
-    rows, labels = found.rows, found.labels
+    pair_set = fixed_pairs.make_pairs(omniglot, num_pairs, 0, negatives)
+    rows, labels = pair_set.rows, pair_set.labels
     assert rows.shape == (num_pairs, 2) and rows.dtype == np.int32 and labels.shape == (num_pairs,)
     assert (rows[:, 0] != rows[:, 1]).all()
     classes, alphabets = omniglot.classes[rows], omniglot.alphabets[rows]
@@ -80,7 +80,7 @@ def test_pairs_of_omniglot(omniglot, num_pairs, short, negatives):
     # Repeats by the number of same pairs there are, 66 a character, and none of different ones.
     possible = 66 * np.array(OMNIGLOT)
     expected = np.maximum(share // 2 - possible, 0)
-    np.testing.assert_array_equal(found.repeats, np.stack([0 * expected, expected], 1))
+    np.testing.assert_array_equal(pair_set.repeats, np.stack([0 * expected, expected], 1))
     assert np.count_nonzero(expected) == short
     assert len(unordered(rows[~same])) == num_pairs // 2
     for a in range(30):
@@ -91,12 +91,12 @@ def test_pairs_of_omniglot(omniglot, num_pairs, short, negatives):
 
 
 def test_both_sides_and_all_drawings_are_used_alike(omniglot):
-    found = fixed_pairs.make_pairs(omniglot, 90_000, 1)
-    different = found.rows[found.labels == 0]
+    pair_set = fixed_pairs.make_pairs(omniglot, 90_000, 1)
+    different = pair_set.rows[pair_set.labels == 0]
     left, right = omniglot.alphabets[different].T
     owner = np.repeat(np.arange(30), 1500)
     assert abs((left == owner).mean() - (right == owner).mean()) < 0.02
-    times = np.bincount(omniglot.drawers[found.rows].ravel(), minlength=13)[1:]
+    times = np.bincount(omniglot.drawers[pair_set.rows].ravel(), minlength=13)[1:]
     expected = 180_000 / 12  # standard deviation about 117
     assert (abs(times - expected) < 6 * 117).all()
 
@@ -128,27 +128,27 @@ def test_a_small_set_is_exhausted_before_anything_repeats(negatives):
         for a in (0, 1)
     }
     each = 100
-    found = fixed_pairs.make_pairs(image_set, 4 * each, 5, negatives)
+    pair_set = fixed_pairs.make_pairs(image_set, 4 * each, 5, negatives)
     for a in (0, 1):
         part = slice(2 * each * a, 2 * each * (a + 1))
-        rows, labels = found.rows[part], found.labels[part]
+        rows, labels = pair_set.rows[part], pair_set.labels[part]
         same, different = unordered(rows[labels == 1]), unordered(rows[labels == 0])
         assert (same, different) == wanted[a]
     # Of the pairs between the alphabets, 5 x 6 rows, the second one finds all met.
     cross = len(wanted[0][1] & wanted[1][1])
     assert cross == (30 if negatives == "any" else 0)
     distinct = [len(wanted[0][1]), len(wanted[1][1]) - cross]
-    assert found.repeats[:, 0].tolist() == [each - n for n in distinct]
-    assert found.repeats[:, 1].tolist() == [each - len(wanted[a][0]) for a in (0, 1)]
+    assert pair_set.repeats[:, 0].tolist() == [each - n for n in distinct]
+    assert pair_set.repeats[:, 1].tolist() == [each - len(wanted[a][0]) for a in (0, 1)]
 
 
 def test_the_second_alphabet_takes_what_the_first_one_left():
     # 2 x 2 classes of 2: the first alphabet may take up to 16 pairs that the second one has too.
     image_set = blank((2, 2), 2)
     for seed in range(20):
-        found = fixed_pairs.make_pairs(image_set, 4 * 10, seed)
-        assert found.repeats[:, 0].tolist() == [0, 0]
-        assert len(unordered(found.rows[found.labels == 0])) == 20
+        pair_set = fixed_pairs.make_pairs(image_set, 4 * 10, seed)
+        assert pair_set.repeats[:, 0].tolist() == [0, 0]
+        assert len(unordered(pair_set.rows[pair_set.labels == 0])) == 20
 
 
 @pytest.mark.parametrize(
@@ -167,10 +167,10 @@ def test_pairs_that_cannot_be_drawn(image_set, num_pairs, negatives, words):
 
 
 def test_the_summary_counts_repeats_and_possible_pairs(omniglot):
-    found = fixed_pairs.make_pairs(omniglot, 90_000, 0)
+    pair_set = fixed_pairs.make_pairs(omniglot, 90_000, 0)
     # 1,500 wanted of 66 a character: 20, 14, 22, 22, 16, 14, 17 characters fall short.
     missing = sum(1500 - 66 * n for n in (20, 14, 22, 22, 16, 14, 17))
-    line = fixed_pairs.summary(omniglot, found)
+    line = fixed_pairs.summary(omniglot, pair_set)
     assert "90,000 pairs" in line and "(63,624 same)" in line and "30 alphabets" in line
     assert f"{missing:,} same pairs of 7 alphabets and 0 different pairs of 0 are repeats" in line
     assert f"{math.comb(11_568, 2):,} possible" in line
@@ -184,24 +184,24 @@ def test_an_epochs_order_is_a_bijection(size):
     order = jax.jit(fixed_pairs.epoch_order, static_argnums=3)
     key = jax.random.key(0)
     orders = [np.asarray(order(key, e, jnp.arange(size), size)) for e in range(4)]
-    for found in orders:
-        assert found.dtype == np.int32
-        np.testing.assert_array_equal(np.sort(found), np.arange(size))
+    for numbers in orders:
+        assert numbers.dtype == np.int32
+        np.testing.assert_array_equal(np.sort(numbers), np.arange(size))
     if size >= 12:
-        assert len({tuple(found) for found in orders}) == 4  # each epoch has its own
+        assert len({tuple(numbers) for numbers in orders}) == 4  # each epoch has its own
         assert not np.array_equal(order(jax.random.key(1), 0, jnp.arange(size), size), orders[0])
 
 
 def test_the_order_of_the_largest_set_is_a_bijection():
     size = 9 * 150_000
-    found = jax.jit(fixed_pairs.epoch_order, static_argnums=3)(
+    order = jax.jit(fixed_pairs.epoch_order, static_argnums=3)(
         jax.random.key(2), 7, jnp.arange(size), size
     )
-    assert (np.bincount(np.asarray(found), minlength=size) == 1).all()
+    assert (np.bincount(np.asarray(order), minlength=size) == 1).all()
     # Neighbours are no more alike than by chance: the mean distance of two is a third of the size.
-    gaps = abs(np.diff(np.asarray(found, np.int64)))
+    gaps = abs(np.diff(np.asarray(order, np.int64)))
     assert gaps.mean() == pytest.approx(size / 3, rel=0.005)
-    assert np.corrcoef(found, np.arange(size))[0, 1] == pytest.approx(0, abs=0.005)
+    assert np.corrcoef(order, np.arange(size))[0, 1] == pytest.approx(0, abs=0.005)
 
 
 @pytest.mark.parametrize("size", [5, 12, 30])
@@ -234,9 +234,9 @@ def test_sizes_that_do_not_fit():
 
 def collect(key, steps, batch, num_pairs, copies):
     one = jax.jit(fixed_pairs.example, static_argnums=(2, 3, 4))
-    found = [one(key, jnp.int32(s), batch, num_pairs, copies) for s in steps]
-    pair, copy = (np.concatenate([np.asarray(f[i]) for f in found]) for i in (0, 1))
-    keys = np.concatenate([np.asarray(jax.random.key_data(f[2])) for f in found])
+    examples = [one(key, jnp.int32(s), batch, num_pairs, copies) for s in steps]
+    pair, copy = (np.concatenate([np.asarray(f[i]) for f in examples]) for i in (0, 1))
+    keys = np.concatenate([np.asarray(jax.random.key_data(f[2])) for f in examples])
     return pair, copy, keys
 
 
@@ -245,9 +245,9 @@ def test_batches_run_on_across_epochs():
     pair, copy, _ = collect(jax.random.key(0), range(19), 10, 7, 8)
     numbers = copy * 7 + pair
     epochs = [numbers[63 * e : 63 * (e + 1)] for e in range(3)]
-    for found in epochs:
-        np.testing.assert_array_equal(np.sort(found), np.arange(63))
-    assert len({tuple(found) for found in epochs}) == 3
+    for examples in epochs:
+        np.testing.assert_array_equal(np.sort(examples), np.arange(63))
+    assert len({tuple(examples) for examples in epochs}) == 3
 
 
 def test_a_batch_may_be_larger_than_the_set():
@@ -320,9 +320,9 @@ def test_sampled_batches_show_the_pairs_of_the_set():
         (distort, 8),
         (~distort, 1),
     ):  # each pair once as it is, 8 times distorted
-        found, often = np.unique(rows[wanted], axis=0, return_counts=True)
+        actual, often = np.unique(rows[wanted], axis=0, return_counts=True)
         expected, repeats = np.unique(held.rows, axis=0, return_counts=True)
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(actual, expected)
         np.testing.assert_array_equal(often, times * repeats)
     again = sample(key, on_device, 8, 40, 8)
     np.testing.assert_array_equal(again.rows, rows[-40:])

@@ -50,9 +50,17 @@ def make_net(seed=0, comparator="cosine", kind="photo", shape=SHAPE, name="net",
     }
     config = ml_collections.ConfigDict({"model": fields})
     devices = Devices(1)
-    images = jnp.zeros((1, *shape))
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     model = siamese.build(config.model)
-    variables = jax.jit(model.init)(jax.random.key(seed), images, images)
+    rng = np.random.default_rng(seed)
+
+    def values(path, x):
+        if path[-1].key in ("var", "scale"):
+            return np.ones(x.shape, x.dtype)
+        return rng.normal(0, 0.2, x.shape).astype(x.dtype)
+
+    variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
+    variables = jax.tree_util.tree_map_with_path(values, variables)
     return network.bind(config, devices.replicate(variables), shape, kind, name, devices)
 
 
@@ -729,7 +737,7 @@ def make(scores, classes, rate=0.05, **changes):
 
 
 def halves(scores, classes, seed=0):
-    """Rows that are calibrated on, and rows held back, found by what is asked for."""
+    """Rows that are calibrated on, and rows held out."""
     asked = []
 
     def score_all(rows):
@@ -819,7 +827,7 @@ def test_what_a_set_cannot_show_is_refused():
     small = r"0\.049 cannot be shown by 20 pictures \(of planted,.*the smallest is 0\.05; give more"
     with pytest.raises(ValueError, match=small):
         make(scores, classes, rate=0.049)
-    scores, classes = planted(num_classes=6, count=5)  # 15 are not held back: 1 / 15, rounded up
+    scores, classes = planted(num_classes=6, count=5)  # 15 are not held out: 1 / 15, rounded up
     with pytest.raises(ValueError, match=r"the smallest is 0\.067;"):
         make(scores, classes, rate=0.06)
     assert make(scores, classes, rate=0.067).rate == 0.067

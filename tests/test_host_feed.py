@@ -7,7 +7,7 @@ import threading
 import jax
 import numpy as np
 import pytest
-from test_datasets_omniglot import TINY, tiny_files, write
+from test_data_omniglot import TINY, tiny_files, write
 
 from siamese_jax.data import augment, loading, omniglot, splits
 from siamese_jax.data.image_set import StreamedImages
@@ -89,6 +89,7 @@ def run(image_set, begin, count, fed, fields=EPISODES, num_steps=10):
 
 
 @pytest.mark.parametrize("count, fields", [(1, EPISODES), (4, EPISODES), (2, FIXED_PAIRS)])
+@pytest.mark.slow
 def test_either_way_makes_the_same_run(small, begin, count, fields):
     held, losses = run(small, begin, count, False, fields)
     fed, fed_losses = run(small, begin, count, True, fields)
@@ -105,11 +106,11 @@ def test_each_process_reads_the_rows_of_its_own_devices(small):
     devices = Devices(4)
     np.testing.assert_array_equal(devices.own(rows), rows)
     devices._mine = slice(2, 4)
-    asked = []
+    rows_read = []
 
     class Noted:
         def __getitem__(self, rows):
-            asked.append(rows)
+            rows_read.append(rows)
             raise KeyError("enough")
 
     with (
@@ -117,7 +118,7 @@ def test_each_process_reads_the_rows_of_its_own_devices(small):
         pytest.raises(KeyError, match="enough"),
     ):
         next(batches)
-    np.testing.assert_array_equal(asked[0], rows[2:].reshape(-1))
+    np.testing.assert_array_equal(rows_read[0], rows[2:].reshape(-1))
 
 
 # --- whole runs -----------------------------------------------------------------------------------
@@ -141,22 +142,23 @@ def figures(path):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_the_other_feed(tmp_path):
     programs = {}
     loop.train_and_evaluate(smoke(feed="device"), str(tmp_path / "held"), programs=programs)
     path = tmp_path / "both"
-    asked = iter([False] * 6 + [True])
+    answers = iter([False] * 6 + [True])
     done = loop.train_and_evaluate(
-        *(smoke(feed="device"), str(path)), should_stop=lambda: next(asked), programs=programs
+        *(smoke(feed="device"), str(path)), should_stop=lambda: next(answers), programs=programs
     )
     assert done["step"] == 7 and not done["finished"]
     assert loop.train_and_evaluate(smoke(feed="host"), str(path))["finished"]
     assert figures(path) == figures(tmp_path / "held")
     assert [row[:2] for row in figures(path)][-2:] == [(10, "train"), (10, "validation")]
-    found, expected = (
+    actual, expected = (
         checkpoints.Checkpoints(p, read_only=True).variables(10) for p in (path, tmp_path / "held")
     )
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
     assert no_thread_is_left()
 
 
@@ -214,7 +216,7 @@ def test_a_failing_source_is_heard_and_the_thread_ends(small):
     assert no_thread_is_left()
 
 
-def test_it_reads_no_further_than_asked(small):
+def test_it_reads_no_further_ahead_than_its_depth(small):
     read = []
     seen = threading.Event()
 
@@ -294,9 +296,9 @@ def test_streamed_images_feed_the_same_batches(tiny):
     ):
         seen = [next(held) for _ in range(4)]
         for expected in seen:
-            found = next(fed)
-            assert found.shape == (2, 12, 105, 105, 1)
-            np.testing.assert_array_equal(found, expected)
+            actual = next(fed)
+            assert actual.shape == (2, 12, 105, 105, 1)
+            np.testing.assert_array_equal(actual, expected)
     assert not np.array_equal(seen[0], seen[1])
 
 

@@ -1,7 +1,8 @@
-"""The objectives against values worked by hand and NumPy in float64."""
+"""The losses and the mining of triplets against values worked by hand and NumPy in float64."""
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jax.test_util import check_grads
@@ -14,7 +15,7 @@ ALL = np.ones((3, 3), bool)
 ALLOWED = jnp.asarray([[1, 1, 0], [0, 1, 1], [1, 1, 1]], bool)
 
 
-def episode_reference(logits, allowed):
+def info_nce_reference(logits, allowed):
     """Both softmax problems written out entry by entry, in float64."""
     n = len(logits)
     out = np.zeros(n)
@@ -51,7 +52,7 @@ def test_verification_stays_finite_for_sure_and_wrong_answers():
     np.testing.assert_allclose(grad, [1.0, -1.0])
 
 
-def test_episode_by_hand():
+def test_info_nce_by_hand():
     # exp(logits) = [[2, 1], [6, 3]]. Rows: 2/3 and 3/9; columns: 2/8 and 3/4.
     logits = jnp.log(jnp.array([[2.0, 1.0], [6.0, 3.0]]))
     found = losses.symmetric_info_nce(logits, jnp.ones((2, 2), bool))
@@ -59,7 +60,7 @@ def test_episode_by_hand():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_episode_is_log_n_for_a_constant_and_nothing_for_a_perfect_net():
+def test_info_nce_is_log_n_for_a_constant_and_nothing_for_a_perfect_net():
     np.testing.assert_allclose(
         losses.symmetric_info_nce(jnp.zeros((3, 3)), ALL), np.full(3, np.log(3)), 1e-6
     )
@@ -68,16 +69,16 @@ def test_episode_is_log_n_for_a_constant_and_nothing_for_a_perfect_net():
     )
 
 
-def test_episode_against_numpy():
+def test_info_nce_against_numpy():
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(2, 6, 6)) * 3
     allowed = (rng.uniform(size=(2, 6, 6)) < 0.7) | np.eye(6, dtype=bool)
     found = losses.symmetric_info_nce(jnp.asarray(logits, jnp.float32), jnp.asarray(allowed))
-    expected = [episode_reference(*pair) for pair in zip(logits, allowed, strict=True)]
+    expected = [info_nce_reference(*pair) for pair in zip(logits, allowed, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_a_masked_episode_is_a_sliced_one():
+def test_a_masked_info_nce_is_a_sliced_one():
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(5, 5)).astype(np.float32)
     keep = np.array([True, False, True, True, False])
@@ -97,7 +98,7 @@ def test_a_masked_episode_is_a_sliced_one():
     assert not np.any(grad[~allowed])
 
 
-def test_classification_is_the_rows_of_an_episode():
+def test_classification_is_the_rows_of_info_nce():
     # exp(logits) = [[2, 1], [6, 3]]: the queries are right with 2/3 and 3/9.
     logits = jnp.log(jnp.array([[2.0, 1.0], [6.0, 3.0]]))
     found = losses.classification(logits, jnp.ones((2, 2), bool))
@@ -107,31 +108,6 @@ def test_classification_is_the_rows_of_an_episode():
 
 
 # --- distances ------------------------------------------------------------------------------------
-
-
-def test_distances_against_numpy():
-    rng = np.random.default_rng(4)
-    h1, h2 = rng.normal(size=(2, 5, 7)), rng.normal(size=(2, 3, 7))
-    expected = np.linalg.norm(h1[:, :, None] - h2[:, None], axis=-1)
-    a, b = jnp.asarray(h1, jnp.float32), jnp.asarray(h2, jnp.float32)
-    found = distances.safe_sqrt(distances.all_squared_distances(a, b))
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
-    np.testing.assert_allclose(
-        distances.distances(a[:, :3], b), expected[:, [0, 1, 2], [0, 1, 2]], 1e-5
-    )
-
-
-def test_the_distance_of_equal_embeddings_has_gradient_zero():
-    h = jnp.array([[1.0, 2.0], [0.0, 0.0]])
-    for function in (
-        distances.distances,
-        lambda a, b: distances.safe_sqrt(distances.all_squared_distances(a, b)),
-    ):
-        assert np.all(np.diagonal(np.atleast_2d(function(h, h)))[:1] == 0)
-        grads = jax.grad(lambda a, b, f=function: f(a, b).sum(), (0, 1))(h, h)
-        assert np.all(np.isfinite(grads))
-    grads = jax.grad(lambda a, b: distances.distances(a, b).sum(), (0, 1))(h, h)
-    np.testing.assert_array_equal(grads, np.zeros((2, 2, 2)))
 
 
 # --- contrastive and triplet ----------------------------------------------------------------------
@@ -180,9 +156,8 @@ def test_triplet_by_hand():
 def test_mining_against_brute_force(mining):
     rng = np.random.default_rng(6)
     classes = np.array([0, 0, 0, 1, 1, 2, 3, 3])
-    here = np.array(
-        [1, 1, 1, 1, 1, 1, 1, 0], bool
-    )  # so the sixth and the last two have no positive
+    # The sixth and the last two have no positive.
+    here = np.array([1, 1, 1, 1, 1, 1, 1, 0], bool)
     points = rng.normal(size=(8, 2))
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
     draw = rng.uniform(size=8)
@@ -233,13 +208,13 @@ def test_mining_of_a_collapsed_batch_is_finite(mining):
     assert np.all(np.isfinite(grad))
 
 
-@pytest.mark.parametrize("name", ["verification", "info_nce", "classification"])
+@pytest.mark.parametrize("name", ["verification", "symmetric_info_nce", "classification"])
 def test_gradients_by_finite_differences(name):
     rng = np.random.default_rng(3)
     with jax.enable_x64(True):
         second, x = {
             "verification": (jnp.asarray([1.0, 0, 1, 0, 0, 1, 1]), rng.normal(size=7)),
-            "info_nce": (ALLOWED, rng.normal(size=(3, 3))),
+            "symmetric_info_nce": (ALLOWED, rng.normal(size=(3, 3))),
             "classification": (ALLOWED, rng.normal(size=(3, 3))),
         }[name]
         function = jax.jit(lambda x: getattr(losses, name)(x, second))
@@ -257,15 +232,22 @@ def test_contrastive_gradient_by_finite_differences():
         check_grads(function, (h1, h2), 1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
-def test_shapes_are_checked():
-    with pytest.raises(ValueError, match=r"distance \(3,\) and labels \(2,\)"):
-        losses.contrastive(jnp.zeros(3), jnp.zeros(2), 1.0)
+def test_an_unknown_mining_is_refused():
     with pytest.raises(ValueError, match="mining must be one of .* got 'hard'"):
         mining_lib.mine(jnp.zeros((2, 2)), jnp.eye(2) > 0, jnp.eye(2) == 0, "hard", jnp.zeros(2))
-    with pytest.raises(ValueError, match=r"logits \(3,\) and labels \(3, 1\)"):
-        losses.verification(jnp.zeros(3), jnp.zeros((3, 1)))
-    for shape in [(3, 4), (3,)]:
-        with pytest.raises(ValueError, match=r"must be \(\.\.\., N, N\)"):
-            losses.symmetric_info_nce(jnp.zeros(shape), jnp.ones(shape, bool))
-    with pytest.raises(ValueError, match=r"allowed \(2, 2\)"):
-        losses.symmetric_info_nce(jnp.zeros((3, 3)), jnp.ones((2, 2), bool))
+
+
+def test_shapes_are_checked():
+    wrong = [
+        (losses.contrastive, jnp.zeros(3), jnp.zeros(2), 1.0),
+        (losses.verification, jnp.zeros(3), jnp.zeros((3, 1))),
+        (losses.symmetric_info_nce, jnp.zeros((3, 4)), jnp.ones((3, 4), bool)),
+        (losses.symmetric_info_nce, jnp.zeros(3), jnp.ones(3, bool)),
+        (losses.symmetric_info_nce, jnp.zeros((3, 3)), jnp.ones((2, 2), bool)),
+        (losses.classification, jnp.zeros((3, 3)), jnp.ones((3, 3))),
+        (losses.triplet, jnp.zeros(3), jnp.zeros((3, 1)), 1.0),
+        (losses.correlation, jnp.zeros(3)),
+    ]
+    for loss, *args in wrong:
+        with pytest.raises(jaxtyping.TypeCheckError):
+            loss(*args)

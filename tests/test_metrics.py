@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import jaxtyping
 import numpy as np
 import pytest
 from sklearn import linear_model
@@ -11,6 +12,12 @@ from sklearn import metrics as sk_metrics
 from siamese_jax.evaluation import metrics
 
 NAN, INF = math.nan, math.inf
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch):
+    """The functions as users call them, whose own checks say what does not fit."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def test_ties_are_shared_and_unusable_rows_are_chance():
@@ -27,7 +34,9 @@ def test_ties_are_shared_and_unusable_rows_are_chance():
     shares = metrics.answer_shares(np.array(scores))
     np.testing.assert_array_equal(shares[1], [0.5, 0.5, 0, 0])
     np.testing.assert_array_equal(shares[4], [0.25] * 4)
-    assert metrics.n_way_accuracy(scores, [0, 1, 3, 2, 1, 0]) == pytest.approx(2.25 / 6)
+    assert metrics.n_way_accuracy(np.array(scores), np.array([0, 1, 3, 2, 1, 0])) == pytest.approx(
+        2.25 / 6
+    )
 
 
 def test_n_way_keeps_leading_axes():
@@ -46,7 +55,7 @@ def test_n_way_keeps_leading_axes():
         (np.zeros((2, 0)), np.array([0, 0]), "N at least 1"),
     ],
 )
-def test_n_way_refuses(scores, answers, message):
+def test_n_way_refuses(scores, answers, message, unchecked_shapes):
     with pytest.raises(ValueError, match=message):
         metrics.n_way_correct(scores, answers)
 
@@ -74,13 +83,15 @@ def test_best_threshold_against_brute_force():
 
 
 def test_best_threshold_lies_halfway_and_stays_finite():
-    assert metrics.best_threshold([1.0, 2.0, 5.0, 6.0], [0, 0, 1, 1]) == 3.5
-    assert metrics.best_threshold([1.0, 2.0], [1, 1]) == 1.0  # accept all
-    assert metrics.best_threshold([1.0, 2.0], [0, 0]) == np.nextafter(2.0, 3.0)  # reject all
-    assert metrics.best_threshold([NAN, 1.0, 3.0], [1, 0, 1]) == 2.0
-    assert metrics.best_threshold([NAN, NAN], [1, 0]) == 0.0
+    assert metrics.best_threshold(np.array([1.0, 2.0, 5.0, 6.0]), np.array([0, 0, 1, 1])) == 3.5
+    assert metrics.best_threshold(np.array([1.0, 2.0]), np.array([1, 1])) == 1.0  # accept all
+    assert metrics.best_threshold(np.array([1.0, 2.0]), np.array([0, 0])) == np.nextafter(
+        2.0, 3.0
+    )  # reject all
+    assert metrics.best_threshold(np.array([NAN, 1.0, 3.0]), np.array([1, 0, 1])) == 2.0
+    assert metrics.best_threshold(np.array([NAN, NAN]), np.array([1, 0])) == 0.0
     above = np.nextafter(1.0, 2.0)  # no float lies between
-    assert metrics.best_threshold([1.0, above], [0, 1]) == above
+    assert metrics.best_threshold(np.array([1.0, above]), np.array([0, 1])) == above
 
 
 def _brute_auc(scores, labels):
@@ -94,9 +105,9 @@ def _brute_auc(scores, labels):
 
 def test_auc_by_hand():
     # 3 > 2, 3 > 1, 2 = 2, 2 > 1: 3.5 of 4.
-    assert metrics.auc([3.0, 2.0, 2.0, 1.0], [1, 1, 0, 0]) == 3.5 / 4
-    assert metrics.auc([7.0, 7.0, 7.0], [1, 0, 0]) == 0.5
-    assert metrics.auc([NAN, NAN, NAN], [1, 0, 0]) == 0.5
+    assert metrics.auc(np.array([3.0, 2.0, 2.0, 1.0]), np.array([1, 1, 0, 0])) == 3.5 / 4
+    assert metrics.auc(np.array([7.0, 7.0, 7.0]), np.array([1, 0, 0])) == 0.5
+    assert metrics.auc(np.array([NAN, NAN, NAN]), np.array([1, 0, 0])) == 0.5
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -140,9 +151,10 @@ def test_weights_count_pairs_several_times():
     ],
 )
 def test_equal_error_rate_by_hand(same, different, expected):
-    labels = [1] * len(same) + [0] * len(different)
-    fpr, tpr, _ = metrics.roc(same + different, labels)
-    assert metrics.equal_error_rate(same + different, labels) == pytest.approx(expected)
+    scores = np.array(same + different)
+    labels = np.array([1] * len(same) + [0] * len(different))
+    fpr, tpr, _ = metrics.roc(scores, labels)
+    assert metrics.equal_error_rate(scores, labels) == pytest.approx(expected)
     assert fpr[0] <= 1 - tpr[0] and fpr[-1] >= 1 - tpr[-1]  # so the curve meets the line
 
 
@@ -165,9 +177,9 @@ def test_equal_error_rate_of_two_normals():
         ([], [], "P at least 1"),
     ],
 )
-def test_roc_refuses(scores, labels, message):
+def test_roc_refuses(scores, labels, message, unchecked_shapes):
     with pytest.raises(ValueError, match=message):
-        metrics.roc(scores, labels)
+        metrics.roc(np.array(scores), np.array(labels, int))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +207,7 @@ def test_wilson_limits_solve_the_score_equation():
 def test_bootstrap_is_a_ratio_of_sums_over_groups():
     # Group 0: one trial, right. Group 1: three trials, wrong. Draws: {0, 0} -> 1 (chance 1/4),
     # one of each -> 1/4 (1/2), {1, 1} -> 0 (1/4).
-    values, groups = [1.0, 0.0, 0.0, 0.0], [7, 9, 9, 9]
+    values, groups = np.array([1.0, 0.0, 0.0, 0.0]), np.array([7, 9, 9, 9])
     assert metrics.bootstrap_interval(values, groups) == (0.0, 1.0)
     assert metrics.bootstrap_interval(values, groups, confidence=0.4) == (0.25, 0.25)
 
@@ -213,7 +225,7 @@ def test_bootstrap_against_the_closed_form():
     assert single[1] - single[0] < 0.6 * (high - low)
 
 
-def test_bootstrap_is_seeded_and_needs_two_groups():
+def test_bootstrap_is_seeded_and_needs_two_groups(unchecked_shapes):
     values, groups = np.random.default_rng(0).random(40), np.repeat(np.arange(8), 5)
     assert metrics.bootstrap_interval(values, groups, seed=3) == metrics.bootstrap_interval(
         values, groups, seed=3
@@ -226,7 +238,7 @@ def test_bootstrap_is_seeded_and_needs_two_groups():
         metrics.bootstrap_interval(values, groups[:-1])
 
 
-def test_paired_difference_resolves_what_intervals_cannot():
+def test_paired_difference_resolves_what_intervals_cannot(unchecked_shapes):
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(10), 40)
     hard = np.repeat(rng.random(10), 40)  # groups differ a lot
@@ -316,13 +328,14 @@ def test_logistic_fit_where_there_is_little_to_fit():
     scores = np.array([1.0, 2.0, 5.0, 6.0])
     slope, offset = metrics.fit_logistic(scores, np.array([0, 0, 1, 1]))  # separable
     assert 1 < slope < 100 and slope * 3.5 + offset == pytest.approx(0, abs=1e-6)
-    assert metrics.fit_logistic([NAN, 1.0, 2.0, 5.0, INF, 6.0], [1, 0, 0, 1, 0, 1]) == (
+    more = np.array([NAN, 1.0, 2.0, 5.0, INF, 6.0])
+    assert metrics.fit_logistic(more, np.array([1, 0, 0, 1, 0, 1])) == (
         slope,
         offset,
     )
     assert metrics.fit_logistic(np.full(4, 0.3), np.array([0, 1, 0, 1])) == (0, 0)
     assert metrics.fit_logistic(np.full(4, NAN), np.array([0, 1, 0, 1])) == (0, 0)
-    assert metrics.fit_logistic(scores, np.ones(4)) == (0, 0)
+    assert metrics.fit_logistic(scores, np.ones(4, int)) == (0, 0)
 
 
 def test_log_loss_and_reliability_by_hand():
@@ -419,13 +432,21 @@ def test_retrieval_against_all_orders_of_ties():
 def test_retrieval_without_ties_by_a_loop():
     rng = np.random.default_rng(1)
     classes = rng.integers(0, 4, 60)
-    scores, own = rng.normal(size=(9, 60)), rng.permutation(60)[:9]
-    recalls, average = metrics.retrieval(scores, classes[own][:, None] == classes, own)
+    scores, rows = rng.normal(size=(9, 60)), rng.permutation(60)[:9]
+    recalls, average = metrics.retrieval(scores, classes[rows][:, None] == classes, rows)
     for b in range(9):
-        ranked = [classes[j] == classes[own[b]] for j in np.argsort(-scores[b]) if j != own[b]]
+        ranked = [classes[j] == classes[rows[b]] for j in np.argsort(-scores[b]) if j != rows[b]]
         np.testing.assert_array_equal(recalls[b], [any(ranked[:k]) for k in (1, 5, 10)])
         wanted = sum(ranked)
         precise = [np.mean(ranked[: i + 1]) for i in range(wanted) if ranked[i]]
         assert average[b] == pytest.approx(sum(precise) / wanted)
     with pytest.raises(ValueError, match="query 0 has no other image"):
         metrics.retrieval(np.zeros((1, 3)), np.array([[True, False, False]]), np.array([0]))
+
+
+def test_bins_of_the_reliability_diagram():
+    """Two bins of mass 1/2: the different pair, and the three same ones."""
+    logits = np.log(np.array([0.9, 0.9, 0.2, 0.6]) / np.array([0.1, 0.1, 0.8, 0.4]))
+    mean, share = metrics.reliability_bins(logits, np.array([1, 1, 0, 1]), num_bins=2)
+    np.testing.assert_allclose(mean, [0.2, 0.8])
+    np.testing.assert_array_equal(share, [0, 1])

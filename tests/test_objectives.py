@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from siamese_jax.models.comparators import Comparator
+from siamese_jax.models.comparators import Local
 from siamese_jax.training import fixed_pairs, objectives, sampling
-from siamese_jax.training.sampling import Episodes, Pairs, SetIndex
+from siamese_jax.training.sampling import Episodes, PairBatch, SetIndex
 
 DOT = objectives.Compare(
     lambda h1, h2: (h1 * h2).sum(-1), lambda h1, h2: jnp.einsum("...qd,...sd->...qs", h1, h2)
@@ -30,7 +30,7 @@ def test_verification_is_the_mean_over_pairs():
     labels = np.array([1, 1, 1, 0, 0, 0.0])
     p = 1 / (1 + np.exp(-(h[:, 0] * h[:, 1]).sum(-1)))
     expected = -np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p))
-    batch = Pairs(None, None, jnp.asarray(labels, jnp.float32))
+    batch = PairBatch(None, None, jnp.asarray(labels, jnp.float32))
     loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], np.mean((p > 0.5) == labels), rtol=1e-6)
@@ -81,7 +81,7 @@ def test_contrastive_against_a_loop():
     expected = [
         0.5 * d**2 if y else 0.5 * max(0, 2 - d) ** 2 for d, y in zip(distance, labels, strict=True)
     ]
-    batch = Pairs(None, None, jnp.asarray(labels, jnp.float32))
+    batch = PairBatch(None, None, jnp.asarray(labels, jnp.float32))
     loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
     assert set(metrics) == set(objective.metrics)
@@ -107,8 +107,8 @@ def test_contrastive_on_maps_of_local_features():
     expected = np.where(labels, distance**2, np.maximum(1.2 - distance, 0) ** 2).mean() / 2
     matrix = np.corrcoef(h.reshape(48, 3).T)
     expected += 0.5 * np.mean(matrix[~np.eye(3, dtype=bool)] ** 2)
-    head = Comparator("local", places=(2, 2), units=3, reach=0)
-    batch = Pairs(None, None, jnp.asarray(labels, jnp.float32))
+    head = Local(places=(2, 2), units=3, reach=0)
+    batch = PairBatch(None, None, jnp.asarray(labels, jnp.float32))
     flat = jnp.asarray(h.reshape(6, 2, 12), jnp.float32)
     loss, metrics = objective.loss(DOT._replace(head=head), flat, batch)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
@@ -137,16 +137,16 @@ def test_triplets_of_a_batch_against_a_loop(mining):
         negatives = np.array([np.linalg.norm(x - y) for y, i, _, _ in images if i != identity])
         positives = [np.linalg.norm(x - y) for y, i, r, _ in images if i == identity and r != row]
         if mining == "batch_hard":
-            found = [(max(positives), negatives.min())]
+            triplets = [(max(positives), negatives.min())]
         elif mining == "random":
-            found = [(p, negatives[int(u * len(negatives))]) for p in positives]
+            triplets = [(p, negatives[int(u * len(negatives))]) for p in positives]
         else:
-            found = [
+            triplets = [
                 (p, negatives[negatives > p].min() if np.any(negatives > p) else negatives.max())
                 for p in positives
             ]
-        values += [max(p - n + 0.5, 0) for p, n in found]
-        right += [p < n for p, n in found]
+        values += [max(p - n + 0.5, 0) for p, n in triplets]
+        right += [p < n for p, n in triplets]
     batch = objectives._Mined(*(jnp.asarray(x) for x in (rows, rows, identities, mask, draw)))
     loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, np.mean(values), rtol=1e-4)
@@ -226,7 +226,7 @@ def test_classifier_is_a_softmax_over_the_training_characters(glyphs, symmetries
         ({"name": "pairs"}, r"objective.name must be one of .* got 'pairs'"),
         (
             {**VERIFICATION, "name": "info_nce"},
-            r"needs the fields \['contrast', 'episodes', 'pad_with_symmetries'",
+            r"needs the fields \['contrast', 'episodes', 'n_way', 'pad_with_symmetries'\]",
         ),
         ({**EPISODE, "name": "verification"}, r"needs the fields \['batch', 'negatives'\]"),
         ({**EPISODE, "n_way": 1}, "objective.n_way must be at least 2, got 1"),
@@ -241,7 +241,7 @@ def test_classifier_is_a_softmax_over_the_training_characters(glyphs, symmetries
         ),
         (
             {**CONTRASTIVE, "name": "triplet"},
-            r"needs the fields \['episodes', 'pad_with_symmetries', 'mining'",
+            r"needs the fields \['episodes', 'mining', 'n_way', 'pad_with_symmetries'\]",
         ),
     ],
 )
@@ -269,17 +269,17 @@ def test_the_batch_of_a_step_is_the_one_that_the_pair_set_says(glyphs):
     sample = objectives.build(FIXED, 8).sample
     rng = jax.random.key(3)
     for step in (0, 1, 200):
-        found = sample(rng, jnp.int32(step), index)
+        actual = sample(rng, jnp.int32(step), index)
         wanted = fixed_pairs.sample_fixed_pairs(rng, expected, jnp.int32(step), 10, 2)
         for field in ("rows", "symmetries", "labels", "distort"):
-            np.testing.assert_array_equal(getattr(found, field), getattr(wanted, field))
-        keys, wanted_keys = (jax.random.key_data(batch.keys) for batch in (found, wanted))
+            np.testing.assert_array_equal(getattr(actual, field), getattr(wanted, field))
+        keys, wanted_keys = (jax.random.key_data(batch.keys) for batch in (actual, wanted))
         np.testing.assert_array_equal(keys, wanted_keys)
         # By the definition: example e is copy e // 24 of pair e % 24.
         pair, copy, _ = fixed_pairs.example(rng, jnp.int32(step), 10, 24, 2)
-        np.testing.assert_array_equal(found.rows, expected.rows[np.asarray(pair)])
-        np.testing.assert_array_equal(found.labels, expected.labels[np.asarray(pair)])
-        np.testing.assert_array_equal(found.distort, np.asarray(copy)[:, None] > [0, 0])
+        np.testing.assert_array_equal(actual.rows, expected.rows[np.asarray(pair)])
+        np.testing.assert_array_equal(actual.labels, expected.labels[np.asarray(pair)])
+        np.testing.assert_array_equal(actual.distort, np.asarray(copy)[:, None] > [0, 0])
 
 
 def test_the_pair_set_follows_from_the_runs_seed(glyphs):
@@ -293,10 +293,10 @@ def test_without_pairs_every_batch_is_drawn_anew(glyphs, name):
     fields = {**FIXED, "name": name, "margin": 1.0, "pairs": 0, "copies": 0}
     index = objectives.make_index(fields, glyphs, 0)
     assert index.pairs is None
-    found = objectives.build(fields, 8).sample(jax.random.key(1), 5, index)
+    actual = objectives.build(fields, 8).sample(jax.random.key(1), 5, index)
     key = jax.random.split(jax.random.fold_in(jax.random.key(1), 5), 3)[0]
     expected = sampling.sample_pairs(key, index, 10, negatives="same_alphabet")
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,8 @@ def test_layerwise_sgd_against_a_plain_loop():
     with jax.enable_x64(True):
         tx = optim.layerwise_sgd(RULES, **SETTINGS)
         params = jax.tree.map(jnp.asarray, params)
-        found, opt_state, _ = run(tx, params, tx.init(params), range(3 * SPE))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+        actual, opt_state, _ = run(tx, params, tx.init(params), range(3 * SPE))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), actual, expected)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), opt_state.trace, trace
         )
@@ -225,8 +225,8 @@ def test_cosine_schedule():
 
 def test_layer_settings_are_those_in_force():
     fields = {"name": "layerwise", "rules": [tuple(rule) for rule in RULES], **SETTINGS}
-    found = optim.layer_settings(fields, start(), SPE)  # the second epoch
-    assert found == {
+    actual = optim.layer_settings(fields, start(), SPE)  # the second epoch
+    assert actual == {
         "encoder/conv1/kernel": pytest.approx((0.045, 0.6, 0.01)),
         "encoder/conv1/bias": pytest.approx((0.09, 0.4, 0.0)),
         "head/kernel": pytest.approx((0.018, 0.55, 0.05)),
@@ -259,9 +259,9 @@ def test_adamw_against_a_plain_loop():
     with jax.enable_x64(True):
         tx = optim.build(fields, 8)
         params = jax.tree.map(jnp.asarray, params)
-        found, _, _ = run(tx, params, tx.init(params), range(6))
+        actual, _, _ = run(tx, params, tx.init(params), range(6))
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found, expected
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), actual, expected
         )
 
 
@@ -303,13 +303,13 @@ def test_muon_against_a_plain_loop():
         expected["conv"]["bias"] -= rate * ahead / size
     with jax.enable_x64(True):
         tx = optim.build(fields, 8)
-        found = jax.tree.map(jnp.asarray, params)
-        state = tx.init(found)
+        actual = jax.tree.map(jnp.asarray, params)
+        state = tx.init(actual)
         for grads in gradients:
-            updates, state = tx.update(jax.tree.map(jnp.asarray, grads), state, found)
-            found = optax.apply_updates(found, updates)
+            updates, state = tx.update(jax.tree.map(jnp.asarray, grads), state, actual)
+            actual = optax.apply_updates(actual, updates)
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found, expected
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), actual, expected
         )
 
 
@@ -342,9 +342,9 @@ def test_adam_with_l2_against_a_plain_loop():
     with jax.enable_x64(True):
         tx = optim.build(ADAM, 8)
         params = jax.tree.map(jnp.asarray, params)
-        found, _, _ = run(tx, params, tx.init(params), range(7))
+        actual, _, _ = run(tx, params, tx.init(params), range(7))
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found, expected
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), actual, expected
         )
 
 
@@ -358,9 +358,9 @@ def test_coupled_l2_is_the_gradient_of_the_penalty():
 
     tx = optim.coupled_l2(rules)
     grads = jax.tree.map(jnp.ones_like, params)
-    found, _ = tx.update(grads, tx.init(params), params)
+    actual, _ = tx.update(grads, tx.init(params), params)
     expected = jax.tree.map(lambda g: 1 + g, jax.grad(penalty)(params))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), actual, expected)
     with pytest.raises(ValueError, match="no rule matches parameter 'encoder/conv1/bias'"):
         optim.coupled_l2(rules[:2]).init(params)
 
@@ -381,7 +381,7 @@ def test_other_settings_of_adam_compile_nothing_anew():
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_another_rate_compiles_nothing_anew(name):
-    fields = {"name": name, "rate": 0.1, "warmup_steps": 0, "weight_decay": 0.3}
+    fields = {"name": name, "learning_rate": 0.1, "warmup_steps": 0, "weight_decay": 0.3}
     tx = optim.build(fields, 8)
     params = jax.tree.map(jnp.asarray, start())
     _, _, step = run(tx, params, tx.init(params), range(1))
@@ -410,7 +410,7 @@ def test_another_rate_compiles_nothing_anew(name):
         ),
         (
             {"name": "layerwise", "rules": [("w", 0.1)], **SETTINGS},
-            r"rules of 'layerwise' are \(pattern, rate, momentum, l2\), got \('w', 0.1\)",
+            r"rules of 'layerwise' are \(pattern, learning_rate, momentum, l2\), got \('w', 0.1\)",
         ),
     ],
 )

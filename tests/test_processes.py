@@ -14,6 +14,8 @@ import pytest
 
 from siamese_jax.runs import checkpoints, workdir
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 FIELDS = (
     "--config.num_devices=0",

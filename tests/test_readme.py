@@ -104,7 +104,7 @@ def test_every_flag_and_field_of_a_command_is_there(words):
 
 def test_flags_and_fields_in_the_text_are_there():
     """`--flag` and `section.field` in running text, whatever the command."""
-    flags = {"quick", "quiet"}
+    flags = {"quick", *ABSL}
     for launcher in (ROOT / "launch").glob("*.py"):
         flags |= set(defined_flags(f"launch/{launcher.name}"))
     configs = [
@@ -112,6 +112,7 @@ def test_flags_and_fields_in_the_text_are_there():
         for path in (ROOT / "configs").glob("*.py")
         if path.name != "recorded.py" and "get_config" in path.read_text()
     ]
+    configs.append(config_of("configs/koch2015.py:dense"))
     sections = "|".join(["data", "model", "objective", "augment", "optim", "eval"])
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -138,7 +139,8 @@ def test_every_file_and_link_is_there():
             assert (ROOT / path).exists(), f"{page.name}: {path}"
         for path in set(re.findall(r"\bsiamese_jax/[\w/]+(?:\.py|/)", text)):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
-        for target in re.findall(r"\]\(([^)]+)\)", text):
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)]+)\)", prose):
             path, _, anchor = target.partition("#")
             other = page.parent / path if path else page
             assert other.exists(), f"{page.name}: {target}"
@@ -194,8 +196,10 @@ def test_the_python_of_readme_prints_what_it_says(tmp_path):
 
 @pytest.mark.slow
 def test_the_python_of_docs_runs(tmp_path):
-    printed = run(tmp_path, block(ROOT / "docs" / "evaluation.md", "python", "print_table"))
-    assert re.search(r"mine +official .* 20 +1 +400 .*\nmine +within ", printed), printed
+    printed = run(tmp_path, block(ROOT / "docs" / "evaluation.md", "python", "results_table"))
+    assert re.search(r"mine +runs .* 20 +1 +400 .*\nmine +within ", printed), printed
+    printed = run(tmp_path, block(ROOT / "docs" / "your-data.md", "python", "train_and_evaluate"))
+    assert re.search(r"right: [01]\.\d+\nembeddings: \(10, 16\)", printed), printed
     run(tmp_path, block(ROOT / "docs" / "your-data.md", "python", "load_iris"))
     data = loading.load({"name": "vectors", "path": str(tmp_path / "iris.csv")})
     assert data.train.num_classes + data.validation.num_classes + data.test.num_classes == 3
@@ -230,6 +234,14 @@ def test_your_own_pictures_as_readme_has_it(desk):
     assert (desk / "runs" / "mine" / "report.html").exists()
     printed = [run(desk, words) for words in commands(block(README, "bash", "enrol anna"))]
     assert "nearest" in printed[-1] and re.search(r"anna|ben", printed[-1])
+    recognise = block(ROOT / "docs" / "recognition.md", "python", "identify")
+    for name, here in (
+        ("runs/faces", "runs/mine"),
+        ("a1.png", "anna.png"),
+        ("people", "my_pictures"),
+    ):
+        recognise = recognise.replace(name, here)
+    assert re.search(r"^(anna|unknown) [01]\.\d+$", run(desk, recognise).strip())
     export = block(ROOT / "docs" / "your-data.md", "python", "export")
     run(desk, export + "import siamese_jax\nsiamese_jax.load('mine.npz')\n")
 
@@ -242,6 +254,7 @@ def test_the_commands_of_readme_run(desk):
         words = [re.sub(r"^(--config=.*\.py)$", r"\1:smoke", word) for word in words]
         words = [word.replace("--trials=20", "--trials=2") for word in words]
         words += ["--dry_run"] if words[1] == "launch/ablate.py" else []
+        words += ["--n_way=5"] if words[1] == "launch/evaluate.py" else []
         words += ["--suite=recognition", "--nopeers"] if words[1] == "launch/benchmark.py" else []
         run(desk, words)
         seen.append(words[1])

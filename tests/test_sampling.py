@@ -35,7 +35,7 @@ pairs = jax.jit(
 episodes = jax.jit(
     sampling.sample_episodes,
     static_argnums=(2, 3),
-    static_argnames=("symmetries", "fill", "max_alphabet", "images_per_class"),
+    static_argnames=("symmetries", "pad_with_symmetries", "max_alphabet", "images_per_class"),
 )
 
 

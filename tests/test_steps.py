@@ -60,7 +60,7 @@ OBJECTIVES = {
         "symmetries": "none",
     },
     **{
-        f"episode, {contrast} contrast": {
+        f"info_nce, {contrast} contrast": {
             "name": "info_nce",
             "episodes": 8,
             "n_way": 2,
@@ -130,11 +130,11 @@ def small(glyphs):
 def build(net, objective, optimiser, count=1, dtype="float32", **changes):
     """All that a train step is made of, on so many devices."""
     devices = Devices(count)
-    asked = objectives.build({**OBJECTIVES[objective], **changes}, 8, num_classes=48)
+    built = objectives.build({**OBJECTIVES[objective], **changes}, 8, num_classes=48)
     model = siamese.build(
-        {**NETS[net], "dtype": dtype}, axis_name=devices.axis_name, classes=asked.classes
+        {**NETS[net], "dtype": dtype}, axis_name=devices.axis_name, classes=built.classes
     )
-    return devices, model, optim.build(OPTIMISERS[optimiser], 100), asked
+    return devices, model, optim.build(OPTIMISERS[optimiser], 100), built
 
 
 def made_up(model, image_shape, dtype="float32"):
@@ -191,11 +191,11 @@ def floats(state):
     "net, objective, optimiser, counts",
     [
         ("koch", "verification", "layerwise", (2, 4, 8)),
-        ("koch", "episode, episode contrast", "adamw", (2,)),
-        ("koch", "episode, batch contrast", "adamw", (4,)),
+        ("koch", "info_nce, episode contrast", "adamw", (2,)),
+        ("koch", "info_nce, batch contrast", "adamw", (4,)),
         ("residual", "verification", "adamw", (4,)),
-        ("residual", "episode, episode contrast", "layerwise", (8,)),
-        ("residual", "episode, batch contrast", "adamw", (2, 4, 8)),
+        ("residual", "info_nce, episode contrast", "layerwise", (8,)),
+        ("residual", "info_nce, batch contrast", "adamw", (2, 4, 8)),
         ("small", "contrastive", "adamw", (4,)),
         ("small", "triplet", "adamw", (4,)),
         ("small", "prototypical", "adamw", (4,)),
@@ -203,6 +203,7 @@ def floats(state):
         ("small", "classifier", "adamw", (4,)),
     ],
 )
+@pytest.mark.slow
 def test_one_device_or_several_make_the_same_run(small, net, objective, optimiser, counts):
     with jax.enable_x64(True):
         runs = {
@@ -220,7 +221,7 @@ def test_one_device_or_several_make_the_same_run(small, net, objective, optimise
 
 
 @pytest.mark.parametrize(
-    "net, objective", [("koch", "verification"), ("residual", "episode, batch contrast")]
+    "net, objective", [("koch", "verification"), ("residual", "info_nce, batch contrast")]
 )
 def test_one_device_or_several_in_float32(small, net, objective):
     one, few = (train(small, build(net, objective, "layerwise", count), 1)[0] for count in (1, 8))
@@ -228,6 +229,7 @@ def test_one_device_or_several_in_float32(small, net, objective):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_device_or_two_meet_the_same_fixed_pairs(small):
     """Warped by the pairs' own keys, over the border of the first epoch, 13.5 steps."""
     more = {"dtype": "float64", "augmentation": {"affine": augment.Affine()}}
@@ -337,7 +339,7 @@ def test_a_step_is_sample_gather_forward_backward_update(small):
 
 def test_training_lowers_the_loss(small):
     augmentation = {"affine": augment.Affine()}
-    parts = build("residual", "episode, batch contrast", "adamw", symmetries="alphabet")
+    parts = build("residual", "info_nce, batch contrast", "adamw", symmetries="alphabet")
     _, losses = train(small, parts, 100, augmentation=augmentation)
     assert losses[-10:].mean() < 0.85 * losses[:5].mean()
 

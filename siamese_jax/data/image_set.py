@@ -129,10 +129,12 @@ class ImageSet:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return len(self.class_names)
 
     @property
     def num_alphabets(self) -> int:
+        """Number of alphabets."""
         return len(self.alphabet_names)
 
     @property

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,9 @@ _log = logging.getLogger(__name__)
 
 __all__ = ["DEFAULTS", "Data", "ImageSet", "OfficialRuns", "load", "make_runs"]
 
-NAMES = ("auto", "omniglot", "glyphs", "mnist", "folder", "vectors")
 SPLITS = ("lake", "koch", "vinyals", "rows")
 DEFAULTS: Mapping[str, Any] = {
-    "name": "auto",  # one of NAMES; auto: Omniglot if it can be had, else glyphs
+    "name": "auto",  # one of LOADERS; auto: Omniglot if it can be had, else glyphs
     "data_dir": None,  # folder of prepared sets; None: tfds's own
     "archives": None,  # folder of Omniglot's three zips, or of MNIST's four gz files
     "path": None,  # of `folder`: the folder (or zip) of pictures; of `vectors`: the file
@@ -106,7 +105,7 @@ def load(config: Mapping[str, Any]) -> Data:
     size = fields["image_size"]
     if size is not None and [type(side) for side in np.atleast_1d(size).tolist()] != [int, int]:
         raise ValueError(f"data image_size must be (height, width) in pixels, got {size!r}")
-    for key, choices in (("name", NAMES), ("split", SPLITS)):
+    for key, choices in (("name", LOADERS), ("split", SPLITS)):
         if fields[key] not in choices:
             raise ValueError(f"data {key} must be one of {', '.join(choices)}, got {fields[key]!r}")
     name = fields["name"]
@@ -119,17 +118,7 @@ def load(config: Mapping[str, Any]) -> Data:
         )
     if fields["split"] == "rows" and name not in ("folder", "vectors"):
         raise ValueError(f"data split 'rows' goes with folder and vectors, not with {name!r}")
-    if name == "auto":
-        data = _load_auto(fields)
-    else:
-        loaders = {
-            "omniglot": _load_omniglot,
-            "glyphs": _load_glyphs,
-            "mnist": _load_mnist,
-            "folder": _load_folder,
-            "vectors": _load_vectors,
-        }
-        data = loaders[name](fields)
+    data = LOADERS[name](fields)
     data = data.resized(fields["image_size"])
     _log.info("data: %s", data.note)
     return data
@@ -149,8 +138,8 @@ def _load_omniglot(fields: Mapping[str, Any]) -> Data:
     evaluation = omniglot.load_evaluation(builder)
     known = f"(archives {omniglot.fingerprint(builder)})"
     if fields["split"] == "vinyals":  # some characters of the official runs are trained on
-        parts = splits.vinyals(background, evaluation, fields["seed"])
-        return Data(*parts, None, "", f"Omniglot, split vinyals, seed {fields['seed']} {known}")
+        parts = splits.vinyals(background, evaluation)
+        return Data(*parts, None, "", f"Omniglot, split vinyals {known}")
     split = {"lake": splits.lake, "koch": splits.koch}[fields["split"]]
     note = f"Omniglot, split {fields['split']} {known}"
     return Data(*split(background, evaluation), omniglot.load_runs(builder), "official", note)
@@ -226,3 +215,13 @@ def _split(images: ImageSet, fields: Mapping[str, Any]) -> splits.Parts:
 def _split_note(fields: Mapping[str, Any]) -> str:
     by = " by rows, the classes shared," if fields["split"] == "rows" else ""
     return f"split{by} with seed {fields['seed']}"
+
+
+LOADERS: Mapping[str, Callable[[Mapping[str, Any]], Data]] = {
+    "auto": _load_auto,
+    "omniglot": _load_omniglot,
+    "glyphs": _load_glyphs,
+    "mnist": _load_mnist,
+    "folder": _load_folder,
+    "vectors": _load_vectors,
+}

@@ -1,8 +1,8 @@
 """What a network has to beat: random scores, pixel nearest neighbour, modified Hausdorff distance.
 
 Each is a `score(queries, supports)` of uint8 images, (Q, H, W, C) and (S, H, W, C), that returns
-(Q, S) float64, higher = more alike, so the protocols of `evaluate.py` evaluate it like any other
-system. All but the Hausdorff distance take vectors too, (Q, 1, D, 1) and (S, 1, D, 1) float32.
+(Q, S) float64, higher = more alike. So the protocols evaluate it like any other system. All but the
+Hausdorff distance take vectors too, (Q, 1, D, 1) and (S, 1, D, 1) float32.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def pixel_nearest_neighbour(queries: np.ndarray, supports: np.ndarray) -> np.nda
     _check(queries, supports)
     q = queries.reshape(len(queries), -1).astype(np.float64)  # (Q, H * W * C)
     s = supports.reshape(len(supports), -1).astype(np.float64)  # (S, H * W * C)
-    if queries.dtype != np.uint8:  # expanded as below, near vectors would lose all their digits
+    if queries.dtype != np.uint8:  # the expansion below would lose all digits of near vectors
         return -spatial.distance.cdist(q, s, "sqeuclidean")
     squared = (q**2).sum(1)[:, None] - 2 * (q @ s.T) + (s**2).sum(1)  # (Q, S)
     return -squared / 255**2
@@ -79,8 +79,8 @@ def modified_hausdorff(queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
     _check(queries, supports)
     if queries.dtype != np.uint8:
         raise ValueError(
-            f"the modified Hausdorff distance is of ink in uint8 pictures, not of {queries.dtype} "
-            "vectors: leave it out, nearest neighbour takes vectors"
+            "the modified Hausdorff distance is of ink in uint8 images, not of "
+            f"{queries.dtype} vectors: use the nearest neighbour for these"
         )
     query_trees = [_ink_tree(image) for image in queries]
     support_trees = [_ink_tree(image) for image in supports]

@@ -1,8 +1,8 @@
 """The classifier baseline of few-shot learning: a cosine layer fitted to the supports of each run.
 
-Its weights are first imprinted (each class's is the direction of the mean of its supports'
-directions) and then fine-tuned on the same supports by cross-entropy, with plain gradient descent
-over all of them. The encoder stays as it is, so a run costs no encoder pass of its own.
+Its weights are first imprinted: those of a class are the direction of the mean of its supports'
+directions. Then they are fine-tuned on the same supports by cross-entropy, with plain gradient descent
+over all of them. The encoder stays as it is, so a run needs no further encoder pass.
 
 References:
     Chen, Liu, Kira, Wang, Huang (2019), A closer look at few-shot classification: "Baseline++".
@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from siamese_jax.models.distances import unit
 
-STEPS = 100  # of gradient descent, as many as Chen et al. take iterations
-RATE = 0.01  # of gradient descent: so small that the steps refine the imprinted weights
+STEPS = 100  # of gradient descent, the number of iterations of Chen et al.
+LEARNING_RATE = 0.01  # so small that the steps only refine the imprinted weights
 SCALE = 10.0  # of the cosine, before the softmax
 
 
@@ -43,15 +43,19 @@ def cosine_logits(queries: jax.Array, weights: jax.Array, scale: float = SCALE) 
 
 @functools.partial(jax.jit, static_argnames="steps")
 def finetune(
-    supports: jax.Array, *, steps: int = STEPS, rate: float = RATE, scale: float = SCALE
+    supports: jax.Array,
+    *,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
+    scale: float = SCALE,
 ) -> jax.Array:
     """Fits the cosine layer of each run to that run's supports.
 
     Args:
         supports: (R, N, K, D) embeddings of R runs, each fitted by itself.
         steps: updates; 0 leaves the imprinted weights.
-        rate: of an update. The loss of a run is the sum over its classes of the mean over their K
-            supports, so that a class's weights move equally fast whatever N and K.
+        learning_rate: of an update. The loss of a run is the sum over its classes of the mean over
+            their K supports, so a class's weights move equally fast whatever N and K are.
         scale: of the cosine.
 
     Returns:
@@ -61,12 +65,12 @@ def finetune(
     def fit(supports):  # (N, K, D)
         def loss(weights):
             logits = cosine_logits(supports, weights, scale)  # (N, K, N)
-            own = jnp.arange(len(supports))[:, None, None]
-            right = jnp.take_along_axis(jax.nn.log_softmax(logits), own, -1)  # (N, K, 1)
+            labels = jnp.arange(len(supports))[:, None, None]
+            right = jnp.take_along_axis(jax.nn.log_softmax(logits), labels, -1)  # (N, K, 1)
             return -right.mean(1).sum()
 
         def update(_, weights):
-            return weights - rate * jax.grad(loss)(weights)
+            return weights - learning_rate * jax.grad(loss)(weights)
 
         return jax.lax.fori_loop(0, steps, update, imprint(supports))
 

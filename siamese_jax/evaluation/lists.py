@@ -106,14 +106,17 @@ class Trials(TrialList):
 
     @property
     def n_way(self) -> int:
+        """Classes a trial."""
         return self.supports.shape[1]
 
     @property
     def k_shot(self) -> int:
+        """Support images a class."""
         return self.supports.shape[2]
 
     @property
     def num_trials(self) -> int:
+        """Number of queries over all runs."""
         return self.queries.size
 
 
@@ -246,6 +249,7 @@ class OpenSet(TrialList):
 
     @property
     def k_shot(self) -> int:
+        """References an enrolled class."""
         return self.supports.shape[1]
 
 

@@ -13,16 +13,16 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, Num
 from scipy import special
 
-Scores = Float[np.ndarray, " p"]
+Scores = Num[np.ndarray, " p"]
 Labels = Integer[np.ndarray, " p"] | Bool[np.ndarray, " p"]
 
 # ---------------------------------------------------------------------------------------- N-way
 
 
-def answer_shares(scores: Float[np.ndarray, "*t n"]) -> Float[np.ndarray, "*t n"]:
+def answer_shares(scores: Num[np.ndarray, "*t n"]) -> Float[np.ndarray, "*t n"]:
     """How much of its answer a system gives to each support of a trial.
 
     The highest score is the answer. Several supports that tie at the highest share it equally. A
@@ -44,7 +44,7 @@ def answer_shares(scores: Float[np.ndarray, "*t n"]) -> Float[np.ndarray, "*t n"
 
 
 def n_way_correct(
-    scores: Float[np.ndarray, "*t n"], answers: Integer[np.ndarray, "*t"]
+    scores: Num[np.ndarray, "*t n"], answers: Integer[np.ndarray, "*t"]
 ) -> Float[np.ndarray, "*t"]:
     """How right each N-way trial is: 1, 0, or 1 / (number tied) where the right one ties.
 
@@ -72,7 +72,7 @@ def n_way_correct(
     return np.take_along_axis(shares, answers[..., None], -1)[..., 0]
 
 
-def n_way_accuracy(scores: Float[np.ndarray, "*t n"], answers: Integer[np.ndarray, "*t"]) -> float:
+def n_way_accuracy(scores: Num[np.ndarray, "*t n"], answers: Integer[np.ndarray, "*t"]) -> float:
     """The mean of `n_way_correct` over all trials."""
     return float(n_way_correct(scores, answers).mean())
 
@@ -80,7 +80,7 @@ def n_way_accuracy(scores: Float[np.ndarray, "*t n"], answers: Integer[np.ndarra
 # --------------------------------------------------------------------------------- verification
 
 
-def pair_correct(scores: Scores, labels: Labels, threshold: float) -> Float[np.ndarray, " p"]:
+def pair_correct(scores: Scores, labels: Labels, threshold: float | int) -> Float[np.ndarray, " p"]:
     """How right each pair is: 1 or 0 with "same" where score >= threshold; 1/2 if not finite.
 
     Args:
@@ -96,7 +96,7 @@ def pair_correct(scores: Scores, labels: Labels, threshold: float) -> Float[np.n
     return np.where(np.isfinite(scores), correct, 0.5)
 
 
-def accuracy_at_threshold(scores: Scores, labels: Labels, threshold: float) -> float:
+def accuracy_at_threshold(scores: Scores, labels: Labels, threshold: float | int) -> float:
     """The mean of `pair_correct` over all pairs."""
     return float(pair_correct(scores, labels, threshold).mean())
 
@@ -135,7 +135,7 @@ def best_threshold(scores: Scores, labels: Labels) -> float:
 
 
 def roc(
-    scores: Scores, labels: Labels, weights: Float[np.ndarray, " p"] | None = None
+    scores: Scores, labels: Labels, weights: Scores | None = None
 ) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
     """The ROC curve, one point a distinct score.
 
@@ -168,7 +168,7 @@ def roc(
     return rates[0], rates[1], np.append(np.inf, values[last])
 
 
-def auc(scores: Scores, labels: Labels, weights: Float[np.ndarray, " p"] | None = None) -> float:
+def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
     """Area under the ROC curve: the chance that a same pair scores above a different one.
 
     Ties count 1/2, and so does a comparison with a score that is not finite.
@@ -184,9 +184,7 @@ def auc(scores: Scores, labels: Labels, weights: Float[np.ndarray, " p"] | None 
     return _area(*roc(scores, labels, weights)[:2])
 
 
-def equal_error_rate(
-    scores: Scores, labels: Labels, weights: Float[np.ndarray, " p"] | None = None
-) -> float:
+def equal_error_rate(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
     """The rate at which false accepts equal false rejects, on the ROC's straight segments.
 
     Args:
@@ -200,7 +198,7 @@ def equal_error_rate(
     return _equal_error(*roc(scores, labels, weights)[:2])
 
 
-def false_rates(scores: Scores, labels: Labels, threshold: float) -> tuple[float, float]:
+def false_rates(scores: Scores, labels: Labels, threshold: float | int) -> tuple[float, float]:
     """False accept rate and false reject rate at a threshold.
 
     Args:
@@ -383,7 +381,7 @@ def reliability_bins(
 # ------------------------------------------------------------------------------- identification
 
 
-def false_alarm_threshold(scores: Float[np.ndarray, " u"], rate: float) -> float:
+def false_alarm_threshold(scores: Num[np.ndarray, " u"], rate: float) -> float:
     """The lowest threshold at which at most `rate` of impostors raise an alarm.
 
     Args:
@@ -409,10 +407,10 @@ def false_alarm_threshold(scores: Float[np.ndarray, " u"], rate: float) -> float
 
 
 def identification(
-    scores: Float[np.ndarray, "p n"],
+    scores: Num[np.ndarray, "p n"],
     answers: Integer[np.ndarray, " p"],
-    impostors: Float[np.ndarray, "u n"],
-    threshold: float,
+    impostors: Num[np.ndarray, "u n"],
+    threshold: float | int,
 ) -> tuple[Float[np.ndarray, " p"], float]:
     """Detection-and-identification of enrolled probes, and the false alarm rate, at a threshold.
 
@@ -437,7 +435,7 @@ def identification(
     return n_way_correct(scores, answers) * detected, float(alarms.mean())
 
 
-def highest_scores(scores: Float[np.ndarray, "*t n"]) -> Float[np.ndarray, "*t"]:
+def highest_scores(scores: Num[np.ndarray, "*t n"]) -> Float[np.ndarray, "*t"]:
     """(..., N) scores -> (...) the highest; NaN where one of the N is not finite."""
     scores = np.asarray(scores, np.float64)
     return np.where(np.isfinite(scores).all(-1), scores.max(-1), np.nan)
@@ -447,7 +445,7 @@ def highest_scores(scores: Float[np.ndarray, "*t n"]) -> Float[np.ndarray, "*t"]
 
 
 def retrieval(
-    scores: Float[np.ndarray, "b m"],
+    scores: Num[np.ndarray, "b m"],
     relevant: Bool[np.ndarray, "b m"],
     rows: Integer[np.ndarray, " b"],
     depths: tuple[int, ...] = (1, 5, 10),
@@ -522,7 +520,9 @@ def retrieval(
 # ------------------------------------------------------------------------------------ intervals
 
 
-def wilson_interval(correct: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(
+    correct: float | int, total: int, confidence: float = 0.95
+) -> tuple[float, float]:
     """Wilson's score interval of a proportion, as if the trials were independent.
 
     Args:
@@ -549,7 +549,7 @@ def wilson_interval(correct: float, total: int, confidence: float = 0.95) -> tup
     return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
 
 
-def seed_interval(values: Sequence[float]) -> tuple[float, float]:
+def seed_interval(values: Sequence[float | int] | np.ndarray) -> tuple[float, float]:
     """95 % t interval of the mean over seeds; NaN for one seed."""
     if len(values) < 2:
         return math.nan, math.nan
@@ -559,7 +559,7 @@ def seed_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def bootstrap_interval(
-    values: Float[np.ndarray, " t"],
+    values: Num[np.ndarray, " t"],
     groups: Integer[np.ndarray, " t"],
     *,
     num_resamples: int = 5000,
@@ -593,8 +593,8 @@ def bootstrap_interval(
 
 
 def paired_difference(
-    correct_a: Float[np.ndarray, " t"],
-    correct_b: Float[np.ndarray, " t"],
+    correct_a: Num[np.ndarray, " t"],
+    correct_b: Num[np.ndarray, " t"],
     groups: Integer[np.ndarray, " t"],
     *,
     num_resamples: int = 5000,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from siamese_jax.data import folder
-from siamese_jax.data.image_set import resize_images
+from siamese_jax.data.image_set import as_kind, resize_images
 from siamese_jax.evaluation import trials
 
 
@@ -25,9 +25,9 @@ def read_pairs(
     """Reads pairs of pictures from a CSV file.
 
     A line is `questioned,reference,label`, or `questioned,reference,label,claim`: two pictures, their
-    paths relative to the file's folder, and 1 for the same class or 0 for different ones. Lines of one
-    claim ask about one picture, with a reference each; their scores are joined into one. A first line
-    whose label is neither 0 nor 1, and whose paths are no files, is taken for a header.
+    paths relative to the file's folder, and 1 for the same class or 0 for different ones. The lines of
+    one claim have the same questioned picture and a reference each; their scores are aggregated into
+    one. A first line is a header if its label is neither 0 nor 1 and its paths are no files.
 
     Args:
         path: of the file.
@@ -40,9 +40,10 @@ def read_pairs(
         picture, or by this picture if all lie in one folder.
 
     Raises:
-        ValueError: naming the line: not three or four fields, a missing or unreadable picture, a
-            label that is not 0 or 1, a picture with itself, lines of one claim that differ in the
-            label or the questioned picture. Or no lines, one label only, or a network of vectors.
+        ValueError: a line, which is named, has not three or four fields, a picture that is missing
+            or cannot be read, a label that is not 0 or 1, a picture with itself, or another label or
+            questioned picture than its claim; or there are no lines, one label only, or the network
+            takes vectors.
     """
     path = pathlib.Path(path).expanduser()
     if kind == "vector":
@@ -63,8 +64,7 @@ def read_pairs(
             picture = folder.read_picture(file, "L" if channels == 1 else "RGB")
         except ValueError as error:
             raise ValueError(f"{path}, line {lines[file]}: {error}") from None
-        picture = 255 - picture if kind == "ink" else picture
-        images[i] = resize_images(picture[None], height, width)[0]
+        images[i] = resize_images(as_kind(picture, kind)[None], height, width)[0]
     by_folder = len({claim.questioned.parent for claim in claims}) > 1
     group_of = [claim.questioned.parent if by_folder else claim.questioned for claim in claims]
     names, groups = np.unique([str(file) for file in group_of], return_inverse=True)

@@ -7,6 +7,7 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import numpy as np
 
@@ -21,17 +22,12 @@ _LISTS = {cls.__name__: cls for cls in (Trials, VerificationPairs, Retrieval, Op
 _ARRAYS = ("scores", "correct")  # of a result
 
 
-def write(workdir: str | pathlib.Path, results: Mapping[str, Mapping[str, Result]]) -> pathlib.Path:
-    """Writes results to `evaluation.npz` in a workdir, in place of what is there.
-
-    The file holds all fields of the results and of their lists of trials but the images.
+def write(file: BinaryIO, results: Mapping[str, Mapping[str, Result]]) -> None:
+    """Writes all fields of results, and of their lists of trials all but the images.
 
     Args:
-        workdir: an existing folder.
+        file: to write to; a workdir's is named `FILE`.
         results: of `run_protocols`, by the name of the system.
-
-    Returns:
-        The file.
     """
     arrays, lists, rows, numbers = {}, [], [], {}
     for system, by_key in results.items():
@@ -51,16 +47,11 @@ def write(workdir: str | pathlib.Path, results: Mapping[str, Mapping[str, Result
             fields = {k: v for k, v in _fields(result).items() if k not in (*_ARRAYS, "trials")}
             rows.append({"by": [system, key], "list": numbers[identity], "fields": fields})
     index = json.dumps(_tagged({"lists": lists, "results": rows}), default=lambda x: x.item())
-    target = pathlib.Path(workdir) / FILE
-    part = target.with_suffix(".part")
-    with open(part, "wb") as file:
-        np.savez_compressed(file, index=np.frombuffer(index.encode(), np.uint8), **arrays)
-    part.replace(target)
-    return target
+    np.savez_compressed(file, index=np.frombuffer(index.encode(), np.uint8), **arrays)
 
 
 def read(workdir: str | pathlib.Path, data: EvaluationData) -> dict[str, dict[str, Result]]:
-    """Reads the results that `write` wrote.
+    """Reads the results that were written to the file `FILE` of a workdir.
 
     Args:
         workdir: the folder.

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from siamese_jax.evaluation import finetune
+from siamese_jax.evaluation.lists import TrialList
 
 # How the K supports of a class give its score.
 SHOT_AGGREGATIONS = {
@@ -80,16 +81,14 @@ def from_embedder(
 
 
 class Scorer:
-    """A system with the images that it scores.
+    """A system with the images of a list of trials.
 
     Args:
         system: `from_embedder(...)`, or a callable.
-        images: (M, H, W, C).
-        rows: all rows of `images` that will be scored.
-        fingerprint: names the images.
-        label: of the progress bars.
+        trials: the list.
+        rows: all rows of its images that will be scored.
         batch_size: images an embedding pass.
-        cache: embeddings by fingerprint, filled and used.
+        cache: embeddings by the images' fingerprint, filled and used.
         progress: show progress bars.
 
     Raises:
@@ -99,11 +98,9 @@ class Scorer:
     def __init__(
         self,
         system: Embedder | Callable,
-        images: np.ndarray,
+        trials: TrialList,
         rows: np.ndarray,
         *,
-        fingerprint: str,
-        label: str = "",
         batch_size: int = 128,
         cache: dict | None = None,
         progress: bool = False,
@@ -113,13 +110,14 @@ class Scorer:
                 "a system is from_embedder(...) or a callable score(queries, supports), not "
                 f"{system!r}"
             )
-        self._system, self._images = system, images
-        self._label, self._progress = label, progress
+        self._system, self._images = system, trials.images
+        self._label, self._progress = f"{trials.name} {trials.hash}", progress
         self._table = None
         if isinstance(system, Embedder):
-            embedded = {} if cache is None else cache.setdefault(fingerprint, {})
+            embedded = {} if cache is None else cache.setdefault(trials.fingerprint, {})
             self._table = _embed_rows(
-                system.embed, images, np.unique(rows), batch_size, embedded, label, progress
+                *(system.embed, trials.images, np.unique(rows), batch_size, embedded),
+                *(self._label, progress),
             )
 
     @property
@@ -315,6 +313,19 @@ def check_shot_aggregation(shot_aggregation: str, has_embeddings: bool) -> None:
             f"shot_aggregation {shot_aggregation!r} needs embeddings, and this system gives scores "
             f"only: use {others}, or make a system with from_embedder"
         )
+
+
+def effective_aggregation(
+    system: Embedder | Callable, shot_aggregation: str, k_shot: int
+) -> str | None:
+    """The shot aggregation where it made a difference, else None.
+
+    Of one support a class all but `finetune` are the same, and a system with `score_classes` uses
+    none of them.
+    """
+    sees_classes = isinstance(system, Embedder) and system.score_classes is not None
+    differs = k_shot > 1 or shot_aggregation == "finetune"
+    return shot_aggregation if differs and not sees_classes else None
 
 
 _AGGREGATE = {

@@ -23,7 +23,7 @@ from siamese_jax.evaluation.scoring import (
 from siamese_jax.inference import network
 from siamese_jax.runs import export, files, workdir
 
-PARTS = ("test", "validation", "both")
+PARTS = ("test", "validation", "both", "rotated")
 
 _log = logging.getLogger(__name__)
 # What a record holds of each result; results.json holds all.
@@ -54,8 +54,9 @@ class EvaluationRequest:
             config's.
         test_archives: folder of the archives of the test data.
         part: which of the data is evaluated on, one of `PARTS`: the test part; the validation part,
-            which the checkpoint was chosen by; or both as one set. Only the first has a report, and
-            only its results are saved in the workdir.
+            which the checkpoint was chosen by; both as one set; or the test part with the quarter
+            turns of every class as further classes. Only the first has a report, and only its
+            results are saved in the workdir.
         pairs: a CSV file of pairs of pictures that `verification` evaluates too (see
             `pairs_csv.read_pairs`).
         baselines: whether random scores, pixel nearest neighbour and modified Hausdorff distance
@@ -266,7 +267,7 @@ def _save(request: EvaluationRequest, config, settings: Mapping, results: Result
     }
     if request.part == "test":
         path = pathlib.Path(request.workdir)
-        saved.write(path, results)
+        files.replace_file(path / saved.FILE, lambda file: saved.write(file, results))
         files.replace_text(path / "results.json", json.dumps(summary, indent=1) + "\n")
     if request.record:
         config, (training, evaluation) = workdir.without_places(config, [training, evaluation])
@@ -301,7 +302,11 @@ def _check_trained_on(path: str | pathlib.Path, data: loading.Data) -> None:
 
 
 def _part(data: loading.Data, part: str) -> loading.Data:
-    """The data with another part, or both, in place of the test part."""
+    """The data with another of `PARTS` in place of the test part."""
+    if part == "rotated":
+        rotated = splits.with_rotations(data.test)
+        note = f"{data.note}, {rotated.num_classes} classes with their quarter turns"
+        return dataclasses.replace(data, test=rotated, runs=None, note=note)
     evaluated = data.validation
     if part == "both":
         evaluated = splits.joined(data.validation, data.test, f"{data.test.name} and validation")

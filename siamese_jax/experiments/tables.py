@@ -71,6 +71,7 @@ class Measurement:
 
     @property
     def mean(self) -> float:
+        """Mean of the values."""
         return sum(100 * value for value in self.values) / len(self.values) / 100
 
     @property

@@ -16,6 +16,7 @@ import dataclasses
 import numpy as np
 
 from siamese_jax.inference.network import Siamese
+from siamese_jax.models.comparators import Local
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Explanation:
 
 def explains(net: Siamese) -> bool:
     """Whether the network compares places, so that `explain` has something to say."""
-    return net.model.head.kind == "local" and net.model.context is None
+    return isinstance(net.model.head, Local) and net.model.context is None
 
 
 def explain(
@@ -65,8 +66,8 @@ def explain(
     """
     if not explains(net):
         raise ValueError(
-            f"{net.name} compares with {net.model.head.kind!r}, which knows no places: only a network "
-            "with model.comparator 'local' can be explained"
+            f"{net.name} compares with {type(net.model.head).__name__}, which knows no places: only "
+            "a network with model.comparator 'local' can be explained"
         )
     h1, h2 = net.embed(np.stack([image1, image2]))
     head = net.model.head

@@ -65,7 +65,7 @@ class Siamese:
             images: (B, H, W, C) or (B, H, W) uint8; of kind `ink` 255 is ink and 0 paper. Images of
                 another height or width than the network's are resized. A network of kind `vector`
                 takes (B, D) or (B, 1, D, 1) float32 features, standardised as those of its
-                training set were (see `datasets.vectors.Standardisation`).
+                training set were (see `data.vectors.Standardisation`).
             batch: images a call of the compiled step.
 
         Returns:

@@ -58,9 +58,9 @@ class Comparator(nn.Module):
         return distances_lib.distances(h1, h2)
 
     @nn.nowrap
-    def features(self, h: Float[ArrayLike, "*b d"]) -> Float[Array, "n c"]:
+    def features(self, h: Float[Array, "*b d"]) -> Float[Array, "n c"]:
         """The features of embeddings as a table, one row for each embedding unless overridden."""
-        return jnp.reshape(h, (-1, h.shape[-1]))
+        return h.reshape(-1, h.shape[-1])
 
     @nn.nowrap
     def score_settings(self) -> tuple:
@@ -252,9 +252,9 @@ class Local(Comparator):
         return distances_lib.safe_sqrt(jnp.maximum(2 - 2 * s, 0.0))
 
     @nn.nowrap
-    def features(self, h: Float[ArrayLike, "*b d"]) -> Float[Array, "n {self.units}"]:
+    def features(self, h: Float[Array, "*b d"]) -> Float[Array, "n {self.units}"]:
         """One row for each place of each map."""
-        return jnp.reshape(h, (-1, self.units))
+        return h.reshape(-1, self.units)
 
     @nn.nowrap
     def score_settings(self) -> tuple:

@@ -24,13 +24,14 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 _ACCESS_COST = 50  # multiply-adds in the time of one number written and read, found by timing
 
 
 def fft_conv(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c n"], tile: int | None = None
+    x: Float[ArrayLike, "b h w c"], kernel: Float[ArrayLike, "kh kw c n"], tile: int | None = None
 ) -> Float[Array, "b h-kh+1 w-kw+1 n"]:
     """Valid convolution of stride 1 (no flip, as `jax.lax.conv_general_dilated`).
 

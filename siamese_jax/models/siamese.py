@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from siamese_jax.models.comparators import COMPARATORS, Comparator
 from siamese_jax.models.context import FullContext
@@ -107,7 +108,7 @@ class SiameseNet(nn.Module):
 
 
 def build(
-    fields: Mapping,
+    fields: Mapping | ConfigDict,
     image_shape: Sequence[int] | None = None,
     axis_name: str | None = None,
     classes: int = 0,
@@ -143,7 +144,9 @@ def build(
     )
 
 
-def _construct(section: str, module: type[nn.Module], given: Mapping, derived: Mapping):
+def _construct(
+    section: str, module: type[nn.Module], given: Mapping | ConfigDict, derived: Mapping
+):
     """A module of the attributes that a config gives, and of those that it has of the derived ones.
 
     Raises:

@@ -81,10 +81,12 @@ class Gallery:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Every name once, in the order of enrolment."""
         return tuple(dict.fromkeys(reference.name for reference in self.references))
 
     @functools.cached_property
     def scored(self) -> scoring.References:
+        """The embeddings, prepared once for scoring."""
         return scoring.References(self.embeddings)
 
     def __len__(self) -> int:

@@ -49,6 +49,7 @@ class Answer:
 
     @property
     def name(self) -> str | None:
+        """The best name above the threshold, None for "unknown"."""
         accepted = self.threshold is not None and self.matches[0].score >= self.threshold
         return self.matches[0].name if accepted else None
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from siamese_jax.data import folder
-from siamese_jax.data.image_set import resize_images
+from siamese_jax.data.image_set import as_kind, resize_images
 from siamese_jax.inference import network
 
 SIDE = 128  # pixels, the longer side of a kept thumbnail at most
@@ -91,8 +91,8 @@ def shape_for(net: network.Siamese, pixels: np.ndarray, inverted: bool = False) 
         pixels = np.stack(grey)[..., None]
     elif channels == 3 and pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
-    if net.kind == "ink" and not inverted:
-        pixels = 255 - pixels
+    if not inverted:
+        pixels = as_kind(pixels, net.kind)
     if pixels.shape[1:3] != (height, width):
         pixels = resize_images(pixels, height, width)
     return pixels

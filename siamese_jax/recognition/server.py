@@ -320,9 +320,12 @@ def listen(port: int = 0) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen(128)  # from now on connections wait, and none is refused
     except (OSError, OverflowError) as error:
         listener.close()
-        raise ValueError(f"port {port} cannot be had ({error}); --port=0 takes a free one") from None
+        raise ValueError(
+            f"port {port} cannot be had ({error}); --port=0 takes a free one"
+        ) from None
     return listener
 
 
@@ -355,5 +358,5 @@ def serve(net: Siamese, known: Gallery, file: GalleryFile | None, port: int = 0)
     symbols.warm_up(net)
     print(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C stops)", flush=True)
     # Larger galleries are rare: their steps are compiled while the first drawings are made.
-    threading.Thread(target=symbols.warm_up, args=(net, 4), daemon=True).start()
+    threading.Thread(target=symbols.warm_up, args=(net, 3), daemon=True).start()
     make_server(make_app(net, known, file)).run(sockets=[listener])

@@ -10,8 +10,6 @@ import io
 import json
 import os
 import pathlib
-import stat
-import tempfile
 import zipfile
 import zlib
 
@@ -19,6 +17,7 @@ import numpy as np
 
 from siamese_jax.recognition.calibration import Calibration
 from siamese_jax.recognition.gallery import Gallery, Reference
+from siamese_jax.runs import files
 
 _FORMAT = 1
 _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError)
@@ -72,6 +71,11 @@ class GalleryFile:
         if not self.path.parent.is_dir():
             raise ValueError(f"{self.path.parent}: no such folder for a gallery")
         data = _to_bytes(gallery)
+
+        def write(file):
+            os.fchmod(file.fileno(), 0o600)  # of a new file; that of an old one is kept
+            file.write(data)
+
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed; writers come one by one
@@ -81,29 +85,19 @@ class GalleryFile:
                     f"{self.path} was changed by another process in the meantime: nothing is "
                     "written, give the command again"
                 )
-            for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.part"):
-                leftover.unlink()  # of a writer that was killed
-            _replace(self.path, data)
-            os.fsync(folder)
+            self._remove_leftovers()
+            files.replace_file(self.path, write)
         finally:
             os.close(folder)
         self._last_read = _digest(data)
 
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-    """Replaces a file, keeping its mode; a new one is for its owner alone."""
-    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
-    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
+    def _remove_leftovers(self) -> None:
+        """Removes the temporary folders of writers that were killed; none is writing now."""
+        random = "[a-z0-9_]" * 8  # see `tempfile`
+        for side in self.path.parent.glob(f".{glob.escape(self.path.name)}.{random}"):
+            if side.is_dir() and not side.is_symlink():
+                (side / self.path.name).unlink(missing_ok=True)
+                side.rmdir()
 
 
 def _digest(data: bytes) -> str:

@@ -31,7 +31,9 @@ def redraw(images: ImageSet) -> ImageSet:
     return dataclasses.replace(images, images=np.stack(drawn)[..., None], name=name)
 
 
-def make(net: network.Siamese, archives: str | os.PathLike | None, rate: float = RATE) -> Calibration:
+def make(
+    net: network.Siamese, archives: str | os.PathLike | None, rate: float = RATE
+) -> Calibration:
     """Calibrates a network on Omniglot's validation alphabets.
 
     Args:
@@ -39,7 +41,9 @@ def make(net: network.Siamese, archives: str | os.PathLike | None, rate: float =
         archives: the folder with Omniglot's archives; None where it is prepared.
         rate: false-accept rate to allow.
     """
-    validation = loading.load({"name": "omniglot", "archives": archives and str(archives)}).validation
+    validation = loading.load(
+        {"name": "omniglot", "archives": archives and str(archives)}
+    ).validation
     return gallery.calibrate(gallery.empty(net), net, redraw(validation), rate).calibration
 
 
@@ -70,14 +74,15 @@ def read(path: str | os.PathLike, net: network.Siamese) -> Calibration:
 
 
 def describe(calibration: Calibration) -> str:
-    """One line on what was calibrated and how well it holds on the characters held back."""
-    held = calibration.held
+    """One line on what was calibrated and how well it holds on the characters held out."""
+    held_out = calibration.held_out
+    accepted, rejected = (100 * held_out[f"false_{answer}s"] for answer in ("accept", "reject"))
     one, five = calibration.threshold(1), calibration.threshold(5)
     return (
         f"{calibration.source}: {calibration.classes} characters, false-accept rate "
         f"{calibration.rate:g}: threshold {one:.2f} for one reference, {five:.2f} for five; on "
-        f"{held['classes']} characters held back one reference is falsely accepted in "
-        f"{100 * held['false_accepts']:.1f} %, falsely rejected in {100 * held['false_rejects']:.1f} %"
+        f"{held_out['classes']} characters held out one reference is falsely accepted in "
+        f"{accepted:.1f} %, falsely rejected in {rejected:.1f} %"
     )
 
 

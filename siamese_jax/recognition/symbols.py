@@ -14,7 +14,14 @@ from PIL import Image
 
 from siamese_jax.inference import explain as explain_lib
 from siamese_jax.inference.network import Siamese
-from siamese_jax.recognition import drawing, gallery, pictures, storage, symbol_calibration
+from siamese_jax.recognition import (
+    drawing,
+    gallery,
+    identification,
+    pictures,
+    storage,
+    symbol_calibration,
+)
 from siamese_jax.recognition.calibration import Calibration
 from siamese_jax.reporting import explain as explain_figure
 
@@ -41,16 +48,20 @@ def prepare(net: Siamese) -> Siamese:
     def compare(variables, h1, h2):
         size = next((n for n in _SIZES if n >= len(h2)), len(h2))
         padded = np.concatenate([h2, np.repeat(h2[-1:], size - len(h2), 0)])
-        return net.compare_step(variables, h1, padded)[:, : len(h2)]
+        return net.one_shot_step(variables, h1, padded)[:, : len(h2)]
 
-    return dataclasses.replace(net, compare_step=compare)
+    return dataclasses.replace(net, one_shot_step=compare)
 
 
 def warm_up(net: Siamese, sizes: int = 2) -> None:
-    """Compiles what an answer needs, for the first numbers of references."""
-    blank = np.zeros((2, drawing.SIDE, drawing.SIDE, 1), np.uint8)
-    h = net.embed(blank)  # two pictures, as `explain` embeds them
-    h = net.embed(blank[:1])
+    """Does once what an answer needs, and compiles the first numbers of references."""
+    image = np.zeros((drawing.SIDE, drawing.SIDE), np.uint8)
+    image[30:75, 50:55] = 255
+    example = picture(drawing.to_png(image))
+    known = teach(gallery.empty(net), net, "warm", example)
+    recognise(known, net, example)
+    explain(known, net, example)
+    h = net.embed(example.image[None])
     for size in _SIZES[:sizes]:
         net.score_matrix(h, np.repeat(h, size, 0))
 
@@ -122,7 +133,7 @@ def forget(known: gallery.Gallery, name: str) -> gallery.Gallery:
 
 def recognise(
     known: gallery.Gallery, net: Siamese, example: pictures.Picture, top: int = 3
-) -> gallery.Answer:
+) -> identification.Answer:
     """Which of the taught symbols this is, or none of them.
 
     Raises:
@@ -130,7 +141,7 @@ def recognise(
     """
     if not len(known):
         raise ValueError("nothing has been taught yet: draw a symbol and give it a name")
-    return gallery.identify(known, net, [example], top)[0]
+    return identification.identify(known, net, [example], top)[0]
 
 
 def explain(known: gallery.Gallery, net: Siamese, example: pictures.Picture) -> str | None:

@@ -67,7 +67,7 @@ class ReportInputs:
             `name`, and those of other systems on the same trials. A section whose protocol is not
             there says so.
         training: of the run.
-        evaluated: date of the evaluation, today by default.
+        evaluated: date of the evaluation (UTC), today by default.
 
     Raises:
         ValueError: the folder holds no run, or the network is not among the results.
@@ -79,7 +79,9 @@ class ReportInputs:
     net: network.Siamese
     results: Results
     training: Training
-    evaluated: str = dataclasses.field(default_factory=lambda: datetime.date.today().isoformat())
+    evaluated: str = dataclasses.field(
+        default_factory=lambda: datetime.datetime.now(datetime.UTC).date().isoformat()
+    )
 
     def __post_init__(self):
         if not self.starts:

@@ -17,8 +17,8 @@ import optax
 from siamese_jax.data import augment, loading
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation import trials
-from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
+from siamese_jax.inference.network import Siamese, bind
 from siamese_jax.models import siamese
 from siamese_jax.models.comparators import COMPARATORS
 from siamese_jax.training import host_feed, objectives, optim, sampling, step
@@ -28,7 +28,7 @@ from siamese_jax.training import host_feed, objectives, optim, sampling, step
 class Experiment:
     """The parts of a training run. Make it with `from_config`.
 
-    Each part is built when it is first asked for, and kept. Nothing is compiled before a step is called.
+    Each part is built when it is first asked for, and kept. `from_config` compiles nothing.
 
     Attributes:
         config: see `configs/`.
@@ -193,11 +193,9 @@ class Experiment:
             self.fill,
         )
 
-    def network(self, variables) -> network.Siamese:
+    def network(self, variables) -> Siamese:
         """The network with these variables, replicated on the devices, ready for use."""
-        return network.bind(
-            self.config, variables, self.image_shape, self.kind, "model", self.devices
-        )
+        return bind(self.config, variables, self.image_shape, self.kind, "model", self.devices)
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:

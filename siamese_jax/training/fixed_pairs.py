@@ -1,10 +1,9 @@
-"""Fixed sets of training pairs, as Koch et al. (2015) trained on: drawn once, met in epochs.
+"""Fixed sets of training pairs, as in Koch et al. (2015): drawn once, then visited in epochs.
 
 `make_pairs` draws the P pairs of a set on the host. With c distorted copies of each pair an epoch has
-n = P (c + 1) examples, and meets each of them once, in an order of its own; batches run on across the
-epochs' borders. Nothing of that is stored: the order is a bijection of 0 .. n - 1 that is computed where
-it is asked for, and the distortion of a copy is drawn from a key that depends on the run's key, the pair
-and the copy alone.
+n = P (c + 1) examples. It visits each of them once, in an order that differs between epochs; a batch may
+span the border of two. Nothing of that is stored. The order is a bijection of 0 .. n - 1, computed when
+it is needed. The distortion of a copy depends only on the run's key, the pair and the copy.
 
 References:
     Koch, Zemel, Salakhutdinov (2015), Siamese neural networks for one-shot image recognition,
@@ -23,7 +22,7 @@ import numpy as np
 from siamese_jax.training.sampling import NEGATIVES
 
 _ROUNDS = 8  # of the keyed permutation
-_OWN = 2**32 - 1  # folded into a run's key: no step has this number
+_ORDER_AND_WARPS = 2**32 - 1  # folded into a run's key: no step has this number
 
 
 class PairSet(NamedTuple):
@@ -105,18 +104,18 @@ def make_pairs(image_set, num_pairs: int, seed: int, negatives: str = "any") -> 
         )
     rng = np.random.default_rng(seed)
     rows, repeats = [], []
-    met = np.empty(0, np.int64)  # different pairs that are in the set, as codes
+    used = np.empty(0, np.int64)  # different pairs that are in the set, as codes
     for alphabet in range(num_alphabets):
         same = _same_pairs(image_set, alphabet)
         spans = _other_spans(image_set, alphabet, negatives)
-        for kind, size in (("same", len(same)), ("different", int(spans[1].sum()))):
+        for label, size in (("same", len(same)), ("different", int(spans[1].sum()))):
             if not size:
                 name = image_set.alphabet_names[alphabet]
-                raise ValueError(f"alphabet {name!r} of {image_set.name!r} has no {kind} pairs")
-        drawn = same[_draw(rng, len(same), each)]
-        different, new = _draw_different(rng, len(image_set), *spans, each, met)
-        met = np.concatenate([met, new])
-        rows += [drawn, different]
+                raise ValueError(f"alphabet {name!r} of {image_set.name!r} has no {label} pairs")
+        positive = same[_draw(rng, len(same), each)]
+        different, new = _draw_different(rng, len(image_set), *spans, each, used)
+        used = np.concatenate([used, new])
+        rows += [positive, different]
         repeats.append((each - len(new), max(0, each - len(same))))
     rows = np.concatenate(rows)
     swapped = rng.integers(0, 2, len(rows), bool)
@@ -151,8 +150,8 @@ def _same_pairs(image_set, alphabet: int) -> np.ndarray:
 def _other_spans(image_set, alphabet: int, negatives: str) -> tuple[np.ndarray, np.ndarray]:
     """The different pairs of an alphabet, each once, as spans of partners of its rows.
 
-    Row i meets `spans[i]` rows that follow on the end of its own class, those after the set's last
-    one counted on from the first. So pairs inside the alphabet belong to their lower row.
+    The partners of row i are the rows behind the end of its class, as many as its span says; after the
+    set's last row the first one follows. So pairs inside the alphabet belong to their lower row.
 
     Returns:
         (m, 2) int64 the row and its first partner, (m,) int64 number of partners.
@@ -173,8 +172,8 @@ def _draw(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
     return np.concatenate([*rounds, rng.choice(size, rest, replace=False)])
 
 
-def _draw_different(rng, num_rows: int, spans, sizes, count: int, met) -> tuple[np.ndarray, ...]:
-    """Draws different pairs of an alphabet, those that the set has `met` last.
+def _draw_different(rng, num_rows: int, spans, sizes, count: int, used) -> tuple[np.ndarray, ...]:
+    """Draws different pairs of an alphabet, those that the set has `used` already only at the end.
 
     Returns:
         (count, 2) int64 pairs, and (new,) int64 codes of the new ones among them.
@@ -187,12 +186,12 @@ def _draw_different(rng, num_rows: int, spans, sizes, count: int, met) -> tuple[
         pairs = np.stack([spans[i, 0], partner % num_rows], 1)
         return pairs, pairs.min(1) * num_rows + pairs.max(1)
 
-    # As many more are drawn as could turn out to be met; they are never more than all there are.
+    # Some may be in the set already: so many more are drawn, if there are so many.
     total = int(ends[-1])
-    own = np.isin(np.stack([met // num_rows, met % num_rows]), spans[:, 0]).any(0)
-    wanted = min(total, count + int(own.sum()))
-    pairs, codes = pairs_at(rng.choice(total, wanted, replace=False))
-    new = ~np.isin(codes, met)
+    of_alphabet = np.isin(np.stack([used // num_rows, used % num_rows]), spans[:, 0]).any(0)
+    enough = min(total, count + int(of_alphabet.sum()))
+    pairs, codes = pairs_at(rng.choice(total, enough, replace=False))
+    new = ~np.isin(codes, used)
     pairs, codes = pairs[new][:count], codes[new][:count]
     if len(pairs) < count:
         again, _ = pairs_at(_draw(rng, total, count - len(pairs)))
@@ -279,7 +278,7 @@ def example(
             f"{num_pairs} pairs with {copies} copies in batches of {batch} are too many: the product "
             f"of examples and batch must stay below 2^31, and is {size * batch}"
         )
-    k_order, k_warp = jax.random.split(jax.random.fold_in(key, _OWN))
+    k_order, k_warp = jax.random.split(jax.random.fold_in(key, _ORDER_AND_WARPS))
     # step * batch may leave 32 bits; `size` steps are `batch` whole epochs.
     begin = step % size * batch + jnp.arange(batch)
     epoch = step // size * batch + begin // size

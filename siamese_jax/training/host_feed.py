@@ -20,7 +20,7 @@ from siamese_jax.training.step import make_rows
 
 FEEDS = ("auto", "device", "host")
 _MEMORY_SHARE = 0.5  # of a device's memory, at most, for images that live there
-_UNTOLD_MEMORY = 4 << 30  # bytes, of a device that does not tell
+_UNKNOWN_MEMORY = 4 << 30  # bytes, of a device that does not report it
 
 
 def from_host(choice: str, images: np.ndarray | StreamedImages, devices: Devices) -> bool:
@@ -28,7 +28,7 @@ def from_host(choice: str, images: np.ndarray | StreamedImages, devices: Devices
 
     Args:
         choice: `device`, `host`, or `auto`: the host where the images are streamed, or would take
-            half of a device's memory (2 GiB where it does not tell) or more.
+            half of a device's memory or more (2 GiB if it does not report it).
         images: (M, H, W, C) uint8 to train on.
         devices: where the steps run; all processes get the same answer.
 
@@ -40,15 +40,15 @@ def from_host(choice: str, images: np.ndarray | StreamedImages, devices: Devices
     if choice != "auto":
         return choice == "host"
     size = int(np.prod(images.shape, dtype=np.int64))
-    limit = _MEMORY_SHARE * (devices.memory or _UNTOLD_MEMORY)
+    limit = _MEMORY_SHARE * (devices.memory or _UNKNOWN_MEMORY)
     return devices.agree(isinstance(images, StreamedImages) or size >= limit)
 
 
 class HostFeed:
-    """An endless iterator over the `images` of fed training steps (see `steps.make_train_step`).
+    """An endless iterator over the `images` of fed training steps (see `step.make_train_step`).
 
     A thread reads the images some steps ahead and puts them on the devices. Of several processes
-    each reads those of its own devices only. `close` it, or use it in a `with` statement.
+    each reads only those of its devices. `close` it, or use it in a `with` statement.
 
     Args:
         source: (M, H, W, C) uint8 images, indexed by an array of rows.

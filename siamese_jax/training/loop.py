@@ -154,9 +154,11 @@ def _batches(experiment: Experiment, state: TrainState, step: int) -> Iterator[I
 def _programs(
     experiment: Experiment, state: TrainState, programs: dict | None
 ) -> tuple[Callable, network.Siamese]:
-    """The training step and the network for validation, those of an earlier run if they are the same."""
-    own = experiment.train_step, experiment.network(state.variables)
-    return own if programs is None else programs.setdefault(program_key(experiment.config), own)
+    """The training step and the network for validation, an earlier run's if they are the same."""
+    compiled = experiment.train_step, experiment.network(state.variables)
+    if programs is None:
+        return compiled
+    return programs.setdefault(program_key(experiment.config), compiled)
 
 
 def program_key(config) -> str:

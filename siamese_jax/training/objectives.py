@@ -1,9 +1,9 @@
-"""What a training step asks: which images meet, and the loss of their embeddings.
+"""Objectives: which images a training step draws, and the loss of their embeddings.
 
 An objective is two pure functions. `sample(rng, step, index)` draws the whole global batch of a step of
-the run with the key `rng`; the leading axis of its every array counts units (pairs, episodes, images),
-and that axis is what devices share out for the encoder. `loss(compare, h, batch)` then sees all
-embeddings of the batch, wherever they were computed.
+the run with the key `rng`. The leading axis of its arrays counts units (pairs, episodes, images). The
+devices share that axis out for the encoder. `loss(compare, h, batch)` then sees all embeddings of the
+batch, wherever they were computed. `OBJECTIVES` lists the objectives by name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Optimisers: the layerwise rates, momenta and L2 weights of Koch et al. (2015), Adam, AdamW, Muon.
+"""Optimisers: SGD with the layerwise settings of Koch et al. (2015), Adam, AdamW, Muon.
 
 Each is one optax `GradientTransformation`, built by `build` from a config's `optim` section.
 """
@@ -129,7 +129,7 @@ def layerwise_sgd(
     momentum_start: float = 0.5,
     momentum_epochs: int = 10,
 ) -> optax.GradientTransformation:
-    """SGD with a learning_rate, a momentum and an L2 weight for each layer.
+    """SGD with a learning rate, a momentum and an L2 weight for each layer.
 
     `dw(t) = -eta_j(t) (grad + 2 lambda_j w) + mu_j(t) dw(t - 1)`: the L2 term is part of the
     gradient, and the rate stands inside the momentum, which differs from `optax.sgd` as soon as the
@@ -178,7 +178,7 @@ def layerwise_sgd(
 
 
 def layer_settings(fields: Mapping, params, step: int) -> dict[str, tuple[float, float, float]]:
-    """The learning_rate, momentum and L2 weight in force at a step, by parameter path, for the log."""
+    """The learning rate, momentum and L2 weight in force at a step, by parameter path, for the log."""
     rules = jax.tree.leaves(
         match_rules(_rules(fields, Rule), params), is_leaf=lambda x: isinstance(x, Rule)
     )
@@ -198,7 +198,7 @@ def layer_settings(fields: Mapping, params, step: int) -> dict[str, tuple[float,
 
 
 def _setting(matched, field: str):
-    """The tree of one field of the rules that `match_rules` found, () float32 at each leaf."""
+    """The tree of one field of the rules that `match_rules` returned, () float32 at each leaf."""
     return jax.tree.map(
         lambda rule: jnp.asarray(getattr(rule, field), jnp.float32),
         matched,
@@ -377,10 +377,11 @@ def compiled_settings(fields: Mapping) -> dict:
     return {name: value for name, value in fields.items() if name not in _DATA}
 
 
-def _rules(fields, kind):
+def _rules(fields, rule_type):
     for rule in fields["rules"]:
-        if len(rule) != len(kind._fields):
+        if len(rule) != len(rule_type._fields):
             raise ValueError(
-                f"optim.rules of {fields['name']!r} are ({', '.join(kind._fields)}), got {tuple(rule)}"
+                f"optim.rules of {fields['name']!r} are ({', '.join(rule_type._fields)}), "
+                f"got {tuple(rule)}"
             )
-    return [kind(*rule) for rule in fields["rules"]]
+    return [rule_type(*rule) for rule in fields["rules"]]

@@ -1,4 +1,4 @@
-"""Which images meet: pairs and episodes, drawn on the device as pure functions of a key.
+"""Pairs, episodes and single images, drawn on the device as pure functions of a key.
 
 Everything works on row numbers of an `ImageSet` through a small `SetIndex`; no pixels are touched.
 Nothing here depends on how many devices there are.
@@ -25,7 +25,7 @@ class SetIndex(NamedTuple):
         alphabet_start: (num_alphabets,) int32 first class of an alphabet.
         alphabet_count: (num_alphabets,) int32 classes of an alphabet.
         class_alphabet: (num_classes,) int32 alphabet of a class.
-        pairs: a `fixed_pairs.PairSet` of the rows, where pairs are not drawn anew for every batch.
+        pairs: a `fixed_pairs.PairSet` of the rows, if the objective has fixed pairs; otherwise None.
     """
 
     class_start: jax.Array

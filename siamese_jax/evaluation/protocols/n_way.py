@@ -19,13 +19,13 @@ from siamese_jax.evaluation.protocols.protocol import (
     EvaluationData,
     Protocol,
 )
-from siamese_jax.evaluation.protocols.result import (
-    Result,
+from siamese_jax.evaluation.protocols.result import Result, make_result
+from siamese_jax.evaluation.scoring import (
+    DEFAULT_AGGREGATION,
+    Embedder,
+    Scorer,
     effective_aggregation,
-    make_result,
-    make_scorer,
 )
-from siamese_jax.evaluation.scoring import DEFAULT_AGGREGATION, Embedder
 from siamese_jax.evaluation.trials import (
     between_trials,
     curve_trials,
@@ -71,7 +71,7 @@ def evaluate_trials(
     """
     began = time.perf_counter()
     rows = np.concatenate([trials.supports.ravel(), trials.queries.ravel()])
-    scorer = make_scorer(system, trials, rows, batch_size, cache, progress)
+    scorer = Scorer(system, trials, rows, batch_size=batch_size, cache=cache, progress=progress)
     scores, nonfinite = scorer.classes(
         trials.queries, trials.supports, shot_aggregation
     )  # (R, Q, N)
@@ -128,9 +128,7 @@ def _protocol(
     return Protocol(name, run, settings, needs or {})
 
 
-def _curve(
-    data: EvaluationData, *, curve_n_ways, curve_scope: str, k_shot: int, seed: int, **fields: int
-) -> dict[str, Trials]:
+def _curve(data: EvaluationData, **settings: Any) -> dict[str, Trials]:
     """A list for each N, of the test classes and, if they are there, of the training classes."""
     lists = {}
     for part, image_set in (("unseen", data.test), ("training", data.train)):
@@ -138,11 +136,11 @@ def _curve(
             continue
         for drawn in curve_trials(
             image_set,
-            n_ways=curve_n_ways,
-            k_shot=k_shot,
-            num_trials=fields["curve_trials"],
-            seed=seed,
-            scope=curve_scope,
+            n_ways=settings["curve_n_ways"],
+            k_shot=settings["k_shot"],
+            num_trials=settings["curve_trials"],
+            seed=settings["seed"],
+            scope=settings["curve_scope"],
         ):
             lists[f"curve/{part}/{drawn.n_way}"] = dataclasses.replace(drawn, name=f"curve/{part}")
     return lists

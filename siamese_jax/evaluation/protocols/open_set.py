@@ -11,13 +11,13 @@ import numpy as np
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.lists import OpenSet
 from siamese_jax.evaluation.protocols.protocol import K_SHOT, SEED, EvaluationData, Protocol
-from siamese_jax.evaluation.protocols.result import (
-    Result,
+from siamese_jax.evaluation.protocols.result import Result, make_result
+from siamese_jax.evaluation.scoring import (
+    DEFAULT_AGGREGATION,
+    Embedder,
+    Scorer,
     effective_aggregation,
-    make_result,
-    make_scorer,
 )
-from siamese_jax.evaluation.scoring import DEFAULT_AGGREGATION, Embedder
 from siamese_jax.evaluation.trials import open_set
 
 FALSE_ALARMS = (0.001, 0.01, 0.1)  # rates at which figures are given; the accuracy is at 1 %
@@ -126,7 +126,7 @@ def _open_set_scores(system, trials: OpenSet, shot_aggregation, batch_size, cach
     """Scores (P, N) of enrolled probes and (U, N) of impostors, and their diagnostics."""
     probes = np.concatenate([trials.queries, trials.impostors])
     rows = np.concatenate([probes, trials.supports.ravel()])
-    scorer = make_scorer(system, trials, rows, batch_size, cache, progress)
+    scorer = Scorer(system, trials, rows, batch_size=batch_size, cache=cache, progress=progress)
     scores, nonfinite = scorer.classes(probes[None], trials.supports[None], shot_aggregation)
     diagnostics = {
         "nonfinite_scores": nonfinite,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.lists import TrialList
-from siamese_jax.evaluation.scoring import Embedder, Scorer
 
 _NO_INTERVAL = (math.nan, math.nan)
 _NOT_IN_DICT = ("trials", "scores", "correct", "remark")
@@ -152,38 +151,6 @@ def compare_results(a: Result, b: Result, *, seed: int = 0) -> tuple[float, tupl
         )
     groups = a.trials.groups.ravel()
     return metrics.paired_difference(a.correct.ravel(), b.correct.ravel(), groups, seed=seed)
-
-
-def make_scorer(
-    system: Embedder | Callable,
-    trials: TrialList,
-    rows: np.ndarray,
-    batch_size: int,
-    cache: dict | None,
-    progress: bool,
-) -> Scorer:
-    """The system with the images of a list, of which `rows` will be scored."""
-    return Scorer(
-        *(system, trials.images, rows),
-        fingerprint=trials.fingerprint,
-        label=f"{trials.name} {trials.hash}",
-        batch_size=batch_size,
-        cache=cache,
-        progress=progress,
-    )
-
-
-def effective_aggregation(
-    system: Embedder | Callable, shot_aggregation: str, k_shot: int
-) -> str | None:
-    """The shot aggregation where it made a difference, else None.
-
-    Of one support a class all but `finetune` are the same, and a system with `score_classes` uses
-    none of them.
-    """
-    sees_classes = isinstance(system, Embedder) and system.score_classes is not None
-    differs = k_shot > 1 or shot_aggregation == "finetune"
-    return shot_aggregation if differs and not sees_classes else None
 
 
 def interval_text(limits: tuple[float, float], scale: float, digits: int) -> str:

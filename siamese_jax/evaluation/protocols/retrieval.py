@@ -11,13 +11,8 @@ from tqdm import tqdm
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.lists import Retrieval
 from siamese_jax.evaluation.protocols.protocol import EvaluationData, Protocol
-from siamese_jax.evaluation.protocols.result import (
-    Result,
-    interval_text,
-    make_result,
-    make_scorer,
-)
-from siamese_jax.evaluation.scoring import DEFAULT_AGGREGATION, Embedder
+from siamese_jax.evaluation.protocols.result import Result, interval_text, make_result
+from siamese_jax.evaluation.scoring import DEFAULT_AGGREGATION, Embedder, Scorer
 from siamese_jax.evaluation.trials import retrieval_queries
 
 _BLOCK = 128  # queries whose scores are in memory at a time
@@ -53,7 +48,9 @@ def evaluate_retrieval(
     """
     began = time.perf_counter()
     everything = np.arange(len(queries.images))
-    scorer = make_scorer(system, queries, everything, batch_size, cache, progress)
+    scorer = Scorer(
+        system, queries, everything, batch_size=batch_size, cache=cache, progress=progress
+    )
     parts = []
     nonfinite = 0
     starts = range(0, len(queries.queries), _BLOCK)

@@ -11,14 +11,13 @@ import numpy as np
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.lists import VerificationPairs
 from siamese_jax.evaluation.protocols.protocol import SEED, EvaluationData, Protocol
-from siamese_jax.evaluation.protocols.result import (
-    Result,
+from siamese_jax.evaluation.protocols.result import Result, interval_text, make_result
+from siamese_jax.evaluation.scoring import (
+    DEFAULT_AGGREGATION,
+    Embedder,
+    Scorer,
     effective_aggregation,
-    interval_text,
-    make_result,
-    make_scorer,
 )
-from siamese_jax.evaluation.scoring import DEFAULT_AGGREGATION, Embedder
 from siamese_jax.evaluation.trials import verification_pairs
 
 
@@ -157,7 +156,7 @@ def _pair_scores(
             "one: use mean, max, sum or prototype for its references"
         )
     rows = np.concatenate([pairs.first, references[references >= 0]])
-    scorer = make_scorer(system, pairs, rows, batch_size, cache, progress)
+    scorer = Scorer(system, pairs, rows, batch_size=batch_size, cache=cache, progress=progress)
     scores, nonfinite = np.empty(len(pairs.first)), 0
     for count in np.unique(counts):
         chosen = np.flatnonzero(counts == count)

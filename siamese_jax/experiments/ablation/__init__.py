@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
+from siamese_jax import cli
 from siamese_jax.data import loading
-from siamese_jax.experiments.ablation import axes, table, training
+from siamese_jax.experiments.ablation import table, training
+from siamese_jax.experiments.ablation.variants import check_fits, make_variants, parse_over
 from siamese_jax.reporting import drawing
 from siamese_jax.runs import workdir
 
@@ -42,10 +44,10 @@ def run_ablation(
 
     Args:
         config: the base config.
-        over: what is varied, see `axes.parse_over` and `axes.AXES`.
+        over: what is varied, see `variants.parse_over` and `axes.AXES`.
         path: folder of the ablation.
         checkout: folder that holds `launch/` and `configs/`.
-        seeds: number of seeds, see `axes.parse_over`.
+        seeds: number of seeds, see `variants.parse_over`.
         jobs: trainings at a time, each on its share of the cores.
         num_trials: trials within the alphabets.
         record: path of a further copy of `ablation.json`.
@@ -60,12 +62,12 @@ def run_ablation(
         ValueError: an axis that does not fit the config, or a folder with other runs.
     """
     path = pathlib.Path(path).absolute()
-    chosen, seed_list = axes.parse_over(over, seeds, config)
-    variants = axes.make_variants(config, chosen)
+    chosen, seed_list = parse_over(over, seeds, config)
+    variants = make_variants(config, chosen)
     data = loading.load({**workdir.plain(config)["data"], "image_size": None})
     for variant in variants:
         try:
-            axes.check_fits(variant, data)
+            check_fits(variant, data)
         except ValueError as error:
             raise ValueError(f"variant {variant.name!r} does not fit: {error}") from None
     trained = {v.trained: v for v in variants}
@@ -94,7 +96,7 @@ def run_ablation(
     tables = [table.rows(summaries), table.difference_rows(summaries, differences)]
     tables = [cells for cells in tables if len(cells) > 1]
     wrapped = [textwrap.fill(note, 100, subsequent_indent="  ") for note in notes]
-    text = "\n\n".join([*map(table.text, tables), "\n".join(wrapped)])
+    text = "\n\n".join([*map(cli.text_table, tables), "\n".join(wrapped)])
     print(text)
     (path / "ablation.txt").write_text(text + "\n")
     page = [*map(table.markdown, tables), "\n".join(f"- {note}" for note in notes)]

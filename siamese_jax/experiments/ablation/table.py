@@ -1,4 +1,4 @@
-"""Evaluates the runs of an ablation on the same trials, and tells what came out: table and plot."""
+"""Evaluates the runs of an ablation on the same trials; its table and its plots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from siamese_jax.data import loading
 from siamese_jax.evaluation import metrics, protocols, trials
 from siamese_jax.evaluation.scoring import shot_aggregation_of
-from siamese_jax.experiments.ablation.axes import Variant
+from siamese_jax.experiments.ablation.variants import Variant
 from siamese_jax.inference import network
 from siamese_jax.reporting import curves, drawing
 from siamese_jax.runs import workdir
@@ -38,10 +38,10 @@ class Evaluate:
     def lists(self, k_shot: int) -> dict[str, trials.Trials]:
         """The lists of trials by protocol; the fixed runs are of one shot."""
         if k_shot not in self._lists:
-            drawn = {"n_way": self._n_way, "num_trials": self._num_trials, "k_shot": k_shot}
+            sizes = {"n_way": self._n_way, "num_trials": self._num_trials, "k_shot": k_shot}
             lists = {
-                "within": trials.within_trials(self._data.test, skip_small=True, **drawn),
-                "training": trials.within_trials(self._data.train, skip_small=True, **drawn),
+                "within": trials.within_trials(self._data.test, skip_small=True, **sizes),
+                "training": trials.within_trials(self._data.train, skip_small=True, **sizes),
             }
             if k_shot == 1 and self._data.runs is not None:
                 lists["official"] = trials.official_trials(self._data.runs)
@@ -233,13 +233,6 @@ def _limits(limits, form) -> str:
     if math.isnan(limits[0]):
         return "-"
     return "[" + ", ".join(f"{100 * x:{form}}" for x in limits) + "]"
-
-
-def text(cells: Sequence[Sequence[str]]) -> str:
-    """The cells in columns."""
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:

@@ -12,9 +12,10 @@ import optuna
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
+from siamese_jax import cli
 from siamese_jax.experiments.fields import get_field, with_fields
 from siamese_jax.experiments.search.space import Dimension
-from siamese_jax.runs import workdir
+from siamese_jax.runs import files, workdir
 
 
 def folder_of(trial: FrozenTrial) -> str:
@@ -50,20 +51,20 @@ def write_results(
     if ranked:
         text += "\n\n" + _table(ranked[:10], base, space)
     print(text)
-    (path / "search.txt").write_text(text + "\n")
+    files.replace_text(path / "search.txt", text + "\n")
     record = {
         "config": base,
         "search_space": [[d.field, d.scale, *d.values] for d in space],
         "evaluation": workdir.provenance(),
         "trials": [_plain_trial(t) for t in trials],
     }
-    (path / "search.json").write_text(json.dumps(record, indent=1) + "\n")
+    files.replace_text(path / "search.json", json.dumps(record, indent=1) + "\n")
     if not ranked:
         return {}
     best = ranked[0]
     summary = {"number": best.number, "accuracy": best.value, "fields": best.params}
     chosen = {"search": summary, "config": with_fields(base, best.params)}
-    (path / "best.json").write_text(json.dumps(chosen, indent=1) + "\n")
+    files.replace_text(path / "best.json", json.dumps(chosen, indent=1) + "\n")
     _plot(study, path)
     print(f"written: search.txt, search.json, best.json and the plots in {path}")
     return summary
@@ -91,9 +92,7 @@ def _table(ranked: Sequence[FrozenTrial], base: Mapping, space: Sequence[Dimensi
     for d in space:
         values = [get_field(base, d.field), *(t.params.get(d.field) for t in ranked)]
         rows.append([d.field, *(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    return cli.text_table(rows)
 
 
 def _plot(study: optuna.Study, path: pathlib.Path) -> None:

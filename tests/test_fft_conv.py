@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import jax.test_util
+import jaxtyping
 import numpy as np
 import pytest
 from scipy.signal import correlate
@@ -117,12 +118,18 @@ def test_the_tile_is_chosen_by_a_count_of_its_work():
 @pytest.mark.parametrize(
     ("images", "kernel", "tile", "match"),
     [
-        ((2, 9, 9, 3), (3, 3, 2, 4), 8, r"\(2, 9, 9, 3\) and \(3, 3, 2, 4\)"),
-        ((9, 9, 3), (3, 3, 3, 4), 8, "needs images"),
         ((2, 9, 9, 2), (9, 9, 2, 4), 8, "wider tile"),
         ((2, 9, 6, 2), (7, 7, 2, 4), 8, r"images of \(9, 6\)"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(images, kernel, tile, match):
+def test_sizes_that_do_not_fit_are_named(images, kernel, tile, match):
     with pytest.raises(ValueError, match=match):
         fft_conv(jnp.zeros(images), jnp.zeros(kernel), tile)
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel"), [((2, 9, 9, 3), (3, 3, 2, 4)), ((9, 9, 3), (3, 3, 3, 4))]
+)
+def test_other_axes_are_refused(images, kernel):
+    with pytest.raises(jaxtyping.TypeCheckError):
+        fft_conv(jnp.zeros(images), jnp.zeros(kernel), 8)
