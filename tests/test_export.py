@@ -124,6 +124,7 @@ def test_colour_pictures_and_vectors_go_through_onnx():
     np.testing.assert_allclose(onnx_functions(net)[0](vectors), net.embed(vectors), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["koch in the frequency domain", "local residual"])
 def test_stablehlo_computes_what_the_network_computes_at_any_batch_size(case, tmp_path):
     comparator = "local" if case.startswith("local") else "euclidean"
@@ -140,6 +141,7 @@ def test_stablehlo_computes_what_the_network_computes_at_any_batch_size(case, tm
         np.testing.assert_allclose(compare(h, h[:2]), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_full_context_goes_through_stablehlo_and_onnx_says_what_to_do():
     fields = {**networks.SMALL_RESIDUAL, "context_steps": 2}
     shape = (29, 27, 1)
@@ -188,12 +190,14 @@ def _check_the_shipped_network(exported, queries, supports):
     np.testing.assert_array_equal(again.score(queries, supports), scores)
 
 
+@pytest.mark.slow
 def test_the_shipped_network_answers_alike_in_every_format(exported):
     size = exported[1].image_shape[:2]
     runs = loading.load({"name": "glyphs", "image_size": size}).runs
     _check_the_shipped_network(exported, runs.queries[0], runs.supports[0])
 
 
+@pytest.mark.slow
 def test_the_shipped_network_answers_alike_on_real_pictures(exported, prepared_omniglot):
     size = exported[1].image_shape[:2]
     runs = loading.load(
