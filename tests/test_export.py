@@ -232,10 +232,16 @@ def test_an_onnx_file_says_what_it_is(exported):
 
 def test_mistakes_are_one_line(tmp_path):
     for arguments, message in (
-        (("omniglot", tmp_path / "net.pb"), "must be one of onnx, safetensors, stablehlo, not 'pb'"),
+        (
+            ("omniglot", tmp_path / "net.pb"),
+            "must be one of onnx, safetensors, stablehlo, not 'pb'",
+        ),
         (("omniglot", tmp_path / "net.npz", "onnx"), r"in onnx is named \*\.onnx"),
         (("omniglot", tmp_path / "no" / "net.onnx"), "is no folder: make it first"),
-        (("omniglott", tmp_path / "net.onnx"), "no network that comes with the package; there is om"),
+        (
+            ("omniglott", tmp_path / "net.onnx"),
+            "no network that comes with the package; there is om",
+        ),
         ((tmp_path, tmp_path / "net.onnx"), "holds no run"),
         (("omniglot", tmp_path / "net.onnx", None, 3), "holds no checkpoint 3"),
     ):

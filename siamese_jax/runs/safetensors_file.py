@@ -28,7 +28,9 @@ def write(file: str | pathlib.Path, weights: Weights) -> None:
     import safetensors.numpy
 
     arrays = {
-        jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(x, np.float32, order="C")
+        jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(
+            x, np.float32, order="C"
+        )
         for place, x in jax.tree_util.tree_leaves_with_path(weights.variables)
     }
     records = {**weights._asdict(), "config": workdir.plain(weights.config)}

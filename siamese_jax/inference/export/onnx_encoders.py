@@ -12,8 +12,7 @@ import flax.linen as nn
 import numpy as np
 
 from siamese_jax.inference.export.onnx_graph import Graph
-
-_BATCH_NORM_EPSILON = nn.BatchNorm.epsilon
+from siamese_jax.models.batch_norm import BatchNorm
 
 
 class Layers:
@@ -57,7 +56,7 @@ class Layers:
             "BatchNormalization",
             x,
             *map(self.graph.constant, arrays),
-            epsilon=_BATCH_NORM_EPSILON,
+            epsilon=BatchNorm.epsilon,
         )
 
     def relu(self, x: str) -> str:

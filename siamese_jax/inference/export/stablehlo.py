@@ -42,7 +42,8 @@ def make_functions(net: Siamese) -> tuple[bytes, bytes]:
     pixel = jnp.float32 if net.kind == "vector" else jnp.uint8
     images = jax.ShapeDtypeStruct((batch, *net.image_shape), pixel)
     embeddings = [
-        jax.ShapeDtypeStruct((count, net.embedding_size), jnp.float32) for count in (queries, supports)
+        jax.ShapeDtypeStruct((count, net.embedding_size), jnp.float32)
+        for count in (queries, supports)
     ]
     return _serialise(embed, images), _serialise(compare, *embeddings)
 
