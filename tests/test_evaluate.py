@@ -975,7 +975,8 @@ def test_run_protocols_embeds_each_image_once_for_all(small):
     )
     assert sum(count) <= len(small) + len(data.validation) + len(data.train) + 12
     curve = [k for k in results if k.startswith("curve/")]
-    names = ["official", "within", "koch", "between", "verification"]
+    names = ["official", "within", "koch", "between"]
+    names += ["assignment/official", "assignment/within", "verification"]
     assert list(results) == [*names, *curve, "retrieval", "open_set"]
     assert (
         results["within"].trial_hash

@@ -7,7 +7,7 @@ import pytest
 
 import siamese_jax
 from siamese_jax.inference import explain
-from siamese_jax.models.comparators import local_similarity
+from siamese_jax.models.distances import local_similarity
 from siamese_jax.reporting import explain as figure
 
 
