@@ -1,5 +1,6 @@
 """An explanation adds up to the network's score, and its picture is safe to show."""
 
+import dataclasses
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -75,7 +76,6 @@ def test_a_picture_explains_itself_without_moves(net):
 
 
 def test_a_network_without_places_is_refused(net):
-    import dataclasses
 
     other = dataclasses.replace(net, model=net.model.clone(head=Cosine()))
     assert explain.explains(net) and not explain.explains(other)
