@@ -221,7 +221,7 @@ def load(
     weights = _weights(path)
     if weights is None:
         config, start = workdir.read_config(path), workdir.read_provenance(path)[-1]
-        step, variables = checkpoints.read_variables(path, config.keep_best, checkpoint)
+        step, variables = checkpoints.read_variables(path, checkpoint, workdir.identity(config))
     else:
         config, start = weights.config, weights.provenance[-1]
         step, variables = weights.step, weights.variables

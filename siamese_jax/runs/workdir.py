@@ -14,9 +14,8 @@ import sys
 
 import jax
 import ml_collections
-import tensorboardX
 
-from siamese_jax.runs import files
+from siamese_jax.runs import digests, events, files
 
 # Fields that may change between two starts of one run: they say where it runs, not what it computes.
 # The data's fingerprint says whether these places hold the same data.
@@ -83,6 +82,21 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
 
+    def check_begins(self) -> None:
+        """Refuses a run without checkpoints whose log says that it had some.
+
+        The first checkpoint is whole before the third validation.
+
+        Raises:
+            ValueError: the checkpoints are gone.
+        """
+        rows = read_metrics(self.path)
+        if sum(row["phase"] == "validation" for row in rows) > 2:
+            raise ValueError(
+                f"{self.path} has the log of a training up to step {rows[-1]['step']} and no "
+                "checkpoints: put them back, or choose another --workdir to train anew"
+            )
+
     def resume(self, step: int) -> list[dict]:
         """Removes the rows after `step`, which will be written again, and returns the others."""
         rows = [row for row in read_metrics(self.path) if row["step"] <= step]
@@ -90,11 +104,8 @@ class RunFolder:
             return rows
         text = "".join(json.dumps(row) + "\n" for row in rows)
         files.replace_text(self.path / "metrics.jsonl", text)
-        self._events = tensorboardX.SummaryWriter(
-            str(self.path / "tensorboard"),
-            purge_step=step + 1,
-            filename_suffix=f".{len(read_provenance(self.path))}",  # two starts in one second differ
-        )
+        suffix = f".{len(read_provenance(self.path))}"  # two starts in one second differ
+        self._events = events.Events(self.path / "tensorboard", step + 1, suffix)
         return rows
 
     def log(self, step: int, phase: str, values: dict[str, float]) -> dict:
@@ -112,15 +123,24 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        for name, value in values.items():
-            self._events.add_scalar(f"{phase}/{name}", value, step)
-        self._events.flush()
+        self._events.add({f"{phase}/{name}": value for name, value in values.items()}, step)
         return row
 
     def _check(self, config, fingerprint):
-        path = self.path / "config.json"
+        path, folder = self.path / "config.json", self.path / "checkpoints"
         if not path.exists():
+            held = [name for name in ("checkpoints", "metrics.jsonl") if _holds(self.path / name)]
+            if held:
+                raise ValueError(
+                    f"{self.path} has no config.json, but {' and '.join(held)}: put config.json "
+                    "back, or choose another --workdir"
+                )
             return
+        if _holds(self.path / "metrics.jsonl") and not folder.is_dir():
+            raise ValueError(
+                f"{self.path} has metrics.jsonl, but no folder checkpoints: put the folder back, "
+                "or choose another --workdir"
+            )
         changes = differences(read_config(self.path), config)
         if changes:
             raise ValueError(
@@ -235,6 +255,25 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict]:
     path = pathlib.Path(workdir) / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def identity(config) -> dict:
+    """What a checkpoint says of the run that it belongs to: its seed, and the digest of its config."""
+    fields = flatten(config)
+    shown = {name: _number(value) for name, value in fields.items() if name not in PLACES}
+    return {"seed": fields["seed"], "config": digests.of_json(shown)}
+
+
+def _number(value):
+    """The value with whole floats as integers, which compare equal."""
+    if isinstance(value, list):
+        return [_number(x) for x in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _holds(path: pathlib.Path) -> bool:
+    """Whether there is a file that is not empty, or a folder with something in it."""
+    return any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0
 
 
 def differences(old, new) -> list[str]:

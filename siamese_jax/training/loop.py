@@ -59,7 +59,8 @@ def train_and_evaluate(
     state = _prepare(experiment, path)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(_open_run(experiment, path))
-        saved = checkpoints.Checkpoints(path, config.keep_best)
+        identity = workdir.identity(config)
+        saved = checkpoints.Checkpoints(path, config.keep_best, run=identity)
         stack.callback(saved.close)
         state, step, validations = _resume(run, saved, state)
         batches = stack.enter_context(_batches(experiment, state, step))
@@ -130,12 +131,19 @@ def _resume(
     run: workdir.RunFolder, saved: checkpoints.Checkpoints, state: TrainState
 ) -> tuple[TrainState, int, list[dict]]:
     """The state of the latest checkpoint, its step (0 without one), and the validations up to it."""
-    step = saved.latest or 0
-    rows = run.resume(step)
+    step, state = saved.resume(state)
     if step:
         _log.info("resuming at step %d", step)
-        state = saved.restore(step, state)
-    return state, step, [row for row in rows if row["phase"] == "validation"]
+    else:
+        run.check_begins()
+    validations = [row for row in run.resume(step) if row["phase"] == "validation"]
+    best = max(validations, key=lambda row: row["accuracy"], default=None)
+    if best is not None and best["step"] not in saved.steps:
+        _log.warning(
+            "the checkpoint of step %d, the best so far, is gone: the best is chosen without it",
+            best["step"],
+        )
+    return state, step, validations
 
 
 @contextlib.contextmanager
