@@ -26,7 +26,7 @@ QUICKSTART = f"{ROOT / 'configs' / 'quickstart.py'}:smoke"
         ("sede=1", "config has no field sede; did you mean seed?"),
         ("zzzz=1", "config has no field zzzz; it has augment, data, eval,"),
         ("optim=adam", "config.optim is a section: set one of its fields, optim.learning_rate,"),
-        ("optim.name.first=1", "config has no field optim.name.first; it has augment,"),
+        ("optim.name.x=1", "config has no field optim.name.x; did you mean optim.name?"),
     ],
 )
 def test_a_field_that_is_not_there(field, message):

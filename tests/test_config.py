@@ -46,15 +46,15 @@ def test_every_config_is_tried():
 @pytest.mark.parametrize("name, arg", CASES)
 def test_a_config_and_its_variants_build(name, arg):
     config = config_of(name, arg)
-    model = siamese.build(config.model)
     height, width = config.data.image_size or (1, 4)  # vectors have no size
+    model = siamese.build(config.model, (height, width, 1))
     images = jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
     tx = optim.build(config.optim, config.num_steps)
     jax.eval_shape(tx.init, variables["params"])  # every parameter has its rule
     objectives.build(config.objective, 20)
     assert config.is_locked
-    assert config.num_steps % config.eval.every == 0
+    assert config.eval.every <= config.num_steps
     if "smoke" in arg:
         sizes = [x.size for x in jax.tree.leaves(variables["params"])]
         assert config.num_steps == 20 and sum(sizes) < 50_000

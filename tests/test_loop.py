@@ -116,8 +116,8 @@ def assert_same_run(one, other):
 @pytest.mark.parametrize("arg", ["", "smoke"])
 def test_every_config_builds(name, arg):
     config = config_of(name, arg)
-    model = siamese.build(config.model)
     height, width = config.data.image_size or (1, 4)  # vectors have no size
+    model = siamese.build(config.model, (height, width, 1))
     images = jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
     tx = optim.build(config.optim, config.num_steps)

@@ -349,7 +349,7 @@ def tiny(data, encoder, objective, comparator="l1", **augmentation):
                 "warmup_steps": 1,
                 "weight_decay": 0.0,
             },
-            "eval": {"every": 4, "trials": 30, "n_way": 3, "seed": 0, "patience": 0},
+            "eval": {"every": 4, "num_trials": 30, "n_way": 3, "seed": 0, "patience": 0},
         }
     ).lock()
 

@@ -320,6 +320,7 @@ def listen(port: int = 0) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen(128)  # from now on connections wait, and none is refused
     except (OSError, OverflowError) as error:
         listener.close()
         raise ValueError(
