@@ -54,6 +54,8 @@ def train_and_evaluate(
         ValueError: settings that do not go together, or a workdir with another run.
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
+    if (pathlib.Path(path) / export.FILE).exists():
+        raise ValueError(f"{path} holds a network without its checkpoints: choose another workdir")
     experiment = Experiment.from_config(config)
     config, devices = experiment.config, experiment.devices
     state = _prepare(experiment, path)
@@ -109,8 +111,6 @@ def _prepare(experiment: Experiment, path: str) -> TrainState:
     Returns:
         The state before the first step.
     """
-    if (pathlib.Path(path) / export.FILE).exists():
-        raise ValueError(f"{path} holds a network without its checkpoints: choose another workdir")
     _ = experiment.train_step, experiment.validation_trials, experiment.validation_pairs
     state, index = experiment.init_state(), experiment.index
     if index.pairs is not None:
