@@ -220,8 +220,10 @@ def load(
     """
     weights = _weights(path)
     if weights is None:
-        config, start = workdir.read_config(path), workdir.read_provenance(path)[-1]
-        step, variables = checkpoints.read_variables(path, checkpoint, workdir.identity(config))
+        config, start = workdir.read_config(path), workdir.read_start(path)
+        step, variables = checkpoints.read_variables(
+            path, checkpoint, workdir.identity(config, start)
+        )
     else:
         config, start = weights.config, weights.provenance[-1]
         step, variables = weights.step, weights.variables

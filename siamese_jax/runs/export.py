@@ -84,7 +84,8 @@ def export(
     """
     run_config = workdir.read_config(path)
     config, starts = workdir.without_places(run_config, workdir.read_provenance(path))
-    step, variables = checkpoints.read_variables(path, checkpoint, workdir.identity(run_config))
+    run = workdir.identity(run_config, workdir.read_start(path))
+    step, variables = checkpoints.read_variables(path, checkpoint, run)
     records = {
         "config": config,
         "provenance": starts,

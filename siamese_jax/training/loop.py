@@ -61,7 +61,7 @@ def train_and_evaluate(
     state = _prepare(experiment, path)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(_open_run(experiment, path))
-        identity = workdir.identity(config)
+        identity = workdir.identity(config, _facts(experiment))
         saved = checkpoints.Checkpoints(path, config.keep_best, run=identity)
         stack.callback(saved.close)
         state, step, validations = _resume(run, saved, state)
@@ -119,9 +119,14 @@ def _prepare(experiment: Experiment, path: str) -> TrainState:
     return state
 
 
+def _facts(experiment: Experiment) -> dict:
+    """What a network must be told of the images that it was trained on."""
+    return {"image_shape": list(experiment.image_shape), "kind": experiment.kind}
+
+
 def _open_run(experiment: Experiment, path: str) -> workdir.RunFolder:
     data = experiment.data
-    details = {"image_shape": experiment.image_shape, "kind": experiment.kind, "data": data.note}
+    details = {**_facts(experiment), "data": data.note}
     return workdir.RunFolder(
         path, experiment.config, data.fingerprint, details, experiment.devices.primary
     )
