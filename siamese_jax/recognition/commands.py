@@ -10,6 +10,7 @@ from siamese_jax.data import folder
 from siamese_jax.inference import network
 from siamese_jax.recognition import calibration, gallery, identification, pictures, search_page
 from siamese_jax.recognition.storage import GalleryFile
+from siamese_jax.runs import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,11 +156,13 @@ def _search(paths: Sequence[str], settings: Settings) -> Output:
     file, known, net = _open(settings)
     page = settings.page or file.path.with_name(f"{file.path.stem}-search.html")
     page = pathlib.Path(page).expanduser()
-    if page.resolve() == file.path:
+    if page.resolve() == file.path or (page.exists() and page.samefile(file.path)):
         raise ValueError(f"--page={page} is the gallery itself: give the page another name")
     probe = pictures.read(net, paths[0])
     matches = identification.search(known, net, probe, settings.top)
-    page.write_text(search_page.render(known, probe, matches), encoding="utf-8")
+    if not page.parent.is_dir():
+        raise ValueError(f"{page.parent}: no such folder for a page")
+    files.replace_text(page, search_page.render(known, probe, matches))
     rows = tuple(
         (str(rank), match.name, _score(match), match.reference.source)
         for rank, match in enumerate(matches, 1)
