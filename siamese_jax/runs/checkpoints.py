@@ -95,8 +95,12 @@ class Checkpoints:
         return jax.tree.map(_from_host, restored, like)
 
     def variables(self, step: int) -> dict:
-        """The parameters and batch statistics of a checkpoint, whatever optimiser made it."""
+        """The parameters and batch statistics of a checkpoint, whatever optimiser made it.
+
+        The parameters are their moving average where the training kept one.
+        """
         restored = self._manager.restore(step, args=ocp.args.StandardRestore())
+        restored["params"] = restored.get("ema") or restored["params"]
         return {name: restored.get(name) or {} for name in ("params", "batch_stats")}
 
     def wait(self) -> None:
