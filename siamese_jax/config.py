@@ -41,9 +41,8 @@ def base() -> ConfigDict:
 
     config.objective = ConfigDict()
     config.objective.label_smoothing = 0.0  # of the objectives that are a softmax
-    config.objective.memory = (
-        0  # embeddings of earlier steps that a batch meets: cross-batch memory
-    )
+    config.objective.memory = 0  # embeddings of earlier steps that a batch meets as well
+    config.objective.memory_start = 0  # updates before the first of them is remembered
 
     config.augment = ConfigDict()
     config.augment.distort = False

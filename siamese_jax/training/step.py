@@ -61,6 +61,9 @@ class Updating(NamedTuple):
     ema: float = 0.0
 
 
+IN_ONE_PIECE = Updating()
+
+
 def init_state(
     model: SiameseNet,
     tx: optax.GradientTransformation,
@@ -111,7 +114,7 @@ def make_train_step(
     fill: str,
     devices: Devices,
     fed: bool = False,
-    updating: Updating = Updating(),
+    updating: Updating = IN_ONE_PIECE,
 ) -> Callable:
     """Compiles one training step: sample, gather, warp, forward, backward, update.
 
@@ -161,7 +164,7 @@ def make_update(
     tx: optax.GradientTransformation,
     objective: objectives.Objective,
     devices: Devices,
-    updating: Updating = Updating(),
+    updating: Updating = IN_ONE_PIECE,
 ) -> Callable:
     """The part of a training step that follows the input: forward, backward, update.
 
@@ -262,7 +265,7 @@ def _embed_in_parts(model, variables, images, k_dropout, parts: int):
 
 
 def _moved(average, params, step, decay: float):
-    """The moving average after an update; its decay rises from 0.1 to `decay`, so that it starts fast."""
+    """The moving average after an update; its decay rises from 0.1 to `decay`."""
     rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda a, w: a + (rate * (w - a)).astype(a.dtype), average, params)
 
