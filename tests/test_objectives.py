@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from siamese_jax.models.comparators import Local
-from siamese_jax.training import fixed_pairs, objectives, sampling
+from siamese_jax.training import batch_objectives, fixed_pairs, objectives, sampling
 from siamese_jax.training.sampling import Episodes, PairBatch, SetIndex
 
 DOT = objectives.Compare(
@@ -115,7 +115,7 @@ def test_contrastive_on_maps_of_local_features():
     np.testing.assert_allclose(metrics["distance_same"], distance[:3].mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("mining", ["random", "semi_hard", "batch_hard"])
+@pytest.mark.parametrize("mining", mining_lib.MININGS)
 def test_triplets_of_a_batch_against_a_loop(mining):
     fields = {**EPISODE, "name": "triplet", "mining": mining, "margin": 0.5}
     objective = objectives.build(fields, 8)
@@ -147,7 +147,7 @@ def test_triplets_of_a_batch_against_a_loop(mining):
             ]
         values += [max(p - n + 0.5, 0) for p, n in triplets]
         right += [p < n for p, n in triplets]
-    batch = objectives._Mined(*(jnp.asarray(x) for x in (rows, rows, identities, mask, draw)))
+    batch = batch_objectives.Mined(*(jnp.asarray(x) for x in (rows, rows, identities, mask, draw)))
     loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, np.mean(values), rtol=1e-4)
     np.testing.assert_allclose(metrics["active"], np.mean(np.array(values) > 0), rtol=1e-5)

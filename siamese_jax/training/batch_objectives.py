@@ -165,7 +165,8 @@ def allowed_pairs(mask: jax.Array, identities: jax.Array) -> jax.Array:
     """
     twin = identities[..., :, None] == identities[..., None, :]
     allowed = mask[..., :, None] & mask[..., None, :]
-    return allowed & (~twin | jnp.eye(mask.shape[-1], dtype=bool))
+    itself = jnp.broadcast_to(jnp.eye(mask.shape[-1], dtype=bool), twin.shape)
+    return allowed & (~twin | itself)
 
 
 def _of_cosines(values_of: Callable, names, fields, max_alphabet) -> Objective:

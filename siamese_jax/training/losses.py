@@ -347,7 +347,7 @@ def arcface(
     sine = safe_sqrt(jnp.maximum(1 - cosine**2, 0.0))
     moved = cosine * jnp.cos(margin) - sine * jnp.sin(margin)
     moved = jnp.where(cosine > -jnp.cos(margin), moved, cosine - margin * jnp.sin(margin))
-    own = labels[:, None] == jnp.arange(cosine.shape[1])
+    own = labels[:, None] == jnp.arange(cosine.shape[1])[None]
     return softmax(scale * jnp.where(own, moved, cosine), labels, smoothing)
 
 
@@ -373,7 +373,7 @@ def cosface(
     References:
         Wang et al. (2018), CosFace: large margin cosine loss for deep face recognition, equation 4.
     """
-    own = labels[:, None] == jnp.arange(cosine.shape[1])
+    own = labels[:, None] == jnp.arange(cosine.shape[1])[None]
     return softmax(scale * jnp.where(own, cosine - margin, cosine), labels, smoothing)
 
 
@@ -399,7 +399,7 @@ def proxy_anchor(
     References:
         Kim et al. (2020), Proxy anchor loss for deep metric learning, equation 4.
     """
-    own = labels[:, None] == jnp.arange(cosine.shape[1])
+    own = labels[:, None] == jnp.arange(cosine.shape[1])[None]
     positive = _log_one_plus((-scale * (cosine - margin)).T, own.T)
     return positive, _log_one_plus((scale * (cosine + margin)).T, ~own.T)
 
