@@ -1,10 +1,12 @@
 """The search: its space, its study, compiled steps that are shared, and workers that are killed."""
 
+import contextlib
 import json
 import logging
 import os
 import pathlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,7 +14,6 @@ import time
 import numpy as np
 import optuna
 import pytest
-import sqlalchemy
 from optuna.trial import TrialState
 
 from siamese_jax.experiments import search
@@ -327,18 +328,16 @@ def test_an_impossible_network_is_not_trained_and_not_counted(tmp_path, monkeypa
         search.run_search(config, tmp_path / "t", num_trials=1)
 
 
-def die(study, *fields):
+def die(study, path, *fields):
     """Begins a trial as a worker does that is killed in it, long ago; returns its number."""
     trial = study.ask()
     for field in fields:
         trial.suggest_float(field, 1e-4, 1e-1, log=True)
     study._storage.record_heartbeat(trial._trial_id)
-    with study._storage.engine.begin() as connection:
-        connection.execute(
-            sqlalchemy.text(
-                "UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00' WHERE trial_id = :id"
-            ),
-            {"id": trial._trial_id},
+    with contextlib.closing(sqlite3.connect(path / "study.db")) as database, database:
+        database.execute(
+            "UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00' WHERE trial_id = ?",
+            (trial._trial_id,),
         )
     return trial.number
 
@@ -346,7 +345,7 @@ def die(study, *fields):
 def test_a_dead_workers_trial_is_begun_again_in_its_folder(formula):
     run(formula, 1)
     study = open_like(formula)
-    dead = die(study, "optim.learning_rate")
+    dead = die(study, formula.path, "optim.learning_rate")
     alive = study.ask()  # by another worker
     alive.suggest_float("optim.learning_rate", 1e-4, 1e-1, log=True)
     study._storage.record_heartbeat(alive._trial_id)
@@ -364,7 +363,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(formula):
     run(formula, 1)
     study = open_like(formula)
     for number in (1, 2, 3):
-        assert die(study, "optim.learning_rate") == number
+        assert die(study, formula.path, "optim.learning_rate") == number
         optuna.storages.fail_stale_trials(study)
         optuna.storages.fail_stale_trials(study)  # by a second worker, which comes too late
     assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "FAIL", "FAIL"]

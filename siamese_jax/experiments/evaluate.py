@@ -28,9 +28,9 @@ PARTS = ("test", "validation", "both", "rotated")
 _log = logging.getLogger(__name__)
 # What a record holds of each result; results.json holds all.
 _RECORDED = ("system", "name", "scope", "n_way", "k_shot", "accuracy", "num_trials", "wilson")
-_RECORDED += ("bootstrap", "per_group", "trial_hash", "figures", "shot_aggregation")
+_RECORDED += ("clustered", "per_group", "trial_hash", "figures", "shot_aggregation")
 _HEADER = ("system", "protocol", "scope", "way", "shot", "trials", "accuracy %", "Wilson 95 %")
-_HEADER += ("bootstrap 95 %", "hash", "")
+_HEADER += ("clustered 95 %", "hash", "")
 
 Results = dict[str, dict[str, Result]]
 
@@ -215,7 +215,7 @@ def results_table(results: Iterable[Result]) -> str:
         rows.append(
             [r.system, r.name, r.scope, str(r.n_way or "-"), str(r.k_shot or "-")]
             + [str(r.num_trials), f"{100 * r.accuracy:.2f}", interval_text(r.wilson, 100, 1)]
-            + [f"{interval_text(r.bootstrap, 100, 1)} ({groups})", r.trial_hash, r.remark]
+            + [f"{interval_text(r.clustered, 100, 1)} ({groups})", r.trial_hash, r.remark]
         )
     return cli.text_table(rows, _HEADER)
 
