@@ -11,6 +11,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -37,6 +38,7 @@ class RunFolder:
         fingerprint: of the data.
         details: further fields of the provenance.
         primary: whether this process writes; of several processes only the first one does.
+        on_log: called with every row that is written, as (step, phase, values).
 
     Raises:
         ValueError: the folder holds a run of another config or other data, or one that is running.
@@ -49,10 +51,11 @@ class RunFolder:
         fingerprint: str,
         details: dict,
         primary: bool = True,
+        on_log: Callable[[int, str, dict], object] = lambda step, phase, values: None,
     ):
         self.path = pathlib.Path(workdir).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._primary = primary
+        self._primary, self._on_log = primary, on_log
         self._lock = self._events = None
         if not primary:
             self._check(config, fingerprint)
@@ -115,6 +118,7 @@ class RunFolder:
         for name, value in values.items():
             self._events.add_scalar(f"{phase}/{name}", value, step)
         self._events.flush()
+        self._on_log(step, phase, values)
         return row
 
     def _check(self, config, fingerprint):
