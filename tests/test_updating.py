@@ -36,10 +36,11 @@ NEW = {
 KOCH = {**SMALL_KOCH, "comparator": "cosine", "head_args": {"scale": 5.0}}
 
 
-def train(small, fields, *, net=KOCH, count=1, steps=6, updating=None, tx=None):
+def train(small, fields, *, net=KOCH, count=1, steps=6, updating=None, tx=None, double=False):
     """The state after some steps, and their losses."""
     devices = Devices(count)
     objective = objectives.build(fields, 8, 48)
+    net = {**net, "dtype": "float64"} if double else net
     model = siamese.build(net, small.image_shape, devices.axis_name, objective.classes)
     tx = tx or optim.build(ADAMW, 50)
     updating = updating or Updating()
@@ -55,6 +56,11 @@ def train(small, fields, *, net=KOCH, count=1, steps=6, updating=None, tx=None):
         ema=bool(updating.ema),
         memory=objective.memory,
     )
+    if double:
+        wide = (state.params, state.batch_stats, state.opt_state, state.sums, state.memory)
+        wide = jax.tree.map(lambda x: x.astype(float) if x.dtype == np.float32 else x, wide)
+        names = ("params", "batch_stats", "opt_state", "sums", "memory")
+        state = state.replace(**dict(zip(names, wide, strict=True)))
     state, images, index = devices.replicate((state, small.images, SetIndex.of(small)))
     values = []
     for _ in range(steps):
@@ -73,15 +79,19 @@ def small(glyphs):
 @pytest.mark.slow
 def test_the_named_objectives_train_alike_on_one_device_and_on_two(name, small):
     fields = {"name": name, **NEW[name]}
-    one, losses = train(small, fields)
-    two, losses_of_two = train(small, fields, count=2)
+    with jax.enable_x64(True):
+        (one, losses), (two, losses_of_two) = (
+            train(small, fields, count=count, double=True) for count in (1, 2)
+        )
     assert np.all(np.isfinite(losses)) and np.ptp(losses) > 1e-4
-    np.testing.assert_allclose(losses_of_two, losses, rtol=2e-3, atol=1e-4)
-    for a, b in zip(jax.tree.leaves(two.memory), jax.tree.leaves(one.memory), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(losses_of_two, losses, rtol=0, atol=1e-8)
+    leaves = [jax.tree.leaves((state.params, state.memory, state.sums)) for state in (one, two)]
+    for a, b in zip(*leaves, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-8)
     if name == "supcon":  # two of six steps are not remembered, of the four others 40 images fit
         assert np.all(one.memory.identities >= 0)
-        plain = train(small, {**fields, "memory": 0})[1]
+        with jax.enable_x64(True):
+            plain = train(small, {**fields, "memory": 0}, double=True)[1]
         np.testing.assert_array_equal(losses[:3], plain[:3])
         assert np.all(losses[3:] != plain[3:])
 

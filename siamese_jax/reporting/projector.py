@@ -1,4 +1,4 @@
-"""Embeddings for the projector of TensorBoard: a point for each picture, with the picture itself on it."""
+"""Embeddings for the projector of TensorBoard: each point shows its picture."""
 
 from __future__ import annotations
 
