@@ -109,7 +109,8 @@ def _parse(argv, error_code):
 
 
 def _exit(text: str, error_code: int):
-    print(f"{sys.argv[0]}: {' '.join(text.split())}", file=sys.stderr)
+    script = "/".join(pathlib.Path(sys.argv[0]).parts[-2:])
+    print(f"{script}: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(error_code)
 
 
