@@ -18,6 +18,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
+# The folder of `launch/` and `configs/`: the package in an installed wheel, else the checkout.
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+ROOT = _PACKAGE if (_PACKAGE / "launch").is_dir() else _PACKAGE.parent
 # What a command ends with after it was stopped and has saved its work.
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
@@ -68,6 +71,12 @@ def run(
         sys.exit(error_code)
 
 
+def run_launcher() -> None:
+    """Runs `launch/NAME.py`: the entry point of the console command `siamese-NAME`."""
+    name = pathlib.Path(sys.argv[0]).stem.removeprefix("siamese-")
+    runpy.run_path(str(ROOT / "launch" / f"{name}.py"), run_name="__main__")
+
+
 def catch_signals() -> list[int]:
     """Catches SIGTERM and SIGINT from now on, so that a command can save its work before it ends.
 
@@ -96,6 +105,7 @@ def text_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = Non
 
 
 def _parse(argv, error_code):
+    argv = [_with_shipped_config(word) for word in argv]
     if any(word.startswith(("--help", "-help")) for word in argv):
         return app.parse_flags_with_usage(argv)
     if "--verbosity=1" in argv:
@@ -138,8 +148,27 @@ def _mistake(error: Exception) -> str | None:
 
 
 def _exit(text: str, error_code: int):
-    print(f"{sys.argv[0]}: {' '.join(text.split())}", file=sys.stderr)
+    script = "/".join(pathlib.Path(sys.argv[0]).parts[-2:])
+    print(f"{script}: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(error_code)
+
+
+def _with_shipped_config(word: str) -> str:
+    """A flag that names a config of the package, with the place of its file; others as they are.
+
+    So `--config=configs/best.py`, or `--config=best`, is understood in any folder.
+    """
+    given = re.fullmatch("(--?config=)([^:]*)(:.*)?", word)
+    if given is None or pathlib.Path(given[2]).is_file():
+        return word
+    files = _shipped_configs()
+    return f"{given[1]}{files[given[2]]}{given[3] or ''}" if given[2] in files else word
+
+
+def _shipped_configs() -> dict[str, pathlib.Path]:
+    """The configs of the package by the names that they may be given."""
+    files = sorted((ROOT / "configs").glob("*.py"))
+    return {name: file for file in files for name in (file.stem, f"configs/{file.name}")}
 
 
 def _config_mistake(argv: Sequence[str]) -> str | None:
@@ -150,7 +179,7 @@ def _config_mistake(argv: Sequence[str]) -> str | None:
     path, _, arg = given[-1].partition(":")
     if not pathlib.Path(path).is_file():
         names = [str(file) for file in pathlib.Path(path).parent.glob("*.py")]
-        near = difflib.get_close_matches(path, names, n=1)
+        near = difflib.get_close_matches(path, [*names, *_shipped_configs()], n=1)
         return f"no config file {path}" + "".join(f"; did you mean {name}?" for name in near)
     try:
         config = runpy.run_path(path)["get_config"](*[arg] if arg else [])

@@ -225,11 +225,17 @@ def base() -> ConfigDict:
     config.model.dtype = "float32"  # of computation; parameters are float32
 
     config.objective = ConfigDict()
+    config.objective.label_smoothing = 0.0  # of the objectives that are a softmax
+    config.objective.memory = 0  # embeddings of earlier steps that a batch meets as well
+    config.objective.memory_start = 0  # updates before the first of them is remembered
 
     config.augment = ConfigDict()
     config.augment.distort = False
 
     config.optim = ConfigDict()
+    config.optim.accumulate = 1  # parts of a batch that go through the encoder one after another
+    config.optim.ema = 0.0  # decay of a moving average of the parameters, which is then evaluated
+    config.optim.clip_norm = 0.0  # largest norm of a gradient; 0: any
 
     config.eval = ConfigDict()
     config.eval.every = 100  # steps

@@ -353,6 +353,23 @@ def test_absent_pytorch_is_a_row_that_says_so(tmp_path, monkeypatch):
         assert "not run: No module named torch" in report.text_table(theirs)
 
 
+def test_onnxruntime_embeds_the_same_network_or_says_why_not(monkeypatch):
+    work = workload.Workload(PLAN.config("best"))
+    plan = dataclasses.replace(PLAN, peers=True)
+    assert peers.onnx_cases(PLAN, work, "g") == ([], [])
+    _, (row,) = peers.onnx_cases(dataclasses.replace(plan, dtype="bfloat16"), work, "g")
+    assert row.seconds is None and "float32 only" in row.note
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    _, (row,) = peers.onnx_cases(plan, work, "g")
+    assert row.seconds is None and row.note.startswith("not run: ")
+    monkeypatch.undo()
+    pytest.importorskip("onnxruntime", reason='needs pip install -e ".[export]"')
+    (case,), _ = peers.onnx_cases(plan, work, "g", amount=2)
+    assert case.amount == 2 and case.note.startswith("onnxruntime ")
+    images = workload.random_images(work.images_per_step, work.image_shape, work.config.seed)
+    np.testing.assert_allclose(case.call()[0], work.network().embed(images), atol=1e-4)
+
+
 def test_the_end_of_a_peer_is_reported():
     with torch_peer.Peer() as peer:
         peer._process.kill()

@@ -147,3 +147,12 @@ def test_importing_the_package_does_not_start_jax():
     code = "import siamese_jax, sys; assert 'jax' not in sys.modules, 'jax was imported'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_lists_a_gallery_does_not_start_jax():
+    code = (
+        "import siamese_jax, sys; siamese_jax.tune_cpu(); from siamese_jax.recognition import commands;"
+        "assert 'jax' not in sys.modules, 'jax was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

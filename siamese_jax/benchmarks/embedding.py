@@ -1,16 +1,16 @@
-"""Embedding throughput of Koch's network and of the residual networks, PyTorch beside them."""
+"""Embedding throughput of Koch's network and the residual ones, PyTorch and onnxruntime beside them."""
 
 from __future__ import annotations
 
 from siamese_jax.benchmarks.measure import Case, Row
-from siamese_jax.benchmarks.peers import torch_cases
+from siamese_jax.benchmarks.peers import onnx_cases, torch_cases
 from siamese_jax.benchmarks.workload import Plan, Workload
 
 
 def run_embedding(plan: Plan) -> list[Row]:
     """Images a second of the networks' encoders, a training step's images at a time.
 
-    PyTorch embeds the same number of images in inference mode.
+    PyTorch embeds the same number of images in inference mode, onnxruntime the exported network.
     """
     rows = []
     for name in plan.networks:
@@ -22,5 +22,7 @@ def run_embedding(plan: Plan) -> list[Row]:
         cases = [product, Case("embed", work.embedding_call(), **counted)]
         with torch_cases(plan, work, "embedding", group, **counted) as (peers, absent):
             base = [case.name for case in peers]
-            rows += plan.compare(group, [*cases, *peers], base=base, product=product.name) + absent
+            exported, missing = onnx_cases(plan, work, group, **counted)
+            cases += exported + peers
+            rows += plan.compare(group, cases, base=base, product=product.name) + missing + absent
     return rows

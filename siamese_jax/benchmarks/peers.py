@@ -1,15 +1,16 @@
-"""PyTorch's cases of a comparison, where PyTorch can be had."""
+"""The cases of PyTorch and of onnxruntime in a comparison, where these can be had."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import jax
 
 from siamese_jax.benchmarks import torch_peer
 from siamese_jax.benchmarks.measure import Case, Row
-from siamese_jax.benchmarks.workload import Plan, Workload
+from siamese_jax.benchmarks.workload import Plan, Workload, random_images
 from siamese_jax.runs import workdir
 
 
@@ -54,3 +55,36 @@ def torch_cases(
             else:
                 absent.append(Row(group, name, note=note))
         yield cases, absent
+
+
+def onnx_cases(plan: Plan, work: Workload, group: str, **counted) -> tuple[list[Case], list[Row]]:
+    """Embedding with onnxruntime, which runs the exported encoder on the CPU.
+
+    Args:
+        plan: how to measure; without `peers` there is no case.
+        work: whose network is exported, and whose batch size is taken.
+        group: of the row.
+        **counted: fields of `Case` that all cases of the comparison share.
+
+    Returns:
+        The case; or a row that says why it does not run here.
+    """
+    name = "onnxruntime"
+    if not plan.peers:
+        return [], []
+    if jax.default_backend() != "cpu" or plan.dtype != "float32":
+        return [], [Row(group, name, note="not run: it is timed on a CPU in float32 only")]
+    try:
+        import onnxruntime
+
+        from siamese_jax.inference.export import onnx_models
+    except ImportError as error:
+        return [], [Row(group, name, note=f"not run: {error}")]
+    threads = len(os.sched_getaffinity(0))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    encoder, _ = onnx_models.make_models(work.network(), {})
+    session = onnxruntime.InferenceSession(encoder, options, providers=["CPUExecutionProvider"])
+    images = random_images(work.images_per_step, work.image_shape, work.config.seed)
+    note = f"onnxruntime {onnxruntime.__version__}, {threads} threads"
+    return [Case(name, lambda: session.run(None, {"images": images}), note=note, **counted)], []

@@ -192,11 +192,13 @@ class Checkpoints:
     def variables(self, step: int) -> dict:
         """The parameters and batch statistics of a checkpoint, whatever optimiser made it.
 
+        The parameters are their moving average where the training kept one.
+
         Raises:
             DamagedCheckpoint: it is not what was saved.
             ValueError: it is of another run.
         """
-        variables: dict = {"params": {}, "batch_stats": {}}
+        variables: dict = {"params": {}, "batch_stats": {}, "ema": {}}
         for name, x in self._arrays(step).items():
             *parents, leaf = name.split("/")
             if parents and parents[0] in variables:
@@ -204,6 +206,7 @@ class Checkpoints:
                 for parent in parents:
                     part = part.setdefault(parent, {})
                 part[leaf] = x
+        variables["params"] = variables.pop("ema") or variables["params"]
         return variables
 
     def wait(self) -> None:

@@ -23,7 +23,7 @@ from siamese_jax.runs import checkpoints, digests, files, workdir
 
 FILE = "weights.npz"  # in an unpacked workdir
 _FOLDER = pathlib.Path(__file__).parent / "pretrained"
-_RECORDS = ("config", "provenance", "metrics", "step")
+RECORDS = ("config", "provenance", "metrics", "step")  # of a run, in the order of `Weights`
 _DIGEST = "digest"
 
 
@@ -62,8 +62,8 @@ def locate(name: str | pathlib.Path) -> pathlib.Path:
     if name not in names:
         near = difflib.get_close_matches(str(name), names, n=1) or names
         raise ValueError(
-            f"{name} is neither a file nor a network that comes with the package; there is "
-            f"{', '.join(near)}"
+            f"{name} is no folder of a run, no file and no network that comes with the package; "
+            f"there is {', '.join(near)}"
         )
     return _FOLDER / f"{name}.npz"
 
@@ -82,24 +82,16 @@ def export(
         ValueError: the folder holds no run, or not that checkpoint; or a number that float16 cannot
             hold.
     """
-    run_config = workdir.read_config(path)
-    config, starts = workdir.without_places(run_config, workdir.read_provenance(path))
-    run = workdir.identity(run_config, workdir.read_start(path))
-    step, variables = checkpoints.read_variables(path, checkpoint, run)
-    records = {
-        "config": config,
-        "provenance": starts,
-        "metrics": workdir.read_metrics(path),
-        "step": step,
-    }
+    weights = read_run(path, checkpoint)
+    records = {**weights._asdict(), "config": workdir.plain(weights.config)}
     arrays = {}
-    for place, x in jax.tree_util.tree_leaves_with_path(variables):
+    for place, x in jax.tree_util.tree_leaves_with_path(weights.variables):
         name = jax.tree_util.keystr(place, simple=True, separator="/")
         with np.errstate(over="ignore"):
             arrays[name] = np.asarray(x, np.float16)
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has numbers that float16 cannot hold")
-    write(file, {name: json.dumps(value) for name, value in records.items()}, arrays)
+    write(file, {name: json.dumps(records[name]) for name in RECORDS}, arrays)
 
 
 def write(file: str | pathlib.Path, texts: Mapping[str, str], arrays: Mapping) -> None:
@@ -107,6 +99,25 @@ def write(file: str | pathlib.Path, texts: Mapping[str, str], arrays: Mapping) -
     content = {**{name: np.asarray(text) for name, text in texts.items()}, **arrays}
     content[_DIGEST] = np.asarray(digests.of_arrays(content))
     files.replace_file(file, lambda stream: np.savez_compressed(stream, **content))
+
+
+def read_run(path: str | pathlib.Path, checkpoint: str | int = "best") -> Weights:
+    """Reads the network of a run from its checkpoints.
+
+    Args:
+        path: workdir of the run.
+        checkpoint: `best` by validation, `latest`, or a step.
+
+    Raises:
+        ValueError: the folder holds no run, or not that checkpoint.
+    """
+    run_config = workdir.read_config(path)
+    run = workdir.identity(run_config, workdir.read_start(path))
+    step, variables = checkpoints.read_variables(path, checkpoint, run)
+    config, starts = workdir.without_places(run_config, workdir.read_provenance(path))
+    config.pop("search_space", None)
+    config = ml_collections.ConfigDict(config).lock()
+    return Weights(config, starts, workdir.read_metrics(path), step, variables)
 
 
 def read(file: str | pathlib.Path) -> Weights:
@@ -120,13 +131,19 @@ def read(file: str | pathlib.Path) -> Weights:
         recorded = str(arrays.pop(_DIGEST))
         if recorded != digests.of_arrays(arrays):
             raise ValueError("its content is not what was written")
-        records = [json.loads(str(arrays.pop(name))) for name in _RECORDS]
+        records = [json.loads(str(arrays.pop(name))) for name in RECORDS]
     except FileNotFoundError:
         raise ValueError(f"no such file {file}") from None
     except KeyError as error:
         raise ValueError(f"{file} holds no weights of a network (it has no {error})") from None
     except ValueError as error:
         raise ValueError(f"{file} holds no weights of a network, or is damaged ({error})") from None
+    config, *others = records
+    return Weights(ml_collections.ConfigDict(config).lock(), *others, nested(arrays))
+
+
+def nested(arrays: Mapping[str, np.ndarray]) -> dict:
+    """The variables of a network, float32, from arrays under their paths `params/.../kernel`."""
     variables: dict = {"params": {}, "batch_stats": {}}
     for name, x in arrays.items():
         *parents, leaf = name.split("/")
@@ -134,8 +151,7 @@ def read(file: str | pathlib.Path) -> Weights:
         for parent in parents:
             part = part.setdefault(parent, {})
         part[leaf] = x.astype(np.float32)
-    config, *others = records
-    return Weights(ml_collections.ConfigDict(config).lock(), *others, variables)
+    return variables
 
 
 def unpack(file: str | pathlib.Path, path: str | pathlib.Path) -> None:

@@ -11,7 +11,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import ml_collections
@@ -39,6 +39,7 @@ class RunFolder:
         fingerprint: of the data.
         details: further fields of the provenance.
         primary: whether this process writes; of several processes only the first one does.
+        on_log: called with every row that is written, as (step, phase, values).
 
     Raises:
         ValueError: the folder holds a run of another config or other data, or one that is running.
@@ -51,10 +52,11 @@ class RunFolder:
         fingerprint: str,
         details: dict,
         primary: bool = True,
+        on_log: Callable[[int, str, dict], object] = lambda step, phase, values: None,
     ):
         self.path = pathlib.Path(workdir).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._primary = primary
+        self._primary, self._on_log = primary, on_log
         self._lock = self._events = None
         if not primary:
             self._check(config, fingerprint)
@@ -127,6 +129,7 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
         self._events.add({f"{phase}/{name}": value for name, value in values.items()}, step)
+        self._on_log(step, phase, values)
         return row
 
     def _check(self, config, fingerprint):

@@ -32,6 +32,7 @@ def train_and_evaluate(
     *,
     should_stop: Callable[[], bool] = lambda: False,
     on_validation: Callable[[int, float], object] = lambda step, accuracy: None,
+    on_log: Callable[[int, str, dict], object] = lambda step, phase, values: None,
     programs: dict | None = None,
     progress: bool = False,
 ) -> dict:
@@ -43,6 +44,8 @@ def train_and_evaluate(
         should_stop: asked after every step; once true, the state is saved and the call returns.
         on_validation: called after every validation, with the step and the accuracy; what it raises
             ends the training.
+        on_log: called with every row of the log, as (step, phase, values), by the one process that
+            writes the log: a hook for trackers of experiments. What it raises ends the training.
         programs: compiled steps. Give several calls the same dict, empty at first: runs that differ
             only in the data of their optimisers then compile their steps once.
         progress: whether to show a progress bar.
@@ -60,7 +63,7 @@ def train_and_evaluate(
     config, devices = experiment.config, experiment.devices
     state = _prepare(experiment, path)
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(_open_run(experiment, path))
+        run = stack.enter_context(_open_run(experiment, path, on_log))
         identity = workdir.identity(config, _facts(experiment))
         saved = checkpoints.Checkpoints(path, config.keep_best, run=identity)
         stack.callback(saved.close)
@@ -124,11 +127,11 @@ def _facts(experiment: Experiment) -> dict:
     return {"image_shape": list(experiment.image_shape), "kind": experiment.kind}
 
 
-def _open_run(experiment: Experiment, path: str) -> workdir.RunFolder:
+def _open_run(experiment: Experiment, path: str, on_log: Callable) -> workdir.RunFolder:
     data = experiment.data
     details = {**_facts(experiment), "data": data.note}
     return workdir.RunFolder(
-        path, experiment.config, data.fingerprint, details, experiment.devices.primary
+        path, experiment.config, data.fingerprint, details, experiment.devices.primary, on_log
     )
 
 
