@@ -203,17 +203,22 @@ def _pixels(
     """(H, W, C) uint8 picture in mode `L` or `RGB`, the right way up."""
     try:
         with Image.open(io.BytesIO(read())) as picture:
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode.startswith("I"):  # 16 bits: Pillow would cut off, not scale
-                deep = np.clip(np.asarray(picture).astype(np.float64) / 257, 0, 255)
-                picture = Image.fromarray(np.rint(deep).astype(np.uint8))
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                paper = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(paper, picture)
-            pixels = np.asarray(picture.convert(mode))
+            return decode_picture(picture, mode)
     except _ERRORS as error:
         raise _unreadable(path, parts, error) from None
+
+
+def decode_picture(picture: Image.Image, mode: str) -> np.ndarray:
+    """(H, W, C) uint8 of an open picture in mode `L` or `RGB`, the right way up; clear is white."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16 bits: Pillow would cut off, not scale
+        deep = np.clip(np.asarray(picture).astype(np.float64) / 257, 0, 255)
+        picture = Image.fromarray(np.rint(deep).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        paper = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(paper, picture)
+    pixels = np.asarray(picture.convert(mode))
     return pixels.reshape(*pixels.shape[:2], -1)
 
 

@@ -27,8 +27,9 @@ import jax
 import numpy as np
 
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation import calibration
 from siamese_jax.inference import network as network_lib
-from siamese_jax.recognition import calibration, pictures, scoring
+from siamese_jax.recognition import pictures, scoring
 
 UNKNOWN = "unknown"
 

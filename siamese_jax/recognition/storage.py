@@ -15,7 +15,7 @@ import zlib
 
 import numpy as np
 
-from siamese_jax.recognition.calibration import Calibration
+from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.recognition.gallery import Gallery, Reference
 from siamese_jax.runs import files
 
@@ -138,8 +138,7 @@ def _from_bytes(data: bytes) -> Gallery:
     columns = (facts["names"], facts["sources"], facts["digests"], thumbnails)
     calibration = facts["calibration"]
     if calibration is not None:
-        thresholds = tuple((int(n), float(t)) for n, t in calibration["thresholds"])
-        calibration = Calibration(**{**calibration, "thresholds": thresholds})
+        calibration = Calibration.of(calibration)
     return Gallery(
         fingerprint=facts["fingerprint"],
         network=facts["network"],

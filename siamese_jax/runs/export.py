@@ -19,11 +19,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from siamese_jax.runs import checkpoints, files, workdir
+from siamese_jax.runs import calibrations, checkpoints, files, workdir
 
 FILE = "weights.npz"  # in an unpacked workdir
 _FOLDER = pathlib.Path(__file__).parent / "pretrained"
 _RECORDS = ("config", "provenance", "metrics", "step")
+CALIBRATIONS = "calibrations"  # a further record; a file may lack it
 
 
 class Weights(NamedTuple):
@@ -35,6 +36,7 @@ class Weights(NamedTuple):
         metrics: rows of its log.
         step: of the checkpoint.
         variables: `params` and `batch_stats`, float32.
+        calibrations: fields of its calibrations by name, see `calibrations`.
     """
 
     config: ml_collections.ConfigDict
@@ -42,6 +44,7 @@ class Weights(NamedTuple):
     metrics: list[dict]
     step: int
     variables: Mapping[str, Any]
+    calibrations: Mapping[str, Mapping] = {}
 
 
 def pretrained() -> list[str]:
@@ -87,6 +90,7 @@ def export(
     config.pop("search_space", None)
     step, variables = checkpoints.read_variables(path, config["keep_best"], checkpoint)
     records = {
+        CALIBRATIONS: calibrations.read(path, step),
         "config": config,
         "provenance": starts,
         "metrics": workdir.read_metrics(path),
@@ -103,6 +107,24 @@ def export(
     files.replace_file(file, lambda stream: np.savez_compressed(stream, **texts, **arrays))
 
 
+def calibrate(file: str | pathlib.Path, name: str, fields: Mapping) -> None:
+    """Writes a calibration into a file of a network; one of the same name is replaced.
+
+    Args:
+        file: of `export`.
+        name: `pictures` or `drawings`.
+        fields: of the calibration.
+
+    Raises:
+        ValueError: no such file, or one that `export` did not write.
+    """
+    calibrated = {**read(file).calibrations, name: dict(fields)}
+    with np.load(file, allow_pickle=False) as npz:
+        arrays = {key: npz[key] for key in npz.files}
+    arrays[CALIBRATIONS] = json.dumps(calibrated)
+    files.replace_file(file, lambda stream: np.savez_compressed(stream, **arrays))
+
+
 def read(file: str | pathlib.Path) -> Weights:
     """Reads what `export` wrote.
 
@@ -112,7 +134,9 @@ def read(file: str | pathlib.Path) -> Weights:
     try:
         with np.load(file, allow_pickle=False) as npz:
             records = [json.loads(str(npz[name])) for name in _RECORDS]
-            arrays = {name: npz[name] for name in npz.files if name not in _RECORDS}
+            calibrated = json.loads(str(npz[CALIBRATIONS])) if CALIBRATIONS in npz.files else {}
+            others = (*_RECORDS, CALIBRATIONS)
+            arrays = {name: npz[name] for name in npz.files if name not in others}
     except FileNotFoundError:
         raise ValueError(f"no such file {file}") from None
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
@@ -125,7 +149,7 @@ def read(file: str | pathlib.Path) -> Weights:
             part = part.setdefault(parent, {})
         part[leaf] = x.astype(np.float32)
     config, *others = records
-    return Weights(ml_collections.ConfigDict(config).lock(), *others, variables)
+    return Weights(ml_collections.ConfigDict(config).lock(), *others, variables, calibrated)
 
 
 def unpack(file: str | pathlib.Path, path: str | pathlib.Path) -> None:
