@@ -129,7 +129,7 @@ def test_the_whole_story(act, run, people, tmp_path):
     assert text.startswith(f"dissimilarity {-score:.4f}, ")  # a cosine has no distance of its own
     assert act("compare", b / "0.png", a / "0.png")[1] == text
     code, text = act("compare", a / "0.png", b / "0.png", gallery=None)
-    assert f"score {score:.4f}, no probability: it needs --gallery" in text
+    assert f"score {score:.4f}, no probability: launch/calibrate.py" in text
 
     code, text = act("search", a / "1.png", top=3)
     lines = text.splitlines()

@@ -119,9 +119,9 @@ class Siamese:
         """(R, Q, D) and (R, N, K, D) embeddings -> (R, Q, N) scores, with a full context only."""
         return self.devices.call(self.class_step, self.variables, [queries, supports])
 
-    def pictures(self, pictures: Pictures) -> np.ndarray:
+    def pictures(self, pictures: Pictures, from_files: bool = False) -> np.ndarray:
         """Pictures of any form as `embed` takes them: (B, H, W, C) uint8, see `pictures.to_stack`."""
-        return to_stack(pictures, self.image_shape, self.kind, self.framed)[0]
+        return to_stack(pictures, self.image_shape, self.kind, self.framed, from_files)[0]
 
     def score(self, pictures1: Pictures, pictures2: Pictures) -> np.ndarray:
         """Scores of every first picture with every second.

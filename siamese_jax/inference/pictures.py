@@ -22,6 +22,7 @@ _CHANNELS = (1, 3, 4)
 _UNIFORM = (
     32  # grey levels: the border is paper where three quarters of it are this near its median
 )
+_UNDECIDED = 16  # grey levels: paper this near the middle is neither light nor dark
 _PAPER = 16  # grey levels of ink: paper above it is not blank
 _STROKE = 64  # grey levels above the paper: what counts as ink when a drawing is framed
 # Of Omniglot's background characters 0.05 % lie further off the middle, and 0.1 % are smaller; both
@@ -32,7 +33,11 @@ _EXTENT = 0.65  # the median character's longer side
 
 
 def to_stack(
-    pictures: Pictures, image_shape: Sequence[int], kind: str, framed: bool
+    pictures: Pictures,
+    image_shape: Sequence[int],
+    kind: str,
+    framed: bool,
+    from_files: bool = False,
 ) -> tuple[np.ndarray, bool]:
     """Pictures of any form as a stack for the network, and whether it was one picture.
 
@@ -48,6 +53,8 @@ def to_stack(
         image_shape: (H, W, C) of the network.
         kind: `ink` or `photo`.
         framed: whether the network was trained on characters that fill their frame.
+        from_files: whether arrays are pixels of files. Where the border does not tell ink from paper, a
+            file is dark ink on light paper, and an array has its ink high.
 
     Returns:
         (B, H, W, C) uint8 at the network's size, and whether one picture was given.
@@ -55,7 +62,7 @@ def to_stack(
     Raises:
         ValueError: no picture, or an array of another shape or type.
     """
-    many, single = _separate(pictures)
+    many, single, read = _separate(pictures)
     if not len(many):
         raise ValueError("no pictures are given: at least one is needed")
     if isinstance(many, np.ndarray):
@@ -64,12 +71,13 @@ def to_stack(
             _warn_of_stretching(stack.shape[1:3], image_shape)
             return resize_images(stack, *image_shape[:2]), single
         many = list(stack)
+        read = [False] * len(many)
     changes: dict[str, int] = {}
     parts = []
-    for picture in many:
+    for picture, is_file in zip(many, read, strict=True):
         pixels = to_channels(picture[None], image_shape[2])[0]
         if kind == "ink":
-            pixels = blank_paper(pixels, changes)
+            pixels = blank_paper(pixels, changes, from_files or is_file)
             if framed:
                 pixels = centred(pixels, changes)
         else:
@@ -80,23 +88,27 @@ def to_stack(
     return np.stack(parts), single
 
 
-def blank_paper(pixels: np.ndarray, changes: dict[str, int] | None = None) -> np.ndarray:
+def blank_paper(
+    pixels: np.ndarray, changes: dict[str, int] | None = None, light_paper: bool = False
+) -> np.ndarray:
     """A picture of ink with blank paper 0 and ink high, whatever it was drawn on.
 
-    The paper is what the border shows, where that is of one shade; a picture with another border
-    stays as it is.
+    The paper is what the border shows, where that is of one shade, light or dark.
 
     Args:
         pixels: (H, W, C) uint8.
         changes: counts what was done, by its description.
+        light_paper: whether paper is light where the border does not tell.
     """
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).astype(np.int16)
     paper = int(np.median(border))
-    if np.percentile(np.abs(border - paper), 75) > _UNIFORM:
-        return pixels
+    mixed = np.percentile(np.abs(border - paper), 75) > _UNIFORM
+    if mixed or abs(paper - 127.5) < _UNDECIDED:
+        return 255 - pixels if light_paper else pixels
     if paper > 127:
         pixels, paper = 255 - pixels, 255 - paper
-        _count(changes, "dark ink on light paper, inverted")
+        if not light_paper:  # what a file is expected to be is not worth a word
+            _count(changes, "dark ink on light paper, inverted")
     most = int(pixels.max())
     if _PAPER < paper < most - _STROKE:
         stretched = (pixels.astype(np.float32) - paper) * (255 / (most - paper))
@@ -137,21 +149,22 @@ def _count(changes: dict[str, int] | None, change: str) -> None:
         changes[change] = changes.get(change, 0) + 1
 
 
-def _separate(pictures: Pictures) -> tuple[np.ndarray | list[np.ndarray], bool]:
-    """A (B, H, W, C) uint8 array or a list of (H, W, C) ones, and whether one picture was given."""
+def _separate(pictures: Pictures) -> tuple[np.ndarray | list[np.ndarray], bool, list[bool]]:
+    """A (B, H, W, C) uint8 array or a list of (H, W, C) ones; whether one picture; which are files."""
     if isinstance(pictures, str | os.PathLike | Image.Image):
-        return [_read(pictures)], True
+        return [_read(pictures)], True, [True]
     if isinstance(pictures, list | tuple):
-        return [_read(picture) for picture in pictures], False
+        files = [isinstance(x, str | os.PathLike | Image.Image) for x in pictures]
+        return [_read(picture) for picture in pictures], False, files
     array = _as_uint8(np.asarray(pictures))
     if array.ndim == 2:
-        return array[None, ..., None], True
+        return array[None, ..., None], True, []
     if array.ndim == 3 and array.shape[-1] in _CHANNELS:
-        return array[None], True
+        return array[None], True, []
     if array.ndim == 3:
-        return array[..., None], False
+        return array[..., None], False, []
     if array.ndim == 4 and array.shape[-1] in _CHANNELS:
-        return array, False
+        return array, False, []
     raise ValueError(
         f"pictures of shape {array.shape}: expected one picture (H, W) or (H, W, 3), or a stack "
         "(B, H, W) or (B, H, W, 3), with 1, 3 or 4 channels last"

@@ -88,7 +88,7 @@ def shape_for(net: network.Siamese, pixels: np.ndarray, inverted: bool = False) 
         (B, *net.image_shape) uint8, stretched to the network's sides.
     """
     if not inverted:
-        return net.pictures(pixels)
+        return net.pictures(pixels, from_files=True)
     return resize_images(to_channels(pixels, net.image_shape[2]), *net.image_shape[:2])
 
 
