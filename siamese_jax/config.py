@@ -30,6 +30,7 @@ def base() -> ConfigDict:
     config.data.data_dir = placeholder(str)  # folder of prepared sets; None: that of tfds
     config.data.stream = False  # whether Omniglot's training images stay on disk
     config.data.path = placeholder(str)  # folder of pictures, for name = "folder"
+    config.data.skip_broken = False  # whether broken pictures and too small classes are left out
     config.data.ink = False  # whether these pictures are dark ink on light paper
     config.data.glyphs_alphabets = 20
     config.data.glyphs_characters = (20, 32)  # least and most in an alphabet

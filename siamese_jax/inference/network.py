@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from siamese_jax.data.image_set import resize_images
+from siamese_jax.data.image_set import StreamedImages, resize_images
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.evaluation.scoring import Embedder, from_embedder
 from siamese_jax.inference.devices import Devices
@@ -82,7 +82,8 @@ class Siamese:
         Raises:
             ValueError: another type, rank or number of channels or features.
         """
-        images = np.asarray(images)
+        if not isinstance(images, StreamedImages):  # which is read batch by batch
+            images = np.asarray(images)
         if self.kind == "vector":
             size = self.image_shape[1]
             if images.shape[1:] not in ((size,), (1, size, 1)) or images.dtype != np.float32:
@@ -99,7 +100,9 @@ class Siamese:
                 f"images must be (B, H, W, {channels}) uint8, got {images.shape} {images.dtype}"
             )
         if images.shape[1:3] != (height, width):
-            images = resize_images(images, height, width)
+            streamed = isinstance(images, StreamedImages)
+            resize = StreamedImages.resized if streamed else resize_images
+            images = resize(images, height, width)
         return self.devices.batches(self.embed_step, self.variables, images, batch)
 
     def score_matrix(self, h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
