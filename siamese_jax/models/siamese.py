@@ -118,10 +118,10 @@ def build(
     """The network that a config's `model` section describes.
 
     Args:
-        fields: `encoder` (a name of `ENCODERS`, or the dotted path of a linen module from images and
-            `train` to embeddings, `package.module.Class`), `comparator` (a name of `COMPARATORS`), `dtype` (one of
-            `DTYPES`), under `encoder_args` and `head_args` the attributes of the chosen classes, and,
-            if wanted, `context_steps`: those of `FullContext`, 0 for none.
+        fields: `encoder` (a name of `ENCODERS`, or the dotted path of a linen module called with images
+            and `train`, `package.module.Class`), `comparator` (a name of `COMPARATORS`), `dtype` (one
+            of `DTYPES`), under `encoder_args` and `head_args` the attributes of the chosen classes,
+            and, if wanted, `context_steps`: those of `FullContext`, 0 for none.
         image_shape: (H, W, C) of the images; only the comparator `local` needs it.
         axis_name: mapped axis over which batch statistics are averaged, None on one device.
         classes: of the softmax layer that an objective trains; 0 for none.
