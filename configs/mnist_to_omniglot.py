@@ -67,6 +67,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.name = "adamw"
     config.optim.learning_rate = 1e-3
     config.optim.warmup_steps = 50
+    config.optim.schedule = "cosine"
     config.optim.weight_decay = 0.01
 
     config.eval.every = 250

@@ -47,6 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.name = "adamw"
     config.optim.learning_rate = 4e-3
     config.optim.warmup_steps = 100
+    config.optim.schedule = "cosine"
     config.optim.weight_decay = 0.05
 
     config.eval.every = 400

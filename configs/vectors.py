@@ -46,6 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.name = "adamw"
     config.optim.learning_rate = 3e-3
     config.optim.warmup_steps = 10
+    config.optim.schedule = "cosine"
     config.optim.weight_decay = 0.0
 
     config.eval.every = 50

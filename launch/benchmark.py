@@ -2,12 +2,12 @@
 
     python launch/benchmark.py --archives=DIR --record=benchmark.json
 
-Suites: training (pairs/s and GFLOP/s of Koch's network and the quickstart's, PyTorch beside them),
-convolution (Koch's layers directly and in the frequency domain), input (drawing and warping, Pillow
-beside it), oneshot (trials/s, passes of pairs beside them), recognition (enrol and identify), scaling
-(cost against size), startup (to the first step). All but PyTorch's sides run without it; nothing is
-fetched from anywhere. Times are medians over repetitions whose sides take symmetries: leave the machine
-alone meanwhile. --smoke only shows that everything runs.
+Suites: training and embedding (images/s and GFLOP/s of Koch's, the quickstart's and the best network,
+PyTorch beside them), convolution (Koch's layers directly and in the frequency domain), input (drawing
+and warping, Pillow beside it), oneshot (trials/s, passes of pairs beside them), recognition (enrol and
+identify). Without PyTorch everything else is timed; --torch_python names an interpreter that has it.
+Nothing is downloaded. Times are medians of repeats in which the cases alternate: leave the machine alone
+meanwhile. --smoke only shows that everything runs.
 """
 
 import os
@@ -22,11 +22,14 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # PyTorch has th
 siamese_jax.tune_cpu()
 
 _SUITE = flags.DEFINE_list(
-    "suite", "training,convolution,input,oneshot,recognition,scaling,startup", "What to measure."
+    "suite", "training,embedding,convolution,input,oneshot,recognition", "What to measure."
+)
+_NETWORKS = flags.DEFINE_list(
+    "networks", "koch2015,quickstart,best", "What the suites training and embedding time."
 )
 _RECORD = flags.DEFINE_string("record", None, "JSON file for the figures.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Symmetries of each side.")
-_TURN = flags.DEFINE_float("turn", 0.3, "Least length of a turn, seconds.", 0)
+_REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Repeats of each case.")
+_REPEAT_SECONDS = flags.DEFINE_float("repeat_seconds", 0.3, "Least length of a repeat.", 0)
 _BATCH = flags.DEFINE_integer("batch", 32, "Pairs a step of Koch's network.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
 _PRECISION = flags.DEFINE_enum(
@@ -36,6 +39,9 @@ _PRECISION = flags.DEFINE_enum(
     "Of float32 matrix products on an accelerator.",
 )
 _PEERS = flags.DEFINE_bool("peers", True, "Time PyTorch too.")
+_TORCH_PYTHON = flags.DEFINE_string(
+    "torch_python", None, "Interpreter that has PyTorch; else this."
+)
 _ARCHIVES = flags.DEFINE_string("archives", None, "Folder of Omniglot's archives; else glyphs.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of parameters, batches and trials.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "Everything tiny, in seconds.")
@@ -52,11 +58,13 @@ def main(argv):
     plan = benchmarks.Plan(
         root=pathlib.Path(__file__).resolve().parent.parent,
         repetitions=2 if _SMOKE.value else _REPETITIONS.value,
-        turn=0.0 if _SMOKE.value else _TURN.value,
+        repeat_seconds=0.0 if _SMOKE.value else _REPEAT_SECONDS.value,
         seed=_SEED.value,
+        networks=tuple(_NETWORKS.value),
         batch=_BATCH.value,
         dtype=_DTYPE.value,
         peers=_PEERS.value,
+        torch_python=_TORCH_PYTHON.value,
         archives=_ARCHIVES.value,
         smoke=_SMOKE.value,
     )

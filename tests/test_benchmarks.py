@@ -1,5 +1,6 @@
-"""The benchmarks: what is counted, that both sides of a comparison do the same work, that all runs."""
+"""The benchmarks: what is counted, that both cases of a comparison do the same work, that all runs."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -18,23 +19,20 @@ from siamese_jax import benchmarks
 from siamese_jax.benchmarks import (
     inputs,
     measure,
+    peers,
     recognition,
     report,
-    scaling,
-    startup,
-    torch_koch,
+    torch_peer,
     training,
     workload,
 )
 from siamese_jax.data import augment
-from siamese_jax.models.comparators import L1
-from siamese_jax.models.encoders import KochEncoder
+from siamese_jax.models.comparators import L1, Cosine, Local
+from siamese_jax.models.encoders import KochEncoder, ResidualEncoder
 from siamese_jax.models.siamese import SiameseNet
-from siamese_jax.training import sampling
-from siamese_jax.training.step import make_train_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PLAN = benchmarks.Plan(ROOT, repetitions=1, turn=0.0, peers=False, smoke=True)
+PLAN = benchmarks.Plan(ROOT, repetitions=1, repeat_seconds=0.0, peers=False, smoke=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,7 +53,7 @@ def compiled(tmp_path_factory):
 
 
 class Clock:
-    """A clock that only the sides move."""
+    """A clock that only the cases move."""
 
     def __init__(self):
         self.now = 0.0
@@ -64,24 +62,24 @@ class Clock:
     def __call__(self):
         return self.now
 
-    def side(self, name, seconds, **fields):
-        """A side that takes these seconds, one after the other, the last one for ever."""
+    def case(self, name, seconds, **fields):
+        """A case that takes these seconds, one after the other, the last one for ever."""
         left = list(seconds)
 
         def call():
             self.calls.append(name)
             self.now += left.pop(0) if len(left) > 1 else left[0]
 
-        return measure.Side(name, call, **fields)
+        return measure.Case(name, call, **fields)
 
 
-def test_sides_take_turns_after_two_calls_that_do_not_count():
+def test_cases_alternate_after_two_calls_that_do_not_count():
     clock = Clock()
-    sides = [
-        clock.side("a", [9, 8, 1, 2, 3], amount=6, unit="pairs", operations=6e9),
-        clock.side("b", [9, 8, 2, 8, 6], amount=6, unit="pairs", operations=24e9),
+    cases = [
+        clock.case("a", [9, 8, 1, 2, 3], amount=6, unit="pairs", operations=6e9),
+        clock.case("b", [9, 8, 2, 8, 6], amount=6, unit="pairs", operations=24e9),
     ]
-    a, b = measure.compare("g", sides, 3, 0.0, base=["b"], product="b", clock=clock)
+    a, b = measure.compare("g", cases, 3, 0.0, base=["b"], product="b", clock=clock)
     assert clock.calls == list("aabb" + "ababab")
     assert (a.group, a.name, a.unit, a.repetitions, a.calls, a.first) == (
         "g",
@@ -101,10 +99,10 @@ def test_sides_take_turns_after_two_calls_that_do_not_count():
     assert (a.against, a.share_of, b.ratio, b.share) == ("b", "product", 1, 1)
 
 
-def test_a_fast_side_is_called_often_enough_to_fill_its_turn():
+def test_a_fast_side_is_called_often_enough_to_fill_its_repeat():
     clock = Clock()
-    sides = [clock.side("fast", [0.25]), clock.side("slow", [3.0])]
-    fast, slow = measure.compare("g", sides, 2, 1.0, clock=clock)
+    cases = [clock.case("fast", [0.25]), clock.case("slow", [3.0])]
+    fast, slow = measure.compare("g", cases, 2, 1.0, clock=clock)
     assert (fast.calls, slow.calls) == (4, 1)
     assert (fast.seconds, slow.seconds) == (0.25, 3)
     assert clock.calls.count("fast") == 2 + 2 * 4
@@ -113,21 +111,21 @@ def test_a_fast_side_is_called_often_enough_to_fill_its_turn():
 def test_of_several_bases_the_fastest_counts_and_other_units_are_not_compared():
     clock = Clock()
     pairs = {"amount": 2, "unit": "pairs"}
-    sides = [
-        clock.side("ours", [1], **pairs),
-        clock.side("eager", [4], **pairs),
-        clock.side("compiled", [2], **pairs),
-        clock.side("product", [1], operations=1e9),
+    cases = [
+        clock.case("ours", [1], **pairs),
+        clock.case("eager", [4], **pairs),
+        clock.case("compiled", [2], **pairs),
+        clock.case("product", [1], operations=1e9),
     ]
-    rows = measure.compare("g", sides, 2, 0.0, base=["eager", "compiled"], clock=clock)
+    rows = measure.compare("g", cases, 2, 0.0, base=["eager", "compiled"], clock=clock)
     assert [row.ratio for row in rows] == [2, 0.5, 1, None]
     assert {row.against for row in rows[:3]} == {"compiled"}
 
 
 def test_the_matrix_product_counts_two_operations_a_term():
-    side = measure.matrix_product(64)
-    assert side.operations == 2 * 64 * 64 * 64
-    assert side.call().shape == (64, 64)
+    case = measure.matrix_product(64)
+    assert case.operations == 2 * 64 * 64 * 64
+    assert case.call().shape == (64, 64)
 
 
 def test_operations_of_kochs_step_by_hand():
@@ -147,15 +145,13 @@ def test_operations_of_kochs_step_by_hand():
 @pytest.mark.parametrize("name", ["koch2015", "quickstart"])
 def test_the_step_alone_is_the_training_step_without_its_input(name):
     work = workload.Workload(PLAN.config(name))
-    whole = make_train_step(
-        *(work.model, work.tx, work.objective, work.augmentation, work.fill, work.devices)
-    )
+    experiment = work.experiment
     alone, batch, pixels = workload.fixed_step(work)
-    a, metrics = whole(work.state(), work.images, work.index)
-    b, found = alone(work.state(), batch, pixels)
+    a, metrics = experiment.train_step(experiment.init_state(), work.images, experiment.index)
+    b, metrics_alone = alone(experiment.init_state(), batch, pixels)
     assert pixels.shape == (*batch.rows.shape, *work.image_shape)
-    np.testing.assert_allclose(found["loss"], metrics["loss"], rtol=1e-5)
-    before = jax.tree.leaves(work.state().params)
+    np.testing.assert_allclose(metrics_alone["loss"], metrics["loss"], rtol=1e-5)
+    before = jax.tree.leaves(experiment.init_state().params)
     for start, x, y in zip(before, *map(jax.tree.leaves, (a.params, b.params)), strict=True):
         np.testing.assert_allclose(x - start, y - start, rtol=1e-2, atol=1e-6)
     for x, y in zip(*map(jax.tree.leaves, (a.batch_stats, b.batch_stats)), strict=True):
@@ -238,27 +234,20 @@ def test_references_find_the_best_row_over_blocks(monkeypatch):
     np.testing.assert_allclose(scores, 10 * cosines.max(1), rtol=1e-5)
 
 
-def test_an_even_index_is_one():
-    index = scaling.even_index(60, 20, 4)
-    pairs = sampling.sample_pairs(jax.random.key(0), index, 400, negatives="same_alphabet")
-    classes = np.asarray(pairs.rows) // 4
-    assert set(classes.ravel()) == set(range(60))
-    np.testing.assert_array_equal(classes[:, 0] == classes[:, 1], np.asarray(pairs.labels) == 1)
-    np.testing.assert_array_equal(classes[:, 0] // 20, classes[:, 1] // 20)
-
-
-def test_the_peer_is_the_same_network():
+def tensor(x, order=None):
+    """A PyTorch tensor of an array, its axes in another order if wanted."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    encoder = KochEncoder((4, 6, 6, 8), (4, 3, 3, 2), 16, conv_std=0.3)
-    net = SiameseNet(encoder, L1())
+    x = np.asarray(x)
+    return torch.tensor(np.ascontiguousarray(x if order is None else x.transpose(order)))
+
+
+def test_the_peer_is_kochs_network():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    args = {"filters": (4, 6, 6, 8), "kernels": (4, 3, 3, 2), "units": 16}
+    net = SiameseNet(KochEncoder(**args, conv_std=0.3), L1())
     a, b = (jax.random.uniform(jax.random.key(i), (6, 41, 41, 1)) for i in (0, 1))
     params = jax.jit(net.init)(jax.random.key(2), a, b)["params"]
-    peer = torch_koch.build_network(41, (4, 6, 6, 8), (4, 3, 3, 2), 16)
-
-    def tensor(x, order=None):
-        x = np.asarray(x)
-        return torch.tensor(np.ascontiguousarray(x if order is None else x.transpose(order)))
-
+    peer = torch_peer.koch_network(41, **args)
     ours = params["encoder"]
     with torch.no_grad():
         for i, convolution in enumerate(peer.convolutions, 1):
@@ -274,13 +263,12 @@ def test_the_peer_is_the_same_network():
 
     def loss_function(params):
         logits = net.apply({"params": params}, a, b)
-        return (jnp.logaddexp(0, logits) - labels * logits).mean(), logits
+        return (jnp.logaddexp(0, logits) - labels * logits).mean()
 
-    (loss, logits), grads = jax.jit(jax.value_and_grad(loss_function, has_aux=True))(params)
-    theirs = peer(tensor(a, (0, 3, 1, 2)), tensor(b, (0, 3, 1, 2)))
-    their_loss = torch.nn.BCEWithLogitsLoss()(theirs, torch.tensor(labels))
+    loss, grads = jax.jit(jax.value_and_grad(loss_function))(params)
+    both = np.concatenate([a, b])
+    their_loss = torch_peer.pair_loss(peer, peer(tensor(both, (0, 3, 1, 2))))
     their_loss.backward()
-    np.testing.assert_allclose(theirs.detach(), logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(their_loss.item(), loss, rtol=1e-5)
     gradient = peer.convolutions[1].weight.grad.numpy().transpose(2, 3, 1, 0)
     largest = np.abs(gradient).max()
@@ -289,49 +277,103 @@ def test_the_peer_is_the_same_network():
     )
 
 
-def test_the_peers_step_learns():
-    pytest.importorskip("torch", reason="PyTorch is not installed")
-    with torch_koch.Peer() as peer:
-        note = peer.prepare(
-            "eager",
-            pairs=4,
-            image_size=41,
-            filters=[4, 4, 4, 4],
-            kernels=[4, 3, 3, 2],
-            units=8,
-            dtype="float32",
+@pytest.mark.parametrize(
+    ("local", "head"),
+    [(False, Cosine(scale=5.0)), (True, Local(places=(5, 5), units=6, scale=5.0))],
+)
+def test_the_peer_is_the_residual_network(local, head):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    args = {"widths": (4, 6), "stem": 4, "units": 6, "local": local}
+    net = SiameseNet(ResidualEncoder(**args), head)
+    images = jax.random.uniform(jax.random.key(0), (8, 20, 20, 1))
+    variables = jax.jit(net.init)(jax.random.key(1), images, images)
+    ours = variables["params"]["encoder"]
+    peer = torch_peer.residual_network(20, **args)
+    with torch.no_grad():
+        peer.stem.weight.copy_(tensor(ours["stem"]["kernel"], (3, 2, 0, 1)))
+        peer.embedding.weight.copy_(tensor(ours["embedding"]["kernel"].T))
+        for s, (block,) in enumerate(peer.stages, 1):
+            for name in ("conv1", "conv2", "skip"):
+                if f"stage{s}_block1_{name}" in ours:
+                    kernel = ours[f"stage{s}_block1_{name}"]["kernel"]
+                    getattr(block, name).weight.copy_(tensor(kernel, (3, 2, 0, 1)))
+
+    def loss_function(params):
+        h, _ = net.apply(
+            {**variables, "params": params}, images, True, method="embed", mutable=["batch_stats"]
         )
-        assert peer.ready("eager") and note.startswith("torch ")
-        losses = [peer.call("eager")() for _ in range(8)]
+        logits = net.apply({"params": params}, h[:4], h[4:], method="compare_all")
+        logs = jax.nn.log_softmax(logits, 0), jax.nn.log_softmax(logits, 1)
+        return -sum(jnp.diagonal(log).mean() for log in logs) / 2, h
+
+    (loss, h), grads = jax.jit(jax.value_and_grad(loss_function, has_aux=True))(variables["params"])
+    theirs = peer(tensor(images, (0, 3, 1, 2)))
+    np.testing.assert_allclose(theirs.detach(), h, rtol=1e-3, atol=1e-4)
+    their_loss = torch_peer.info_nce(peer.map_size if local else 1, 1, 5.0)(peer, theirs)
+    their_loss.backward()
+    np.testing.assert_allclose(their_loss.item(), loss, rtol=1e-4)
+    gradient = peer.stages[0][0].conv1.weight.grad.numpy().transpose(2, 3, 1, 0)
+    expected = grads["encoder"]["stage1_block1_conv1"]["kernel"]
+    np.testing.assert_allclose(expected, gradient, atol=2e-3 * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize("name", ["koch2015", "quickstart", "best"])
+def test_the_peers_step_learns_and_its_embedding_runs(name):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    work = workload.Workload(PLAN.config(name))
+    plan = dataclasses.replace(PLAN, peers=True)
+    with peers.torch_cases(plan, work, "training", "g") as (cases, absent):
+        assert len(cases) + len(absent) == 2 and cases[0].note.startswith("torch ")
+        losses = [cases[0].call() for _ in range(12)]
     assert losses[-1] < losses[0]
+    with peers.torch_cases(plan, work, "embedding", "g") as (cases, _):
+        assert cases[0].call() == cases[0].call()
 
 
 def test_absent_pytorch_is_a_row_that_says_so(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')\n")
     given = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{given}")
-    plan = benchmarks.Plan(ROOT, repetitions=1, turn=0.0, smoke=True)
-    found = training.run_training(plan)
-    koch = [row for row in found[1:] if row.group == found[0].group]
-    ours = [row for row in koch if not row.name.startswith("PyTorch")]
-    names = [row.name for row in ours]
-    assert names[:2] == ["input and step", "step alone"]
-    if jax.default_backend() == "cpu":
-        assert names[2:] == ["step alone, direct convolution"]
-    for row in ours:
-        assert row.share == pytest.approx(row.gflops / found[0].gflops)  # of the same turn
-        assert row.per_second == pytest.approx(16 / row.seconds) and row.ratio is None
-    rows = [row for row in found if row.name.startswith("PyTorch")]
-    assert [row.name.split()[1] for row in rows] == ["eager,", "compiled,"]
-    for row in rows:
-        assert row.seconds is None and row.note == "not run: No module named torch"
-    assert "not run: No module named torch" in report.text_table(rows)
+    plan = benchmarks.Plan(ROOT, repetitions=1, repeat_seconds=0.0, smoke=True)
+    rows = training.run_training(plan)
+    for network in workload.NETWORKS:
+        product, *others = (row for row in rows if row.group.startswith(network))
+        ours = [row for row in others if not row.name.startswith("PyTorch")]
+        names = [row.name for row in ours]
+        assert names[:2] == ["input and step", "step alone"]
+        if network == "koch2015" and jax.default_backend() == "cpu":
+            assert names[2:] == ["step alone, direct convolution"]
+        for row in ours:
+            assert row.share == pytest.approx(row.gflops / product.gflops)  # of the same repeat
+            assert row.per_second == pytest.approx(row.amount / row.seconds) and row.ratio is None
+        theirs = [row for row in others if row.name.startswith("PyTorch")]
+        assert [row.name for row in theirs] == ["PyTorch eager", "PyTorch compiled"]
+        for row in theirs:
+            assert row.seconds is None and row.note == "not run: No module named torch"
+        assert "not run: No module named torch" in report.text_table(theirs)
 
 
-def test_a_peer_that_ends_is_told():
-    with torch_koch.Peer() as peer:
+def test_onnxruntime_embeds_the_same_network_or_says_why_not(monkeypatch):
+    work = workload.Workload(PLAN.config("best"))
+    plan = dataclasses.replace(PLAN, peers=True)
+    assert peers.onnx_cases(PLAN, work, "g") == ([], [])
+    _, (row,) = peers.onnx_cases(dataclasses.replace(plan, dtype="bfloat16"), work, "g")
+    assert row.seconds is None and "float32 only" in row.note
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    _, (row,) = peers.onnx_cases(plan, work, "g")
+    assert row.seconds is None and row.note.startswith("not run: ")
+    monkeypatch.undo()
+    pytest.importorskip("onnxruntime", reason='needs pip install -e ".[export]"')
+    (case,), _ = peers.onnx_cases(plan, work, "g", amount=2)
+    assert case.amount == 2 and case.note.startswith("onnxruntime ")
+    images = workload.random_images(work.images_per_step, work.image_shape, work.config.seed)
+    np.testing.assert_allclose(case.call()[0], work.network().embed(images), atol=1e-4)
+
+
+def test_the_end_of_a_peer_is_reported():
+    with torch_peer.Peer() as peer:
         peer._process.kill()
-        assert peer.prepare("eager") == "the process of PyTorch ended"
+        assert peer.prepare("eager", {}) == "the process of PyTorch ended"
         assert not peer.ready("eager")
 
 
@@ -352,28 +394,11 @@ def test_every_suite_runs_and_is_recorded(suite, tmp_path, capsys):
     assert all(row["name"] in printed and row["group"] in printed for row in rows)
 
 
-def test_compilation_is_timed_without_the_cache(compiled):
-    def stored():
-        return sum("step" in path.name for path in compiled.iterdir())
-
-    changes = {"model.encoder_args.filters": (2, 2, 2, 2), "objective.batch": 2}
-    work = workload.Workload(PLAN.config("koch2015", changes))
-    before = stored()
-    traced, built = startup.compile_seconds(work)
-    assert traced > 0 and built > 0
-    assert stored() == before
-    work.training_call()()
-    assert stored() == before + 1  # the cache is in use again
-
-
-def test_a_start_that_fails_says_why(tmp_path):
-    with pytest.raises(ValueError, match="made no step.*variant"):
-        startup.first_step_seconds(PLAN, "quickstart.py:unknown", tmp_path / "run")
-
-
 def test_the_plan_is_checked():
     with pytest.raises(ValueError, match="unknown suite 'trainig'; did you mean training"):
         benchmarks.run(["trainig"], PLAN)
+    with pytest.raises(ValueError, match="unknown network 'kock2015'; did you mean koch2015"):
+        benchmarks.run(["training"], benchmarks.Plan(ROOT, networks=("kock2015",)))
     with pytest.raises(ValueError, match="batch even"):
         benchmarks.run(["input"], benchmarks.Plan(ROOT, batch=3))
 

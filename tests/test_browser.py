@@ -96,6 +96,7 @@ class Page:
         from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
         canvas = self.find("#canvas")
+        self.run("arguments[0].scrollIntoView({block: 'center'})", canvas)
         side = canvas.size["width"]
         builder = ActionBuilder(self.driver, duration=4)
         for stroke in strokes:
@@ -178,7 +179,7 @@ def label_of(page, strokes):
 
 
 def taught(page):
-    return [element.text for element in page.all("#symbols b")]
+    return page.run("return [...document.querySelectorAll('#symbols b')].map((e) => e.textContent)")
 
 
 def test_teach_three_symbols_and_be_recognised(page, address):

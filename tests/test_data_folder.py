@@ -242,7 +242,7 @@ def test_protocols_on_people_of_one_alphabet():
     assert set(results) == set(protocols)
     for name, result in results.items():
         assert result.grouped_by == "class" and len(result.per_group) <= 20, name
-        assert np.isfinite(result.bootstrap).all(), name
+        assert np.isfinite(result.clustered).all(), name
     assert (results["within"].n_way, results["within"].num_trials) == (20, 400)
     held = results["within"].trials
     # Each of a run's people is asked for once: every person equally often.

@@ -566,7 +566,7 @@ def test_golden_values_of_the_real_omniglot(prepared_omniglot, real_data):
 def test_official_runs(prepared_omniglot, real_data):
     runs = omniglot.load_runs(prepared_omniglot)
     assert runs.queries.shape == runs.supports.shape == (20, 20, 105, 105, 1)
-    assert sorted(set(runs.alphabets)) == sorted(splits.TEST_ALPHABETS)
+    assert runs.alphabets == tuple(splits.OFFICIAL_RUNS.values())
     assert set(np.unique(runs.answers)) == set(range(20))
     assert runs.query_drawers.max() <= 8 and runs.support_drawers.max() <= 8
     assert np.all(runs.query_drawers != runs.support_drawers)

@@ -14,6 +14,7 @@ from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation import baselines, finetune, lists, metrics, pairs_csv, scoring
 from siamese_jax.evaluation import protocols as protocols_lib
 from siamese_jax.evaluation import trials as trial_lists
+from siamese_jax.evaluation.intervals import cluster_interval
 from siamese_jax.evaluation.protocols import retrieval
 from siamese_jax.experiments import evaluate
 
@@ -188,7 +189,7 @@ def test_n_way_above_an_alphabet_names_both(small):
 def test_chosen_alphabets(small):
     trials = trial_lists.within_trials(small, n_way=6, num_trials=12, alphabets=["alphabet2"])
     assert set(small.alphabets[trials.queries].ravel()) == {2}
-    assert trials.grouped_by == "class"  # one alphabet: the bootstrap draws classes
+    assert trials.grouped_by == "class"  # one alphabet: classes are the groups
     names = np.array(trials.group_names)[trials.groups]
     np.testing.assert_array_equal(names, np.array(small.class_names)[small.classes[trials.queries]])
     with pytest.raises(ValueError, match="unknown alphabet 'alphabet9'; did you mean alphabet"):
@@ -306,7 +307,7 @@ def test_a_trial_never_meets_its_own_image(small):
 def test_planted_systems(small, build):
     trials = build(small, n_way=5, num_trials=120)
     best = protocols_lib.evaluate_trials(perfect, trials)
-    assert best.accuracy == 1.0 and best.bootstrap == (1.0, 1.0)
+    assert best.accuracy == 1.0 and best.clustered[1] == 1.0
     assert best.wilson == pytest.approx((120 / (120 + 1.959964**2), 1.0))
     assert best.diagnostics["asymmetry"] == 0 and best.diagnostics["tied_trials"] == 0
     flat = protocols_lib.evaluate_trials(constant, trials)
@@ -512,8 +513,7 @@ def test_result_by_group_and_as_json(small):
     assert by_group == pytest.approx({"alphabet0": 1, "alphabet1": 0.2, "alphabet2": 0.2})
     assert {x["num_trials"] for x in result.per_group.values()} == {20}
     assert result.accuracy == pytest.approx(1.4 / 3)
-    # All 27 draws of three alphabets: 0.2 with chance 8/27, 1.0 with chance 1/27.
-    assert result.bootstrap == pytest.approx((0.2, 1.0))
+    assert result.clustered == pytest.approx(cluster_interval([1, 0.2, 0.2], [20, 20, 20]))
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert plain["trial_hash"] == trials.hash and plain["num_trials"] == 60
     assert "scores" not in plain and plain["wilson"] == list(result.wilson)
@@ -522,11 +522,11 @@ def test_result_by_group_and_as_json(small):
         assert text in line
 
 
-def test_one_group_has_no_bootstrap_interval(small):
+def test_one_group_has_no_interval_over_groups(small):
     trials = trial_lists.within_trials(small, n_way=5, num_trials=1)
     result = protocols_lib.evaluate_trials(perfect, trials)
-    assert np.isnan(result.bootstrap).all()
-    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["bootstrap"] == [None, None]
+    assert np.isnan(result.clustered).all()
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["clustered"] == [None, None]
     assert "- (1 class)" in evaluate.results_table([result])
 
 
@@ -975,7 +975,8 @@ def test_run_protocols_embeds_each_image_once_for_all(small):
     )
     assert sum(count) <= len(small) + len(data.validation) + len(data.train) + 12
     curve = [k for k in results if k.startswith("curve/")]
-    names = ["official", "within", "koch", "between", "verification"]
+    names = ["official", "within", "koch", "between"]
+    names += ["assignment/official", "assignment/within", "verification"]
     assert list(results) == [*names, *curve, "retrieval", "open_set"]
     assert (
         results["within"].trial_hash
@@ -988,7 +989,8 @@ def test_run_protocols_embeds_each_image_once_for_all(small):
     assert guess["within"].num_trials == 30
     lines = evaluate.results_table([*results.values(), *guess.values()]).splitlines()
     assert len(lines) == 1 + len(results) + 1
-    assert "AUC" in lines[5] and "EER" in lines[5]
+    (line,) = (line for line in lines if " verification " in line)
+    assert "AUC" in line and "EER" in line
 
 
 def test_protocols_agree_on_the_settings_they_share():

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from siamese_jax.models.comparators import Local
-from siamese_jax.training import fixed_pairs, objectives, sampling
+from siamese_jax.training import (
+    batch_objectives,
+    cross_batch,
+    fixed_pairs,
+    losses,
+    objectives,
+    sampling,
+)
+from siamese_jax.training import mining as mining_lib
 from siamese_jax.training.sampling import Episodes, PairBatch, SetIndex
 
 DOT = objectives.Compare(
@@ -115,7 +123,7 @@ def test_contrastive_on_maps_of_local_features():
     np.testing.assert_allclose(metrics["distance_same"], distance[:3].mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("mining", ["random", "semi_hard", "batch_hard"])
+@pytest.mark.parametrize("mining", mining_lib.MININGS)
 def test_triplets_of_a_batch_against_a_loop(mining):
     fields = {**EPISODE, "name": "triplet", "mining": mining, "margin": 0.5}
     objective = objectives.build(fields, 8)
@@ -140,6 +148,11 @@ def test_triplets_of_a_batch_against_a_loop(mining):
             triplets = [(max(positives), negatives.min())]
         elif mining == "random":
             triplets = [(p, negatives[int(u * len(negatives))]) for p in positives]
+        elif mining == "distance_weighted":  # in two dimensions, so 1 / q(d) is (1 - d^2 / 4)^(1/2)
+            d = np.clip(negatives, 0.5, 2 - 1e-3)
+            weights = np.sqrt(1 - d**2 / 4) * ((d < 1.4) | np.all(d >= 1.4))
+            column = np.searchsorted(np.cumsum(weights), u * weights.sum())
+            triplets = [(p, negatives[column]) for p in positives]
         else:
             triplets = [
                 (p, negatives[negatives > p].min() if np.any(negatives > p) else negatives.max())
@@ -147,7 +160,7 @@ def test_triplets_of_a_batch_against_a_loop(mining):
             ]
         values += [max(p - n + 0.5, 0) for p, n in triplets]
         right += [p < n for p, n in triplets]
-    batch = objectives._Mined(*(jnp.asarray(x) for x in (rows, rows, identities, mask, draw)))
+    batch = batch_objectives.Mined(*(jnp.asarray(x) for x in (rows, rows, identities, mask, draw)))
     loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, np.mean(values), rtol=1e-4)
     np.testing.assert_allclose(metrics["active"], np.mean(np.array(values) > 0), rtol=1e-5)
@@ -167,6 +180,128 @@ def test_a_triplet_batch_brings_its_draws(glyphs):
     batch = objectives.build(fields, 8).sample(jax.random.key(0), 0, index)
     assert batch.rows.shape == batch.draw.shape == (3, 2, 4)
     assert batch.draw.min() >= 0 and batch.draw.max() < 1
+
+
+MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], bool)
+IDENTITIES = np.array([[1, 2, 3, 9], [4, 1, 2, 2], [9, 5, 6, 1]])
+AMONG_ALL = {name: value for name, value in EPISODE.items() if name not in ("name", "contrast")}
+
+
+def meeting(rng, count, remembered=0):
+    """A batch of `count` images a class with embeddings, and a memory; and all of it as NumPy rows."""
+    h = rng.normal(size=(3, 1, 4, 5)) + 0.7 * rng.normal(size=(3, count, 4, 5))
+    rows = np.arange(12 * count).reshape(3, count, 4)
+    batch = Episodes(*(jnp.asarray(x) for x in (rows, rows * 0, IDENTITIES, MASK)))
+    shape = rows.shape
+    images = [np.broadcast_to(x[:, None], shape).reshape(-1) for x in (IDENTITIES, MASK)]
+    table = [h.reshape(-1, 5), rows.reshape(-1), *images]
+    if not remembered:
+        return h, batch, None, table
+    memory_h = rng.normal(size=(remembered, 5))
+    identities = np.where(np.arange(remembered) % 4 == 3, -1, np.arange(remembered) % 6)
+    memory_rows = np.arange(remembered) + 5  # some images are of the batch itself, seen earlier
+    memory = cross_batch.Memory(
+        jnp.asarray(memory_h, jnp.float32), jnp.asarray(memory_rows), jnp.asarray(identities)
+    )
+    more = [memory_h, memory_rows, identities, identities >= 0]
+    return h, batch, memory, [np.concatenate(pair) for pair in zip(table, more, strict=True)]
+
+
+def relations(table, anchors):
+    """(anchors, all) bool: same and different, written out image by image."""
+    _, rows, identities, present = table
+    same, different = np.zeros((2, anchors, len(rows)), bool)
+    for a, k in np.ndindex(anchors, len(rows)):
+        if present[a] and present[k]:
+            same[a, k] = identities[a] == identities[k] and rows[a] != rows[k]
+            different[a, k] = identities[a] != identities[k]
+    return same, different
+
+
+@pytest.mark.parametrize("remembered", [0, 9])
+@pytest.mark.parametrize("name", ["supcon", "nt_xent", "multi_similarity", "circle"])
+def test_all_images_of_a_batch_meet_and_those_of_the_memory(name, remembered):
+    """The losses have their own tests; here, who meets whom, and how alike they are."""
+    h, batch, memory, table = meeting(np.random.default_rng(7), 3, remembered)
+    fields = {**AMONG_ALL, "name": name, "images_per_class": 3, "memory": remembered}
+    objective = objectives.build(fields, 8)
+    assert (objective.units, objective.images, objective.images_per_class) == (3, 36, 3)
+    assert objective.memory == remembered
+    same, different = relations(table, 36)
+    everyone = table[0]
+    if name in ("multi_similarity", "circle"):
+        everyone = everyone / np.linalg.norm(everyone, axis=1, keepdims=True)
+    similarity = everyone[:36] @ everyone.T
+    compare = DOT._replace(memory=memory)
+    loss, metrics = objective.loss(compare, jnp.asarray(h, jnp.float32), batch)
+    args = [jnp.asarray(x) for x in (similarity.astype(np.float32), same, different)]
+    values = np.asarray(getattr(losses, name)(*args))
+    valid = same if name == "nt_xent" else same.any(1)
+    np.testing.assert_allclose(loss, values[valid].mean(), rtol=1e-4)
+    nearest = np.where(same | different, similarity, -np.inf).argmax(1)
+    right = same[np.arange(36), nearest][same.any(1)]
+    np.testing.assert_allclose(metrics["accuracy"], right.mean(), rtol=1e-5)
+    assert set(metrics) == set(objective.metrics)
+
+
+def test_a_memory_keeps_the_latest_images_and_no_gradient():
+    h, batch, _, table = meeting(np.random.default_rng(8), 2)
+    embeddings, rows, identities, present = table
+    memory = cross_batch.empty(40, 5)
+    assert not np.any(memory.present)
+    asleep = cross_batch.push(memory, jnp.asarray(h), batch, jnp.bool_(False))
+    assert not np.any(asleep.present)
+    once = cross_batch.push(memory, jnp.asarray(h), batch, jnp.bool_(True))
+    twice = cross_batch.push(once, jnp.asarray(-h), batch, jnp.bool_(True))
+    np.testing.assert_allclose(twice.h, np.concatenate([-embeddings, embeddings])[:40], rtol=1e-6)
+    np.testing.assert_array_equal(twice.rows, np.tile(rows, 2)[:40])
+    np.testing.assert_array_equal(twice.present, np.tile(present, 2)[:40])
+    np.testing.assert_array_equal(
+        twice.identities, np.tile(np.where(present, identities, -1), 2)[:40]
+    )
+    grad = jax.grad(lambda x: cross_batch.push(memory, x, batch, jnp.bool_(True)).h.sum())
+    assert not np.any(grad(jnp.asarray(h)))
+
+
+def test_n_pair_against_a_loop():
+    h, batch, _, _ = meeting(np.random.default_rng(9), 2)
+    objective = objectives.build({**AMONG_ALL, "name": "n_pair", "l2": 0.1}, 8)
+    entries = [(e, n) for e in range(3) for n in range(4) if MASK[e, n]]
+    values, squares = [], []
+    for e, n in entries:
+        own = h[e, 0, n] @ h[e, 1, n]
+        others = [
+            h[e, 0, n] @ h[f, 1, m] for f, m in entries if IDENTITIES[f, m] != IDENTITIES[e, n]
+        ]
+        values.append(np.log(1 + np.exp(np.array(others) - own).sum()))
+        squares += [h[e, side, n] @ h[e, side, n] for side in (0, 1)]
+    loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    np.testing.assert_allclose(loss, np.mean(values) + 0.1 * np.mean(squares), rtol=1e-4)
+    np.testing.assert_allclose(metrics["squared_length"], np.mean(squares), rtol=1e-5)
+    assert set(metrics) == set(objective.metrics)
+
+
+@pytest.mark.parametrize("name", ["arcface", "cosface", "proxy_anchor"])
+def test_images_meet_the_vectors_of_their_classes(name, glyphs):
+    settings = {"batch": 64, "symmetries": "none", "margin": 0.3, "scale": 8.0}
+    objective = objectives.build({"name": name, **settings}, 8, 48)
+    assert (objective.units, objective.images, objective.classes) == (64, 64, 48)
+    drawn = objective.sample(jax.random.key(0), 0, SetIndex.of(glyphs))
+    cosine = jnp.asarray(np.random.default_rng(5).uniform(-1, 1, size=(64, 48)), jnp.float32)
+    compare = DOT._replace(class_cosines=lambda h: h)
+    loss, metrics = objective.loss(compare, cosine, drawn)
+    values = getattr(losses, name)(cosine, drawn.labels, 0.3, 8.0)
+    if name == "proxy_anchor":
+        positive, negative = values
+        expected = positive[np.unique(drawn.labels)].mean() + negative.mean()
+    else:
+        expected = values.mean()
+        smooth = objectives.build({"name": name, **settings, "label_smoothing": 0.1}, 8, 48)
+        values = getattr(losses, name)(cosine, drawn.labels, 0.3, 8.0, 0.1)
+        np.testing.assert_allclose(smooth.loss(compare, cosine, drawn)[0], values.mean(), 1e-5)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    right = np.asarray(cosine).argmax(1) == np.asarray(drawn.labels)
+    np.testing.assert_allclose(metrics["accuracy"], right.mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("k_shot", [1, 3])
@@ -238,6 +373,20 @@ def test_classifier_is_a_softmax_over_the_training_characters(glyphs, symmetries
         (
             {**EPISODE, "name": "matching", "k_shot": 0},
             "objective.k_shot must be at least 1, got 0",
+        ),
+        (
+            {**AMONG_ALL, "name": "supcon", "images_per_class": 1},
+            "objective.images_per_class must be at least 2, got 1",
+        ),
+        (
+            {**EPISODE, "memory": 9},
+            r"memory goes with \('triplet', .*, not 'info_nce': set it to 0",
+        ),
+        ({**EPISODE, "memory": -1}, "objective.memory must be 0 or more, got -1"),
+        ({**EPISODE, "label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        (
+            {**VERIFICATION, "label_smoothing": 0.1},
+            r"label_smoothing goes with \('info_nce', .*, not 'verification': set it to 0",
         ),
         (
             {**CONTRASTIVE, "name": "triplet"},

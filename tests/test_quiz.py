@@ -162,13 +162,14 @@ def test_the_official_trials_are_those_of_the_evaluation(real_data, prepared_omn
     archives = real_data / "omniglot"
     trials, alphabets = quiz.draw_trials(archives)
     assert trials.hash == "133a54498d41" and len(alphabets) == 20
-    trials, alphabets = quiz.draw_trials(archives, num_runs=3)
-    assert trials.num_trials == 60 and len(alphabets) == 3
     trials, alphabets = quiz.draw_trials(archives, "within", num_runs=4, seed=1)
     assert trials.num_trials == 80 and len(set(alphabets)) == 4
-    for bad in ({"kind": "between"}, {"num_runs": 0}, {"num_runs": 21}):
-        with pytest.raises(ValueError):
-            quiz.draw_trials(archives, **bad)
+
+
+@pytest.mark.parametrize("bad", [{"kind": "between"}, {"num_runs": 0}, {"num_runs": 21}])
+def test_trials_that_cannot_be_had_are_refused(bad):
+    with pytest.raises(ValueError, match="one of official, within|1 to 20 runs"):
+        quiz.draw_trials("nowhere", **bad)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 from ml_collections import config_flags
 
+from siamese_jax.evaluation import intervals
 from siamese_jax.experiments import tables
 from siamese_jax.runs import workdir
 
@@ -33,10 +34,9 @@ def result(accuracy, name="official", system="net @ 9", **changes):
         "k_shot": 1,
         "accuracy": accuracy,
         "num_trials": 400,
-        "bootstrap": [0.5, 0.75],
         "trial_hash": HASH,
         "figures": {"eer": 0.0625, "eer_interval": [0.05, 0.08]},
-        "per_group": {"A": {"accuracy": accuracy - 0.1, "num_trials": 100}},
+        "per_group": {"run01": {"accuracy": accuracy - 0.1, "num_trials": 100}},
         **changes,
     }
 
@@ -148,8 +148,13 @@ def set_field(config, field, text):
 def test_a_row_is_the_mean_of_its_seeds_at_the_trials_of_one_list(tmp_path):
     values = (0.93, 0.95, 0.9175)
     for seed, value in enumerate(values):
-        write(tmp_path, f"run{seed}.json", result(value), result(0.2, system="1-NN"), seed=seed)
-    columns = ["value", "seeds", "wilson", "over_seeds", "bootstrap", "trials", "hash"]
+        groups = {
+            name: {"accuracy": value + more, "num_trials": 100}
+            for name, more in (("run01", 0.03), ("run02", -0.01), ("run03", 0.02), ("run04", -0.04))
+        }
+        results = result(value, per_group=groups), result(0.2, system="1-NN")
+        write(tmp_path, f"run{seed}.json", *results, seed=seed)
+    columns = ["value", "seeds", "wilson", "over_seeds", "clustered", "trials", "hash"]
     listed = table({"record": "run{seed}.json"}, seeds=[0, 1, 2], columns=columns)
     text = tables.render(listed, tmp_path)
     mean = sum(values) / 3
@@ -158,9 +163,12 @@ def test_a_row_is_the_mean_of_its_seeds_at_the_trials_of_one_list(tmp_path):
     )  # 373 of 400: the mean
     assert round(mean * 400) == 373
     limits = " - ".join(f"{100 * x:.1f}" for x in expected)
+    # Runs 1 and 2 are of one alphabet, 3 and 4 of another: 94.25 and 92.25 % of 200 trials each.
+    low, high = intervals.cluster_interval([0.9425, 0.9225], [200, 200])
+    clustered = f"{100 * low:.1f} - {100 * high:.1f}"
     # By hand: standard deviation 1.6394 points, t(2 degrees) 4.30265, half 4.0725 points.
     assert cells(text)[1] == [
-        *("a", "93.25", "93.00, 95.00, 91.75", limits, "89.2 - 97.3", "50.0 - 75.0", "400"),
+        *("a", "93.25", "93.00, 95.00, 91.75", limits, "89.2 - 97.3", clustered, "400"),
         f"`{HASH}`",
     ]
     assert "Trained 22 and 23 and 24 November 2026" in text
@@ -194,7 +202,7 @@ def test_another_figure_with_its_own_interval(tmp_path):
     listed = table(
         {"record": "run.json", "figure": "eer"},
         value="value, %",
-        columns=["value", "wilson", "bootstrap"],
+        columns=["value", "wilson", "clustered"],
     )
     header, row = cells(tables.render(listed, tmp_path))
     assert header[1] == "value, %" and row[1:] == ["6.25", "-", "5.0 - 8.0"]
@@ -203,7 +211,7 @@ def test_another_figure_with_its_own_interval(tmp_path):
 def test_a_row_for_each_group(tmp_path):
     write(tmp_path, "run.json", result(0.9))
     listed = table({"record": "run.json", "per_group": True}, columns=["value", "wilson", "trials"])
-    assert cells(tables.render(listed, tmp_path))[1] == ["A", "80.00", "71.1 - 86.7", "100"]
+    assert cells(tables.render(listed, tmp_path))[1] == ["run01", "80.00", "71.1 - 86.7", "100"]
 
 
 def test_an_ablation(tmp_path):

@@ -1,6 +1,6 @@
 """Benchmarks: what the machine can do, what this package makes of it, and what peers do.
 
-The sides of a comparison take turns in one run. The only room that may import torch, and only
+The cases of a comparison alternate in one run. The only room that may import torch, and only
 inside the functions that use it.
 """
 
@@ -18,13 +18,12 @@ import PIL
 
 from siamese_jax.benchmarks import report
 from siamese_jax.benchmarks.convolution import run_convolution
+from siamese_jax.benchmarks.embedding import run_embedding
 from siamese_jax.benchmarks.inputs import run_input
 from siamese_jax.benchmarks.oneshot import run_oneshot
 from siamese_jax.benchmarks.recognition import run_recognition
-from siamese_jax.benchmarks.scaling import run_scaling
-from siamese_jax.benchmarks.startup import run_startup
 from siamese_jax.benchmarks.training import run_training
-from siamese_jax.benchmarks.workload import Plan
+from siamese_jax.benchmarks.workload import NETWORKS, Plan
 from siamese_jax.evaluation import trials
 from siamese_jax.runs import files
 
@@ -32,12 +31,11 @@ __all__ = ["SUITES", "Plan", "run"]
 
 SUITES = {
     "training": run_training,
+    "embedding": run_embedding,
     "convolution": run_convolution,
     "input": run_input,
     "oneshot": run_oneshot,
     "recognition": run_recognition,
-    "scaling": run_scaling,
-    "startup": run_startup,
 }
 
 _log = logging.getLogger(__name__)
@@ -59,13 +57,18 @@ def run(suites: Iterable[str], plan: Plan, path: str | None = None) -> dict:
     """
     suites = list(suites)
     trials.check_names("suite", suites, SUITES)
+    trials.check_names("network", plan.networks, NETWORKS)
     if plan.repetitions < 1 or plan.batch < 2 or plan.batch % 2:
         raise ValueError(
             f"repetitions must be at least 1 and batch even and at least 2, got {plan.repetitions} "
             f"and {plan.batch}"
         )
     settings = {
-        **{k: v for k, v in dataclasses.asdict(plan).items() if k not in ("root", "archives")},
+        **{
+            k: v
+            for k, v in dataclasses.asdict(plan).items()
+            if k not in ("root", "archives", "torch_python")
+        },
         "data": "glyphs" if plan.archives is None else "omniglot",
         "threads": len(os.sched_getaffinity(0)),  # of a CPU; PyTorch's are in its rows
         "pillow": PIL.__version__,
@@ -73,12 +76,12 @@ def run(suites: Iterable[str], plan: Plan, path: str | None = None) -> dict:
     }
     product = plan.compare("this machine", [plan.product("float32")])
     print(report.text_table(product))
-    found = {}
+    results = {}
     for name in suites:
         _log.info("suite %s", name)
-        found[name] = SUITES[name](plan)
-        print(f"\n{name}\n{report.text_table(found[name])}", flush=True)
-        record = report.record(settings, product[0], found)
+        results[name] = SUITES[name](plan)
+        print(f"\n{name}\n{report.text_table(results[name])}", flush=True)
+        record = report.record(settings, product[0], results)
         if path is not None:
             files.replace_text(pathlib.Path(path), json.dumps(record, indent=1) + "\n")
     return record

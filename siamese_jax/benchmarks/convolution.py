@@ -6,7 +6,7 @@ import functools
 
 import jax
 
-from siamese_jax.benchmarks.measure import Row, Side
+from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.workload import Plan
 from siamese_jax.models import fft_conv
 
@@ -39,15 +39,15 @@ def _layer(plan: Plan, name: str, x_shape, kernel_shape) -> list[Row]:
     ways = {"direct": _direct, "frequency domain": fft_conv.fft_conv}
     counted = {"amount": images, "unit": "images"}
     group = f"{name}, {images} images of {x_shape[1:]}, kernel {kernel_shape}, {plan.dtype}"
-    found = []
+    rows = []
     for what, made, passes in (("forward", _forward, 1), ("forward and gradients", _pull, 3)):
         product = plan.product()
-        sides = [product]
+        cases = [product]
         for way, convolve in ways.items():
             call = functools.partial(jax.jit(made(convolve)), x, kernel, dy)
-            sides.append(Side(way, call, operations=2 * adds * passes, **counted))
-        found += plan.compare(f"{group}, {what}", sides, base=["direct"], product=product.name)
-    return found
+            cases.append(Case(way, call, operations=2 * adds * passes, **counted))
+        rows += plan.compare(f"{group}, {what}", cases, base=["direct"], product=product.name)
+    return rows
 
 
 def _direct(x, kernel):

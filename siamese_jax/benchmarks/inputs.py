@@ -9,14 +9,14 @@ import random
 import numpy as np
 from PIL import Image
 
-from siamese_jax.benchmarks.measure import Row, Side
+from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.workload import Plan, Workload
 from siamese_jax.data import augment
 from siamese_jax.data.loading import ImageSet
 
 
 def run_input(plan: Plan) -> list[Row]:
-    """Augmented pairs a second of both networks' input, and its share of their steps."""
+    """Augmented pairs a second of two networks' input, and its share of their steps."""
     rows = []
     for name in ("koch2015", "quickstart"):
         work = Workload(plan.config(name))
@@ -24,13 +24,13 @@ def run_input(plan: Plan) -> list[Row]:
         height, width, _ = work.image_shape
         group = f"{name}, {work.pairs} pairs a step, {height} x {width}"
         ranges = augment.Affine.of(work.config.augment.affine)
-        peer = PillowInput(work.data.train, ranges, plan.seed)
-        sides = [
-            Side("input", work.input_call(), **counted),
-            Side("Pillow, one image at a time", lambda p=peer, n=work.pairs: p.batch(n), **counted),
-            Side("input and step", work.training_call(), work.pairs, "pairs trained"),
+        peer = PillowInput(work.experiment.train_set, ranges, plan.seed)
+        cases = [
+            Case("input", work.input_call(), **counted),
+            Case("Pillow, one image at a time", lambda p=peer, n=work.pairs: p.batch(n), **counted),
+            Case("input and step", work.training_call(), work.pairs, "pairs trained"),
         ]
-        ours, *others = plan.compare(group, sides, base=[sides[1].name])
+        ours, *others = plan.compare(group, cases, base=[cases[1].name])
         share = ours.seconds / others[1].seconds
         rows += [dataclasses.replace(ours, share=share, share_of="step"), *others]
     return rows
@@ -89,8 +89,7 @@ def draw_affine(draw: random.Random, ranges: augment.Affine, size: tuple[int, in
     """
 
     def component(low, high, neutral):
-        kept = draw.random() < ranges.probability
-        return draw.uniform(low, high) if kept else neutral
+        return draw.uniform(low, high) if draw.random() < ranges.probability else neutral
 
     angle = math.radians(component(-ranges.rotation, ranges.rotation, 0.0))
     shear_x = component(-ranges.shear, ranges.shear, 0.0)

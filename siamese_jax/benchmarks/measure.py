@@ -1,4 +1,4 @@
-"""Times the sides of a comparison in turns, A B A B ..., so that a slow minute slows all of them."""
+"""Times the cases of a comparison alternately, A B A B ..., so that a slow minute slows all of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
-    """One side of a comparison.
+class Case:
+    """One case of a comparison.
 
     Attributes:
         name: of its row.
@@ -36,23 +36,23 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What a side took.
+    """What a case took.
 
     Attributes:
-        group: what all sides of the comparison have in common.
-        name: of the side.
+        group: what all cases of the comparison have in common.
+        name: of the case.
         unit: what is counted.
         amount: units a call.
         seconds: median time of a call; None where it could not run, and `note` says why.
         quartiles: first and third quartile of that time, seconds.
         repetitions: number of repeats.
-        calls: calls a turn.
+        calls: calls a repeat.
         first: seconds of the very first call, compilation included where there is any.
         per_second: units a second, by the median time.
         gflops: 1e9 floating-point operations a second.
-        share: of the matrix product's rate in the same turn, median, unless `share_of` says otherwise.
+        share: of the matrix product's rate in the same repeat, median, unless `share_of` names another.
         share_of: what the share is of.
-        ratio: times as fast as `against` in the same turn, median.
+        ratio: times as fast as `against` in the same repeat, median.
         against: name of a row.
         note: what else there is to say.
     """
@@ -77,74 +77,74 @@ class Row:
 
 def compare(
     group: str,
-    sides: Sequence[Side],
+    cases: Sequence[Case],
     repetitions: int,
-    turn: float,
+    repeat_seconds: float,
     *,
     base: Sequence[str] = (),
     product: str | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Row]:
-    """Times all sides in symmetries, after two calls of each that do not count.
+    """Times all cases alternately, after two calls of each that do not count.
 
     Args:
-        group: what all sides have in common, for the rows.
-        sides: in the order in which they run.
-        repetitions: repeats of each side.
-        turn: least length of a turn, seconds; fast sides are called several times.
-        base: names of the sides against which the others are told; of several the fastest.
-        product: name of the side whose rate of operations is the machine's.
+        group: what all cases have in common, for the rows.
+        cases: in the order in which they run.
+        repetitions: repeats of each case.
+        repeat_seconds: least length of a repeat; fast cases are called several times.
+        base: names of the cases that the others are compared with; of several the fastest.
+        product: name of the case whose rate of operations is the machine's.
         clock: seconds.
 
     Returns:
-        One row a side.
+        One row a case.
     """
-    firsts, calls = zip(*(_warm(side, turn, clock) for side in sides), strict=True)
-    seconds = np.empty((repetitions, len(sides)))
+    firsts, calls = zip(*(_warm(case, repeat_seconds, clock) for case in cases), strict=True)
+    seconds = np.empty((repetitions, len(cases)))
     for r in range(repetitions):
-        for s, side in enumerate(sides):
+        for s, case in enumerate(cases):
             begin = clock()
             for _ in range(calls[s]):
-                jax.block_until_ready(side.call())
+                jax.block_until_ready(case.call())
             seconds[r, s] = (clock() - begin) / calls[s]
-    amounts = np.array([side.amount for side in sides], float)
-    operations = np.array([side.operations for side in sides], float)
-    names = [side.name for side in sides]
+    amounts = np.array([case.amount for case in cases], float)
+    operations = np.array([case.operations for case in cases], float)
+    names = [case.name for case in cases]
     rates, gflops = amounts / seconds, operations / seconds / 1e9
     medians = np.median(seconds, axis=0)
     bases = [names.index(name) for name in base if name in names]
     fastest = max(bases, key=lambda s: amounts[s] / medians[s], default=None)
     rows = []
-    for s, side in enumerate(sides):
+    for s, case in enumerate(cases):
         share = ratio = None
-        if product is not None and side.operations:
+        if product is not None and case.operations:
             share = float(np.median(gflops[:, s] / gflops[:, names.index(product)]))
-        if fastest is not None and side.unit == sides[fastest].unit:
+        if fastest is not None and case.unit == cases[fastest].unit:
             ratio = float(np.median(rates[:, s] / rates[:, fastest]))
         rows.append(
             Row(
                 group=group,
-                name=side.name,
-                unit=side.unit,
-                amount=side.amount,
+                name=case.name,
+                unit=case.unit,
+                amount=case.amount,
                 seconds=float(medians[s]),
                 quartiles=tuple(np.quantile(seconds[:, s], (0.25, 0.75)).tolist()),
                 repetitions=repetitions,
                 calls=calls[s],
                 first=firsts[s],
                 per_second=float(amounts[s] / medians[s]),
-                gflops=float(operations[s] / medians[s] / 1e9) if side.operations else None,
+                gflops=float(operations[s] / medians[s] / 1e9) if case.operations else None,
                 share=share,
                 share_of=None if share is None else "product",
                 ratio=ratio,
                 against=None if ratio is None else names[fastest],
-                note=side.note,
+                note=case.note,
             )
         )
     return rows
 
 
-def matrix_product(size: int, dtype: str = "float32") -> Side:
+def matrix_product(size: int, dtype: str = "float32") -> Case:
     """The product of two square matrices: the rate that this machine reaches.
 
     Args:
@@ -154,7 +154,7 @@ def matrix_product(size: int, dtype: str = "float32") -> Side:
     keys = jax.random.split(jax.random.key(0))
     a, b = (jax.random.normal(key, (size, size)).astype(dtype) for key in keys)
     multiply = jax.jit(jnp.matmul)
-    return Side(
+    return Case(
         f"matrix product, {size} x {size}, {dtype}",
         lambda: multiply(a, b),
         1,
@@ -163,12 +163,12 @@ def matrix_product(size: int, dtype: str = "float32") -> Side:
     )
 
 
-def _warm(side: Side, turn: float, clock) -> tuple[float, int]:
-    """Seconds of the first call, and the number of calls that fill a turn."""
+def _warm(case: Case, repeat_seconds: float, clock) -> tuple[float, int]:
+    """Seconds of the first call, and the number of calls that fill a repeat."""
     begin = clock()
-    jax.block_until_ready(side.call())
+    jax.block_until_ready(case.call())
     first = clock() - begin
     begin = clock()
-    jax.block_until_ready(side.call())
+    jax.block_until_ready(case.call())
     second = max(clock() - begin, 1e-9)
-    return first, max(1, math.ceil(turn / second))
+    return first, max(1, math.ceil(repeat_seconds / second))

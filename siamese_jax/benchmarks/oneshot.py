@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from siamese_jax.benchmarks.measure import Row, Side
+from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.workload import Plan, Workload
 from siamese_jax.evaluation import protocols, trials
 
@@ -23,7 +23,7 @@ def run_oneshot(plan: Plan) -> list[Row]:
 def _on_runs(plan: Plan, work: Workload, name: str) -> list[Row]:
     """All fixed runs at once, against the first run's trials by passes of pairs."""
     net = work.network()
-    runs = trials.official_trials(work.data.runs)
+    runs = trials.official_trials(work.experiment.data.runs)
     queries, supports = runs.images[runs.queries[0]], runs.images[runs.supports[0, :, 0]]
 
     def by_pairs():
@@ -36,41 +36,41 @@ def _on_runs(plan: Plan, work: Workload, name: str) -> list[Row]:
         ]
 
     group = f"{name}, {len(runs.queries)} fixed runs, {runs.n_way}-way"
-    sides = [
-        Side(
+    cases = [
+        Case(
             "a pass an image",
             lambda: protocols.evaluate_trials(net.system(), runs, batch_size=_BATCH).scores,
             runs.num_trials,
             "trials",
         ),
-        Side("a pass a pair, first run only", by_pairs, len(queries), "trials"),
+        Case("a pass a pair, first run only", by_pairs, len(queries), "trials"),
     ]
-    return plan.compare(group, sides, base=[sides[1].name])
+    return plan.compare(group, cases, base=[cases[1].name])
 
 
 def _within(plan: Plan, work: Workload, name: str) -> list[Row]:
     """Many trials within the test alphabets, against one encoder pass over the images they use."""
     net = work.network()
     count = 100 if plan.smoke else 20_000
-    n_way = min(20, int(work.data.test.alphabet_count.max()))
+    n_way = min(20, int(work.experiment.data.test.alphabet_count.max()))
     frozen = trials.within_trials(
-        work.data.test, n_way=n_way, num_trials=count, seed=plan.seed, skip_small=True
+        work.experiment.data.test, n_way=n_way, num_trials=count, seed=plan.seed, skip_small=True
     )
     used = np.unique(np.concatenate([frozen.queries.ravel(), frozen.supports.ravel()]))
     images = frozen.images[used]
     group = f"{name}, {count:,} trials within alphabets, {n_way}-way"
-    sides = [
-        Side(
+    cases = [
+        Case(
             "trials, passes included",
             lambda: protocols.evaluate_trials(net.system(), frozen, batch_size=_BATCH).scores,
             count,
             "trials",
         ),
-        Side(
+        Case(
             f"encoder pass over their {len(images):,} images",
             lambda: net.embed(images, _BATCH),
             count,
             "trials",
         ),
     ]
-    return plan.compare(group, sides, base=[sides[1].name])
+    return plan.compare(group, cases, base=[cases[1].name])

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from siamese_jax.benchmarks import workload
-from siamese_jax.benchmarks.measure import Row, Side
+from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.workload import Plan, Workload
 from siamese_jax.inference import network
 
@@ -52,44 +52,44 @@ def run_recognition(plan: Plan) -> list[Row]:
     """Enrols and identifies with the quickstart's network, with and without the encoder."""
     net = Workload(plan.config("quickstart")).network()
     pictures = workload.random_images(16 if plan.smoke else 256, net.image_shape, plan.seed)
-    encoder = Side("embed", lambda: net.embed(pictures), len(pictures), "images")
+    encoder = Case("embed", lambda: net.embed(pictures), len(pictures), "images")
     rows = plan.compare("quickstart, pictures to enrol", [encoder])
     width = net.embed(pictures[:1]).shape[1]
     for count in (10, 100) if plan.smoke else (1_000, 100_000, 1_000_000):
         embeddings = unit_vectors(count, width, plan.seed)
         references = References(net, embeddings)
-        sides = [
-            Side(
+        cases = [
+            Case(
                 "enrol, embeddings given",
                 functools.partial(References, net, embeddings),
                 count,
                 "images",
             )
         ]
-        for asked in (1, 16):
-            h = unit_vectors(asked, width, plan.seed + 1)
-            label = f"identify {asked}"
-            sides += [
-                Side(
+        for queries in (1, 16):
+            h = unit_vectors(queries, width, plan.seed + 1)
+            label = f"identify {queries}"
+            cases += [
+                Case(
                     f"{label}, comparison",
                     functools.partial(references.identify, h),
-                    asked,
+                    queries,
                     "queries",
                 ),
-                Side(
+                Case(
                     f"{label}, encoder and comparison",
-                    lambda n=asked, r=references: r.identify(net.embed(pictures[:n])),
-                    asked,
+                    lambda n=queries, r=references: r.identify(net.embed(pictures[:n])),
+                    queries,
                     "queries",
                 ),
-                Side(
+                Case(
                     f"{label}, NumPy product and argmax",
                     lambda h=h, e=embeddings: (h @ e.T).argmax(1),
-                    asked,
+                    queries,
                     "queries",
                 ),
             ]
-        rows += plan.compare(f"{count:,} references of {width} numbers", sides)
+        rows += plan.compare(f"{count:,} references of {width} numbers", cases)
     return rows
 
 

@@ -7,6 +7,7 @@ import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from siamese_jax import cli
 from siamese_jax.benchmarks.measure import Row
 from siamese_jax.runs import workdir
 
@@ -23,8 +24,8 @@ def text_table(rows: Sequence[Row]) -> str:
         if row.seconds is None:
             cells.append([name, *["-"] * 6, row.note])
             continue
-        told = row.against in (None, row.name)
-        note = [] if told else [f"speed against {row.against}"]
+        compared = row.against not in (None, row.name)
+        note = [f"speed against {row.against}"] if compared else []
         cells.append(
             [
                 name,
@@ -37,9 +38,7 @@ def text_table(rows: Sequence[Row]) -> str:
                 "; ".join([row.note] * bool(row.note) + note),
             ]
         )
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
-    return "\n".join(line.rstrip() for line in lines)
+    return cli.text_table(cells)
 
 
 def record(settings: Mapping, product: Row, suites: Mapping[str, Sequence[Row]]) -> dict:
@@ -52,8 +51,8 @@ def record(settings: Mapping, product: Row, suites: Mapping[str, Sequence[Row]])
     """
     origin = workdir.provenance()
     script, *words = origin["command"]
-    places = ("--record=", "--archives=")
-    words = [word for word in words if not word.startswith(places)]
+    paths = ("--record=", "--archives=", "--torch_python=")
+    words = [word for word in words if not word.startswith(paths)]
     origin["command"] = ["/".join(pathlib.Path(script).parts[-2:]), *words]
     return {
         "provenance": origin,
@@ -65,15 +64,15 @@ def record(settings: Mapping, product: Row, suites: Mapping[str, Sequence[Row]])
 
 def _plain(row: Row) -> dict:
     """The fields of a row that say something, in six digits."""
-    found = {}
+    fields = {}
     for name, value in dataclasses.asdict(row).items():
         if isinstance(value, tuple):
             value = [float(f"{x:.6g}") for x in value]
         elif isinstance(value, float):
             value = float(f"{value:.6g}")
         if value not in (None, ""):
-            found[name] = value
-    return found
+            fields[name] = value
+    return fields
 
 
 def _time(seconds: float) -> str:

@@ -13,21 +13,17 @@ import jax
 import numpy as np
 
 from siamese_jax.benchmarks import measure
-from siamese_jax.data import augment, loading
+from siamese_jax.data import loading
+from siamese_jax.inference import embed
 from siamese_jax.inference import network as network_lib
 from siamese_jax.inference.devices import Devices
-from siamese_jax.models import siamese, summary
+from siamese_jax.models import summary
 from siamese_jax.models.siamese import SiameseNet
 from siamese_jax.runs import workdir
-from siamese_jax.training import objectives, optim, sampling
-from siamese_jax.training.step import (
-    TrainState,
-    draw_batch,
-    init_state,
-    make_train_step,
-    make_update,
-    preview_batch,
-)
+from siamese_jax.training.experiment import Experiment
+from siamese_jax.training.step import TrainState, draw_batch, make_update
+
+NETWORKS = ("koch2015", "quickstart", "best")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,32 +31,36 @@ class Plan:
     """How to measure.
 
     Attributes:
-        root: folder that holds `configs/` and `launch/`.
-        repetitions: repeats of each side of a comparison.
-        turn: least length of a turn, seconds.
+        root: folder that holds `configs/`.
+        repetitions: repeats of each case of a comparison.
+        repeat_seconds: least length of a repeat.
         seed: of parameters, batches and trials.
+        networks: of `NETWORKS`, those that the suites `training` and `embedding` time.
         batch: pairs a step of Koch's network.
         dtype: of the networks' computation.
         peers: whether to time PyTorch.
+        torch_python: interpreter that has PyTorch; None for this one.
         archives: folder of Omniglot's archives, or None for the built-in glyphs.
         smoke: whether to shrink everything to seconds; the figures mean nothing then.
     """
 
     root: pathlib.Path
     repetitions: int = 7
-    turn: float = 0.3
+    repeat_seconds: float = 0.3
     seed: int = 0
+    networks: tuple[str, ...] = NETWORKS
     batch: int = 32
     dtype: str = "float32"
     peers: bool = True
+    torch_python: str | None = None
     archives: str | None = None
     smoke: bool = False
 
-    def compare(self, group: str, sides, **options) -> list[measure.Row]:
-        """`measure.compare` with this plan's repetitions."""
-        return measure.compare(group, sides, self.repetitions, self.turn, **options)
+    def compare(self, group: str, cases, **options) -> list[measure.Row]:
+        """`measure.compare` with this plan's repeats."""
+        return measure.compare(group, cases, self.repetitions, self.repeat_seconds, **options)
 
-    def product(self, dtype: str | None = None) -> measure.Side:
+    def product(self, dtype: str | None = None) -> measure.Case:
         """The matrix product of this plan's size and type."""
         size = 2048 if jax.default_backend() == "cpu" else 8192
         return measure.matrix_product(128 if self.smoke else size, dtype or self.dtype)
@@ -69,7 +69,7 @@ class Plan:
         """The config `configs/{name}.py` on data that need no network.
 
         Args:
-            name: `koch2015` or `quickstart`.
+            name: one of `NETWORKS`.
             changes: values by dotted field.
         """
         path = self.root / "configs" / f"{name}.py"
@@ -87,81 +87,90 @@ class Plan:
 
 
 class Workload:
-    """A config made ready: its data, network, objective and optimiser.
+    """The experiment of a config, and calls that time its parts.
 
     Attributes:
         config: of the run.
-        data: the image sets.
-        model: the network.
-        tx: the optimiser.
-        objective: what a step asks.
-        augmentation: keyword arguments of `augment.augment`.
-        fill: `paper` or `edge`.
-        devices: the first device.
+        experiment: its data, network, objective and optimiser.
         images: (M, H, W, C) uint8 training images on the device.
-        index: `SetIndex` of the training images.
     """
 
     def __init__(self, config):
         self.config = config
-        self.data = _load(json.dumps(workdir.plain(config.data), sort_keys=True))
-        train = self.data.train
-        self.model = siamese.build(config.model, train.image_shape)
-        self.tx = optim.build(config.optim, config.num_steps)
-        self.objective = objectives.build(config.objective, int(train.alphabet_count.max()))
-        self.augmentation = augment.build(config.augment)
-        self.fill = "paper" if train.kind == "ink" else "edge"
-        self.devices = Devices(1)
-        self.images = jax.device_put(train.images[:])
-        self.index = sampling.SetIndex.of(train)
+        data = _load(json.dumps(workdir.plain(config.data), sort_keys=True))
+        self.experiment = Experiment.from_config(config, data=data, devices=Devices(1))
+        self.images = jax.device_put(self.experiment.train_set.images[:])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the training images."""
-        return self.data.train.image_shape
+        """(H, W, C) of the network's input."""
+        return self.experiment.image_shape
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that a training step sends through the encoder."""
+        return self.experiment.objective.images
 
     @property
     def pairs(self) -> int:
-        """Images of a step by twos: both networks take two images of each character."""
-        return self.objective.images // 2
-
-    def state(self) -> TrainState:
-        """The state before the first step."""
-        return init_state(
-            self.model, self.tx, self.image_shape, self.config.seed, self.objective.metrics
-        )
+        """Images of a step by twos: every network here takes two images of each character."""
+        return self.images_per_step // 2
 
     def network(self) -> network_lib.Siamese:
         """The untrained network as it is used."""
-        variables = self.devices.replicate(self.state().variables)
-        return network_lib.bind(
-            self.config, variables, self.image_shape, self.data.train.kind, "model", self.devices
-        )
+        experiment = self.experiment
+        variables = experiment.devices.replicate(experiment.init_state().variables)
+        return experiment.network(variables)
 
     def operations(self) -> int:
         """Floating-point operations of a training step, see `step_operations`."""
-        return step_operations(self.model, self.image_shape, self.objective.images, self.pairs)
+        model = self.experiment.model
+        return step_operations(model, self.image_shape, self.images_per_step, self.pairs)
+
+    def embedding_operations(self) -> int:
+        """Floating-point operations of an encoder pass over `images_per_step` images."""
+        return (
+            step_operations(self.experiment.model, self.image_shape, self.images_per_step, 0) // 3
+        )
 
     def training_call(self) -> Callable:
         """Makes a call that takes the next training step of a run of its own."""
-        step = make_train_step(
-            *(self.model, self.tx, self.objective, self.augmentation, self.fill, self.devices)
+        experiment = self.experiment
+        return _stepping(
+            lambda state: experiment.train_step(state, self.images, experiment.index),
+            experiment.init_state(),
         )
-        return _stepping(lambda state: step(state, self.images, self.index), self.state())
 
     def fixed_call(self) -> Callable:
         """As `training_call`, with the run's first batch every time: no input, no augmentation."""
         step, batch, pixels = fixed_step(self)
-        return _stepping(lambda state: step(state, batch, pixels), self.state())
+        return _stepping(lambda state: step(state, batch, pixels), self.experiment.init_state())
+
+    def embedding_call(self) -> Callable:
+        """Makes a call that embeds the same `images_per_step` images, which lie on the device."""
+        experiment = self.experiment
+        embed_step = embed.make_embed_step(experiment.model, experiment.devices)
+        variables = experiment.devices.replicate(experiment.init_state().variables)
+        images = random_images(self.images_per_step, self.image_shape, self.config.seed)
+        images = jax.device_put(images)
+        return lambda: embed_step(variables, images)
 
     def input_call(self) -> Callable:
         """Makes a call that draws, gathers and warps the next batch on the device."""
+        experiment = self.experiment
 
         @jax.jit
         def draw(key, images, index):
             return draw_batch(
-                *(key, 0, images, index, self.objective, self.augmentation, self.fill),
-                *(self.devices, False),
+                key,
+                0,
+                images,
+                index,
+                experiment.objective,
+                experiment.augmentation,
+                experiment.fill,
+                experiment.devices,
+                False,
             )[1]
 
         # Keys lie ready, as a training step has its own: a key costs more than a small set's draw.
@@ -172,35 +181,26 @@ class Workload:
         def call():
             nonlocal count
             count += 1
-            return draw(keys[count % len(keys)], self.images, self.index)
+            return draw(keys[count % len(keys)], self.images, experiment.index)
 
         return call
 
 
 def fixed_step(work: Workload) -> tuple[Callable, object, jax.Array]:
-    """The training step of `steps.make_train_step` without its input: forward, backward, update.
-
-    Args:
-        work: of one device.
+    """The training step without its input: forward, backward, update.
 
     Returns:
         `step(state, batch, pixels) -> (state, metrics)`, the state donated, and the batch and pixels
         (*rows, H, W, C) of the run's first step.
     """
-    batch, pixels = preview_batch(
-        work.config.seed,
-        0,
-        work.data.train.images,
-        work.index,
-        work.objective,
-        work.augmentation,
-        work.fill,
-    )
-    update = make_update(work.model, work.tx, work.objective, work.devices)
-    step = work.devices.compile(
-        lambda state, batch, pixels: update(state, batch, pixels, state.rng), donate_argnums=(0,)
-    )
-    return step, batch, pixels
+    experiment = work.experiment
+    batch, pixels = experiment.preview_batch()
+    update = make_update(experiment.model, experiment.tx, experiment.objective, experiment.devices)
+
+    def step(state: TrainState, batch, pixels):
+        return update(state, batch, pixels, state.rng)
+
+    return experiment.devices.compile(step, donate_argnums=(0,)), batch, pixels
 
 
 def step_operations(

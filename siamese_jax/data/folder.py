@@ -16,19 +16,22 @@ import pathlib
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from siamese_jax import readers
 from siamese_jax.data import preparation, shards
 from siamese_jax.data.image_set import ImageSet, StreamedImages, as_kind, resize_images
 
 _log = logging.getLogger(__name__)
 
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
-_ERRORS = (*_ZIP_ERRORS, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+_ZIP_ERRORS = readers.ZIP_ERRORS
+_ERRORS = (*_ZIP_ERRORS, SyntaxError, struct.error, Image.DecompressionBombError)
+_PICTURE_BYTES = 2**28  # of a picture's file
+_PIXELS = 2**26  # of a picture, 8,192 x 8,192
+_ZIP_BYTES = 2**36  # of all files of a zip, decompressed
 _EXIF_ORIENTATION = 0x0112
 _LAYOUT = "<class>/<image> or <alphabet>/<class>/<image>"
 
@@ -80,25 +83,27 @@ def load_folder(
             pictures or lie at another depth, and classes with fewer than `min_images` pictures.
     """
     path = pathlib.Path(path).expanduser()
-    readers = _readers(path)
-    if not readers:
+    files_by_name = _readers(path)
+    if not files_by_name:
         raise ValueError(f"{path}: holds no images; expected {_LAYOUT}")
-    depths = collections.Counter(len(parts) for parts in readers)
+    depths = collections.Counter(len(parts) for parts in files_by_name)
     depth = 3 if depths[3] > depths[2] else 2
     expected = _LAYOUT.split(" or ")[depth - 2]
     faults = [
         f"{'/'.join(parts)} does not lie at {expected} as others do"
-        for parts in readers
+        for parts in files_by_name
         if len(parts) != depth
     ]
     files = sorted(
-        (parts for parts in readers if len(parts) == depth),
+        (parts for parts in files_by_name if len(parts) == depth),
         key=lambda parts: [natural_key(part) for part in parts],
     )
     kind = "ink" if ink else "photo"
     large = bool(stream) or len(files) >= LARGE
     load = _prepared_images if large else _decoded_images
-    images, kept, digests, broken = load(path, readers, files, image_size, kind, data_dir, stream)
+    images, kept, digests, broken = load(
+        path, files_by_name, files, image_size, kind, data_dir, stream
+    )
     files = [files[row] for row in kept]
     faults += broken
     by_class = collections.Counter(parts[:-1] for parts in files)
@@ -186,7 +191,7 @@ def _attempt(function: Callable, *args):
         return None, str(error)
 
 
-def _decoded_images(path, readers, files, image_size, kind, data_dir, stream):
+def _decoded_images(path, files_by_name, files, image_size, kind, data_dir, stream):
     """All files decoded in threads and resized in stacks of one size, in memory.
 
     Returns:
@@ -194,7 +199,7 @@ def _decoded_images(path, readers, files, image_size, kind, data_dir, stream):
     """
     del data_dir, stream
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        headers = list(pool.map(lambda f: _attempt(_header, path, f, readers[f]), files))
+        headers = list(pool.map(lambda f: _attempt(_header, path, f, files_by_name[f]), files))
         faults = {row: fault for row, (_, fault) in enumerate(headers) if fault}
         if len(faults) == len(files):
             return np.empty((0, 1, 1, 1), np.uint8), [], None, _unprefixed(path, faults)
@@ -206,7 +211,7 @@ def _decoded_images(path, readers, files, image_size, kind, data_dir, stream):
         images = np.empty((len(files), height, width, 3 if mode == "RGB" else 1), np.uint8)
 
         def decode(row):
-            return _attempt(_pixels, path, files[row], readers[files[row]], mode)
+            return _attempt(_pixels, path, files[row], files_by_name[files[row]], mode)
 
         for size, rows in rows_of.items():
             count = max(1, _STACK // (size[0] * size[1]))
@@ -251,7 +256,7 @@ class _Decoder:
         return decode
 
 
-def _prepared_images(path, readers, files, image_size, kind, data_dir, stream):
+def _prepared_images(path, files_by_name, files, image_size, kind, data_dir, stream):
     """The pictures of a large folder, prepared: streamed from disk, or held in memory.
 
     Returns:
@@ -265,7 +270,9 @@ def _prepared_images(path, readers, files, image_size, kind, data_dir, stream):
     facts = root / "facts.json"
     if not facts.exists():
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            headers = list(pool.map(lambda f: _attempt(_header, path, f, readers[f])[0], files))
+            headers = list(
+                pool.map(lambda f: _attempt(_header, path, f, files_by_name[f])[0], files)
+            )
         if not any(headers):
             raise ValueError(f"{path}: none of {len(files)} files is a readable image")
         size, mode = _size_and_mode(headers, image_size, kind)
@@ -296,10 +303,11 @@ def _prepared_images(path, readers, files, image_size, kind, data_dir, stream):
 def _stamps(path: pathlib.Path, files) -> Iterator[tuple[tuple[str, ...], tuple]]:
     """What tells a changed file, without reading it."""
     if path.is_file():
-        entries = {entry.filename: entry for entry in zipfile.ZipFile(path).infolist()}
-        top = _top(pathlib.PurePosixPath(name).parts for name in entries)
+        infos = zipfile.ZipFile(path).infolist()
+        entries = {pathlib.PurePosixPath(x.filename).parts: x for x in infos if not x.is_dir()}
+        top = _top(entries)
         for parts in files:
-            entry = entries["/".join((*top, *parts))]
+            entry = entries[(*top, *parts)]
             yield parts, (entry.file_size, entry.CRC)
         return
     top = _top_of_folder(path)
@@ -337,12 +345,13 @@ def _readers(path: pathlib.Path) -> Readers:
 def _reader_of(path: pathlib.Path, names=None) -> Callable[[tuple[str, ...]], bytes]:
     """A function from the parts of a file's name, below the top folder, to its bytes."""
     if path.is_file():
-        archive = zipfile.ZipFile(path)
-        top = _top(_zip_names(path) if names is None else names)
-        return lambda parts: archive.read("/".join((*top, *parts)))
+        names = _zip_names(path) if names is None else names
+        top, archive = _top(names), zipfile.ZipFile(path)
+        entries = {pathlib.PurePosixPath(x.filename).parts: x for x in archive.infolist()}
+        return lambda parts: readers.read_entry(archive, entries[(*top, *parts)], _PICTURE_BYTES)
     top = _top_of_folder(path) if names is None else _top(names)
     place = path.joinpath(*top)
-    return lambda parts: place.joinpath(*parts).read_bytes()
+    return lambda parts: _read_file(place.joinpath(*parts))
 
 
 def _top(names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
@@ -377,22 +386,49 @@ def _folder_names(path: pathlib.Path) -> list[tuple[str, ...]]:
         raise ValueError(
             f"{path}: no such folder of images; set data.path to a folder, or a zip, of {_LAYOUT}"
         )
-    names = []
+    whole, names = path.resolve(), []
     for folder, _, files in os.walk(path):
-        above = pathlib.Path(folder).relative_to(path).parts
-        names += [(*above, file) for file in files]
-    return [parts for parts in names if not _is_passed_over(parts)]
+        above = pathlib.Path(folder)
+        for file in (above / name for name in files):
+            if file.is_symlink() and not file.resolve().is_relative_to(whole):
+                raise ValueError(
+                    f"{path}: {str(file.relative_to(path))!r} is a link that leaves the folder: put a "
+                    "copy in its place"
+                )
+        names += [(*above.relative_to(path).parts, name) for name in files]
+    return [parts for parts in names if not _is_passed_over(parts) and _is_plain(path, parts)]
+
+
+def _read_file(path: pathlib.Path) -> bytes:
+    return readers.check_file(path, _PICTURE_BYTES).read_bytes()
+
+
+def _is_plain(path: pathlib.Path, parts: tuple[str, ...]) -> bool:
+    """True for names that can be shown and written in one line.
+
+    Raises:
+        ValueError: for any other.
+    """
+    name = "/".join(parts)
+    if not name.isprintable() or any(len(number) > 18 for number in re.findall(r"[0-9]+", name)):
+        raise ValueError(
+            f"{path}: the name {ascii(name)} has characters that cannot be shown, or a number of more "
+            "than 18 digits: rename it"
+        )
+    return True
 
 
 def _zip_names(path: pathlib.Path) -> list[tuple[str, ...]]:
     """The parts of the names of all files of a zip."""
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(readers.check_file(path))
+        entries = readers.checked_entries(archive, _ZIP_BYTES)
     except _ZIP_ERRORS as error:
         raise ValueError(f"{path}: neither a folder nor a whole zip archive ({error})") from None
-    names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-    parts_of = [pathlib.PurePosixPath(name).parts for name in names]
-    return [parts for parts in parts_of if not _is_passed_over(parts)]
+    files = [pathlib.PurePosixPath(x.filename).parts for x in entries if not x.is_dir()]
+    return [
+        parts for parts in files if parts and not _is_passed_over(parts) and _is_plain(path, parts)
+    ]
 
 
 def _header(
@@ -401,6 +437,7 @@ def _header(
     """((height, width), whether it is grey) of a picture, as its header says."""
     try:
         with Image.open(io.BytesIO(read())) as picture:
+            _check_pixels(picture)
             turned = picture.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
             size = picture.size if turned else picture.size[::-1]
             return size, picture.mode in ("1", "L", "LA") or picture.mode.startswith("I")
@@ -421,10 +458,14 @@ def _pixels(
 
 def decode_picture(picture: Image.Image, mode: str) -> np.ndarray:
     """(H, W, C) uint8 of an open picture in mode `L` or `RGB`, the right way up; clear is white."""
+    _check_pixels(picture)
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # 16 bits: Pillow would cut off, not scale
-        deep = np.clip(np.asarray(picture).astype(np.float64) / 257, 0, 255)
-        picture = Image.fromarray(np.rint(deep).astype(np.uint8))
+        deep = np.asarray(picture)
+        flat = np.empty(deep.shape, np.uint8)
+        for row, part in zip(flat, deep, strict=True):  # in float64, a row at a time
+            row[:] = np.rint(np.clip(part.astype(np.float64) / 257, 0, 255))
+        picture = Image.fromarray(flat)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         paper = Image.new("RGBA", picture.size, "white")
@@ -433,5 +474,17 @@ def decode_picture(picture: Image.Image, mode: str) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
+def _check_pixels(picture: Image.Image) -> None:
+    """Refuses a picture by the size that its header gives, before it is decoded."""
+    width, height = picture.size
+    if width * height > _PIXELS:
+        raise _TooLarge(f"{width} x {height} pixels, at most {_PIXELS:,} are read: make it smaller")
+
+
+class _TooLarge(ValueError):
+    """A picture has too many pixels."""
+
+
 def _unreadable(path: pathlib.Path, parts: tuple[str, ...], error: Exception) -> ValueError:
-    return ValueError(f"{path}: {'/'.join(parts)} is not a readable image ({type(error).__name__})")
+    reason = error if isinstance(error, _TooLarge) else type(error).__name__
+    return ValueError(f"{path}: {'/'.join(parts)} is not a readable image ({reason})")

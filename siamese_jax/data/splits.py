@@ -31,6 +31,8 @@ TEST_ALPHABETS = (
     "Tengwar",
     "Tibetan",
 )
+# Lake's official runs, two of each test alphabet in this order.
+OFFICIAL_RUNS = {f"run{r + 1:02d}": TEST_ALPHABETS[r // 2] for r in range(20)}
 VALIDATION_ALPHABETS = (
     "Angelic",
     "Atemayar_Qelisayer",

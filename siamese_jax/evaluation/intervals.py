@@ -7,7 +7,7 @@ an independent one is then too narrow, and a bootstrap over ten clusters is too 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -53,6 +53,29 @@ def cluster_interval(
         effective = min(effective, mean * (1 - mean) / variance)
     quantile = float(stats.t.ppf((1 + confidence) / 2, clusters - 1))
     return wilson(mean, effective, quantile)
+
+
+def grouped_interval(
+    per_group: Mapping[str, Mapping], cluster_of: Mapping[str, str]
+) -> tuple[float, float]:
+    """The interval over clusters of an accuracy that is known by groups.
+
+    Args:
+        per_group: `accuracy` and `num_trials` of each group.
+        cluster_of: the cluster that each group belongs to.
+
+    Returns:
+        As `cluster_interval`.
+    """
+    sums: dict[str, list[float]] = {}
+    for name, figures in per_group.items():
+        total = sums.setdefault(cluster_of[name], [0.0, 0.0])
+        total[0] += figures["accuracy"] * figures["num_trials"]
+        total[1] += figures["num_trials"]
+    return cluster_interval(
+        [min(1.0, right / count) for right, count in sums.values()],
+        [count for _, count in sums.values()],
+    )
 
 
 def wilson(accuracy: float, num_trials: float, quantile: float) -> tuple[float, float]:

@@ -23,9 +23,11 @@ class TrialList:
         scope: where the images of a trial come from, as tables print it.
         images: (M, H, W, C) uint8, or float32 vectors.
         fingerprint: names the images; part of the hash.
-        groups: int index into `group_names`, one a trial: what the bootstrap draws.
+        groups: int index into `group_names`, one a trial.
         group_names: one name a group.
         grouped_by: what a group is: `run`, `alphabet`, `class`, `folder` or `image`.
+        clusters: the cluster of each group, where several groups depend on each other (two runs of
+            one alphabet); empty where each group is a cluster. Intervals are over clusters.
 
     Raises:
         ValueError: a row is not one of the images', or a group has no name.
@@ -41,6 +43,7 @@ class TrialList:
     groups: np.ndarray
     group_names: tuple[str, ...]
     grouped_by: str
+    clusters: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises ValueError where rows or groups are out of range."""
@@ -52,6 +55,10 @@ class TrialList:
         for field in self.ROWS:
             check_below("rows", getattr(self, field), len(images))
         check_below("groups", self.groups, len(self.group_names))
+        if len(self.clusters) not in (0, len(self.group_names)):
+            raise ValueError(
+                f"{len(self.group_names)} groups need as many clusters, got {len(self.clusters)}"
+            )
 
     @functools.cached_property
     def hash(self) -> str:

@@ -24,7 +24,8 @@ def official_trials(runs) -> Trials:
 
     Args:
         runs: has queries (R, Q, H, W, C) uint8, supports (R, N, H, W, C) uint8, answers (R, Q) int,
-            and may have a name; unless it is "official runs" the protocol is called `runs`.
+            and may have a name; unless it is "official runs" the protocol is called `runs`. It may
+            have `alphabets`, one name a run: runs of one alphabet are then one cluster.
 
     Returns:
         Trials grouped by run.
@@ -49,6 +50,7 @@ def official_trials(runs) -> Trials:
         groups=np.repeat(np.arange(num_runs), num_queries).reshape(num_runs, num_queries),
         group_names=tuple(f"run{r + 1:02d}" for r in range(num_runs)),
         grouped_by="run",
+        clusters=tuple(getattr(runs, "alphabets", ())),
     )
 
 

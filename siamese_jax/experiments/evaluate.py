@@ -28,9 +28,9 @@ PARTS = ("test", "validation", "both", "rotated")
 _log = logging.getLogger(__name__)
 # What a record holds of each result; results.json holds all.
 _RECORDED = ("system", "name", "scope", "n_way", "k_shot", "accuracy", "num_trials", "wilson")
-_RECORDED += ("bootstrap", "per_group", "trial_hash", "figures", "shot_aggregation")
+_RECORDED += ("clustered", "per_group", "trial_hash", "figures", "shot_aggregation")
 _HEADER = ("system", "protocol", "scope", "way", "shot", "trials", "accuracy %", "Wilson 95 %")
-_HEADER += ("bootstrap 95 %", "hash", "")
+_HEADER += ("clustered 95 %", "hash", "")
 
 Results = dict[str, dict[str, Result]]
 
@@ -215,7 +215,7 @@ def results_table(results: Iterable[Result]) -> str:
         rows.append(
             [r.system, r.name, r.scope, str(r.n_way or "-"), str(r.k_shot or "-")]
             + [str(r.num_trials), f"{100 * r.accuracy:.2f}", interval_text(r.wilson, 100, 1)]
-            + [f"{interval_text(r.bootstrap, 100, 1)} ({groups})", r.trial_hash, r.remark]
+            + [f"{interval_text(r.clustered, 100, 1)} ({groups})", r.trial_hash, r.remark]
         )
     return cli.text_table(rows, _HEADER)
 
@@ -257,7 +257,7 @@ def _jobs(
 
 def _save(request: EvaluationRequest, config, settings: Mapping, results: Results) -> None:
     """Writes `results.json` and the saved evaluation of the test part, and the record."""
-    training, evaluation = workdir.read_provenance(request.workdir)[-1], workdir.provenance()
+    training, evaluation = workdir.read_start(request.workdir), workdir.provenance()
     summary = {
         "config": workdir.plain(config),
         "training": training,
@@ -292,7 +292,7 @@ def _load(section, archives: str | None) -> loading.Data:
 
 def _check_trained_on(path: str | pathlib.Path, data: loading.Data) -> None:
     """Refuses a run that has other training data than these."""
-    start = workdir.read_provenance(path)[-1]
+    start = workdir.read_start(path)
     size = workdir.read_config(path).data.get("image_size")
     if data.resized(size).fingerprint != start["data_fingerprint"]:
         raise ValueError(

@@ -25,7 +25,7 @@ from siamese_jax.evaluation import metrics, protocols
 from siamese_jax.evaluation import trials as trials_lib
 from siamese_jax.inference.network import Siamese
 
-KINDS = ("official", "within")
+MOST_RUNS = {"official": 20, "within": 1000}  # by kind of trials
 FORMAT = "siamese_jax quiz 1"
 N_WAY = 20
 _TEMPLATE = pathlib.Path(__file__).with_name("quiz.html")
@@ -66,12 +66,12 @@ def draw_trials(
     Raises:
         ValueError: an unknown kind, or a number of runs that cannot be had.
     """
-    if kind not in KINDS:
-        raise ValueError(f"trials must be one of {', '.join(KINDS)}, got {kind!r}")
-    data = loading.load({"name": "omniglot", "archives": archives and str(archives)})
-    most = len(data.runs) if kind == "official" else 1000
-    if not 1 <= num_runs <= most:
+    if kind not in MOST_RUNS:
+        raise ValueError(f"trials must be one of {', '.join(MOST_RUNS)}, got {kind!r}")
+    if not 1 <= num_runs <= MOST_RUNS[kind]:
+        most = MOST_RUNS[kind]
         raise ValueError(f"a quiz of {kind} trials has 1 to {most} runs, got {num_runs}")
+    data = loading.load({"name": "omniglot", "archives": archives and str(archives)})
     if kind == "official":
         names = ("queries", "supports", "answers", "alphabets", "query_drawers", "support_drawers")
         first = {name: getattr(data.runs, name)[:num_runs] for name in names}

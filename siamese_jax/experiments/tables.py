@@ -21,7 +21,8 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 
-from siamese_jax.evaluation import metrics
+from siamese_jax.data import splits
+from siamese_jax.evaluation import intervals, metrics
 from siamese_jax.runs import workdir
 
 NOT_RUN = "not yet run"
@@ -43,7 +44,7 @@ _COLUMNS = {  # of a table of evaluations, in the order in which they may be nam
     "seeds": "by seed, %",
     "wilson": "95 % over trials",
     "over_seeds": "95 % over seeds",
-    "bootstrap": "bootstrap 95 %",
+    "clustered": "95 % over clusters",
     "trials": "trials",
     "hash": "trials' hash",
     "source": "source",
@@ -59,8 +60,8 @@ class Measurement:
         seeds: the seeds of the runs.
         num_trials: trials (or pairs) of the one list that every seed met.
         trial_hash: of that list.
-        interval: limits that the record itself gives to the first seed's figure, such as those of a
-            bootstrap over alphabets.
+        interval: of an accuracy the limits over clusters (alphabets; classes or files where there
+            are none) of the seeds' mean; of another figure those that the first record gives.
     """
 
     values: tuple[float, ...]
@@ -184,7 +185,7 @@ def measure(results: str | pathlib.Path, row: Mapping, table: Mapping) -> Measur
         values, interval = [part["accuracy"] for part in parts], (math.nan, math.nan)
     elif figure == "accuracy":
         num_trials = first["num_trials"]
-        values, interval = [result["accuracy"] for result in rows], first["bootstrap"]
+        values, interval = [result["accuracy"] for result in rows], _over_clusters(rows)
     else:
         num_trials = first["num_trials"]
         values = [result["figures"][figure] for result in rows]
@@ -193,6 +194,26 @@ def measure(results: str | pathlib.Path, row: Mapping, table: Mapping) -> Measur
     return Measurement(
         tuple(values), tuple(seeds), num_trials, first["trial_hash"], tuple(interval)
     )
+
+
+def _over_clusters(rows: Sequence[Mapping]) -> tuple[float, float]:
+    """95 % interval over clusters of the mean of results on the same trials.
+
+    NaN where a record gives the accuracy as a whole only.
+    """
+    if any("per_group" not in row for row in rows):
+        return math.nan, math.nan
+    groups = rows[0]["per_group"]
+    mean = {
+        name: {
+            "accuracy": sum(row["per_group"][name]["accuracy"] for row in rows) / len(rows),
+            "num_trials": figures["num_trials"],
+        }
+        for name, figures in groups.items()
+    }
+    official = rows[0]["name"] in ("official", "assignment/official")
+    cluster_of = {name: splits.OFFICIAL_RUNS[name] if official else name for name in groups}
+    return intervals.grouped_interval(mean, cluster_of)
 
 
 def _check_seeds(label: str, names: Sequence[str], records: Sequence[Mapping]) -> None:
@@ -254,7 +275,7 @@ def _evaluation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
                 "seeds": ", ".join(f"{100 * v:.2f}" for v in measurement.values) if many else "-",
                 "wilson": _limits(measurement.over_trials if "figure" not in row else ()),
                 "over_seeds": _limits(measurement.over_seeds),
-                "bootstrap": _limits(measurement.interval),
+                "clustered": _limits(measurement.interval),
                 "trials": f"{measurement.num_trials:,}",
                 "hash": f"`{measurement.trial_hash}`",
             }

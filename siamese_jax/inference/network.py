@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from siamese_jax.data.image_set import StreamedImages, resize_images
@@ -23,7 +24,7 @@ from siamese_jax.inference.embed import (
 from siamese_jax.inference.pictures import Pictures, to_stack
 from siamese_jax.models import siamese
 from siamese_jax.models.siamese import SiameseNet
-from siamese_jax.runs import calibrations, checkpoints, export, workdir
+from siamese_jax.runs import export, safetensors_file
 
 _FRAMED = ("auto", "omniglot", "glyphs")  # data sets of characters that fill their frame
 _PAIRS = 32  # pairs a device in a call of the pair step, which compares all with all
@@ -61,6 +62,26 @@ class Siamese:
     tta: int = 1
     calibrations: Mapping[str, Calibration] = dataclasses.field(default_factory=dict)
     framed: bool = False
+
+    def __repr__(self) -> str:
+        """One line: the name, and what goes in and comes out."""
+        shape = self.image_shape[1:2] if self.kind == "vector" else self.image_shape
+        encoder, comparator = (
+            type(part).__name__ for part in (self.model.encoder, self.model.head)
+        )
+        parameters = jax.tree.leaves(self.devices.first(self.variables["params"]))
+        views = f", {self.tta} views an image" if self.tta > 1 else ""
+        return (
+            f"<Siamese {self.name}: {encoder} and {comparator}, "
+            f"{sum(x.size for x in parameters):,} parameters, {self.kind} {shape}{views}>"
+        )
+
+    @property
+    def embedding_size(self) -> int:
+        """How many numbers an embedding has."""
+        dtype = np.float32 if self.kind == "vector" else np.uint8
+        blank = np.zeros((1, *self.image_shape), dtype)
+        return self.embed(blank, batch=1).shape[1]
 
     def with_variables(self, variables) -> Siamese:
         """The same network with other parameters (replicated); nothing is compiled anew."""
@@ -196,12 +217,7 @@ def ensemble(nets: Sequence[Siamese]) -> Embedder:
     """
     if not nets or any(net.class_step is not None for net in nets):
         raise ValueError("an ensemble is of one or more networks without a full context")
-    blanks = [
-        np.zeros((1, *net.image_shape), np.float32 if net.kind == "vector" else np.uint8)
-        for net in nets
-    ]
-    sizes = [net.embed(blank).shape[1] for net, blank in zip(nets, blanks, strict=True)]
-    ends = list(itertools.accumulate(sizes))[:-1]
+    ends = list(itertools.accumulate(net.embedding_size for net in nets))[:-1]
 
     def embed(images):
         return np.concatenate([net.embed(images) for net in nets], 1)
@@ -272,7 +288,8 @@ def load(
     """Reads the network of a run, or one that comes with the package.
 
     Args:
-        path: the run's workdir; a file of `export.export`; or one of `export.pretrained()`.
+        path: the run's workdir; a file of `export.export` or `safetensors_file.write`; or one of
+            `export.pretrained()`.
         checkpoint: of a run: `best` by validation, `latest`, or a step. A file holds one only.
         num_devices: devices to run on, 0 for all.
         tta: views of each image in test-time augmentation, see `embed.make_embed_step`; 1 for none.
@@ -283,30 +300,36 @@ def load(
     Raises:
         ValueError: the folder holds no run, or not that checkpoint.
     """
-    weights = _weights(path)
-    if weights is None:
-        config, start = workdir.read_config(path), workdir.read_provenance(path)[-1]
-        step, variables = checkpoints.read_variables(path, config.keep_best, checkpoint)
-        calibrated = calibrations.read(path, step)
-    else:
-        config, start = weights.config, weights.provenance[-1]
-        step, variables = weights.step, weights.variables
-        calibrated = weights.calibrations
-        if checkpoint not in ("best", "latest", step):
-            raise ValueError(f"{path} holds no checkpoint {checkpoint!r}; it has {step} only")
+    weights = read(path, checkpoint)
     devices = Devices(num_devices)
-    name = f"{pathlib.Path(path).absolute().name.removesuffix('.npz')} @ {step}"
-    shape, kind = tuple(start["image_shape"]), start["kind"]
-    variables = devices.replicate(variables)
-    return bind(config, variables, shape, kind, name, devices, tta, calibrated)
+    stem = pathlib.Path(path).absolute().name
+    name = f"{stem.removesuffix('.npz').removesuffix(safetensors_file.SUFFIX)} @ {weights.step}"
+    start = weights.provenance[-1]
+    shape, variables = tuple(start["image_shape"]), devices.replicate(weights.variables)
+    return bind(
+        weights.config, variables, shape, start["kind"], name, devices, tta, weights.calibrations
+    )
 
 
-def _weights(path: str | pathlib.Path) -> export.Weights | None:
-    """The file of weights that a path or name means, read; None for the workdir of a training."""
+def read(path: str | pathlib.Path, checkpoint: str | int = "best") -> export.Weights:
+    """Reads the parameters and the records of a network.
+
+    Args:
+        path: as in `load`.
+        checkpoint: as in `load`.
+
+    Raises:
+        ValueError: nothing is there, the folder holds no run, or not that checkpoint.
+    """
     place = pathlib.Path(path)
     if place.is_dir():
-        place = place / export.FILE
-        return export.read(place) if place.exists() else None
-    if place.is_file() or str(path) in export.pretrained():
-        return export.read(export.locate(path))
-    return None
+        if not (place / export.FILE).exists():
+            return export.read_run(path, checkpoint)
+        weights = export.read(place / export.FILE)
+    elif place.suffix == safetensors_file.SUFFIX:
+        weights = safetensors_file.read(place)
+    else:
+        weights = export.read(export.locate(path))
+    if checkpoint not in ("best", "latest", weights.step):
+        raise ValueError(f"{path} holds no checkpoint {checkpoint!r}; it has {weights.step} only")
+    return weights

@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from siamese_jax.models import fft_conv
+from siamese_jax.models.batch_norm import BatchNorm
 from siamese_jax.models.distances import unit
 from siamese_jax.models.layers import max_pool2, normal_init
 
@@ -323,10 +324,8 @@ def _at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _batch_norm(train: bool, dtype: Dtype, axis_name: str | None, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, dtype=dtype, axis_name=axis_name, name=name
-    )
+def _batch_norm(train: bool, dtype: Dtype, axis_name: str | None, name: str) -> BatchNorm:
+    return BatchNorm(use_running_average=not train, dtype=dtype, axis_name=axis_name, name=name)
 
 
 def _finish(x: jax.Array, output: str) -> jax.Array:

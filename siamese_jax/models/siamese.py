@@ -38,11 +38,14 @@ class CosineClassifier(nn.Module):
     scale: float = 16.0
 
     @nn.compact
-    def __call__(self, h: Float[ArrayLike, "*b d"]) -> Float[Array, "*b {self.classes}"]:
-        """Logits of the classes."""
+    def __call__(
+        self, h: Float[ArrayLike, "*b d"], scaled: bool = True
+    ) -> Float[Array, "*b {self.classes}"]:
+        """Logits of the classes, or their cosines if not `scaled`."""
         kernel = self.param("kernel", normal_init(0.0, 1.0), (h.shape[-1], self.classes))
         scale = self.param("scale", nn.initializers.constant(self.scale), ())
-        return scale * (unit(h) @ (kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True)))
+        cosine = unit(h) @ (kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True))
+        return scale * cosine if scaled else cosine
 
 
 class SiameseNet(nn.Module):
@@ -107,6 +110,10 @@ class SiameseNet(nn.Module):
     def classify(self, h: Float[ArrayLike, "*b d"]) -> Float[Array, "*b classes"]:
         """Logits of the training classes."""
         return self.classifier(h)
+
+    def class_cosines(self, h: Float[ArrayLike, "*b d"]) -> Float[Array, "*b classes"]:
+        """Cosines with the learned vectors of the training classes."""
+        return self.classifier(h, scaled=False)
 
 
 def build(

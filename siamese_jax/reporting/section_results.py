@@ -12,7 +12,7 @@ from siamese_jax.reporting.wording import capital, count, interval, percent
 
 def results(inputs: ReportInputs) -> str:
     """Every result in one table, and published figures where the trials are the same."""
-    head = ("System", "Accuracy", "", "Wilson 95 %", "Bootstrap 95 %", "Position bias", "Ties")
+    head = ("System", "Accuracy", "", "Wilson 95 %", "Clustered 95 %", "Position bias", "Ties")
     head += ("Asymmetry", "Not finite")
     groups, unknown = {}, {}
     for key in [key for key in inputs.network_results if not key.startswith("curve/")]:
@@ -35,10 +35,11 @@ def results(inputs: ReportInputs) -> str:
             "detection-and-identification rate at 1 % false alarms."
         ),
         page.note(
-            "Wilson’s interval treats trials as independent. The bootstrap draws whole groups (runs, "
-            f"alphabets or classes), because trials of one group share {inputs.noun}s. Both can be too "
-            "narrow: Wilson’s where trials depend on each other, the bootstrap where groups are few. "
-            "Results with the same hash are on the same trials."
+            "Wilson’s interval treats trials as independent, and is too narrow where they are not. The "
+            f"clustered interval is over whole groups (alphabets, runs or classes), whose trials share "
+            f"{inputs.noun}s. Joint answers give each class of a run to one query only; they are not "
+            "comparable with answers that are given one by one. Results with the same hash are on the "
+            "same trials."
         ),
         page.note(
             "Four columns show whether a system is broken. Position bias: by how many points the most "
@@ -79,7 +80,7 @@ def _trials_line(inputs: ReportInputs, result: Result) -> str:
     if result.shot_aggregation is not None:
         what += f", shots aggregated by {result.shot_aggregation}"
     name = capital(inputs.protocol_title(result))
-    return f"{name}: {what}, bootstrap over {groups}, hash {result.trial_hash}"
+    return f"{name}: {what}, interval over {groups}, hash {result.trial_hash}"
 
 
 def _result_cells(inputs: ReportInputs, result: Result) -> tuple[str, ...]:
@@ -89,7 +90,7 @@ def _result_cells(inputs: ReportInputs, result: Result) -> tuple[str, ...]:
         percent(result.accuracy),
         _bar(result.accuracy, inputs.is_network(result)),
         interval(result.wilson),
-        interval(result.bootstrap),
+        interval(result.clustered),
         f"{100 * checks['position_bias']:+.1f}" if "position_bias" in checks else "–",
         percent(checks["tied_trials"]) if "tied_trials" in checks else "–",
         "–" if checks["asymmetry"] is None else f"{checks['asymmetry']:.2g}",

@@ -34,14 +34,14 @@ def curve(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
                 f"{r.num_trials:,}",
                 percent(r.accuracy),
                 interval(r.wilson),
-                interval(r.bootstrap),
+                interval(r.clustered),
                 r.trial_hash,
             ),
         )
         for label, points in inputs.curve_lines
         for r in sorted(points, key=lambda r: r.n_way)
     ]
-    head = ("Line", "N", "Scope", "Trials", "Accuracy", "Wilson 95 %", "Bootstrap 95 %", "Hash")
+    head = ("Line", "N", "Scope", "Trials", "Accuracy", "Wilson 95 %", "Clustered 95 %", "Hash")
     table = page.table(head, rows, numbers=(1, 3, 4, 5, 6))
     return page.figure_of(
         figures["curve"], "Accuracy against the number of classes N", caption

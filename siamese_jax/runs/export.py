@@ -11,7 +11,6 @@ import difflib
 import json
 import pathlib
 import shutil
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,12 +18,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from siamese_jax.runs import calibrations, checkpoints, files, workdir
+from siamese_jax.readers import read_npz
+from siamese_jax.runs import calibrations, checkpoints, digests, files, workdir
 
 FILE = "weights.npz"  # in an unpacked workdir
 _FOLDER = pathlib.Path(__file__).parent / "pretrained"
-_RECORDS = ("config", "provenance", "metrics", "step")
-CALIBRATIONS = "calibrations"  # a further record; a file may lack it
+RECORDS = ("config", "provenance", "metrics", "step")  # of a run, in the order of `Weights`
+_CALIBRATIONS = "calibrations"
+_DIGEST = "digest"
 
 
 class Weights(NamedTuple):
@@ -64,8 +65,8 @@ def locate(name: str | pathlib.Path) -> pathlib.Path:
     if name not in names:
         near = difflib.get_close_matches(str(name), names, n=1) or names
         raise ValueError(
-            f"{name} is neither a file nor a network that comes with the package; there is "
-            f"{', '.join(near)}"
+            f"{name} is no folder of a run, no file and no network that comes with the package; "
+            f"there is {', '.join(near)}"
         )
     return _FOLDER / f"{name}.npz"
 
@@ -84,27 +85,44 @@ def export(
         ValueError: the folder holds no run, or not that checkpoint; or a number that float16 cannot
             hold.
     """
-    config, starts = workdir.without_places(
-        workdir.read_config(path), workdir.read_provenance(path)
-    )
-    config.pop("search_space", None)
-    step, variables = checkpoints.read_variables(path, config["keep_best"], checkpoint)
-    records = {
-        CALIBRATIONS: calibrations.read(path, step),
-        "config": config,
-        "provenance": starts,
-        "metrics": workdir.read_metrics(path),
-        "step": step,
-    }
+    weights = read_run(path, checkpoint)
+    records = {**weights._asdict(), "config": workdir.plain(weights.config)}
     arrays = {}
-    for place, x in jax.tree_util.tree_leaves_with_path(variables):
+    for place, x in jax.tree_util.tree_leaves_with_path(weights.variables):
         name = jax.tree_util.keystr(place, simple=True, separator="/")
         with np.errstate(over="ignore"):
             arrays[name] = np.asarray(x, np.float16)
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has numbers that float16 cannot hold")
-    texts = {name: json.dumps(value) for name, value in records.items()}
-    files.replace_file(file, lambda stream: np.savez_compressed(stream, **texts, **arrays))
+    names = (*RECORDS, _CALIBRATIONS)
+    write(file, {name: json.dumps(records[name]) for name in names}, arrays)
+
+
+def write(file: str | pathlib.Path, texts: Mapping[str, str], arrays: Mapping) -> None:
+    """Writes the records, as JSON, and the arrays of a network with the digest of them all."""
+    content = {**arrays, **{name: np.asarray(text) for name, text in texts.items()}}
+    content[_DIGEST] = np.asarray(digests.of_arrays(content))
+    files.replace_file(file, lambda stream: np.savez_compressed(stream, **content))
+
+
+def read_run(path: str | pathlib.Path, checkpoint: str | int = "best") -> Weights:
+    """Reads the network of a run from its checkpoints.
+
+    Args:
+        path: workdir of the run.
+        checkpoint: `best` by validation, `latest`, or a step.
+
+    Raises:
+        ValueError: the folder holds no run, or not that checkpoint.
+    """
+    run_config = workdir.read_config(path)
+    run = workdir.identity(run_config, workdir.read_start(path))
+    step, variables = checkpoints.read_variables(path, checkpoint, run)
+    config, starts = workdir.without_places(run_config, workdir.read_provenance(path))
+    config.pop("search_space", None)
+    config = ml_collections.ConfigDict(config).lock()
+    calibrated = calibrations.read(path, step)
+    return Weights(config, starts, workdir.read_metrics(path), step, variables, calibrated)
 
 
 def calibrate(file: str | pathlib.Path, name: str, fields: Mapping) -> None:
@@ -119,10 +137,8 @@ def calibrate(file: str | pathlib.Path, name: str, fields: Mapping) -> None:
         ValueError: no such file, or one that `export` did not write.
     """
     calibrated = {**read(file).calibrations, name: dict(fields)}
-    with np.load(file, allow_pickle=False) as npz:
-        arrays = {key: npz[key] for key in npz.files}
-    arrays[CALIBRATIONS] = json.dumps(calibrated)
-    files.replace_file(file, lambda stream: np.savez_compressed(stream, **arrays))
+    arrays = {key: x for key, x in read_npz(file).items() if key != _DIGEST}
+    write(file, {_CALIBRATIONS: json.dumps(calibrated)}, arrays)
 
 
 def read(file: str | pathlib.Path) -> Weights:
@@ -132,15 +148,24 @@ def read(file: str | pathlib.Path) -> Weights:
         ValueError: no such file, or one that `export` did not write.
     """
     try:
-        with np.load(file, allow_pickle=False) as npz:
-            records = [json.loads(str(npz[name])) for name in _RECORDS]
-            calibrated = json.loads(str(npz[CALIBRATIONS])) if CALIBRATIONS in npz.files else {}
-            others = (*_RECORDS, CALIBRATIONS)
-            arrays = {name: npz[name] for name in npz.files if name not in others}
+        arrays = read_npz(file)
+        recorded = str(arrays.pop(_DIGEST))
+        if recorded != digests.of_arrays(arrays):
+            raise ValueError("its content is not what was written")
+        records = [json.loads(str(arrays.pop(name))) for name in RECORDS]
+        calibrated = json.loads(str(arrays.pop(_CALIBRATIONS, "{}")))
     except FileNotFoundError:
         raise ValueError(f"no such file {file}") from None
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} holds no weights of a network ({error})") from None
+    except KeyError as error:
+        raise ValueError(f"{file} holds no weights of a network (it has no {error})") from None
+    except ValueError as error:
+        raise ValueError(f"{file} holds no weights of a network, or is damaged ({error})") from None
+    config, *others = records
+    return Weights(ml_collections.ConfigDict(config).lock(), *others, nested(arrays), calibrated)
+
+
+def nested(arrays: Mapping[str, np.ndarray]) -> dict:
+    """The variables of a network, float32, from arrays under their paths `params/.../kernel`."""
     variables: dict = {"params": {}, "batch_stats": {}}
     for name, x in arrays.items():
         *parents, leaf = name.split("/")
@@ -148,8 +173,7 @@ def read(file: str | pathlib.Path) -> Weights:
         for parent in parents:
             part = part.setdefault(parent, {})
         part[leaf] = x.astype(np.float32)
-    config, *others = records
-    return Weights(ml_collections.ConfigDict(config).lock(), *others, variables, calibrated)
+    return variables
 
 
 def unpack(file: str | pathlib.Path, path: str | pathlib.Path) -> None:

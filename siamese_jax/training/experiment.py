@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from siamese_jax.config import check_fields
 from siamese_jax.data import augment, loading
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation import trials
@@ -137,6 +138,7 @@ class Experiment:
     @functools.cached_property
     def train_step(self) -> Callable:
         """The compiled training step, see `step.make_train_step`."""
+        fields = self.config.optim
         return step.make_train_step(
             self.model,
             self.tx,
@@ -145,6 +147,7 @@ class Experiment:
             self.fill,
             self.devices,
             self.fed,
+            step.Updating(fields.get("accumulate", 1), fields.get("ema", 0.0)),
         )
 
     @functools.cached_property
@@ -178,7 +181,13 @@ class Experiment:
     def init_state(self) -> step.TrainState:
         """The state before the first step, a function of `config.seed` alone."""
         return step.init_state(
-            self.model, self.tx, self.image_shape, self.config.seed, self.objective.metrics
+            self.model,
+            self.tx,
+            self.image_shape,
+            self.config.seed,
+            self.objective.metrics,
+            ema=bool(self.config.optim.get("ema", 0.0)),
+            memory=self.objective.memory,
         )
 
     def preview_batch(self, number: int = 0) -> tuple[object, np.ndarray]:
@@ -204,18 +213,22 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     Raises:
         ValueError: settings that do not go together.
     """
+    check_fields(config)
     if config.eval.every % config.log_every:
         raise ValueError(
             f"eval.every = {config.eval.every} must be a multiple of log_every = {config.log_every}"
         )
-    if config.num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {config.num_steps}")
     objective, comparator = config.objective, config.model.comparator
     by_distance = tuple(name for name, cls in COMPARATORS.items() if cls.falls_with_distance)
     if objectives.learns_distances(objective.name) and comparator not in by_distance:
         raise ValueError(
             f"objective {objective.name!r} learns distances and would leave the comparator "
             f"{comparator!r} untrained: set model.comparator to one of {by_distance}"
+        )
+    if objectives.learns_cosines(objective.name) and comparator != "cosine":
+        raise ValueError(
+            f"objective {objective.name!r} learns cosines and would leave the comparator "
+            f"{comparator!r} untrained: set model.comparator to 'cosine'"
         )
     copies = objective.get("copies", 0)
     if objective.get("pairs") and config.augment.distort != bool(copies):

@@ -8,89 +8,30 @@ batch, wherever they were computed. `OBJECTIVES` lists the objectives by name.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from siamese_jax.models.comparators import Comparator, Euclidean
-from siamese_jax.training import fixed_pairs, losses, mining, sampling
+from siamese_jax.training import (
+    batch_objectives,
+    class_objectives,
+    fixed_pairs,
+    losses,
+    sampling,
+)
+from siamese_jax.training.batch_objectives import allowed_pairs
+from siamese_jax.training.objective import (
+    Compare,
+    Definition,
+    Objective,
+    anew,
+    draw_episodes,
+    draw_pairs,
+)
 
 CONTRASTS = ("episode", "batch")
-
-
-class Objective(NamedTuple):
-    """See the module's text.
-
-    Attributes:
-        sample: (key of the run, () int32 updates made before, SetIndex) -> batch with `rows` and
-            `symmetries` of shape (units, ...).
-        loss: (Compare, h, batch) -> loss, a scalar (nats, or squared distance), and metrics, scalars
-            by the names of `metrics`. `h` has the shape of `rows` and a last axis D.
-        units: how many units (pairs, episodes, images) a batch holds.
-        images: how many images go through the encoder a step.
-        metrics: names of the metrics.
-        classes: of the softmax layer that the network needs for it; 0 for none.
-        images_per_class: fewest images that a class must have.
-    """
-
-    sample: Callable
-    loss: Callable
-    units: int
-    images: int
-    metrics: tuple[str, ...]
-    classes: int = 0
-    images_per_class: int = 2
-
-
-class Compare(NamedTuple):
-    """The network's later parts with their parameters bound.
-
-    Attributes:
-        pairs: (..., D), (..., D) -> (...) logits.
-        all_pairs: (..., Q, D), (..., S, D) -> (..., Q, S) logits.
-        classify: (..., D) -> (..., classes) logits of the training classes.
-        head: the comparator, for its distances (see `comparators.Comparator.distances`).
-    """
-
-    pairs: Callable
-    all_pairs: Callable
-    classify: Callable | None = None
-    head: Comparator = Euclidean()
-
-
-@dataclasses.dataclass(frozen=True)
-class Definition:
-    """One entry of `OBJECTIVES`: how an objective is built, and what it needs.
-
-    Attributes:
-        build: (settings, characters of the largest training alphabet, characters of the training set)
-            -> `Objective`. ValueError for settings that it does not take.
-        settings: names of the settings that a config must state, besides `symmetries`.
-        defaults: values of the settings, other than sizes, with which an ablation tries it.
-        comparator: the comparator with which an ablation tries it.
-        learns_distances: whether it learns distances only, and so leaves the other parameters of a
-            comparator untrained.
-    """
-
-    build: Callable[[Mapping, int, int], Objective]
-    settings: tuple[str, ...]
-    defaults: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    comparator: str = "cosine"
-    learns_distances: bool = False
-
-
-class _Mined(NamedTuple):
-    """`sampling.Episodes` with a uniform draw an image, (E, 2, N), for mining by chance."""
-
-    rows: jax.Array
-    symmetries: jax.Array
-    identities: jax.Array
-    mask: jax.Array
-    draw: jax.Array
 
 
 def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective:
@@ -104,7 +45,17 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
     | `info_nce` | `episodes`, `n_way`, `pad_with_symmetries`, `contrast` (`episode` or `batch`) |
     | `prototypical` | `episodes`, `n_way`, `k_shot`, `pad_with_symmetries` |
     | `matching` | `episodes`, `n_way`, `k_shot`, `pad_with_symmetries` |
+    | `supcon`, `nt_xent` | `episodes`, `n_way`, `images_per_class`, `pad_with_symmetries` |
+    | `multi_similarity` | as `supcon`; optional: `alpha`, `beta`, `base`, `epsilon` |
+    | `circle` | as `supcon`; optional: `margin`, `scale` |
+    | `n_pair` | `episodes`, `n_way`, `pad_with_symmetries`, `l2` (a weight) |
     | `classifier` | `batch` (images) |
+    | `arcface`, `cosface`, `proxy_anchor` | `batch` (images), `margin`, `scale` |
+
+    Those that are a softmax (`info_nce`, `prototypical`, `matching`, `classifier`, `arcface`, `cosface`)
+    take a `label_smoothing`. `triplet`, `supcon`, `nt_xent`, `multi_similarity` and `circle` take a
+    `memory`, the number of embeddings of earlier steps that a batch meets as well (`cross_batch`), and
+    `memory_start`, the updates before the first of them is remembered.
 
     With `pairs`, the size of a fixed set, `verification` does not draw new pairs for every batch. It
     goes through the pairs of the set in epochs, and through `copies` distorted copies of each. Its
@@ -113,7 +64,7 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
     Args:
         fields: `name` and the settings of that objective.
         max_alphabet: characters of the largest training alphabet.
-        num_classes: characters of the training set, which `classifier` needs.
+        num_classes: characters of the training set, for objectives with a vector a class.
 
     Raises:
         ValueError: an unknown name, a setting that is missing, or settings that do not go together.
@@ -134,12 +85,38 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
             f"objective.copies = {copies} of objective.pairs = {pairs}: neither may be negative, and "
             "copies are of fixed pairs"
         )
+    _check_options(name, fields)
     return OBJECTIVES[name].build(fields, max_alphabet, num_classes)
+
+
+def _check_options(name: str, fields: Mapping) -> None:
+    """Checks the settings that some objectives have in common.
+
+    Raises:
+        ValueError: a value that cannot be, or one that the objective does not take.
+    """
+    smoothing = fields.get("label_smoothing", 0.0)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"objective.label_smoothing must be in [0, 1), got {smoothing}")
+    if smoothing and not OBJECTIVES[name].softmax:
+        names = tuple(key for key, entry in OBJECTIVES.items() if entry.softmax)
+        raise ValueError(f"objective.label_smoothing goes with {names}, not {name!r}: set it to 0")
+    for field in ("memory", "memory_start"):
+        if fields.get(field, 0) < 0:
+            raise ValueError(f"objective.{field} must be 0 or more, got {fields[field]}")
+    if fields.get("memory") and not OBJECTIVES[name].memory:
+        names = tuple(key for key, entry in OBJECTIVES.items() if entry.memory)
+        raise ValueError(f"objective.memory goes with {names}, not {name!r}: set it to 0")
 
 
 def learns_distances(name: str) -> bool:
     """Whether the objective of this name trains nothing of a comparator but its distances."""
     return name in OBJECTIVES and OBJECTIVES[name].learns_distances
+
+
+def learns_cosines(name: str) -> bool:
+    """Whether the objective of this name trains nothing of a comparator, and is at home with cosines."""
+    return name in OBJECTIVES and OBJECTIVES[name].learns_cosines
 
 
 def make_index(fields: Mapping, image_set, seed: int) -> sampling.SetIndex:
@@ -160,15 +137,6 @@ def make_index(fields: Mapping, image_set, seed: int) -> sampling.SetIndex:
     return index._replace(pairs=jax.tree.map(jnp.asarray, pairs))
 
 
-def _anew(draw: Callable) -> Callable:
-    """The `sample` that draws a batch by (key, SetIndex) with a key that is the step's own."""
-
-    def sample(rng, step, index):
-        return draw(sampling.step_keys(rng, step)[0], index)
-
-    return sample
-
-
 def _fixed_pairs(fields) -> Callable:
     if fields["symmetries"] != "none":
         raise ValueError(
@@ -183,35 +151,6 @@ def _fixed_pairs(fields) -> Callable:
     return sample
 
 
-def _pairs(fields) -> Callable:
-    def draw(key, index):
-        return sampling.sample_pairs(
-            key,
-            index,
-            fields["batch"],
-            negatives=fields["negatives"],
-            symmetries=fields["symmetries"],
-        )
-
-    return draw
-
-
-def _episodes(fields, max_alphabet, images_per_class=2) -> Callable:
-    def draw(key, index):
-        return sampling.sample_episodes(
-            key,
-            index,
-            fields["episodes"],
-            fields["n_way"],
-            symmetries=fields["symmetries"],
-            pad_with_symmetries=fields["pad_with_symmetries"],
-            max_alphabet=max_alphabet,
-            images_per_class=images_per_class,
-        )
-
-    return draw
-
-
 def _verification(fields, max_alphabet, num_classes) -> Objective:
     """Binary cross-entropy of the comparator's logits."""
 
@@ -221,7 +160,7 @@ def _verification(fields, max_alphabet, num_classes) -> Objective:
         return losses.verification(logits, pairs.labels).mean(), {"accuracy": correct.mean()}
 
     batch = fields["batch"]
-    sample = _fixed_pairs(fields) if fields.get("pairs") else _anew(_pairs(fields))
+    sample = _fixed_pairs(fields) if fields.get("pairs") else anew(draw_pairs(fields))
     return Objective(sample, loss, batch, 2 * batch, ("accuracy",))
 
 
@@ -250,60 +189,8 @@ def _contrastive(fields, max_alphabet, num_classes) -> Objective:
 
     names = ("accuracy", "distance_same", "distance_different")
     names += ("correlation",) if decorrelation else ()
-    sample = _anew(_pairs(fields))
+    sample = anew(draw_pairs(fields))
     return Objective(sample, loss, fields["batch"], 2 * fields["batch"], names)
-
-
-def _triplet(fields, max_alphabet, num_classes) -> Objective:
-    """Triplet loss of distances, the triplets mined among the images of a batch."""
-    episodes, n_way, margin = fields["episodes"], fields["n_way"], fields["margin"]
-    if fields["mining"] not in mining.MININGS:
-        raise ValueError(
-            f"objective.mining must be one of {mining.MININGS}, got {fields['mining']!r}"
-        )
-    draw_episodes = _episodes(fields, max_alphabet)
-
-    def draw(key, index):
-        k_episodes, k_draw = jax.random.split(key)
-        drawn = draw_episodes(k_episodes, index)
-        return _Mined(*drawn, jax.random.uniform(k_draw, drawn.rows.shape))
-
-    def loss(compare: Compare, h, batch):
-        h = h.reshape(-1, h.shape[-1])
-        rows = batch.rows.reshape(-1)
-        identities, present = (
-            jnp.broadcast_to(x[:, None], batch.rows.shape).reshape(-1)
-            for x in (batch.identities, batch.mask)
-        )
-        both = present[:, None] & present[None, :]
-        one_class = identities[:, None] == identities[None, :]
-        same = both & one_class & (rows[:, None] != rows[None, :])
-        different = both & ~one_class
-        distance = compare.head.distances(h, h, all_pairs=True)
-        positive, negative, valid = mining.mine(
-            distance, same, different, fields["mining"], batch.draw.reshape(-1)
-        )
-        values = losses.triplet(positive, negative, margin)
-        metrics = {
-            "accuracy": (positive < negative).mean(where=valid),
-            "active": (values > 0).mean(where=valid),
-            "distance_same": distance.mean(where=same),
-            "distance_different": distance.mean(where=different),
-        }
-        return values.mean(where=valid), metrics
-
-    names = ("accuracy", "active", "distance_same", "distance_different")
-    return Objective(_anew(draw), loss, episodes, 2 * episodes * n_way, names)
-
-
-def _allowed(mask, identities):
-    """(E, N) presence and identities -> (E, N, N) bool: which characters are distractors of which.
-
-    A character that stands in two episodes is not wrong, so it is no distractor of its own.
-    """
-    twin = identities[..., :, None] == identities[..., None, :]
-    allowed = mask[..., :, None] & mask[..., None, :]
-    return allowed & (~twin | jnp.eye(mask.shape[-1], dtype=bool)[None])
 
 
 def _right(logits, allowed, mask):
@@ -327,6 +214,7 @@ def _info_nce(fields, max_alphabet, num_classes) -> Objective:
     episodes, n_way, contrast = fields["episodes"], fields["n_way"], fields["contrast"]
     if contrast not in CONTRASTS:
         raise ValueError(f"objective.contrast must be one of {CONTRASTS}, got {contrast!r}")
+    smoothing = fields.get("label_smoothing", 0.0)
 
     def loss(compare: Compare, h, batch):
         side1, side2, mask, identities = h[:, 0], h[:, 1], batch.mask, batch.identities
@@ -334,12 +222,12 @@ def _info_nce(fields, max_alphabet, num_classes) -> Objective:
             side1, side2 = side1.reshape(1, -1, h.shape[-1]), side2.reshape(1, -1, h.shape[-1])
             mask, identities = mask.reshape(1, -1), identities.reshape(1, -1)
         logits = compare.all_pairs(side1, side2)
-        allowed = _allowed(mask, identities)
+        allowed = allowed_pairs(mask, identities)
         count = mask.sum()
         metrics = {"accuracy": _right(logits, allowed, mask).sum() / count}
-        return losses.symmetric_info_nce(logits, allowed).sum() / count, metrics
+        return losses.symmetric_info_nce(logits, allowed, smoothing).sum() / count, metrics
 
-    sample = _anew(_episodes(fields, max_alphabet))
+    sample = anew(draw_episodes(fields, max_alphabet))
     return Objective(sample, loss, episodes, 2 * episodes * n_way, ("accuracy",))
 
 
@@ -360,46 +248,31 @@ def _support_set(class_logits, fields, max_alphabet, num_classes) -> Objective:
     episodes, n_way, k_shot = fields["episodes"], fields["n_way"], fields["k_shot"]
     if k_shot < 1:
         raise ValueError(f"objective.k_shot must be at least 1, got {k_shot}")
+    smoothing = fields.get("label_smoothing", 0.0)
 
     def loss(compare: Compare, h, batch):
-        allowed = _allowed(batch.mask, batch.identities)
+        allowed = allowed_pairs(batch.mask, batch.identities)
         total, right = 0.0, 0.0
         for i in range(k_shot + 1):
             supports = jnp.concatenate([h[:, :i], h[:, i + 1 :]], axis=1)
             logits = class_logits(compare, h[:, i], supports)
-            total += losses.classification(logits, allowed).sum()
+            total += losses.classification(logits, allowed, smoothing).sum()
             right += _right(logits, allowed, batch.mask).sum()
         count = (k_shot + 1) * batch.mask.sum()
         return total / count, {"accuracy": right / count}
 
     images = (k_shot + 1) * episodes * n_way
-    sample = _anew(_episodes(fields, max_alphabet, k_shot + 1))
+    sample = anew(draw_episodes(fields, max_alphabet, k_shot + 1))
     return Objective(sample, loss, episodes, images, ("accuracy",), images_per_class=k_shot + 1)
-
-
-def _classifier(fields, max_alphabet, num_classes) -> Objective:
-    """Cross-entropy of a softmax layer over the training classes."""
-    batch, turned = fields["batch"], fields["symmetries"] != "none"
-    symmetries = sampling.NUM_SYMMETRIES if turned else 1
-
-    def draw(key, index):
-        drawn = sampling.sample_images(key, index, batch, symmetries=fields["symmetries"])
-        return drawn if turned else drawn._replace(labels=drawn.labels // sampling.NUM_SYMMETRIES)
-
-    def loss(compare: Compare, h, images):
-        logits = compare.classify(h)
-        chosen = jnp.take_along_axis(logits, images.labels[:, None], 1)[:, 0]
-        values = jax.nn.logsumexp(logits, -1) - chosen
-        return values.mean(), {"accuracy": (logits.argmax(-1) == images.labels).mean()}
-
-    sample, classes = _anew(draw), num_classes * symmetries
-    return Objective(sample, loss, batch, batch, ("accuracy",), classes=classes, images_per_class=1)
 
 
 _PAIR_SETTINGS = ("batch", "negatives")
 _EPISODE_SETTINGS = ("episodes", "n_way", "pad_with_symmetries")
+_ALL_SETTINGS = (*_EPISODE_SETTINGS, "images_per_class")
+_MARGIN_SETTINGS = ("batch", "margin", "scale")
 
-# Every objective by its name. A new one is a function like those above and an entry here.
+# Every objective by its name. A new one is a function like those above, or like those of
+# `batch_objectives` and `class_objectives`, and an entry here.
 OBJECTIVES: Mapping[str, Definition] = {
     "verification": Definition(_verification, _PAIR_SETTINGS),
     "contrastive": Definition(
@@ -410,25 +283,79 @@ OBJECTIVES: Mapping[str, Definition] = {
         learns_distances=True,
     ),
     "triplet": Definition(
-        _triplet,
+        batch_objectives.triplet,
         (*_EPISODE_SETTINGS, "mining", "margin"),
         defaults={"mining": "semi_hard", "margin": 0.2},
         comparator="euclidean",
         learns_distances=True,
+        memory=True,
     ),
     "info_nce": Definition(
-        _info_nce, (*_EPISODE_SETTINGS, "contrast"), defaults={"contrast": "batch"}
+        _info_nce,
+        (*_EPISODE_SETTINGS, "contrast"),
+        defaults={"contrast": "batch"},
+        softmax=True,
     ),
     "prototypical": Definition(
         functools.partial(_support_set, _prototypes),
         (*_EPISODE_SETTINGS, "k_shot"),
         defaults={"k_shot": 1},
         comparator="squared_euclidean",
+        softmax=True,
+        output="linear",
     ),
     "matching": Definition(
         functools.partial(_support_set, _attention),
         (*_EPISODE_SETTINGS, "k_shot"),
         defaults={"k_shot": 1},
+        softmax=True,
     ),
-    "classifier": Definition(_classifier, ("batch",)),
+    "classifier": Definition(class_objectives.classifier, ("batch",), softmax=True),
+    "supcon": Definition(
+        batch_objectives.supcon, _ALL_SETTINGS, defaults={"images_per_class": 4}, memory=True
+    ),
+    "nt_xent": Definition(
+        batch_objectives.nt_xent, _ALL_SETTINGS, defaults={"images_per_class": 2}, memory=True
+    ),
+    "multi_similarity": Definition(
+        batch_objectives.multi_similarity,
+        _ALL_SETTINGS,
+        defaults={"images_per_class": 2},
+        learns_cosines=True,
+        memory=True,
+    ),
+    "circle": Definition(
+        batch_objectives.circle,
+        _ALL_SETTINGS,
+        defaults={"images_per_class": 2},
+        learns_cosines=True,
+        memory=True,
+    ),
+    "n_pair": Definition(
+        batch_objectives.n_pair,
+        (*_EPISODE_SETTINGS, "l2"),
+        defaults={"l2": 0.002},
+        learns_cosines=True,
+        output="linear",
+    ),
+    "arcface": Definition(
+        class_objectives.arcface,
+        _MARGIN_SETTINGS,
+        defaults={"margin": 0.5, "scale": 30.0},
+        learns_cosines=True,
+        softmax=True,
+    ),
+    "cosface": Definition(
+        class_objectives.cosface,
+        _MARGIN_SETTINGS,
+        defaults={"margin": 0.35, "scale": 30.0},
+        learns_cosines=True,
+        softmax=True,
+    ),
+    "proxy_anchor": Definition(
+        class_objectives.proxy_anchor,
+        _MARGIN_SETTINGS,
+        defaults={"margin": 0.1, "scale": 32.0},
+        learns_cosines=True,
+    ),
 }

@@ -5,6 +5,7 @@ Each is one optax `GradientTransformation`, built by `build` from a config's `op
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
+
+SCHEDULES = ("cosine", "step", "constant")
 
 # Settings that lie in the optimiser's state: changing them compiles nothing anew.
 _DATA = ("rules", "learning_rate", "weight_decay")
@@ -240,6 +243,34 @@ def cosine_schedule(learning_rate: float, warmup_steps: int, num_steps: int) -> 
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, num_steps, 0.0)
 
 
+def schedule(fields: Mapping, num_steps: int) -> optax.Schedule:
+    """The factor of the learning rate at every step, after a linear warm-up of `warmup_steps`.
+
+    | schedule | after the warm-up |
+    |---|---|
+    | `cosine` (if none is named) | a half cosine down to 0 at `num_steps` |
+    | `step` | times `decay` (0.1) every `steps_per_epoch` steps (a third of all), from step 0 on |
+    | `constant` | 1 |
+
+    Args:
+        fields: of a config's `optim` section: `warmup_steps`, `schedule`, `decay`, `steps_per_epoch`.
+        num_steps: length of the training in steps.
+
+    Raises:
+        ValueError: a warm-up as long as the training.
+    """
+    warmup, name = fields["warmup_steps"], fields.get("schedule") or "cosine"
+    cosine = cosine_schedule(1.0, warmup, num_steps)
+    if name == "cosine":
+        return cosine
+    every = fields.get("steps_per_epoch") or max(1, -(-num_steps // 3))
+    decay = fields.get("decay", 0.1) if name == "step" else 1.0
+    after = rate_schedule(1.0, decay, every)
+    if not warmup:
+        return after
+    return lambda count: jnp.minimum(count / warmup, 1.0) * after(count)
+
+
 def muon_axes(params):
     """Which kernels Muon updates, and which of their axes are inputs and outputs.
 
@@ -282,6 +313,10 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
     | `adamw` | `learning_rate`, `warmup_steps`, `weight_decay` (of parameters of two axes or more) |
     | `muon` | as `adamw` |
 
+    `adamw` and `muon` take a `schedule`, see `schedule`. All take `clip_norm`: a gradient whose global
+    norm is larger is scaled down to it; 0 clips nothing. `accumulate` and `ema` are the training step's,
+    see `step.Updating`.
+
     Args:
         fields: `name` (one of `OPTIMISERS`) and the settings of that optimiser.
         num_steps: length of the training in steps.
@@ -295,7 +330,31 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
     missing = sorted(set(OPTIMISERS[name].settings) - set(fields))
     if missing:
         raise ValueError(f"optim.name = {name!r} needs the fields {missing}")
-    return OPTIMISERS[name].build(fields, num_steps)
+    _check_options(fields)
+    tx = OPTIMISERS[name].build(fields, num_steps)
+    clip_norm = fields.get("clip_norm", 0.0)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), tx) if clip_norm else tx
+
+
+def _check_options(fields: Mapping) -> None:
+    """Checks the settings that all optimisers have in common.
+
+    Raises:
+        ValueError: a value that cannot be, or a schedule that the optimiser does not take.
+    """
+    if fields.get("clip_norm", 0.0) < 0:
+        raise ValueError(f"optim.clip_norm must be 0 (none) or more, got {fields['clip_norm']}")
+    if not 0 <= fields.get("ema", 0.0) < 1:
+        raise ValueError(f"optim.ema must be 0 (none) or a decay below 1, got {fields['ema']}")
+    if fields.get("accumulate", 1) < 1:
+        raise ValueError(f"optim.accumulate must be at least 1, got {fields['accumulate']}")
+    name, schedule = fields["name"], fields.get("schedule")
+    if schedule is not None and schedule not in SCHEDULES:
+        raise ValueError(f"optim.schedule must be one of {SCHEDULES}, got {schedule!r}")
+    if schedule is not None and name not in ("adamw", "muon"):
+        raise ValueError(
+            f"optim.schedule goes with 'adamw' and 'muon'; {name!r} has its own: leave it out"
+        )
 
 
 def _layerwise(fields, num_steps):
@@ -319,7 +378,7 @@ def _adam(fields, num_steps):
 
 
 def _adamw(fields, num_steps):
-    shape = cosine_schedule(1.0, fields["warmup_steps"], num_steps)
+    shape = schedule(fields, num_steps)
 
     @optax.inject_hyperparams  # the two settings are data in the state
     def adamw(learning_rate, weight_decay):
@@ -343,7 +402,7 @@ def _muon(fields, num_steps):
         Jordan et al. (2024), Muon: an optimizer for hidden layers in neural networks. Liu et al. (2025),
         Muon is scalable for LLM training (the length of a step).
     """
-    shape = cosine_schedule(1.0, fields["warmup_steps"], num_steps)
+    shape = schedule(fields, num_steps)
 
     @optax.inject_hyperparams
     def muon(learning_rate, weight_decay):
@@ -384,4 +443,17 @@ def _rules(fields, rule_type):
                 f"optim.rules of {fields['name']!r} are ({', '.join(rule_type._fields)}), "
                 f"got {tuple(rule)}"
             )
+        pattern, *numbers = rule
+        in_range = all(
+            isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x < math.inf
+            for x in numbers
+        )
+        if not isinstance(pattern, str) or not in_range:
+            raise ValueError(
+                f"a rule of optim.rules is a pattern and finite numbers of at least 0, got {tuple(rule)}"
+            )
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"optim.rules: {pattern!r} is no pattern ({error})") from None
     return [rule_type(*rule) for rule in fields["rules"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -16,7 +16,7 @@ from siamese_jax.data import augment
 from siamese_jax.inference.devices import Devices
 from siamese_jax.inference.embed import to_float
 from siamese_jax.models.siamese import SiameseNet
-from siamese_jax.training import fixed_pairs, objectives, sampling
+from siamese_jax.training import cross_batch, fixed_pairs, objectives, sampling
 
 
 @flax.struct.dataclass
@@ -27,9 +27,11 @@ class TrainState:
         step: () int32 updates made.
         rng: PRNG key of the run, never advanced: a step's key is folded in from the step's number.
         params: trained parameters.
+        ema: their exponential moving average, empty where none is kept.
         batch_stats: running statistics of the normalisations, empty where there are none.
         opt_state: state of the optimiser.
         sums: sums of the metrics since the log was last written, and the number of `steps` in them.
+        memory: a `cross_batch.Memory` of an objective that has one, otherwise empty.
     """
 
     step: jax.Array
@@ -38,11 +40,28 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     sums: dict[str, jax.Array]
+    ema: Any = flax.struct.field(default_factory=dict)
+    memory: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self):
-        """What the encoder and the comparator are applied with."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What the encoder and the comparator are applied with outside of training."""
+        return {"params": self.ema or self.params, "batch_stats": self.batch_stats}
+
+
+class Updating(NamedTuple):
+    """How a step comes by its gradient and what it keeps beside the parameters; see `optim.updating`.
+
+    Attributes:
+        parts: equal parts of the batch that go through the encoder one after another.
+        ema: decay of the moving average of the parameters; 0 keeps none.
+    """
+
+    parts: int = 1
+    ema: float = 0.0
+
+
+IN_ONE_PIECE = Updating()
 
 
 def init_state(
@@ -51,6 +70,9 @@ def init_state(
     image_shape: tuple[int, int, int],
     seed: int,
     metrics: tuple[str, ...] = (),
+    *,
+    ema: bool = False,
+    memory: int = 0,
 ) -> TrainState:
     """The state before the first step, a function of the seed alone.
 
@@ -60,11 +82,19 @@ def init_state(
         image_shape: (H, W, C) of the network's input.
         seed: of the parameters and of every later draw.
         metrics: names of the metrics that are summed besides the loss.
+        ema: whether a moving average of the parameters is kept.
+        memory: embeddings of earlier steps that are kept.
     """
     k_init, k_run = _seed_keys(seed)
     images = jnp.zeros((1, *image_shape))
     variables = jax.jit(model.init)(k_init, images, images)
     params = variables["params"]
+    kept = {}
+    if ema:
+        kept["ema"] = jax.tree.map(jnp.array, params)
+    if memory:
+        h = jax.eval_shape(functools.partial(model.apply, method="embed"), variables, images)
+        kept["memory"] = cross_batch.empty(memory, h.shape[-1])
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         rng=k_run,
@@ -72,6 +102,7 @@ def init_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(params),
         sums={name: jnp.zeros(()) for name in ("loss", *metrics, "steps")},
+        **kept,
     )
 
 
@@ -83,6 +114,7 @@ def make_train_step(
     fill: str,
     devices: Devices,
     fed: bool = False,
+    updating: Updating = IN_ONE_PIECE,
 ) -> Callable:
     """Compiles one training step: sample, gather, warp, forward, backward, update.
 
@@ -94,6 +126,7 @@ def make_train_step(
         fill: `paper` or `edge`, what a warp reads outside of an image.
         devices: where the step runs.
         fed: whether the host gathers the pixels (see `feed`) instead of the step.
+        updating: see `Updating`.
 
     Returns:
         `step(state, images, index) -> (state, metrics)`, the state donated. `images` is the whole
@@ -103,14 +136,19 @@ def make_train_step(
         (nats) and the objective's own.
 
     Raises:
-        ValueError: the global batch does not divide among the devices.
+        ValueError: the global batch does not divide among the devices, or a device's share into parts.
     """
     if objective.units % devices.count:
         raise ValueError(
             f"a batch of {objective.units} does not divide among {devices.count} devices"
         )
+    if objective.units // devices.count % updating.parts:
+        raise ValueError(
+            f"a batch of {objective.units} on {devices.count} device(s) does not divide into "
+            f"optim.accumulate = {updating.parts} parts"
+        )
 
-    update = make_update(model, tx, objective, devices)
+    update = make_update(model, tx, objective, devices, updating)
 
     def step(state: TrainState, images: jax.Array, index: sampling.SetIndex):
         batch, pixels, k_dropout = draw_batch(
@@ -126,6 +164,7 @@ def make_update(
     tx: optax.GradientTransformation,
     objective: objectives.Objective,
     devices: Devices,
+    updating: Updating = IN_ONE_PIECE,
 ) -> Callable:
     """The part of a training step that follows the input: forward, backward, update.
 
@@ -134,6 +173,7 @@ def make_update(
         tx: as in `make_train_step`.
         objective: as in `make_train_step`.
         devices: where the step runs.
+        updating: see `Updating`.
 
     Returns:
         `update(state, batch, pixels, key) -> (state, metrics)`, to be called inside a compiled step:
@@ -147,31 +187,37 @@ def make_update(
 
         def loss_function(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            h, updated = model.apply(
-                variables,
-                pixels.reshape(-1, *pixels.shape[batch.rows.ndim :]),
-                True,
-                method="embed",
-                mutable=["batch_stats"],
-                rngs={"dropout": k_dropout},
-            )
+            images = pixels.reshape(-1, *pixels.shape[batch.rows.ndim :])
+            if updating.parts > 1:
+                h, updated = _embed_in_parts(model, variables, images, k_dropout, updating.parts)
+            else:
+                h, updated = _embed(model, variables, images, k_dropout)
             compare = objectives.Compare(
                 functools.partial(model.apply, variables, method="compare"),
                 functools.partial(model.apply, variables, method="compare_all"),
                 functools.partial(model.apply, variables, method="classify"),
                 model.head,
+                functools.partial(model.apply, variables, method="class_cosines"),
+                state.memory or None,
             )
             h = devices.gather(h.reshape(*pixels.shape[: batch.rows.ndim], -1))
             loss, metrics = objective.loss(compare, h, batch)
-            return loss, ({"loss": loss, **metrics}, updated.get("batch_stats", {}))
+            memory = state.memory
+            if memory:
+                begun = state.step >= objective.memory_start
+                memory = cross_batch.push(memory, h, batch, begun)
+            return loss, ({"loss": loss, **metrics}, updated.get("batch_stats", {}), memory)
 
-        grads, (metrics, batch_stats) = jax.grad(loss_function, has_aux=True)(state.params)
+        grads, (metrics, batch_stats, memory) = jax.grad(loss_function, has_aux=True)(state.params)
         # Every device has the loss of all embeddings, and its own images' share of the gradient.
         grads = devices.mean(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
+            ema=_moved(state.ema, params, state.step, updating.ema) if updating.ema else state.ema,
+            memory=memory,
             batch_stats=batch_stats,
             opt_state=opt_state,
             sums={
@@ -181,6 +227,47 @@ def make_update(
         return state, metrics
 
     return update
+
+
+def _embed(model, variables, images, k_dropout):
+    """Embeddings of images in training mode, and the new batch statistics."""
+    return model.apply(
+        variables,
+        images,
+        True,
+        method="embed",
+        mutable=["batch_stats"],
+        rngs={"dropout": k_dropout},
+    )
+
+
+def _embed_in_parts(model, variables, images, k_dropout, parts: int):
+    """As `_embed`, part by part; the backward pass computes the activations of a part anew.
+
+    The loss then sees all embeddings at once. So the gradient is that of the whole batch for every
+    objective, with the memory of one part. Batch normalisation takes the statistics of each part.
+
+    References:
+        Gao et al. (2021), Scaling deep contrastive learning batch size under memory limited setup.
+    """
+
+    @jax.checkpoint
+    def one(batch_stats, part):
+        images, key = part
+        h, updated = _embed(model, {**variables, "batch_stats": batch_stats}, images, key)
+        return updated.get("batch_stats", batch_stats), h
+
+    images = images.reshape(parts, -1, *images.shape[1:])
+    batch_stats, h = jax.lax.scan(
+        one, variables["batch_stats"], (images, jax.random.split(k_dropout, parts))
+    )
+    return h.reshape(-1, h.shape[-1]), {"batch_stats": batch_stats}
+
+
+def _moved(average, params, step, decay: float):
+    """The moving average after an update; its decay rises from 0.1 to `decay`."""
+    rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, w: a + (rate * (w - a)).astype(a.dtype), average, params)
 
 
 def preview_batch(

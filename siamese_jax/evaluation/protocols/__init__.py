@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from siamese_jax.evaluation.protocols.assignment import ASSIGNMENT, evaluate_assignment
 from siamese_jax.evaluation.protocols.n_way import (
     BETWEEN,
     CURVE,
@@ -35,6 +36,7 @@ __all__ = [
     "Protocol",
     "Result",
     "compare_results",
+    "evaluate_assignment",
     "evaluate_open_set",
     "evaluate_pairs",
     "evaluate_retrieval",
@@ -45,7 +47,10 @@ __all__ = [
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
-    for protocol in (*(OFFICIAL, WITHIN, KOCH, BETWEEN, VERIFICATION, CURVE, RETRIEVAL, OPEN_SET),)
+    for protocol in (
+        *(OFFICIAL, WITHIN, KOCH, BETWEEN, ASSIGNMENT),
+        *(VERIFICATION, CURVE, RETRIEVAL, OPEN_SET),
+    )
 }
 
 SETTINGS = {
@@ -76,7 +81,8 @@ def run_protocols(
 
     Returns:
         One result a protocol, by its name; the curve gives one a point, named `curve/unseen/5` and
-        `curve/training/5` for N = 5, and verification a second one, `pairs`, if the data have such.
+        `curve/training/5` for N = 5, the assignment two, `assignment/official` and
+        `assignment/within`, and verification a second one, `pairs`, if the data have such.
 
     Raises:
         ValueError: an unknown protocol or setting, or data that a protocol needs are missing.

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation.intervals import cluster_interval, grouped_interval
 from siamese_jax.evaluation.lists import TrialList
 
 _NO_INTERVAL = (math.nan, math.nan)
@@ -32,10 +33,13 @@ class Result:
             detection and identification at 1 % false alarms.
         num_trials: number of trials, pairs, queries or probes of enrolled classes.
         wilson: 95 % interval as if trials were independent.
-        bootstrap: 95 % interval over groups; NaN if there is one group only.
+        clustered: 95 % interval over the clusters of the trials, see `cluster_interval`; NaN if
+            there is one cluster only.
         grouped_by: what a group is: `run`, `alphabet` or `class`, and of a file of pairs `folder`
             or `image`.
-        per_group: accuracy and number of trials of each group.
+        per_group: accuracy and number of trials of each group; of N-way trials with several runs
+            in a group also `interval`, the 95 % interval over these runs (in `within` trials a run
+            is one pair of drawers).
         trial_hash: names the list of trials.
         figures: of all but N-way trials: see `evaluate_pairs`, `evaluate_retrieval`,
             `evaluate_open_set`.
@@ -57,7 +61,7 @@ class Result:
     accuracy: float
     num_trials: int
     wilson: tuple[float, float]
-    bootstrap: tuple[float, float]
+    clustered: tuple[float, float]
     grouped_by: str
     per_group: dict[str, dict]
     trial_hash: str
@@ -104,15 +108,9 @@ def make_result(
         k_shot: see `Result`.
         shot_aggregation: see `Result`.
     """
-    groups, flat = trials.groups.ravel(), correct.ravel()
-    sizes = np.bincount(groups, minlength=len(trials.group_names))
-    sums = np.bincount(groups, flat, len(trials.group_names))
-    per_group = {
-        name: {"accuracy": float(sums[g] / sizes[g]), "num_trials": int(sizes[g])}
-        for g, name in enumerate(trials.group_names)
-        if sizes[g]
-    }
+    flat = correct.ravel()
     unknown = bool(np.isnan(flat).any())
+    per_group = _per_group(trials, correct, unknown)
     aggregated = f"shots by {shot_aggregation}" if shot_aggregation else ""
     return Result(
         system=system_name,
@@ -124,7 +122,7 @@ def make_result(
         accuracy=float(flat.mean()),
         num_trials=flat.size,
         wilson=_NO_INTERVAL if unknown else metrics.wilson_interval(float(flat.sum()), flat.size),
-        bootstrap=_NO_INTERVAL if unknown else metrics.bootstrap_interval(flat, groups),
+        clustered=_NO_INTERVAL if unknown else _over_clusters(trials, per_group),
         grouped_by=trials.grouped_by,
         per_group=per_group,
         trial_hash=trials.hash,
@@ -136,6 +134,31 @@ def make_result(
         seconds=time.perf_counter() - began,
         remark=", ".join(filter(None, (remark, aggregated))),
     )
+
+
+def _per_group(trials: TrialList, correct: np.ndarray, unknown: bool) -> dict[str, dict]:
+    """Accuracy and number of trials of each group, and the interval over the runs in it."""
+    per_group = {}
+    for g, name in enumerate(trials.group_names):
+        inside = trials.groups == g
+        if not inside.any():
+            continue
+        values = correct[inside]
+        figures = {"accuracy": float(values.sum() / values.size), "num_trials": int(values.size)}
+        if correct.ndim == 2 and not unknown:
+            rows = inside.any(1)
+            if rows.sum() > 1:
+                counts = inside[rows].sum(1)
+                rates = np.where(inside, correct, 0.0)[rows].sum(1) / counts
+                figures["interval"] = cluster_interval(rates, counts)
+        per_group[name] = figures
+    return per_group
+
+
+def _over_clusters(trials: TrialList, per_group: Mapping[str, Mapping]) -> tuple[float, float]:
+    """The 95 % interval over the clusters of the groups."""
+    cluster_of = dict(zip(trials.group_names, trials.clusters or trials.group_names, strict=True))
+    return grouped_interval(per_group, cluster_of)
 
 
 def compare_results(a: Result, b: Result, *, seed: int = 0) -> tuple[float, tuple[float, float]]:

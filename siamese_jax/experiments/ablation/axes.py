@@ -43,7 +43,7 @@ def _objective(config, label):
 
     The comparator is the one that the objective is at home with: cosine, or a Euclidean distance for
     `contrastive` and `triplet` (of embeddings of length 1, so at most 2) and its square, of embeddings
-    of any length, for `prototypical`.
+    of any length, for `prototypical`. `n_pair` has embeddings of any length, too.
     """
     old, model = config["objective"], config["model"]
     name, _, adapted = label.partition("+")
@@ -53,29 +53,29 @@ def _objective(config, label):
     images = objectives.build(old, 1).images
     n_way = old.get("n_way", config["eval"]["n_way"])
     wanted = objectives.OBJECTIVES[name]
+    per_class = wanted.defaults.get("images_per_class", 2)
     sizes = {
         "batch": images // 2 if "negatives" in wanted.settings else images,  # pairs or images
         "negatives": old.get("negatives", "any"),
-        "episodes": max(1, images // (2 * n_way)),
+        "episodes": max(1, images // (per_class * n_way)),
         "n_way": n_way,
         "pad_with_symmetries": old.get("pad_with_symmetries", old["symmetries"] != "none"),
         **wanted.defaults,
     }
     taken = {key: sizes[key] for key in dict.fromkeys((*wanted.settings, *wanted.defaults))}
     changes = {"objective": {"name": name, "symmetries": old["symmetries"], **taken}}
-    koch, output = model["encoder"] == "koch", "unit"
+    koch = model["encoder"] == "koch"
     if wanted.comparator == "cosine":
         head = {"comparator": "cosine", "head_args": {"scale": 10.0}}
-        if koch:
+        if koch and not wanted.learns_cosines:
             head = {"comparator": model["comparator"], "head_args": model["head_args"]}
     elif wanted.comparator == "euclidean":
         head = {"comparator": "euclidean", "head_args": {"scale": 1.0, "bias": _UNIT_MARGIN / 2}}
     else:
         head = {"comparator": wanted.comparator, "head_args": {"scale": _PROTOTYPE_SCALE}}
-        output = "linear"
     changes |= {f"model.{key}": value for key, value in head.items()}
     if not koch:
-        changes["model.encoder_args.output"] = output
+        changes["model.encoder_args.output"] = wanted.output
     return {**changes, **settings}
 
 

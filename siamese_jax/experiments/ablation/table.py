@@ -129,13 +129,13 @@ def summary(variant: Variant, evaluate: Evaluate, runs: list[dict]) -> dict:
         correct = [run["correct"][key] for run in good]
         if correct:
             values = [float(c.mean()) for c in correct]
-            total = sum(float(c.sum()) for c in correct), sum(c.size for c in correct)
+            mean, size = float(np.mean(values)), int(correct[0].size)
             entry[protocol] = {
-                "mean": float(np.mean(values)),
+                "mean": mean,
                 "seeds": values,
                 "t_interval": metrics.seed_interval(values),
-                "wilson": metrics.wilson_interval(*total),
-                "num_trials": int(correct[0].size),
+                "wilson": metrics.wilson_interval(mean * size, size),  # seeds meet the same trials
+                "num_trials": size,
                 "trials": frozen.hash,
             }
     if good:
@@ -245,9 +245,9 @@ def notes(evaluate: Evaluate, variants: Sequence[Variant]) -> list[str]:
     """What the reader of the table needs to know."""
     lines = [
         "Accuracy: mean over seeds, ± half of its 95 % t interval over seeds, and [the Wilson "
-        "interval of all trials of all seeds]. Gap: training less within. Differences: over trials, "
-        "a bootstrap over the runs or alphabets of the seeds' mean; over seeds, Welch's t. Each is a "
-        "95 % interval by itself, whatever the number of comparisons."
+        "interval of the mean at the trials of one seed, which all seeds meet]. Gap: training less "
+        "within. Differences: over trials, a bootstrap over the runs or alphabets of the seeds' mean; "
+        "over seeds, Welch's t. Each is a 95 % interval by itself, whatever the number of comparisons."
     ]
     for k_shot in sorted({v.settings["k_shot"] for v in variants}):
         for protocol, frozen in evaluate.lists(k_shot).items():

@@ -1,0 +1,58 @@
+"""A trained network as one safetensors file: float32 parameters, and the run's records as metadata."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+
+from siamese_jax.runs import files, workdir
+from siamese_jax.runs.export import RECORDS, Weights, nested
+
+SUFFIX = ".safetensors"
+
+
+def write(file: str | pathlib.Path, weights: Weights) -> None:
+    """Writes a network, whole or not at all.
+
+    Every parameter and statistic keeps its path as name, such as `params/encoder/conv1/kernel`. The
+    metadata are the config, provenance, metrics and step, each as JSON.
+
+    Args:
+        file: to write.
+        weights: the network and its records.
+    """
+    import safetensors.numpy
+
+    arrays = {
+        jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(
+            x, np.float32, order="C"
+        )
+        for place, x in jax.tree_util.tree_leaves_with_path(weights.variables)
+    }
+    records = {**weights._asdict(), "config": workdir.plain(weights.config)}
+    metadata = {name: json.dumps(records[name]) for name in RECORDS}
+    data = safetensors.numpy.save(arrays, {"format": "np", **metadata})
+    files.replace_file(file, lambda stream: stream.write(data))
+
+
+def read(file: str | pathlib.Path) -> Weights:
+    """Reads what `write` wrote.
+
+    Raises:
+        ValueError: no such file, or one that `write` did not write.
+    """
+    import safetensors
+
+    if not pathlib.Path(file).is_file():
+        raise ValueError(f"no such file {file}")
+    try:
+        with safetensors.safe_open(file, "numpy") as opened:
+            config, *others = (json.loads(opened.metadata()[name]) for name in RECORDS)
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} holds no network of this package ({error})") from None
+    return Weights(ml_collections.ConfigDict(config).lock(), *others, nested(arrays))

@@ -1,0 +1,73 @@
+"""Objectives with one learned vector for every training class: each image meets all classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+
+from siamese_jax.training import losses, sampling
+from siamese_jax.training.objective import Compare, Objective, anew
+
+
+def classifier(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
+    """Cross-entropy of a softmax layer over the training classes."""
+    smoothing = fields.get("label_smoothing", 0.0)
+
+    def loss(compare: Compare, h, images):
+        logits = compare.classify(h)
+        values = losses.softmax(logits, images.labels, smoothing)
+        return values.mean(), {"accuracy": (logits.argmax(-1) == images.labels).mean()}
+
+    return _of_images(fields, num_classes, loss)
+
+
+def arcface(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
+    """ArcFace: a softmax of cosines with a margin of the angle."""
+    return _with_margin(losses.arcface, fields, num_classes)
+
+
+def cosface(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
+    """CosFace: a softmax of cosines with a margin of the cosine."""
+    return _with_margin(losses.cosface, fields, num_classes)
+
+
+def proxy_anchor(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
+    """Proxy-anchor loss, the proxies of the classes learned with the network."""
+    margin, scale = fields["margin"], fields["scale"]
+
+    def loss(compare: Compare, h, images):
+        cosine, labels = compare.class_cosines(h), images.labels
+        positive, negative = losses.proxy_anchor(cosine, labels, margin, scale)
+        present = jnp.zeros(positive.shape, bool).at[labels].set(True)
+        value = positive.mean(where=present) + negative.mean()
+        return value, {"accuracy": (cosine.argmax(-1) == labels).mean()}
+
+    return _of_images(fields, num_classes, loss)
+
+
+def _with_margin(values_of: Callable, fields, num_classes) -> Objective:
+    margin, scale = fields["margin"], fields["scale"]
+    smoothing = fields.get("label_smoothing", 0.0)
+
+    def loss(compare: Compare, h, images):
+        cosine = compare.class_cosines(h)
+        values = values_of(cosine, images.labels, margin, scale, smoothing)
+        return values.mean(), {"accuracy": (cosine.argmax(-1) == images.labels).mean()}
+
+    return _of_images(fields, num_classes, loss)
+
+
+def _of_images(fields, num_classes, loss: Callable) -> Objective:
+    """An objective on single images, each class drawn equally often; a turned class is another one."""
+    batch, turned = fields["batch"], fields["symmetries"] != "none"
+    symmetries = sampling.NUM_SYMMETRIES if turned else 1
+
+    def draw(key, index):
+        drawn = sampling.sample_images(key, index, batch, symmetries=fields["symmetries"])
+        return drawn if turned else drawn._replace(labels=drawn.labels // sampling.NUM_SYMMETRIES)
+
+    classes = num_classes * symmetries
+    return Objective(
+        anew(draw), loss, batch, batch, ("accuracy",), classes=classes, images_per_class=1
+    )
