@@ -1,10 +1,38 @@
 """Package of siamese_jax; see README.md."""
 
+import pathlib
+import re
+import shutil
+
 import setuptools
+from setuptools.command.build_py import build_py
+
+ROOT = pathlib.Path(__file__).parent
+COMMANDS = sorted(
+    {file.stem for file in (ROOT / "launch").glob("*.py")} - {"tables"}
+)  # of a checkout
+EXPORT = ["onnx", "onnxruntime", "safetensors"]
+
+
+class BuildWithCommands(build_py):
+    """Puts `launch/` and `configs/` into the package of a wheel; an editable one has them beside it."""
+
+    def run(self):
+        """Copies them after the package."""
+        super().run()
+        if self.editable_mode:
+            return
+        for name in ("launch", "configs"):
+            target = pathlib.Path(self.build_lib) / "siamese_jax" / name
+            shutil.rmtree(target, ignore_errors=True)  # of an earlier build
+            target.mkdir(parents=True)
+            for file in (ROOT / name).glob("*.py"):
+                shutil.copy(file, target)
+
 
 setuptools.setup(
     name="siamese_jax",
-    version="0.1.0",
+    version=re.search('__version__ = "(.*)"', (ROOT / "siamese_jax/__init__.py").read_text())[1],
     description="Siamese networks and one-shot recognition in JAX and Flax",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["siamese_jax", "siamese_jax.*"]),
@@ -12,6 +40,10 @@ setuptools.setup(
         "siamese_jax.experiments": ["*.html"],
         "siamese_jax.recognition": ["*.html", "calibrations/*.json"],
         "siamese_jax.runs": ["pretrained/*.npz"],
+    },
+    cmdclass={"build_py": BuildWithCommands},
+    entry_points={
+        "console_scripts": [f"siamese-{name} = siamese_jax.cli:run_launcher" for name in COMMANDS]
     },
     python_requires=">=3.11",
     install_requires=[
@@ -36,10 +68,14 @@ setuptools.setup(
     extras_require={
         "bench": ["torch"],
         "demo": ["fastapi>=0.115", "uvicorn>=0.30"],
+        "export": EXPORT,
         "search": ["optuna>=5.0,<6"],
         "test": [
             *("beartype", "optuna>=5.0,<6", "pytest", "pytest-xdist", "ruff", "scikit-learn"),
             *("fastapi>=0.115", "uvicorn>=0.30"),  # of the extra `demo`
+            *EXPORT,
+            "setuptools>=70.1",  # builds the wheel; from here on by itself
+            *("nbclient", "ipykernel"),  # run the notebook of docs/
             "selenium",  # drives Debian's chromium; without a browser those tests are skipped
         ],
     },

@@ -38,20 +38,22 @@ _REQUEST = [  # flags that are fields of EvaluationRequest
     flags.DEFINE_bool("baselines", True, "Evaluate random, pixel 1-NN and Hausdorff too."),
     flags.DEFINE_bool("report", True, "Write report.html."),
     flags.DEFINE_string("record", None, "File for the figures besides results.json."),
-    flags.DEFINE_integer("tta", 1, "Views an image in test-time augmentation; 1 for none."),
+    flags.DEFINE_integer(
+        "tta", 1, "Views an image in test-time augmentation; 1 for none.", 1, 1000
+    ),
     flags.DEFINE_list("ensemble", [], "Further runs: a row for the mean of all scores."),
-    flags.DEFINE_integer("num_devices", 0, "Devices, 0 for all."),
+    flags.DEFINE_integer("num_devices", 0, "Devices, 0 for all.", 0, 10**6),
 ]
 _SETTINGS = [  # flags that are settings of protocols
-    flags.DEFINE_integer("num_trials", 4000, "Trials of within and between."),
-    flags.DEFINE_integer("n_way", 20, "Classes a trial."),
-    flags.DEFINE_integer("k_shot", 1, "Support images a class."),
+    flags.DEFINE_integer("num_trials", 4000, "Trials of within and between.", 1, 10**7),
+    flags.DEFINE_integer("n_way", 20, "Classes a trial.", 1, 10**5),
+    flags.DEFINE_integer("k_shot", 1, "Support images a class.", 1, 10**4),
     flags.DEFINE_string(
         "shot_aggregation", None, "mean, max, sum, prototype or finetune; else the config's."
     ),
     flags.DEFINE_enum("negatives", "any", ["any", "same_alphabet"], "Of verification."),
     flags.DEFINE_bool("skip_small", False, "Leave out alphabets of fewer than n_way."),
-    flags.DEFINE_integer("seed", 0, "Seed of the trials."),
+    flags.DEFINE_integer("seed", 0, "Seed of the trials.", 0, 2**32 - 1),
 ]
 flags.mark_flag_as_required("workdir")
 

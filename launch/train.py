@@ -12,6 +12,7 @@ jax finds these by itself (Slurm, TPU pods), give --distributed. See local.sh, s
 
 import logging
 import os
+import re
 import signal
 import sys
 
@@ -31,7 +32,7 @@ _PROCESSES = flags.DEFINE_integer("num_processes", 1, "Number of processes.", lo
 _PROCESS = flags.DEFINE_integer("process_id", 0, "Number of this process.", lower_bound=0)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Let jax find the other processes.")
 _HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat", 100, "Seconds until a silent process counts as lost."
+    "heartbeat", 100, "Seconds until a silent process counts as lost.", 1, 10**6
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -43,12 +44,18 @@ def main(argv):
 
     from siamese_jax.training import loop
 
+    known = re.fullmatch(r"\S+:\d{1,5}", _COORDINATOR.value or "")
+    if _PROCESSES.value > 1 and not (known and _PROCESS.value < _PROCESSES.value):
+        raise ValueError("--num_processes needs --coordinator=host:port and a lower --process_id")
     together = _DISTRIBUTED.value or _PROCESSES.value > 1
     if together:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
         place = () if _DISTRIBUTED.value else (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        jax.distributed.initialize(*place, heartbeat_timeout_seconds=_HEARTBEAT.value)
+        try:
+            jax.distributed.initialize(*place, heartbeat_timeout_seconds=_HEARTBEAT.value)
+        except Exception as error:
+            raise ValueError(f"the processes do not find each other: {error}") from error
         if jax.process_index() > 0:  # only the first process speaks of what goes well
             logging.getLogger("siamese_jax").setLevel(logging.WARNING)
             sys.stdout = open(os.devnull, "w")

@@ -5,7 +5,8 @@ Importing the package starts nothing and changes nothing; jax is first imported 
 
 from siamese_jax.cpu import tune_cpu
 
-__all__ = ["load", "tune_cpu"]
+__version__ = "0.1.0"
+__all__ = ["__version__", "load", "tune_cpu"]
 
 
 def load(path, checkpoint="best", num_devices=1, tta=1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import logging
 import pathlib
@@ -17,8 +18,18 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
+# The folder of `launch/` and `configs/`: the package in an installed wheel, else the checkout.
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+ROOT = _PACKAGE if (_PACKAGE / "launch").is_dir() else _PACKAGE.parent
 # What a command ends with after it was stopped and has saved its work.
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+
+_BUG = (
+    "This is a bug of siamese_jax, and not your mistake. Please report it in the project's issue "
+    "tracker, with the command and the lines above."
+)
+_ROOM = "make space, and give the same command again"
+_ADVICE = {errno.ENOSPC: _ROOM, errno.EFBIG: _ROOM, errno.EDQUOT: _ROOM}
 
 
 def run(
@@ -26,15 +37,17 @@ def run(
 ) -> None:
     """Parses the flags and runs a command; exits with what it returns.
 
-    A user's mistake (a misspelt flag or field, a missing file, settings that do not go together) is
-    one line and exit code `error_code`; `--verbosity=1` shows the traceback as well.
+    A user's mistake (a misspelt flag or field, a missing file, settings that do not go together) and
+    what the machine lacks (memory, room on the disk) are one line and exit code `error_code`;
+    `--verbosity=1` shows the traceback as well. Anything else is a bug of ours, and says so.
 
     Args:
         main: the command, called with the script's name and the words that are not flags.
         takes_words: whether it takes such words; otherwise they are a mistake.
         error_code: exit code of every error.
     """
-    absl_logging.set_verbosity(absl_logging.ERROR)  # of the libraries
+    absl_logging.set_verbosity(absl_logging.FATAL)  # of the libraries, whose errors are raised too
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's tasks: the same errors again
     notes = logging.getLogger("siamese_jax")
     notes.addHandler(logging.StreamHandler())
     notes.setLevel(logging.INFO)
@@ -43,16 +56,25 @@ def run(
     def guarded(argv):
         if len(argv) > 1 and not takes_words:
             raise ValueError(f"{argv[1]!r} is no flag: write --name=value")
+        _check_given(argv[0])
         return main(argv)
 
     try:
         app.run(guarded, flags_parser=functools.partial(_parse, error_code=error_code))
     except Exception as error:
-        mistake = isinstance(error, ValueError | FloatingPointError | OSError)
-        if mistake and not absl_logging.level_debug():
-            _exit(str(error), error_code)
+        line = _mistake(error)
+        if line is not None and not absl_logging.level_debug():
+            _exit(line, error_code)
         traceback.print_exc()
+        if line is None:
+            print(_BUG, file=sys.stderr)
         sys.exit(error_code)
+
+
+def run_launcher() -> None:
+    """Runs `launch/NAME.py`: the entry point of the console command `siamese-NAME`."""
+    name = pathlib.Path(sys.argv[0]).stem.removeprefix("siamese-")
+    runpy.run_path(str(ROOT / "launch" / f"{name}.py"), run_name="__main__")
 
 
 def catch_signals() -> list[int]:
@@ -83,13 +105,13 @@ def text_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = Non
 
 
 def _parse(argv, error_code):
+    argv = [_with_shipped_config(word) for word in argv]
     if any(word.startswith(("--help", "-help")) for word in argv):
         return app.parse_flags_with_usage(argv)
     if "--verbosity=1" in argv:
         return flags.FLAGS(argv)
-    mistake = _config_mistake(
-        argv
-    )  # first: the flags' own errors name neither file nor near fields
+    # First: the flags' own errors name neither file nor near fields.
+    mistake = _config_mistake(argv)
     if mistake:
         _exit(mistake, error_code)
     try:
@@ -98,9 +120,55 @@ def _parse(argv, error_code):
         _exit(str(error), error_code)
 
 
+def _check_given(script: str) -> None:
+    """Refuses flags of text that are given without any, such as those of an unset shell variable."""
+    for flag in flags.FLAGS.get_key_flags_for_module(script):
+        if flag.present and flag.value == "":
+            raise ValueError(
+                f"--{flag.name}= is empty (an unset variable of the shell?): give it a value, or "
+                "leave it out"
+            )
+
+
+def _mistake(error: Exception) -> str | None:
+    """What to tell a user of an error that is theirs or the machine's; None for a bug of ours."""
+    text = str(error)
+    # JAX's error is known by its words: this module must not import jax.
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"not enough memory: choose fewer or smaller images, batches or layers ({text[:200]})"
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        place = f"{error.filename}: " if error.filename else ""
+        advice = _ADVICE.get(error.errno, "see that it is there and may be read and written")
+        return f"{place}{error.strerror}: {advice}"
+    if isinstance(error, SyntaxError):  # of a config
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    return text if isinstance(error, ValueError | FloatingPointError | OSError) else None
+
+
 def _exit(text: str, error_code: int):
-    print(f"{sys.argv[0]}: {' '.join(text.split())}", file=sys.stderr)
+    script = "/".join(pathlib.Path(sys.argv[0]).parts[-2:])
+    print(f"{script}: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(error_code)
+
+
+def _with_shipped_config(word: str) -> str:
+    """A flag that names a config of the package, with the place of its file; others as they are.
+
+    So `--config=configs/best.py`, or `--config=best`, is understood in any folder.
+    """
+    given = re.fullmatch("(--?config=)([^:]*)(:.*)?", word)
+    if given is None or pathlib.Path(given[2]).is_file():
+        return word
+    files = _shipped_configs()
+    return f"{given[1]}{files[given[2]]}{given[3] or ''}" if given[2] in files else word
+
+
+def _shipped_configs() -> dict[str, pathlib.Path]:
+    """The configs of the package by the names that they may be given."""
+    files = sorted((ROOT / "configs").glob("*.py"))
+    return {name: file for file in files for name in (file.stem, f"configs/{file.name}")}
 
 
 def _config_mistake(argv: Sequence[str]) -> str | None:
@@ -111,7 +179,7 @@ def _config_mistake(argv: Sequence[str]) -> str | None:
     path, _, arg = given[-1].partition(":")
     if not pathlib.Path(path).is_file():
         names = [str(file) for file in pathlib.Path(path).parent.glob("*.py")]
-        near = difflib.get_close_matches(path, names, n=1)
+        near = difflib.get_close_matches(path, [*names, *_shipped_configs()], n=1)
         return f"no config file {path}" + "".join(f"; did you mean {name}?" for name in near)
     try:
         config = runpy.run_path(path)["get_config"](*[arg] if arg else [])
@@ -119,6 +187,13 @@ def _config_mistake(argv: Sequence[str]) -> str | None:
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     except (ValueError, OSError) as error:
         return f"{path}: {error}"
+    except KeyError as error:
+        if error.args != ("get_config",):
+            line = traceback.extract_tb(error.__traceback__)[-1].lineno
+            return f"{path}, line {line}: no {error}"
+        return f"{path} is no config: it has no function get_config"
+    except RecursionError:
+        return f"{path} calls itself without end"
     except Exception as error:
         line = traceback.extract_tb(error.__traceback__)[-1].lineno
         return f"{path}, line {line}: {type(error).__name__}: {error}"

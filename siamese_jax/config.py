@@ -3,10 +3,195 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+
+class Field(NamedTuple):
+    """What a field of a config may hold.
+
+    Attributes:
+        kind: `int`, `float` (whole numbers too), `bool` or `str`.
+        low: least value of a number.
+        high: greatest value of a number.
+        above: whether a number must be greater than `low`.
+        optional: whether None is a value as well.
+        count: numbers of a sequence: how many, or 0 for any number; None for a single value.
+        rising: whether the numbers of a sequence must not fall.
+    """
+
+    kind: type
+    low: float = 0
+    high: float = math.inf
+    above: bool = False
+    optional: bool = False
+    count: int | None = None
+    rising: bool = False
+
+    def expected(self) -> str:
+        """The type and the range in words."""
+        noun = {int: "whole number", float: "number", bool: "True or False", str: "text"}[self.kind]
+        if self.kind in (int, float):
+            start = f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
+            end = "" if self.high == math.inf else f" and at most {self.high:,.15g}"
+            if self.count is None:
+                noun = f"a {noun} {start}{end}"
+            else:
+                many = self.count or "any number of"
+                noun = f"{many} {noun}s {start}{end}{', none below the one before' * self.rising}"
+        return noun + " or None" * self.optional
+
+    def accepts(self, value) -> bool:
+        """Whether a value is of the type and in the range."""
+        if value is None:
+            return self.optional
+        if self.count is None:
+            return self._accepts_one(value)
+        if not isinstance(value, list | tuple) or self.count and len(value) != self.count:
+            return False
+        return all(map(self._accepts_one, value)) and not (
+            self.rising and any(a > b for a, b in zip(value, value[1:], strict=False))
+        )
+
+    def _accepts_one(self, value) -> bool:
+        if self.kind in (bool, str):
+            return isinstance(value, self.kind)
+        if isinstance(value, bool) or not isinstance(
+            value, (int, float)[: 1 + (self.kind is float)]
+        ):
+            return False
+        above = value > self.low if self.above else value >= self.low
+        return math.isfinite(value) and above and value <= self.high
+
+
+_STEPS, _SEED, _SIDE = 10**9, 2**31 - 1, 4096
+_SIZES = Field(int, 1, 2**16, count=0)
+_DATA = {
+    "name": Field(str),
+    "split": Field(str),
+    **dict.fromkeys(("archives", "data_dir", "path", "class_column"), Field(str, optional=True)),
+    "image_size": Field(int, 1, _SIDE, optional=True, count=2),
+    "stream": Field(bool),
+    "ink": Field(bool),
+    "seed": Field(int, 0, _SEED),
+    "fractions": Field(float, 0, 10**6, above=True, count=3),
+    "glyphs_alphabets": Field(int, 1, 1000),
+    "glyphs_characters": Field(int, 1, 1000, count=2, rising=True),
+    "glyphs_drawers": Field(int, 1, 1000),
+}
+# Every field whose type and range do not depend on others. What a name may be, and what goes together,
+# is checked where it is used.
+FIELDS = {
+    "seed": Field(int, 0, _SEED),
+    "num_steps": Field(int, 1, _STEPS),
+    "num_devices": Field(int, 0, 10**6),
+    "feed": Field(str),
+    "log_every": Field(int, 1, _STEPS),
+    "keep_best": Field(int, 1, 1000),
+    **{
+        f"{section}.{name}": field
+        for section in ("data", "test_data")
+        for name, field in _DATA.items()
+    },
+    "model.dtype": Field(str),
+    "model.encoder": Field(str),
+    "model.comparator": Field(str),
+    "model.context_steps": Field(int, 0, 1000),
+    **{
+        f"model.encoder_args.{name}": field
+        for name, field in {
+            **dict.fromkeys(("filters", "kernels", "hidden", "widths"), _SIZES),
+            **dict.fromkeys(("units", "stem"), Field(int, 1, 2**20)),
+            "pools": Field(int, 0, 1000),
+            **dict.fromkeys(("conv_std", "dense_std", "std"), Field(float, 0, 1000)),
+            "blocks": Field(int, 1, 1000),
+            "stem_stride": Field(int, 1, 1000),
+            "bias_mean": Field(float, -1000, 1000),
+            "dropout": Field(float, 0, 0.999),
+            **dict.fromkeys(("convolution", "output"), Field(str)),
+            **dict.fromkeys(("local", "normalise"), Field(bool)),
+        }.items()
+    },
+    "model.head_args.bias": Field(float, -1e6, 1e6),
+    "model.head_args.bias_mean": Field(float, -1e6, 1e6),
+    "model.head_args.kernel_std": Field(float, 0, 1000),
+    "model.head_args.reach": Field(int, 0, 1000),
+    "model.head_args.scale": Field(float, 0, 1e6, above=True),
+    "objective.name": Field(str),
+    "objective.batch": Field(int, 1, 2**20),
+    "objective.episodes": Field(int, 1, 2**16),
+    "objective.n_way": Field(int, 2, 2**16),
+    "objective.k_shot": Field(int, 1, 2**16),
+    "objective.pairs": Field(int, 0, 10**8),
+    "objective.copies": Field(int, 0, 10**4),
+    "objective.margin": Field(float, 0, 1e6),
+    "objective.decorrelation": Field(float, 0, 1e6),
+    "objective.pad_with_symmetries": Field(bool),
+    "augment.distort": Field(bool),
+    "augment.mirror": Field(bool),
+    "augment.affine.rotation": Field(float, 0, 180),
+    "augment.affine.shear": Field(float, 0, 10),
+    "augment.affine.scale": Field(float, 0, 100, above=True, count=2, rising=True),
+    "augment.affine.translation": Field(float, 0, 10**4),
+    "augment.affine.probability": Field(float, 0, 1),
+    "augment.elastic_size": Field(float, 0, 1),
+    "augment.elastic_grid": Field(int, 1, 1000),
+    "augment.thicken": Field(float, 0, 1),
+    "augment.contrast": Field(float, 0, 1),
+    "augment.brightness": Field(float, 0, 1),
+    "optim.name": Field(str),
+    "optim.learning_rate": Field(float, 0, 1e30),
+    "optim.warmup_steps": Field(int, 0, _STEPS),
+    "optim.weight_decay": Field(float, 0, 1e6),
+    "optim.momentum": Field(float, 0, 1),
+    "optim.momentum_start": Field(float, 0, 1),
+    "optim.momentum_epochs": Field(int, 0, _STEPS),
+    "optim.decay": Field(float, 0, 1, above=True),
+    "optim.steps_per_epoch": Field(int, 1, _STEPS),
+    "eval.every": Field(int, 1, _STEPS),
+    "eval.num_trials": Field(int, 1, 10**7),
+    "eval.num_pairs": Field(int, 0, 10**7),
+    "eval.n_way": Field(int, 2, 10**5),
+    "eval.seed": Field(int, 0, _SEED),
+    "eval.patience": Field(int, 0, _STEPS),
+    "eval.between": Field(bool),
+}
+
+
+def check_fields(config: Mapping) -> None:
+    """Checks every field against its type and range in `FIELDS`.
+
+    Args:
+        config: see `configs/`.
+
+    Raises:
+        ValueError: a field, which is named, with its value and what was expected.
+    """
+    for name, value in _values(config):
+        field = FIELDS.get(name)
+        if field is not None and not field.accepts(value):
+            raise ValueError(f"{name} must be {field.expected()}, got {value!r}")
+        if field is None and not _is_finite(value):
+            raise ValueError(f"{name} must be of finite numbers, got {value!r}")
+
+
+def _values(section: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each field's dotted name and value."""
+    for name, value in section.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from _values(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _is_finite(value) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def base() -> ConfigDict:

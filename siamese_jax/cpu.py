@@ -38,12 +38,21 @@ def tune_cpu(cache: bool = True) -> None:
             return
         os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
     if cache:
-        import jax
+        _keep_compiled(pathlib.Path.home() / ".cache" / "siamese_jax" / "compiled")
 
-        if jax.config.jax_compilation_cache_dir is None:
-            folder = pathlib.Path.home() / ".cache" / "siamese_jax" / "compiled"
-            jax.config.update("jax_compilation_cache_dir", str(folder))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+def _keep_compiled(folder: pathlib.Path) -> None:
+    """Sets the cache folder, by the environment as long as jax is not imported: importing it is slow."""
+    if "jax" not in sys.modules:
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+            os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        return
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def _keep_memory() -> None:

@@ -92,7 +92,7 @@ def test_vectors():
     assert (np.diag(itself) == 0).all() and (itself <= 0).all()
     np.testing.assert_array_equal(itself, itself.T)
     assert baselines.random_score(0)(far, near).shape == (5, 5)
-    with pytest.raises(ValueError, match="not of float32 vectors: leave it out"):
+    with pytest.raises(ValueError, match="not of float32 vectors: use the nearest"):
         baselines.modified_hausdorff(far, near)
     with pytest.raises(ValueError, match="one type, got float32 and uint8"):
         baselines.pixel_nearest_neighbour(far, np.zeros(far.shape, np.uint8))

@@ -30,13 +30,13 @@ HISTORY = [0.5, 0.25, 0.75, None, 0.75, 0.5, None, None, 0.25, 0.8, 0.8, None]
 BEST = [1, 1, 3, 3, 3, 3, 3, 3, 3, 10, 10, 10]  # of equal values the earlier
 
 
-def test_the_latest_and_the_best_are_always_kept(tmp_path):
+def test_the_latest_two_and_the_best_are_always_kept(tmp_path):
     saved = Checkpoints(tmp_path)
     for i, value in enumerate(HISTORY):
         saved.save(i + 1, tiny(i + 1), value)
         saved.wait()
         assert saved.latest == i + 1 and saved.best == BEST[i]
-        assert saved.steps == sorted({BEST[i], i + 1})
+        assert saved.steps == sorted({BEST[i], max(i, 1), i + 1})
         if i in (3, 8):  # another process goes on
             saved.close()
             saved = Checkpoints(tmp_path)
@@ -52,7 +52,7 @@ def test_nothing_judged_nothing_best(saved):
     for step in (1, 2):
         saved.save(step, tiny(step))
         saved.wait()
-    assert (saved.latest, saved.best, saved.steps) == (2, None, [2])
+    assert (saved.latest, saved.best, saved.steps) == (2, None, [1, 2])
 
 
 def test_several_of_the_best(tmp_path):
@@ -60,7 +60,7 @@ def test_several_of_the_best(tmp_path):
     for step, value in enumerate([0.5, 0.9, 0.7, 0.6, 0.1], 1):
         saved.save(step, tiny(step), value)
     saved.wait()
-    assert saved.steps == [2, 3, 5] and saved.best == 2
+    assert saved.steps == [2, 3, 4, 5] and saved.best == 2
     saved.close()
 
 

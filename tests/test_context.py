@@ -30,7 +30,7 @@ def test_full_context_against_numpy():
     queries, supports = rng.normal(size=(2, 4, 3)), rng.normal(size=(2, 5, 3))
     args = jnp.asarray(queries, jnp.float32), jnp.asarray(supports, jnp.float32)
     variables = context.init(jax.random.key(0), *args)
-    found = context.apply(variables, *args)
+    new_queries, new_supports = context.apply(variables, *args)
     cells = jax.tree.map(np.float64, variables["params"])
     for b in range(2):
         read = np.zeros((5, 3))
@@ -40,7 +40,7 @@ def test_full_context_against_numpy():
                 state, memory = lstm(supports[b, s], state, memory, cells[name])
                 read[s] += state
         g = supports[b] + read
-        np.testing.assert_allclose(found[1][b], g, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(new_supports[b], g, rtol=1e-4, atol=1e-5)
         f, memory = queries[b], np.zeros((4, 3))
         for _ in range(3):
             weights = np.exp(f @ g.T)
@@ -48,4 +48,4 @@ def test_full_context_against_numpy():
             x = np.concatenate([queries[b], weights @ g], 1)
             state, memory = lstm(x, f, memory, cells["queries"])
             f = state + queries[b]
-        np.testing.assert_allclose(found[0][b], f, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(new_queries[b], f, rtol=1e-4, atol=1e-5)

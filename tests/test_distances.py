@@ -16,8 +16,8 @@ def test_distances_against_numpy():
     h1, h2 = rng.normal(size=(2, 5, 7)), rng.normal(size=(2, 3, 7))
     expected = np.linalg.norm(h1[:, :, None] - h2[:, None], axis=-1)
     a, b = jnp.asarray(h1, jnp.float32), jnp.asarray(h2, jnp.float32)
-    found = distances.safe_sqrt(distances.all_squared_distances(a, b))
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    values = distances.safe_sqrt(distances.all_squared_distances(a, b))
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
     np.testing.assert_allclose(
         distances.distances(a[:, :3], b), expected[:, [0, 1, 2], [0, 1, 2]], 1e-5
     )
@@ -81,5 +81,5 @@ def test_a_local_map_that_moved_by_a_place_is_found():
         h[column, 1, column, 0] = 1.0
     left, middle, right = h.reshape(3, 18)
     for reach, expected in ((0, [0, 0]), (1, [1, 0]), (2, [1, 1])):
-        found = local_similarity(np.stack([left, left]), np.stack([middle, right]), (3, 3), reach)
-        np.testing.assert_allclose(9 * found, expected, atol=1e-6)
+        values = local_similarity(np.stack([left, left]), np.stack([middle, right]), (3, 3), reach)
+        np.testing.assert_allclose(9 * values, expected, atol=1e-6)

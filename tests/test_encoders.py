@@ -57,8 +57,8 @@ def koch_reference(params, images):
 
 
 def test_koch_parameters_are_those_of_the_paper():
-    found = shapes(KOCH, (105, 105, 1))
-    assert found == {
+    shape_of = shapes(KOCH, (105, 105, 1))
+    assert shape_of == {
         "encoder/conv1/kernel": (10, 10, 1, 64),
         "encoder/conv1/bias": (64,),
         "encoder/conv2/kernel": (7, 7, 64, 128),
@@ -72,7 +72,7 @@ def test_koch_parameters_are_those_of_the_paper():
         "head/kernel": (4096,),
         "head/bias": (),
     }
-    assert sum(int(np.prod(shape)) for shape in found.values()) == 38_951_745
+    assert sum(int(np.prod(shape)) for shape in shape_of.values()) == 38_951_745
 
 
 def test_koch_initialisation_is_as_published():
@@ -113,8 +113,7 @@ def test_koch_forward_pass_against_numpy(koch, convolution):
     np.testing.assert_allclose(embed(net, variables, images1), h1, atol=2e-5)
     logits = np.abs(h1 - h2) @ np.asarray(params["head"]["kernel"], np.float64)
     logits += float(params["head"]["bias"])
-    found = score(net, variables, images1, images2)
-    np.testing.assert_allclose(found, logits, atol=2e-5)
+    np.testing.assert_allclose(score(net, variables, images1, images2), logits, atol=2e-5)
 
 
 def test_convolutions_are_computed_in_the_faster_way():
@@ -151,7 +150,7 @@ def embed_in_training(net, variables, images, key):
 
 
 def test_residual_parameters_by_hand():
-    found = shapes(RESIDUAL, (56, 56, 1))
+    shape_of = shapes(RESIDUAL, (56, 56, 1))
     per_stage = [
         32 * 32 * 9 + 2 * 32 + 32 * 32 * 9 + 2 * 32,  # 32 -> 32: no skip convolution
         32 * 64 * 9 + 2 * 64 + 64 * 64 * 9 + 2 * 64 + 32 * 64,
@@ -161,9 +160,9 @@ def test_residual_parameters_by_hand():
     stem = 5 * 5 * 32 + 2 * 32
     embedding = 3 * 3 * 128 * 512 + 2 * 512  # 56 -> 28 -> 14 -> 7 -> 3
     expected = stem + sum(per_stage) + embedding + 2  # scale and bias of the cosine
-    assert sum(int(np.prod(shape)) for shape in found.values()) == expected == 971_746
-    assert found["encoder/embedding/kernel"] == (1152, 512)
-    assert found["head/scale"] == found["head/bias"] == ()
+    assert sum(int(np.prod(shape)) for shape in shape_of.values()) == expected == 971_746
+    assert shape_of["encoder/embedding/kernel"] == (1152, 512)
+    assert shape_of["head/scale"] == shape_of["head/bias"] == ()
 
 
 def test_residual_embeddings_have_length_one(residual):
@@ -297,7 +296,7 @@ def test_dense_encoder_against_numpy(output):
     net = encoder_of("dense", output, hidden=(4, 3), units=2)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(5, 1, 6, 1)), jnp.float32)
     variables = net.init(jax.random.key(1), images, images)
-    found = net.apply(variables, images, method="embed")
+    h = net.apply(variables, images, method="embed")
     layers = jax.tree.map(np.float64, variables["params"]["encoder"])
     x = np.asarray(images, np.float64).reshape(5, 6)
     for name in ("dense1", "dense2"):
@@ -307,7 +306,7 @@ def test_dense_encoder_against_numpy(output):
         x = 1 / (1 + np.exp(-x))
     if output == "unit":
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(h, x, rtol=1e-5, atol=1e-6)
 
 
 def test_dense_encoder_starts_as_asked():

@@ -219,7 +219,8 @@ def test_a_saved_evaluation_of_a_run(run):
 
 
 def test_pairs_score_as_in_the_table_of_all(run):
-    net, images = network.load(run), loading.load(OTHER).test.images[:70]
+    net = network.load(run)
+    images = loading.load({"name": "glyphs"}).test.resized(*net.image_shape[:2]).images[:70]
     h1, h2 = net.embed(images[:35]), net.embed(images[35:])
     pairs = net.score_pairs(h1, h2)
     np.testing.assert_allclose(pairs, np.diag(net.score_matrix(h1, h2)), rtol=1e-5)

@@ -1,5 +1,6 @@
 """An explanation adds up to the network's score, and its picture is safe to show."""
 
+import dataclasses
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 import siamese_jax
 from siamese_jax.inference import explain
-from siamese_jax.models.comparators import local_similarity
+from siamese_jax.models.comparators import Cosine
+from siamese_jax.models.distances import local_similarity
 from siamese_jax.reporting import explain as figure
 
 
@@ -29,7 +31,8 @@ def test_the_best_moves_are_those_of_the_comparator(reach):
     map1, map2 = rng.normal(size=(2, 4, 5, 8))
     moves1, cosines1 = explain.best_moves(map1, map2, reach)
     moves2, cosines2 = explain.best_moves(map2, map1, reach)
-    similarity = local_similarity(map1.ravel().astype("f"), map2.ravel().astype("f"), (4, 5), reach)
+    flat1, flat2 = (m.reshape(1, -1).astype("f") for m in (map1, map2))
+    (similarity,) = local_similarity(flat1, flat2, (4, 5), reach)
     assert (cosines1.mean() + cosines2.mean()) / 2 == pytest.approx(float(similarity), abs=1e-5)
     grid = np.stack(np.mgrid[:4, :5], -1)
     assert np.abs(moves1 - grid).max() <= reach and moves1.min() >= 0
@@ -73,10 +76,8 @@ def test_a_picture_explains_itself_without_moves(net):
 
 
 def test_a_network_without_places_is_refused(net):
-    import dataclasses
 
-    head = net.model.head.clone(kind="cosine")
-    other = dataclasses.replace(net, model=net.model.clone(head=head))
+    other = dataclasses.replace(net, model=net.model.clone(head=Cosine()))
     assert explain.explains(net) and not explain.explains(other)
     with pytest.raises(ValueError, match="knows no places"):
         explain.explain(other, bars(20), bars(20))

@@ -14,20 +14,41 @@ MAY_IMPORT = {
     "cli": (),
     "cpu": (),
     "config": (),
+    "readers": (),
     "models": (),
-    "data": (),
-    "runs": (),
-    "evaluation": ("data", "models"),
-    "inference": ("data", "models", "runs", "evaluation"),
-    "training": ("config", "data", "models", "runs", "evaluation", "inference"),
-    "reporting": ("data", "models", "runs", "evaluation", "inference"),
-    "recognition": ("data", "models", "runs", "evaluation", "inference", "reporting"),
+    "data": ("readers",),
+    "runs": ("readers",),
+    "evaluation": ("readers", "data", "models"),
+    "inference": ("readers", "data", "models", "runs", "evaluation"),
+    "training": ("config", "readers", "data", "models", "runs", "evaluation", "inference"),
+    "reporting": ("readers", "data", "models", "runs", "evaluation", "inference"),
+    "recognition": ("readers", "data", "models", "runs", "evaluation", "inference", "reporting"),
     "experiments": (
-        *("config", "cli", "data", "models", "runs", "evaluation", "inference", "training"),
+        *(
+            "config",
+            "cli",
+            "readers",
+            "data",
+            "models",
+            "runs",
+            "evaluation",
+            "inference",
+            "training",
+        ),
         *("reporting", "recognition"),
     ),
     "benchmarks": (
-        *("config", "cli", "data", "models", "runs", "evaluation", "inference", "training"),
+        *(
+            "config",
+            "cli",
+            "readers",
+            "data",
+            "models",
+            "runs",
+            "evaluation",
+            "inference",
+            "training",
+        ),
         *("reporting", "recognition", "experiments"),
     ),
 }
@@ -124,5 +145,14 @@ def test_there_is_no_drawer_for_odds_and_ends():
 
 def test_importing_the_package_does_not_start_jax():
     code = "import siamese_jax, sys; assert 'jax' not in sys.modules, 'jax was imported'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_lists_a_gallery_does_not_start_jax():
+    code = (
+        "import siamese_jax, sys; siamese_jax.tune_cpu(); from siamese_jax.recognition import commands;"
+        "assert 'jax' not in sys.modules, 'jax was imported'"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -19,20 +19,20 @@ def test_max_pool2_gradient_by_finite_differences():
     x = np.random.default_rng(0).permutation(2 * 5 * 7 * 2).reshape(2, 5, 7, 2) * 1.0  # no ties
     weights = noise(1, 2, 2, 3, 2).astype(np.float64)
 
-    found = jax.grad(lambda x: jnp.sum(max_pool2(x) * weights))(jnp.asarray(x, jnp.float32))
+    gradient = jax.grad(lambda x: jnp.sum(max_pool2(x) * weights))(jnp.asarray(x, jnp.float32))
     expected = np.zeros_like(x)
     for index in np.ndindex(x.shape):
         for sign in (1, -1):
             moved = x.copy()
             moved[index] += sign * 0.25
             expected[index] += sign * np.sum(pool_reference(moved) * weights) / 0.5
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
     assert not np.any(expected[:, 4]) and not np.any(expected[:, :, 6])  # the odd row and column
 
 
 def test_max_pool2_gives_a_tie_to_its_first_entry_and_keeps_nan():
-    found = jax.grad(lambda x: max_pool2(x).sum())(jnp.ones((1, 2, 2, 1)))
-    np.testing.assert_array_equal(found.ravel(), [1, 0, 0, 0])
+    gradient = jax.grad(lambda x: max_pool2(x).sum())(jnp.ones((1, 2, 2, 1)))
+    np.testing.assert_array_equal(gradient.ravel(), [1, 0, 0, 0])
     for entry in range(4):
         x = jnp.arange(4.0).at[entry].set(jnp.nan).reshape(1, 2, 2, 1)
         assert np.isnan(max_pool2(x)).all()
@@ -52,7 +52,7 @@ def test_max_pool2_keeps_its_gradient_whatever_the_compiler_computes_anew():
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
         jax.config.update("jax_disable_most_optimizations", True)
         try:
-            found = jax.jit(jax.grad(loss))(*map(jnp.asarray, (scale, x, kernel)))
+            gradient = jax.jit(jax.grad(loss))(*map(jnp.asarray, (scale, x, kernel)))
         finally:
             jax.config.update("jax_disable_most_optimizations", False)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -61,4 +61,4 @@ def test_max_pool2_keeps_its_gradient_whatever_the_compiler_computes_anew():
     fours = y.reshape(4, 4, 2, 4, 2, 4).swapaxes(2, 3).reshape(4, 4, 4, 4, 4)  # (..., place, f)
     place = (fours * scale + scale).argmax(3)[..., None, :]
     slope = np.take_along_axis(fours + 1, place, 3)[..., 0, :]
-    np.testing.assert_allclose(found, (slope * weights).sum((0, 1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(gradient, (slope * weights).sum((0, 1, 2)), rtol=1e-9)

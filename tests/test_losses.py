@@ -41,8 +41,8 @@ def test_verification_against_numpy():
     logits, labels = rng.normal(size=50) * 3, rng.integers(0, 2, 50).astype(float)
     p = 1 / (1 + np.exp(-logits))
     expected = -(labels * np.log(p) + (1 - labels) * np.log(1 - p))
-    found = losses.verification(jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.float32))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    values = losses.verification(jnp.asarray(logits, jnp.float32), jnp.asarray(labels, jnp.float32))
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
 def test_verification_stays_finite_for_sure_and_wrong_answers():
@@ -55,9 +55,9 @@ def test_verification_stays_finite_for_sure_and_wrong_answers():
 def test_info_nce_by_hand():
     # exp(logits) = [[2, 1], [6, 3]]. Rows: 2/3 and 3/9; columns: 2/8 and 3/4.
     logits = jnp.log(jnp.array([[2.0, 1.0], [6.0, 3.0]]))
-    found = losses.symmetric_info_nce(logits, jnp.ones((2, 2), bool))
+    values = losses.symmetric_info_nce(logits, jnp.ones((2, 2), bool))
     expected = [0.5 * (np.log(3 / 2) + np.log(4)), 0.5 * (np.log(3) + np.log(4 / 3))]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
 def test_info_nce_is_log_n_for_a_constant_and_nothing_for_a_perfect_net():
@@ -73,9 +73,9 @@ def test_info_nce_against_numpy():
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(2, 6, 6)) * 3
     allowed = (rng.uniform(size=(2, 6, 6)) < 0.7) | np.eye(6, dtype=bool)
-    found = losses.symmetric_info_nce(jnp.asarray(logits, jnp.float32), jnp.asarray(allowed))
+    values = losses.symmetric_info_nce(jnp.asarray(logits, jnp.float32), jnp.asarray(allowed))
     expected = [info_nce_reference(*pair) for pair in zip(logits, allowed, strict=True)]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
 def test_a_masked_info_nce_is_a_sliced_one():
@@ -88,10 +88,10 @@ def test_a_masked_info_nce_is_a_sliced_one():
     def masked(x):
         return losses.symmetric_info_nce(x, jnp.asarray(allowed)).sum()
 
-    found = losses.symmetric_info_nce(jnp.asarray(logits), jnp.asarray(allowed))
+    values = losses.symmetric_info_nce(jnp.asarray(logits), jnp.asarray(allowed))
     sliced = jnp.asarray(logits[np.ix_(keep, keep)])
-    np.testing.assert_allclose(found[keep], losses.symmetric_info_nce(sliced, ALL), rtol=1e-5)
-    np.testing.assert_array_equal(found[~keep], np.zeros(2))
+    np.testing.assert_allclose(values[keep], losses.symmetric_info_nce(sliced, ALL), rtol=1e-5)
+    np.testing.assert_array_equal(values[~keep], np.zeros(2))
     grad = np.asarray(jax.grad(masked)(jnp.asarray(logits)))
     expected = jax.grad(lambda x: losses.symmetric_info_nce(x, ALL).sum())(sliced)
     np.testing.assert_allclose(grad[np.ix_(keep, keep)], expected, rtol=1e-5, atol=1e-7)
@@ -101,8 +101,8 @@ def test_a_masked_info_nce_is_a_sliced_one():
 def test_classification_is_the_rows_of_info_nce():
     # exp(logits) = [[2, 1], [6, 3]]: the queries are right with 2/3 and 3/9.
     logits = jnp.log(jnp.array([[2.0, 1.0], [6.0, 3.0]]))
-    found = losses.classification(logits, jnp.ones((2, 2), bool))
-    np.testing.assert_allclose(found, [np.log(3 / 2), np.log(3)], rtol=1e-6)
+    values = losses.classification(logits, jnp.ones((2, 2), bool))
+    np.testing.assert_allclose(values, [np.log(3 / 2), np.log(3)], rtol=1e-6)
     absent = losses.classification(logits, jnp.array([[True, False], [False, False]]))
     np.testing.assert_allclose(absent, [0, 0], atol=1e-6)
 
@@ -117,8 +117,8 @@ def test_contrastive_by_hand():
     # Same at distance 0 and 3: 0 and 9/2. Different at 0.5, 2 and 5 with margin 2: 1.5^2 / 2, 0, 0.
     distance = jnp.array([0.0, 3.0, 0.5, 2.0, 5.0])
     labels = jnp.array([1.0, 1.0, 0.0, 0.0, 0.0])
-    found = losses.contrastive(distance, labels, 2.0)
-    np.testing.assert_allclose(found, [0, 4.5, 1.125, 0, 0], rtol=1e-6)
+    values = losses.contrastive(distance, labels, 2.0)
+    np.testing.assert_allclose(values, [0, 4.5, 1.125, 0, 0], rtol=1e-6)
 
 
 def test_contrastive_pulls_same_pairs_and_pushes_different_ones_inside_the_margin():
@@ -171,8 +171,8 @@ def test_mining_against_brute_force(mining):
     same = (classes[:, None] == classes) & ~np.eye(8, dtype=bool) & here[:, None] & here
     different = (classes[:, None] != classes) & here[:, None] & here
     args = [jnp.asarray(x) for x in (distance, same, different)]
-    found = mining_lib.mine(*args, mining, jnp.asarray(draw), 5)
-    positive, negative, valid = (np.asarray(x) for x in found)
+    triplets = mining_lib.mine(*args, mining, jnp.asarray(draw), 5)
+    positive, negative, valid = (np.asarray(x) for x in triplets)
     count = 0
     for a in range(8):
         positives, negatives = np.flatnonzero(same[a]), np.flatnonzero(different[a])

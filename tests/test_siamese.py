@@ -72,8 +72,8 @@ def test_cosine_classifier_by_hand():
     layer = CosineClassifier(2)
     kernel = jnp.array([[3.0, 0.0], [4.0, 2.0]])  # columns: the vectors of the classes
     variables = {"params": {"kernel": kernel, "scale": jnp.asarray(10.0)}}
-    found = layer.apply(variables, jnp.array([[5.0, 0.0], [0.0, 0.1]]))
-    np.testing.assert_allclose(found, [[6.0, 0.0], [8.0, 10.0]], atol=1e-5)
+    logits = layer.apply(variables, jnp.array([[5.0, 0.0], [0.0, 0.1]]))
+    np.testing.assert_allclose(logits, [[6.0, 0.0], [8.0, 10.0]], atol=1e-5)
 
 
 def test_the_classifier_is_trained_with_and_compared_without():

@@ -16,18 +16,20 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from PIL import Image
 
+from siamese_jax.readers import ZIP_ERRORS, check_file, checked_entries, read_entry
+
 BACKGROUND = "images_background.zip"
 EVALUATION = "images_evaluation.zip"
 RUNS = "all_runs.zip"
 SIZE = 105  # height and width of every picture, pixels
 FILES = (BACKGROUND, EVALUATION, RUNS)
 
-_DRAWING = re.compile(r"([^/]+)/([^/]+)/character(\d+)/(\d+)_(\d+)\.png")
+_DRAWING = re.compile(r"([^/]+)/([^/]+)/character(\d{1,9})/(\d{1,18})_(\d{1,9})\.png")
 _RUN_FILE = re.compile(
     r"(?:all_runs/)?(run\d+/(?:class_labels\.txt|test/item\d+\.png|training/class\d+\.png))"
 )
 _ANSWER = re.compile(r"run(\d+)/test/item(\d+)\.png\s+run(\d+)/training/class(\d+)\.png")
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+_ZIP_BYTES, _ENTRY_BYTES = 2**30, 2**20  # Omniglot's pictures have 105 x 105 pixels of one bit
 _PNG_ERRORS = (SyntaxError, ValueError, EOFError, OSError, zlib.error, struct.error)
 
 
@@ -156,17 +158,18 @@ def read(paths: Mapping[str, pathlib.Path], layout: Layout = OMNIGLOT) -> Conten
 def _members(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
     """Name and uncompressed content of each file of a zip, hidden files left out."""
     try:
-        archive = zipfile.ZipFile(path)
-    except _ZIP_ERRORS as error:
+        archive = zipfile.ZipFile(check_file(path))
+        entries = checked_entries(archive, _ZIP_BYTES)
+    except ZIP_ERRORS as error:
         raise ValueError(f"{path}: not a whole zip archive ({error}); fetch it again") from None
     with archive:
-        for entry in archive.infolist():
+        for entry in entries:
             parts = entry.filename.split("/")
             if entry.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith("."):
                 continue
             try:
-                yield entry.filename, archive.read(entry)
-            except _ZIP_ERRORS as error:
+                yield entry.filename, read_entry(archive, entry, _ENTRY_BYTES)
+            except ZIP_ERRORS as error:
                 raise ValueError(
                     f"{path}: {entry.filename} is damaged ({error}); fetch the archive again"
                 ) from None
@@ -212,9 +215,9 @@ def _read_drawings(path: pathlib.Path, expected: tuple[int, int], layout: Layout
     alphabets, characters = expected
     for alphabet in sorted({alphabet for alphabet, _ in found}):
         numbers = {number for name, number in found if name == alphabet}
-        gaps = set(range(1, max(numbers) + 1)) - numbers
-        if gaps:
-            raise ValueError(f"{path}: {alphabet}/character{min(gaps):02d} is missing")
+        gap = next(number for number in range(1, len(numbers) + 2) if number not in numbers)
+        if gap <= len(numbers):
+            raise ValueError(f"{path}: {alphabet}/character{gap:02d} is missing")
     held = (len({alphabet for alphabet, _ in found}), len(found))
     if held != expected:
         raise ValueError(

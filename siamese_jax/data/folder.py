@@ -11,16 +11,19 @@ import pathlib
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from siamese_jax import readers
 from siamese_jax.data.image_set import ImageSet, as_kind, resize_images
 
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
-_ERRORS = (*_ZIP_ERRORS, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+_ZIP_ERRORS = readers.ZIP_ERRORS
+_ERRORS = (*_ZIP_ERRORS, SyntaxError, struct.error, Image.DecompressionBombError)
+_PICTURE_BYTES = 2**28  # of a picture's file
+_PIXELS = 2**26  # of a picture, 8,192 x 8,192
+_ZIP_BYTES = 2**36  # of all files of a zip, decompressed
 _EXIF_ORIENTATION = 0x0112
 _LAYOUT = "<class>/<image> or <alphabet>/<class>/<image>"
 
@@ -59,17 +62,17 @@ def load_folder(
             depth, or a class with fewer than `min_images` pictures.
     """
     path = pathlib.Path(path).expanduser()
-    readers = _zip_files(path) if path.is_file() else _folder_files(path)
-    if not readers:
+    files_by_name = _zip_files(path) if path.is_file() else _folder_files(path)
+    if not files_by_name:
         raise ValueError(f"{path}: holds no images; expected {_LAYOUT}")
-    depths = collections.Counter(len(parts) for parts in readers)
+    depths = collections.Counter(len(parts) for parts in files_by_name)
     depth = 3 if depths[3] > depths[2] else 2
-    for parts in readers:
+    for parts in files_by_name:
         if len(parts) != depth:
             expected = _LAYOUT.split(" or ")[depth - 2]
             raise ValueError(f"{path}: {'/'.join(parts)} does not lie at {expected} as others do")
 
-    files = sorted(readers, key=lambda parts: [natural_key(part) for part in parts])
+    files = sorted(files_by_name, key=lambda parts: [natural_key(part) for part in parts])
     by_class = collections.Counter(parts[:-1] for parts in files)
     for key, count in by_class.items():
         if count < min_images:
@@ -78,7 +81,9 @@ def load_folder(
             )
 
     kind = "ink" if ink else "photo"
-    images = _read_images(path, [(parts, readers[parts]) for parts in files], image_size, kind)
+    images = _read_images(
+        path, [(parts, files_by_name[parts]) for parts in files], image_size, kind
+    )
 
     keys = list(by_class)
     ids = {key: index for index, key in enumerate(keys)}
@@ -165,22 +170,53 @@ def _folder_files(path: pathlib.Path) -> Readers:
         raise ValueError(
             f"{path}: no such folder of images; set data.path to a folder, or a zip, of {_LAYOUT}"
         )
-    files = {file.relative_to(path).parts: file for file in path.rglob("*") if file.is_file()}
-    return {k: file.read_bytes for k, file in files.items() if not _is_passed_over(k)}
+    whole, files = path.resolve(), {}
+    for file in path.rglob("*"):
+        if file.is_symlink() and not file.resolve().is_relative_to(whole):
+            raise ValueError(
+                f"{path}: {str(file.relative_to(path))!r} is a link that leaves the folder: put a copy "
+                "in its place"
+            )
+        if file.is_file():
+            files[file.relative_to(path).parts] = file
+    return {
+        parts: functools.partial(_read_file, file)
+        for parts, file in files.items()
+        if not _is_passed_over(parts) and _is_plain(path, parts)
+    }
+
+
+def _read_file(path: pathlib.Path) -> bytes:
+    return readers.check_file(path, _PICTURE_BYTES).read_bytes()
+
+
+def _is_plain(path: pathlib.Path, parts: tuple[str, ...]) -> bool:
+    """True for names that can be shown and written in one line.
+
+    Raises:
+        ValueError: for any other.
+    """
+    name = "/".join(parts)
+    if not name.isprintable() or any(len(number) > 18 for number in re.findall(r"[0-9]+", name)):
+        raise ValueError(
+            f"{path}: the name {ascii(name)} has characters that cannot be shown, or a number of more "
+            "than 18 digits: rename it"
+        )
+    return True
 
 
 def _zip_files(path: pathlib.Path) -> Readers:
     """A reader for each file of a zip, by the parts of its name."""
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(readers.check_file(path))
+        entries = readers.checked_entries(archive, _ZIP_BYTES)
     except _ZIP_ERRORS as error:
         raise ValueError(f"{path}: neither a folder nor a whole zip archive ({error})") from None
-    names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-    files = {pathlib.PurePosixPath(file).parts: file for file in names}
+    files = {pathlib.PurePosixPath(x.filename).parts: x for x in entries if not x.is_dir()}
     return {
-        parts: lambda file=file: archive.read(file)
-        for parts, file in files.items()
-        if not _is_passed_over(parts)
+        parts: functools.partial(readers.read_entry, archive, entry, _PICTURE_BYTES)
+        for parts, entry in files.items()
+        if parts and not _is_passed_over(parts) and _is_plain(path, parts)
     }
 
 
@@ -190,6 +226,7 @@ def _header(
     """((height, width), whether it is grey) of a picture, as its header says."""
     try:
         with Image.open(io.BytesIO(read())) as picture:
+            _check_pixels(picture)
             turned = picture.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
             size = picture.size if turned else picture.size[::-1]
             return size, picture.mode in ("1", "L", "LA") or picture.mode.startswith("I")
@@ -203,10 +240,14 @@ def _pixels(
     """(H, W, C) uint8 picture in mode `L` or `RGB`, the right way up."""
     try:
         with Image.open(io.BytesIO(read())) as picture:
+            _check_pixels(picture)
             picture = ImageOps.exif_transpose(picture)
             if picture.mode.startswith("I"):  # 16 bits: Pillow would cut off, not scale
-                deep = np.clip(np.asarray(picture).astype(np.float64) / 257, 0, 255)
-                picture = Image.fromarray(np.rint(deep).astype(np.uint8))
+                deep = np.asarray(picture)
+                flat = np.empty(deep.shape, np.uint8)
+                for row, part in zip(flat, deep, strict=True):  # in float64, a row at a time
+                    row[:] = np.rint(np.clip(part.astype(np.float64) / 257, 0, 255))
+                picture = Image.fromarray(flat)
             if picture.has_transparency_data:
                 picture = picture.convert("RGBA")
                 paper = Image.new("RGBA", picture.size, "white")
@@ -217,5 +258,17 @@ def _pixels(
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
+def _check_pixels(picture: Image.Image) -> None:
+    """Refuses a picture by the size that its header gives, before it is decoded."""
+    width, height = picture.size
+    if width * height > _PIXELS:
+        raise _TooLarge(f"{width} x {height} pixels, at most {_PIXELS:,} are read: make it smaller")
+
+
+class _TooLarge(ValueError):
+    """A picture has too many pixels."""
+
+
 def _unreadable(path: pathlib.Path, parts: tuple[str, ...], error: Exception) -> ValueError:
-    return ValueError(f"{path}: {'/'.join(parts)} is not a readable image ({type(error).__name__})")
+    reason = error if isinstance(error, _TooLarge) else type(error).__name__
+    return ValueError(f"{path}: {'/'.join(parts)} is not a readable image ({reason})")

@@ -257,7 +257,7 @@ def _jobs(
 
 def _save(request: EvaluationRequest, config, settings: Mapping, results: Results) -> None:
     """Writes `results.json` and the saved evaluation of the test part, and the record."""
-    training, evaluation = workdir.read_provenance(request.workdir)[-1], workdir.provenance()
+    training, evaluation = workdir.read_start(request.workdir), workdir.provenance()
     summary = {
         "config": workdir.plain(config),
         "training": training,
@@ -292,7 +292,7 @@ def _load(section, archives: str | None) -> loading.Data:
 
 def _check_trained_on(path: str | pathlib.Path, data: loading.Data) -> None:
     """Refuses a run that has other training data than these."""
-    start = workdir.read_provenance(path)[-1]
+    start = workdir.read_start(path)
     size = workdir.read_config(path).data.get("image_size")
     if data.resized(size).fingerprint != start["data_fingerprint"]:
         raise ValueError(

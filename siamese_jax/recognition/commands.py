@@ -1,15 +1,22 @@
-"""The commands of `launch/recognize.py`: one function a command, each returns what is to be printed."""
+"""The commands of `launch/recognize.py`: one function a command, each returns what is to be printed.
+
+What needs jax is imported by the commands that use it, so that the others and usage errors are quick.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from siamese_jax.data import folder
-from siamese_jax.inference import network
-from siamese_jax.recognition import calibration, gallery, identification, pictures, search_page
+from siamese_jax.recognition import calibration, gallery
 from siamese_jax.recognition.storage import GalleryFile
+from siamese_jax.runs import files
+
+if TYPE_CHECKING:
+    from siamese_jax.inference import network
+    from siamese_jax.recognition import identification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +92,8 @@ def run(command: str | None, words: Sequence[str], settings: Settings) -> Output
 
 
 def _enrol(words: Sequence[str], settings: Settings) -> Output:
+    from siamese_jax.recognition import pictures
+
     name, *paths = words
     file, known, net = _open(settings, create=True)
     new = [pictures.read(net, path) for path in paths]
@@ -111,6 +120,8 @@ def _list(_: Sequence[str], settings: Settings) -> Output:
 
 
 def _identify(paths: Sequence[str], settings: Settings) -> Output:
+    from siamese_jax.recognition import identification, pictures
+
     _, known, net = _open(settings)
     probes = [pictures.read(net, path) for path in paths]
     answers = identification.identify(known, net, probes, settings.top)
@@ -123,6 +134,8 @@ def _identify(paths: Sequence[str], settings: Settings) -> Output:
 
 
 def _compare(paths: Sequence[str], settings: Settings) -> Output:
+    from siamese_jax.recognition import identification, pictures
+
     calibrated = None
     if settings.gallery is None:
         net = _network(settings)
@@ -143,6 +156,8 @@ def _compare(paths: Sequence[str], settings: Settings) -> Output:
 
 
 def _verify(words: Sequence[str], settings: Settings) -> Output:
+    from siamese_jax.recognition import identification, pictures
+
     name, path = words
     _, known, net = _open(settings)
     answer = identification.verify(known, net, name, pictures.read(net, path))
@@ -152,14 +167,18 @@ def _verify(words: Sequence[str], settings: Settings) -> Output:
 
 
 def _search(paths: Sequence[str], settings: Settings) -> Output:
+    from siamese_jax.recognition import identification, pictures, search_page
+
     file, known, net = _open(settings)
     page = settings.page or file.path.with_name(f"{file.path.stem}-search.html")
     page = pathlib.Path(page).expanduser()
-    if page.resolve() == file.path:
+    if page.resolve() == file.path or (page.exists() and page.samefile(file.path)):
         raise ValueError(f"--page={page} is the gallery itself: give the page another name")
     probe = pictures.read(net, paths[0])
     matches = identification.search(known, net, probe, settings.top)
-    page.write_text(search_page.render(known, probe, matches), encoding="utf-8")
+    if not page.parent.is_dir():
+        raise ValueError(f"{page.parent}: no such folder for a page")
+    files.replace_text(page, search_page.render(known, probe, matches))
     rows = tuple(
         (str(rank), match.name, _score(match), match.reference.source)
         for rank, match in enumerate(matches, 1)
@@ -168,6 +187,8 @@ def _search(paths: Sequence[str], settings: Settings) -> Output:
 
 
 def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
+    from siamese_jax.data import folder
+
     if not pathlib.Path(paths[0]).expanduser().exists():
         raise ValueError(f"{paths[0]}: no such folder of <name>/<image>")
     file, known, net = _open(settings, create=True)
@@ -238,6 +259,8 @@ def _open(
 
 
 def _network(settings: Settings) -> network.Siamese:
+    from siamese_jax.inference import network
+
     checkpoint = settings.checkpoint
     if isinstance(checkpoint, str) and checkpoint.isdigit():
         checkpoint = int(checkpoint)

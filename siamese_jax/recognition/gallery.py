@@ -22,13 +22,16 @@ import functools
 import hashlib
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
-from siamese_jax.data.image_set import ImageSet
-from siamese_jax.inference import network as network_lib
-from siamese_jax.recognition import calibration, pictures, scoring
+from siamese_jax.recognition import calibration
+
+if TYPE_CHECKING:  # what needs jax is imported where it is used: a gallery is listed without it
+    from siamese_jax.data.image_set import ImageSet
+    from siamese_jax.inference import network as network_lib
+    from siamese_jax.recognition import pictures, scoring
 
 UNKNOWN = "unknown"
 
@@ -87,6 +90,8 @@ class Gallery:
     @functools.cached_property
     def scored(self) -> scoring.References:
         """The embeddings, prepared once for scoring."""
+        from siamese_jax.recognition import scoring
+
         return scoring.References(self.embeddings)
 
     def __len__(self) -> int:
@@ -99,6 +104,8 @@ def network_fingerprint(net: network_lib.Siamese) -> str:
     Its parameters and statistics with their names, its comparator, the shape and kind of its input, and
     its test-time augmentation.
     """
+    import jax
+
     variables = net.devices.first(net.variables)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     head = net.model.head
@@ -187,6 +194,8 @@ def enrol(
         ValueError: another network, a name that is there already, one that cannot be a name, no
             picture, or a picture that is enrolled already.
     """
+    from siamese_jax.recognition import scoring
+
     check_network(gallery, net)
     if not name.strip() or not name.isprintable() or name == UNKNOWN:
         raise ValueError(f"{name!r} cannot be a name")
@@ -236,6 +245,8 @@ def calibrate(
     Raises:
         ValueError: another network, a set of another kind, or what `calibration.calibrate` refuses.
     """
+    from siamese_jax.recognition import pictures, scoring
+
     check_network(gallery, net)
     if labelled.kind != net.kind:
         raise ValueError(f"{labelled.name} is of kind {labelled.kind!r}, the network {net.kind!r}")
@@ -271,6 +282,8 @@ def rebuild(gallery: Gallery, net: network_lib.Siamese) -> tuple[Gallery, int]:
     Raises:
         ValueError: the network is not one for galleries, see `empty`.
     """
+    from siamese_jax.recognition import pictures, scoring
+
     fresh = empty(net)
     originals, from_thumbnails = [], 0
     for reference in gallery.references:

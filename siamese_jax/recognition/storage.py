@@ -15,11 +15,13 @@ import zlib
 
 import numpy as np
 
+from siamese_jax.readers import check_file, read_npz
 from siamese_jax.recognition.calibration import Calibration
 from siamese_jax.recognition.gallery import Gallery, Reference
-from siamese_jax.runs import files
+from siamese_jax.runs import digests, files
 
-_FORMAT = 1
+_FORMAT = 2
+_LARGEST = 2**32  # bytes of a gallery
 _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError)
 _DAMAGES += (NotImplementedError, RuntimeError, AttributeError)
 
@@ -51,7 +53,7 @@ class GalleryFile:
         """
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such gallery; `enrol NAME IMAGE...` makes one")
-        data = self.path.read_bytes()
+        data = check_file(self.path, _LARGEST).read_bytes()
         try:
             gallery = _from_bytes(data)
         except _DAMAGES as error:
@@ -116,19 +118,22 @@ def _to_bytes(gallery: Gallery) -> bytes:
     }
     thumbnails = [reference.thumbnail for reference in gallery.references]
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
-        embeddings=gallery.embeddings,
-        thumbnails=np.frombuffer(b"".join(thumbnails), np.uint8),  # PNGs, one after the other
-        thumbnail_ends=np.cumsum([len(thumbnail) for thumbnail in thumbnails], dtype=np.int64),
-    )
+    arrays = {
+        "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
+        "embeddings": np.asarray(gallery.embeddings),
+        "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),  # PNGs, one after the other
+        "thumbnail_ends": np.cumsum([len(thumbnail) for thumbnail in thumbnails], dtype=np.int64),
+    }
+    digest = np.frombuffer(digests.of_arrays(arrays).encode(), np.uint8)
+    np.savez(buffer, digest=digest, **arrays)
     return buffer.getvalue()
 
 
 def _from_bytes(data: bytes) -> Gallery:
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    arrays = read_npz(data)
+    recorded = arrays.pop("digest").tobytes().decode()
+    if recorded != digests.of_arrays(arrays):
+        raise ValueError("its content is not what was written")
     facts = json.loads(arrays["facts"].tobytes())
     if facts["format"] != _FORMAT:
         raise ValueError(f"it is of format {facts['format']}, this version reads {_FORMAT}")

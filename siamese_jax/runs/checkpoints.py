@@ -1,13 +1,34 @@
-"""Orbax checkpoints: the latest and the best are always kept, each written whole or not at all."""
+"""Orbax checkpoints that prove themselves; the latest, the one before and the best are kept.
+
+Each checkpoint is written whole or not at all. Beside the state lies its proof: the digest of every
+array, the step, the validation value, and the seed and config of the run. Whoever reads a checkpoint
+checks the proof first.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import pathlib
+import shutil
+import time
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
+
+from siamese_jax.runs import digests
+
+_log = logging.getLogger(__name__)
+_MARGIN = 2**24  # bytes that must stay free besides those of the state
+_ATTEMPTS = 20  # of a reader, while a training removes what it wanted to read
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint is not what was saved."""
 
 
 class Checkpoints:
@@ -15,29 +36,27 @@ class Checkpoints:
 
     Args:
         workdir: folder of the run; the checkpoints lie in its `checkpoints/`.
-        keep_best: how many of the best are kept, besides the latest.
+        keep_best: how many of the best are kept, besides the latest two.
+        run: what each checkpoint must belong to, see `workdir.identity`; None to ask nothing.
         read_only: whether only to read, and leave alone what a training may be writing.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, keep_best: int = 1, *, read_only: bool = False):
-        def value(metrics):
-            return metrics["value"]
-
-        options = ocp.CheckpointManagerOptions(
-            best_fn=value,
-            create=not read_only,
-            cleanup_tmp_directories=not read_only,
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(1),
-                    policies.BestN(
-                        get_metric_fn=value, n=keep_best, keep_checkpoints_without_metrics=False
-                    ),
-                ]
-            ),
-        )
-        directory = pathlib.Path(workdir).absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(directory, options=options)
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        keep_best: int = 1,
+        *,
+        run: Mapping | None = None,
+        read_only: bool = False,
+    ):
+        self._workdir = pathlib.Path(workdir)
+        self._folder = self._workdir.absolute() / "checkpoints"
+        self._run = dict(run or {})
+        self._keep_best = keep_best
+        self._manager = None  # of Orbax, for saving only
+        self._begun: set[int] = set()  # steps whose saving was begun here
+        if not read_only:
+            self._folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, step: int, state, value: float | None = None) -> None:
         """Saves a state in the background; a step that is saved already is left as it is.
@@ -47,28 +66,98 @@ class Checkpoints:
             state: tree of arrays.
             value: validation value, higher is better; of equal values the earlier step is better.
                 None for a state that was not evaluated: it can be the latest, never the best.
+
+        Raises:
+            OSError: this state, or the one before, cannot be written. Earlier ones stay whole.
         """
-        if step in self.steps:
+        if step in self._begun or step in self._listed():
             return
+        self._begun.add(step)
+        host = jax.tree.map(_to_host, state)
+        arrays = _by_path(host)
+        self._check_space(step, sum(x.nbytes for x in arrays.values()))
         # The tiny slope decides ties; validation values are multiples of one over a trial count.
         metrics = None if value is None else {"value": value - 1e-12 * step}
-        host = jax.tree.map(_to_host, state)
-        self._manager.save(step, args=ocp.args.StandardSave(host), metrics=metrics)
+        proof = {
+            "step": step,
+            "value": metrics and metrics["value"],
+            "arrays": {name: digests.of_array(x) for name, x in arrays.items()},
+            **self._run,
+        }
+        proof["digest"] = digests.of_json(proof)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(host), proof=ocp.args.JsonSave(proof)
+        )
+        try:
+            if self._manager is None:
+                self._manager = _manager(self._folder, self._keep_best)
+            self._manager.save(step, args=items, metrics=metrics)
+        except Exception as error:
+            raise self._unsaved(error) from error
 
     @property
     def steps(self) -> list[int]:
         """Steps of all checkpoints, in order."""
-        return sorted(self._manager.all_steps())
+        self.wait()
+        return self._listed()
 
     @property
     def latest(self) -> int | None:
         """Step of the latest checkpoint, None where there is none."""
-        return self._manager.latest_step()
+        return max(self.steps, default=None)
 
     @property
     def best(self) -> int | None:
-        """Step of the best checkpoint that was evaluated, None where there is none."""
-        return self._manager.best_step()
+        """Step of the best checkpoint that was evaluated, None where there is none.
+
+        Raises:
+            DamagedCheckpoint: the value of a checkpoint cannot be read.
+        """
+        values = {step: self._proof(step)["value"] for step in self.steps}
+        evaluated = [step for step in values if values[step] is not None]
+        return max(evaluated, key=values.get, default=None)
+
+    def resume(self, like) -> tuple[int, object]:
+        """Goes back to the newest whole checkpoint; later ones, which are damaged, are removed.
+
+        Args:
+            like: a tree of arrays of the wanted structure, shapes and types.
+
+        Returns:
+            The step and the state; 0 and `like` where there are no checkpoints.
+
+        Raises:
+            ValueError: no checkpoint is whole, an earlier one is damaged, or one is of another run.
+        """
+        steps, step, state = self._listed(), 0, like
+        damaged = []
+        for candidate in reversed(steps):
+            try:
+                step, state = candidate, self.restore(candidate, like)
+                break
+            except DamagedCheckpoint as error:
+                damaged.append(candidate)
+                reason = error
+        if damaged and len(damaged) == len(steps):
+            raise ValueError(
+                f"{reason}, and no other is whole: choose another --workdir to train anew"
+            )
+        for earlier in steps:
+            if earlier < step:
+                try:
+                    self._proof(earlier)
+                except DamagedCheckpoint as error:
+                    raise ValueError(
+                        f"{error}: put back a copy of {self._folder / str(earlier)}, or remove this "
+                        "folder to go on without it"
+                    ) from None
+        _together("read")
+        for candidate in damaged:
+            _log.warning("%s; going on from checkpoint %d, which is whole", reason, step)
+            if jax.process_index() == 0:
+                shutil.rmtree(self._folder / str(candidate), ignore_errors=True)
+        _together("removed")
+        return step, state
 
     def restore(self, step: int, like):
         """Reads a checkpoint.
@@ -81,59 +170,199 @@ class Checkpoints:
             The state as a tree of arrays.
 
         Raises:
-            ValueError: the checkpoint's structure or shapes are not those of `like`.
+            DamagedCheckpoint: it is not what was saved.
+            ValueError: its structure or shapes are not those of `like`, or it is of another run.
         """
         template = jax.tree.map(_to_host, like)
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(template))
-        leaves = jax.tree_util.tree_leaves_with_path(restored)
-        for (path, x), expected in zip(leaves, jax.tree.leaves(template), strict=True):
-            if x.shape != expected.shape:
+        arrays, wanted = self._arrays(step), _by_path(template)
+        for name in sorted(arrays.keys() ^ wanted.keys()):
+            side = "checkpoint" if name in arrays else "network"
+            raise ValueError(f"only the {side} has {name}: checkpoint {step} is of another network")
+        for name, x in arrays.items():
+            if x.shape != wanted[name].shape:
                 raise ValueError(
-                    f"checkpoint {step} has {jax.tree_util.keystr(path, simple=True, separator='/')}"
-                    f" of shape {x.shape}, the network of shape {expected.shape}"
+                    f"checkpoint {step} has {name} of shape {x.shape}, the network of shape "
+                    f"{wanted[name].shape}"
                 )
+        restored = jax.tree.unflatten(
+            jax.tree.structure(template), [arrays[name] for name in wanted]
+        )
         return jax.tree.map(_from_host, restored, like)
 
     def variables(self, step: int) -> dict:
         """The parameters and batch statistics of a checkpoint, whatever optimiser made it.
 
         The parameters are their moving average where the training kept one.
+
+        Raises:
+            DamagedCheckpoint: it is not what was saved.
+            ValueError: it is of another run.
         """
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore())
-        restored["params"] = restored.get("ema") or restored["params"]
-        return {name: restored.get(name) or {} for name in ("params", "batch_stats")}
+        variables: dict = {"params": {}, "batch_stats": {}, "ema": {}}
+        for name, x in self._arrays(step).items():
+            *parents, leaf = name.split("/")
+            if parents and parents[0] in variables:
+                part = variables
+                for parent in parents:
+                    part = part.setdefault(parent, {})
+                part[leaf] = x
+        variables["params"] = variables.pop("ema") or variables["params"]
+        return variables
 
     def wait(self) -> None:
-        """Returns when everything saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything saved is on disk.
+
+        Raises:
+            OSError: something could not be written.
+        """
+        if self._manager is not None:
+            try:
+                self._manager.wait_until_finished()
+            except Exception as error:
+                raise self._unsaved(error) from error
 
     def close(self) -> None:
         """Finishes and ends the background work."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            manager, self._manager = self._manager, None
+            if manager is not None:
+                manager.close()
+
+    def _listed(self) -> list[int]:
+        """Steps of the folders that are there; Orbax gives a folder its number when it is whole."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
+
+    def _proof(self, step: int) -> dict:
+        """The proof of a checkpoint, checked against itself, the folder, the metrics and the run."""
+        folder = self._folder / str(step)
+        try:
+            proof = json.loads((folder / "proof" / "metadata").read_bytes())
+            digest = proof.pop("digest")
+            if digest != digests.of_json(proof):
+                raise ValueError("its proof was changed")
+            file = folder / "metrics" / "metrics"
+            metrics = json.loads(file.read_bytes()) if proof["value"] is not None else None
+            if metrics is not None and metrics != {"value": proof["value"]}:
+                raise ValueError("its metrics were changed")
+        except Exception as error:
+            raise self._damaged(step, error) from None
+        for name, expected in (("step", step), *self._run.items()):
+            if proof.get(name) != expected:
+                raise ValueError(
+                    f"checkpoint {step} of {self._workdir} was saved with {name} "
+                    f"{proof.get(name)}, and {name} is {expected} here: it was renamed, or is of "
+                    "another run; put the right one back, or choose another workdir"
+                )
+        return proof
+
+    def _arrays(self, step: int) -> dict[str, np.ndarray]:
+        """The arrays of a checkpoint by path, proven."""
+        expected = self._proof(step)["arrays"]
+        try:
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                tree = reader.restore(
+                    self._folder / str(step) / "state", args=ocp.args.StandardRestore()
+                )
+            arrays = {name: np.asarray(x) for name, x in _by_path(tree).items()}
+            for name in sorted(expected.keys() | arrays.keys()):
+                if name not in arrays or name not in expected:
+                    raise ValueError(f"{name} is missing or was added")
+                if digests.of_array(arrays[name]) != expected[name]:
+                    raise ValueError(f"the numbers of {name} were changed")
+        except Exception as error:
+            raise self._damaged(step, error) from None
+        return arrays
+
+    def _damaged(self, step: int, error: Exception) -> DamagedCheckpoint:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        return DamagedCheckpoint(f"checkpoint {step} of {self._workdir} is damaged ({reason})")
+
+    def _check_space(self, step: int, nbytes: int) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if free < nbytes + _MARGIN:
+            raise OSError(
+                f"checkpoint {step} needs {(nbytes + _MARGIN) >> 20} MB and {self._folder} has "
+                f"{free >> 20} MB left: make space and give the same command again"
+            )
+
+    def _unsaved(self, error: Exception) -> OSError:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return OSError(
+            f"a checkpoint cannot be written to {self._folder} ({reason}); the earlier ones are "
+            "whole: make space or give the right to write, and give the same command again"
+        )
 
 
 def read_variables(
-    workdir: str | pathlib.Path, keep_best: int, checkpoint: str | int = "best"
+    workdir: str | pathlib.Path,
+    checkpoint: str | int = "best",
+    run: Mapping | None = None,
 ) -> tuple[int, dict]:
     """The step, and the parameters and batch statistics, of one checkpoint of a run.
 
+    A training may be writing the run; a checkpoint that it removes meanwhile is chosen again.
+
     Args:
         workdir: folder of the run.
-        keep_best: as the run's config says.
         checkpoint: `best` by validation, `latest`, or a step.
+        run: see `Checkpoints`.
 
     Raises:
-        ValueError: there is no such checkpoint.
+        ValueError: there is no such checkpoint, or it is damaged or of another run.
     """
-    saved = Checkpoints(workdir, keep_best, read_only=True)
-    try:
-        step = {"best": saved.best, "latest": saved.latest}.get(checkpoint, checkpoint)
-        if step is None or step not in saved.steps:
-            raise ValueError(f"{workdir} holds no checkpoint {checkpoint!r}; it has {saved.steps}")
-        return step, saved.variables(step)
-    finally:
-        saved.close()
+    saved = Checkpoints(workdir, run=run, read_only=True)
+    for attempt in range(_ATTEMPTS):
+        steps = saved.steps
+        try:
+            step = _chosen(saved, checkpoint)
+            if step is None or step not in steps:
+                raise ValueError(f"{workdir} holds no checkpoint {checkpoint!r}; it has {steps}")
+            return step, saved.variables(step)
+        except DamagedCheckpoint as error:
+            if saved.steps == steps or attempt == _ATTEMPTS - 1:
+                raise ValueError(
+                    f"{error}: of the checkpoints {steps} choose another one, put back a copy of "
+                    "this one, or train again in another workdir"
+                ) from None
+            time.sleep(0.05)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _chosen(saved: Checkpoints, checkpoint: str | int) -> str | int | None:
+    if checkpoint == "best":
+        return saved.best
+    return saved.latest if checkpoint == "latest" else checkpoint
+
+
+def _manager(folder: pathlib.Path, keep_best: int) -> ocp.CheckpointManager:
+    """Orbax's manager, which also removes what an interrupted saving left behind."""
+
+    def value(metrics):
+        return metrics["value"]
+
+    best = policies.BestN(get_metric_fn=value, n=keep_best, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+        best_fn=value,
+        create=True,
+        cleanup_tmp_directories=True,
+        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def _together(name: str) -> None:
+    """Waits for the other processes, if there are any."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"checkpoints {name}")
+
+
+def _by_path(tree) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
 
 def _to_host(x):

@@ -11,7 +11,6 @@ import difflib
 import json
 import pathlib
 import shutil
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,11 +18,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from siamese_jax.runs import checkpoints, files, workdir
+from siamese_jax.readers import read_npz
+from siamese_jax.runs import checkpoints, digests, files, workdir
 
 FILE = "weights.npz"  # in an unpacked workdir
 _FOLDER = pathlib.Path(__file__).parent / "pretrained"
 RECORDS = ("config", "provenance", "metrics", "step")  # of a run, in the order of `Weights`
+_DIGEST = "digest"
 
 
 class Weights(NamedTuple):
@@ -90,8 +91,14 @@ def export(
             arrays[name] = np.asarray(x, np.float16)
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has numbers that float16 cannot hold")
-    texts = {name: json.dumps(records[name]) for name in RECORDS}
-    files.replace_file(file, lambda stream: np.savez_compressed(stream, **texts, **arrays))
+    write(file, {name: json.dumps(records[name]) for name in RECORDS}, arrays)
+
+
+def write(file: str | pathlib.Path, texts: Mapping[str, str], arrays: Mapping) -> None:
+    """Writes the records, as JSON, and the arrays of a network with the digest of them all."""
+    content = {**{name: np.asarray(text) for name, text in texts.items()}, **arrays}
+    content[_DIGEST] = np.asarray(digests.of_arrays(content))
+    files.replace_file(file, lambda stream: np.savez_compressed(stream, **content))
 
 
 def read_run(path: str | pathlib.Path, checkpoint: str | int = "best") -> Weights:
@@ -104,11 +111,11 @@ def read_run(path: str | pathlib.Path, checkpoint: str | int = "best") -> Weight
     Raises:
         ValueError: the folder holds no run, or not that checkpoint.
     """
-    config, starts = workdir.without_places(
-        workdir.read_config(path), workdir.read_provenance(path)
-    )
+    run_config = workdir.read_config(path)
+    run = workdir.identity(run_config, workdir.read_start(path))
+    step, variables = checkpoints.read_variables(path, checkpoint, run)
+    config, starts = workdir.without_places(run_config, workdir.read_provenance(path))
     config.pop("search_space", None)
-    step, variables = checkpoints.read_variables(path, config["keep_best"], checkpoint)
     config = ml_collections.ConfigDict(config).lock()
     return Weights(config, starts, workdir.read_metrics(path), step, variables)
 
@@ -120,13 +127,17 @@ def read(file: str | pathlib.Path) -> Weights:
         ValueError: no such file, or one that `export` did not write.
     """
     try:
-        with np.load(file, allow_pickle=False) as npz:
-            records = [json.loads(str(npz[name])) for name in RECORDS]
-            arrays = {name: npz[name] for name in npz.files if name not in RECORDS}
+        arrays = read_npz(file)
+        recorded = str(arrays.pop(_DIGEST))
+        if recorded != digests.of_arrays(arrays):
+            raise ValueError("its content is not what was written")
+        records = [json.loads(str(arrays.pop(name))) for name in RECORDS]
     except FileNotFoundError:
         raise ValueError(f"no such file {file}") from None
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} holds no weights of a network ({error})") from None
+    except KeyError as error:
+        raise ValueError(f"{file} holds no weights of a network (it has no {error})") from None
+    except ValueError as error:
+        raise ValueError(f"{file} holds no weights of a network, or is damaged ({error})") from None
     config, *others = records
     return Weights(ml_collections.ConfigDict(config).lock(), *others, nested(arrays))
 

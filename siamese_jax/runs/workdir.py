@@ -11,13 +11,13 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import ml_collections
-import tensorboardX
 
-from siamese_jax.runs import files
+from siamese_jax import readers
+from siamese_jax.runs import digests, events, files
 
 # Fields that may change between two starts of one run: they say where it runs, not what it computes.
 # The data's fingerprint says whether these places hold the same data.
@@ -26,6 +26,7 @@ PLACES = (
     *("data.archives", "data.data_dir", "data.path", "data.stream"),
     *("test_data.archives", "test_data.data_dir", "test_data.path", "test_data.stream"),
 )
+_START = {"command": list, "time": str, "seed": int, "data_fingerprint": str}  # of the provenance
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
@@ -86,6 +87,21 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
 
+    def check_begins(self) -> None:
+        """Refuses a run without checkpoints whose log says that it had some.
+
+        The first checkpoint is whole before the third validation.
+
+        Raises:
+            ValueError: the checkpoints are gone.
+        """
+        rows = read_metrics(self.path)
+        if sum(row["phase"] == "validation" for row in rows) > 2:
+            raise ValueError(
+                f"{self.path} has the log of a training up to step {rows[-1]['step']} and no "
+                "checkpoints: put them back, or choose another --workdir to train anew"
+            )
+
     def resume(self, step: int) -> list[dict]:
         """Removes the rows after `step`, which will be written again, and returns the others."""
         rows = [row for row in read_metrics(self.path) if row["step"] <= step]
@@ -93,11 +109,8 @@ class RunFolder:
             return rows
         text = "".join(json.dumps(row) + "\n" for row in rows)
         files.replace_text(self.path / "metrics.jsonl", text)
-        self._events = tensorboardX.SummaryWriter(
-            str(self.path / "tensorboard"),
-            purge_step=step + 1,
-            filename_suffix=f".{len(read_provenance(self.path))}",  # two starts in one second differ
-        )
+        suffix = f".{len(read_provenance(self.path))}"  # two starts in one second differ
+        self._events = events.Events(self.path / "tensorboard", step + 1, suffix)
         return rows
 
     def log(self, step: int, phase: str, values: dict[str, float]) -> dict:
@@ -115,23 +128,32 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        for name, value in values.items():
-            self._events.add_scalar(f"{phase}/{name}", value, step)
-        self._events.flush()
+        self._events.add({f"{phase}/{name}": value for name, value in values.items()}, step)
         self._on_log(step, phase, values)
         return row
 
     def _check(self, config, fingerprint):
-        path = self.path / "config.json"
+        path, folder = self.path / "config.json", self.path / "checkpoints"
         if not path.exists():
+            held = [name for name in ("checkpoints", "metrics.jsonl") if _holds(self.path / name)]
+            if held:
+                raise ValueError(
+                    f"{self.path} has no config.json, but {' and '.join(held)}: put config.json "
+                    "back, or choose another --workdir"
+                )
             return
+        if _holds(self.path / "metrics.jsonl") and not folder.is_dir():
+            raise ValueError(
+                f"{self.path} has metrics.jsonl, but no folder checkpoints: put the folder back, "
+                "or choose another --workdir"
+            )
         changes = differences(read_config(self.path), config)
         if changes:
             raise ValueError(
                 f"{self.path} holds a run of another config ({'; '.join(changes)}): "
                 "choose another --workdir"
             )
-        recorded = read_provenance(self.path)[-1]["data_fingerprint"]
+        recorded = read_start(self.path)["data_fingerprint"]
         if recorded != fingerprint:
             raise ValueError(
                 f"{self.path} holds a run on data {recorded}, and this is data {fingerprint}: "
@@ -225,20 +247,93 @@ def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
     path = pathlib.Path(workdir) / "config.json"
     if not path.exists():
         raise ValueError(f"{workdir} holds no run (it has no config.json)")
-    return ml_collections.ConfigDict(json.loads(path.read_text())).lock()
+    config = readers.read_json(path, dict)
+    missing = {"seed", "keep_best", "data", "model", "eval"} - config.keys()
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: put back a whole copy")
+    try:
+        return ml_collections.ConfigDict(config).lock()
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is no config ({error}): put back a whole copy") from None
 
 
 def read_provenance(workdir: str | pathlib.Path) -> list[dict]:
     """One record a start of the run, oldest first."""
     path = pathlib.Path(workdir) / "provenance.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    if not path.exists():
+        return []
+    starts = readers.read_json(path, list)
+    for start in starts:
+        wrong = [
+            name
+            for name, kind in _START.items()
+            if not isinstance(start, dict) or not isinstance(start.get(name), kind)
+        ]
+        if wrong:
+            raise ValueError(f"{path}: a start of the run has no {wrong[0]}: put back a whole copy")
+    return starts
+
+
+def read_start(workdir: str | pathlib.Path) -> dict:
+    """The record of the last start of a run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    starts = read_provenance(workdir)
+    if not starts:
+        raise ValueError(
+            f"{workdir} has no provenance.json, or an empty one: put back a whole copy"
+        )
+    return starts[-1]
 
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict]:
     """The rows of a run's log in order; a last line cut short by a crash is left out."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        row = readers.parse_json(line, f"{path}, line {number}", dict)
+        values = [value for name, value in row.items() if name != "phase"]
+        whole = isinstance(row.get("step"), int) and isinstance(row.get("phase"), str)
+        if not whole or not all(isinstance(x, int | float) for x in values):
+            raise ValueError(
+                f"{path}, line {number} is no row of step, phase and numbers: put back a whole copy"
+            )
+        if row["phase"] == "validation" and "accuracy" not in row:
+            raise ValueError(f"{path}, line {number} has no accuracy: put back a whole copy")
+        rows.append(row)
+    return rows
+
+
+def identity(config, start: Mapping) -> dict:
+    """What a checkpoint says of the run that it belongs to.
+
+    Args:
+        config: of the run; its digest and its seed are said.
+        start: record of a start of the run; the shape and the kind of its images are said.
+    """
+    fields = flatten(config)
+    shown = {name: _number(value) for name, value in fields.items() if name not in PLACES}
+    return {
+        "seed": fields["seed"],
+        "config": digests.of_json(shown),
+        "image_shape": start.get("image_shape"),
+        "kind": start.get("kind"),
+    }
+
+
+def _number(value):
+    """The value with whole floats as integers, which compare equal."""
+    if isinstance(value, list):
+        return [_number(x) for x in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _holds(path: pathlib.Path) -> bool:
+    """Whether there is a file that is not empty, or a folder with something in it."""
+    return any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0
 
 
 def differences(old, new) -> list[str]:

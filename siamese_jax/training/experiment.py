@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from siamese_jax.config import check_fields
 from siamese_jax.data import augment, loading
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation import trials
@@ -212,12 +213,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     Raises:
         ValueError: settings that do not go together.
     """
+    check_fields(config)
     if config.eval.every % config.log_every:
         raise ValueError(
             f"eval.every = {config.eval.every} must be a multiple of log_every = {config.log_every}"
         )
-    if config.num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {config.num_steps}")
     objective, comparator = config.objective, config.model.comparator
     by_distance = tuple(name for name, cls in COMPARATORS.items() if cls.falls_with_distance)
     if objectives.learns_distances(objective.name) and comparator not in by_distance:

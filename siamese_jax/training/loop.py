@@ -57,12 +57,15 @@ def train_and_evaluate(
         ValueError: settings that do not go together, or a workdir with another run.
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
+    if (pathlib.Path(path) / export.FILE).exists():
+        raise ValueError(f"{path} holds a network without its checkpoints: choose another workdir")
     experiment = Experiment.from_config(config)
     config, devices = experiment.config, experiment.devices
     state = _prepare(experiment, path)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(_open_run(experiment, path, on_log))
-        saved = checkpoints.Checkpoints(path, config.keep_best)
+        identity = workdir.identity(config, _facts(experiment))
+        saved = checkpoints.Checkpoints(path, config.keep_best, run=identity)
         stack.callback(saved.close)
         state, step, validations = _resume(run, saved, state)
         batches = stack.enter_context(_batches(experiment, state, step))
@@ -111,8 +114,6 @@ def _prepare(experiment: Experiment, path: str) -> TrainState:
     Returns:
         The state before the first step.
     """
-    if (pathlib.Path(path) / export.FILE).exists():
-        raise ValueError(f"{path} holds a network without its checkpoints: choose another workdir")
     _ = experiment.train_step, experiment.validation_trials, experiment.validation_pairs
     state, index = experiment.init_state(), experiment.index
     if index.pairs is not None:
@@ -121,9 +122,14 @@ def _prepare(experiment: Experiment, path: str) -> TrainState:
     return state
 
 
+def _facts(experiment: Experiment) -> dict:
+    """What a network must be told of the images that it was trained on."""
+    return {"image_shape": list(experiment.image_shape), "kind": experiment.kind}
+
+
 def _open_run(experiment: Experiment, path: str, on_log: Callable) -> workdir.RunFolder:
     data = experiment.data
-    details = {"image_shape": experiment.image_shape, "kind": experiment.kind, "data": data.note}
+    details = {**_facts(experiment), "data": data.note}
     return workdir.RunFolder(
         path, experiment.config, data.fingerprint, details, experiment.devices.primary, on_log
     )
@@ -133,12 +139,19 @@ def _resume(
     run: workdir.RunFolder, saved: checkpoints.Checkpoints, state: TrainState
 ) -> tuple[TrainState, int, list[dict]]:
     """The state of the latest checkpoint, its step (0 without one), and the validations up to it."""
-    step = saved.latest or 0
-    rows = run.resume(step)
+    step, state = saved.resume(state)
     if step:
         _log.info("resuming at step %d", step)
-        state = saved.restore(step, state)
-    return state, step, [row for row in rows if row["phase"] == "validation"]
+    else:
+        run.check_begins()
+    validations = [row for row in run.resume(step) if row["phase"] == "validation"]
+    best = max(validations, key=lambda row: row["accuracy"], default=None)
+    if best is not None and best["step"] not in saved.steps:
+        _log.warning(
+            "the checkpoint of step %d, the best so far, is gone: the best is chosen without it",
+            best["step"],
+        )
+    return state, step, validations
 
 
 @contextlib.contextmanager

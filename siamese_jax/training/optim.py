@@ -5,6 +5,7 @@ Each is one optax `GradientTransformation`, built by `build` from a config's `op
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -442,4 +443,17 @@ def _rules(fields, rule_type):
                 f"optim.rules of {fields['name']!r} are ({', '.join(rule_type._fields)}), "
                 f"got {tuple(rule)}"
             )
+        pattern, *numbers = rule
+        in_range = all(
+            isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x < math.inf
+            for x in numbers
+        )
+        if not isinstance(pattern, str) or not in_range:
+            raise ValueError(
+                f"a rule of optim.rules is a pattern and finite numbers of at least 0, got {tuple(rule)}"
+            )
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"optim.rules: {pattern!r} is no pattern ({error})") from None
     return [rule_type(*rule) for rule in fields["rules"]]

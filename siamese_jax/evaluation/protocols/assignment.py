@@ -143,11 +143,12 @@ def _run(
     lists = {}
     if data.official is not None:
         lists["official"] = official_trials(data.official)
+    n_way, num_trials = chosen["n_way"], chosen["num_trials"]
     lists["within"] = within_trials(
         data.test,
-        queries_per_run=chosen["n_way"],
-        skip_small=chosen["skip_small"],
-        **{key: chosen[key] for key in ("n_way", "k_shot", "num_trials", "seed")},
+        queries_per_run=n_way,
+        num_trials=max(n_way, num_trials - num_trials % n_way),  # whole runs only
+        **{key: chosen[key] for key in ("n_way", "k_shot", "seed", "skip_small")},
     )
     results = {}
     for key, trials in lists.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -49,6 +50,7 @@ class Trainer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
+                preexec_fn=_end_with_parent,
             )
             self._children.add(child.pid)
             if self._stopping:  # begun while the others were being stopped
@@ -94,6 +96,16 @@ class Trainer:
                             os.kill(pid, signal.SIGTERM)
                     return False
         return True
+
+
+_LIBC = ctypes.CDLL(None)  # found before a process is started, which must not search for it
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Lets Linux kill this process when the thread that started it ends, even if by a kill."""
+    if hasattr(_LIBC, "prctl"):
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _shares(jobs: int) -> list[list[int]]:

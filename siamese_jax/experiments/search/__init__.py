@@ -138,15 +138,22 @@ def open_study(
     connection = {"timeout": _LOCK_SECONDS} if storage.startswith("sqlite") else {}
     with open(path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        study = optuna.create_study(
-            study_name=path.name,
-            storage=optuna.storages.RDBStorage(
+        try:
+            database = optuna.storages.RDBStorage(
                 storage,
                 engine_kwargs={"connect_args": connection},
                 heartbeat_interval=max(1, int(stale_seconds) // 4),
                 grace_period=max(4, int(stale_seconds)),
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(_RETRIES),
-            ),
+            )
+        except Exception as error:  # of SQLAlchemy or of the database's driver
+            raise ValueError(
+                f"storage {storage!r} cannot be opened ({str(error)[:200]}): give the URL of a "
+                "database, such as postgresql://..., and install its driver"
+            ) from error
+        study = optuna.create_study(
+            study_name=path.name,
+            storage=database,
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
             load_if_exists=True,

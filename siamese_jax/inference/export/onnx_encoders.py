@@ -1,7 +1,7 @@
 """The built-in encoders as ONNX graphs.
 
-Convolutions are NCHW, as ONNX has them. A map is brought back to NHWC before it is flattened, so that the
-dense layers keep their parameters. All is computed in float32.
+Convolutions are NCHW, as ONNX has them. A map is brought back to NHWC before it is flattened, so that
+the dense layers keep their parameters. All is computed in float32.
 """
 
 from __future__ import annotations

@@ -1,0 +1,189 @@
+"""The one door for files from outside: what is too large, or not what it says, is refused unread.
+
+A reader checks the sizes that a file declares against the file itself before it allocates anything,
+and says what is wrong in one line: the file, the place in it, and what was expected.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import pathlib
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+_JSON_BYTES = 2**28
+_NPZ_BYTES = 2**34  # of all arrays, decompressed
+_ENTRIES = 2**20  # of an archive
+_DEFLATE = 1032  # the highest ratio of deflate, to one
+_SLACK = 2**12  # bytes of a small entry whose ratio means nothing
+_CHUNK = 2**20
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
+ZIP_ERRORS += (ValueError, OverflowError, MemoryError)
+
+
+def check_file(path: str | os.PathLike, limit: int | None = None) -> pathlib.Path:
+    """The path of a regular file.
+
+    Args:
+        path: of the file.
+        limit: most bytes that it may hold; None for any number.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is a folder, a pipe or a device, or too large.
+    """
+    path = pathlib.Path(path)
+    try:
+        facts = path.stat()
+    except ValueError as error:  # a zero byte in the name
+        raise ValueError(f"{str(path)!r} is no name of a file ({error})") from None
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError(f"{path} is no regular file")
+    if limit is not None and facts.st_size > limit:
+        raise ValueError(f"{path} has {facts.st_size} bytes, at most {limit} are read")
+    return path
+
+
+def read_json(path: str | os.PathLike, expected: type) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: of the file.
+        expected: `dict` or `list`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it cannot be read, is no JSON, or holds something else than expected.
+    """
+    return parse_json(check_file(path, _JSON_BYTES).read_bytes(), str(path), expected)
+
+
+def parse_json(data: bytes, where: str, expected: type) -> Any:
+    """What JSON in UTF-8 says; numbers must be finite.
+
+    Args:
+        data: the text.
+        where: names its place in messages.
+        expected: `dict` or `list`.
+
+    Raises:
+        ValueError: it is no JSON, or holds something else than expected.
+    """
+    try:
+        value = json.loads(data, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no JSON ({error}): put back a whole copy") from None
+    if not isinstance(value, expected):
+        raise ValueError(
+            f"{where} holds a {type(value).__name__}, expected a {expected.__name__}: put back a "
+            "whole copy"
+        )
+    return value
+
+
+def _no_number(name: str):
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def read_npz(file: str | os.PathLike | bytes) -> dict[str, np.ndarray]:
+    """The arrays of an NPZ file by name, their sizes checked before they are read.
+
+    Args:
+        file: its path, or its content.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no whole NPZ, holds Python objects, or declares sizes that it does not have.
+    """
+    source = io.BytesIO(file) if isinstance(file, bytes) else check_file(file)
+    arrays = {}
+    try:
+        with zipfile.ZipFile(source) as archive:
+            for entry in checked_entries(archive, _NPZ_BYTES):
+                arrays[entry.filename.removesuffix(".npy")] = _array(archive, entry)
+    except ZIP_ERRORS as error:
+        raise ValueError(f"no whole NPZ: {error or type(error).__name__}") from None
+    return arrays
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    name = entry.filename
+    if not name.endswith(".npy"):
+        raise ValueError(f"{name} is no array")
+    with archive.open(entry) as stream:
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(np.lib.format.read_magic(stream))
+        if read_header is None:
+            raise ValueError(f"{name} has another version than 1.0 or 2.0")
+        shape, by_column, dtype = read_header(stream)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects, expected numbers or text")
+        if any(side < 0 for side in shape):
+            raise ValueError(f"{name} has the shape {shape}")
+        nbytes, held = math.prod(shape) * dtype.itemsize, entry.file_size - stream.tell()
+        if nbytes != held:
+            raise ValueError(
+                f"{name} is declared as {shape} {dtype}, {nbytes} bytes, and has {held}"
+            )
+        data = bytearray(stream.read())  # which checks the entry's CRC
+    if len(data) != nbytes:
+        raise ValueError(f"{name} ends early")
+    flat = np.frombuffer(data, dtype, math.prod(shape)) if nbytes else np.empty(0, dtype)
+    return flat.reshape(shape, order="F" if by_column else "C")
+
+
+def checked_entries(archive: zipfile.ZipFile, limit: int) -> list[zipfile.ZipInfo]:
+    """The entries of a zip, when all they declare can be true and fits.
+
+    Args:
+        archive: the open zip.
+        limit: most bytes that they may have together, decompressed.
+
+    Raises:
+        ValueError: too many, too large, or larger than their compressed bytes can give.
+    """
+    entries = archive.infolist()
+    if len(entries) > _ENTRIES:
+        raise ValueError(f"{len(entries)} entries, at most {_ENTRIES} are read")
+    total = 0
+    for entry in entries:
+        total += entry.file_size
+        if entry.file_size > _DEFLATE * entry.compress_size + _SLACK:
+            raise ValueError(
+                f"{entry.filename!r} declares {entry.file_size} bytes, more than its "
+                f"{entry.compress_size} compressed ones can give"
+            )
+    if total > limit:
+        raise ValueError(f"its entries declare {total} bytes, at most {limit} are read")
+    return entries
+
+
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
+    """The content of one entry of a zip, decompressed in pieces up to a limit.
+
+    Raises:
+        ValueError: more bytes than the limit.
+    """
+    if entry.file_size > limit:
+        raise ValueError(f"it declares {entry.file_size} bytes, at most {limit} are read")
+    with archive.open(entry) as stream:
+        return b"".join(_pieces(stream, limit))
+
+
+def _pieces(stream, limit: int) -> Iterator[bytes]:
+    total = 0
+    while piece := stream.read(_CHUNK):
+        total += len(piece)
+        if total > limit:
+            raise ValueError(f"more than {limit} bytes")
+        yield piece
