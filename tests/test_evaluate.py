@@ -363,7 +363,9 @@ def test_embedder_equals_scores_and_embeds_each_image_once(small):
     result = protocols_lib.evaluate_trials(embedder, trials, batch_size=16)
     used = np.unique(np.concatenate([trials.queries.ravel(), trials.supports.ravel()]))
     assert len(seen) == math.ceil(len(used) / 16)
-    np.testing.assert_array_equal(np.concatenate(seen)[: len(used)], used)
+    order = np.concatenate(seen)[: len(used)]
+    np.testing.assert_array_equal(np.sort(order), used)
+    assert not np.array_equal(order, used)  # which is the order of the classes
     plain = protocols_lib.evaluate_trials(lambda q, s: project(q) @ project(s).T, trials)
     np.testing.assert_allclose(result.scores, plain.scores, rtol=1e-12)
     np.testing.assert_array_equal(result.correct, plain.correct)
@@ -973,7 +975,8 @@ def test_run_protocols_embeds_each_image_once_for_all(small):
         protocols_lib.PROTOCOLS,
         {**settings, "batch_size": 1, "seed": 4},
     )
-    assert sum(count) <= len(small) + len(data.validation) + len(data.train) + 12
+    again = 2  # of `batch_dependence`
+    assert sum(count) <= len(small) + len(data.validation) + len(data.train) + 12 + again
     curve = [k for k in results if k.startswith("curve/")]
     names = ["official", "within", "koch", "between"]
     names += ["assignment/official", "assignment/within", "verification"]
@@ -1013,3 +1016,38 @@ def test_run_protocols_refuse(small):
     ):
         with pytest.raises(ValueError, match=message):
             protocols_lib.run_protocols(perfect, data, protocols, settings)
+
+
+def test_positions_and_counts_tell_nothing(small):
+    """A system that answers by the place in its batch, or by how often it was called, guesses."""
+    position = scoring.from_embedder(
+        lambda images: np.arange(len(images), dtype=np.float64)[:, None],
+        lambda h1, h2: -np.abs(h1 - h2.T),
+    )
+    trials = trial_lists.within_trials(small, n_way=5, num_trials=400)
+    result = protocols_lib.evaluate_trials(position, trials)
+    assert result.accuracy < 0.4  # it was over 0.9; chance is 0.2
+
+    calls = []
+
+    def count(queries, supports):
+        calls.append(1)
+        return np.full((len(queries), len(supports)), -(len(calls) % 2), np.float64)
+
+    pairs = trial_lists.verification_pairs(small, num_pairs=400, seed=0)
+    result = protocols_lib.evaluate_pairs(count, pairs, validation=pairs)
+    assert result.figures["auc"] < 0.6 and result.accuracy < 0.6
+
+
+def test_answers_that_depend_on_the_batch_are_named(small):
+    data = protocols_lib.EvaluationData(test=small)
+    settings = {"n_way": 5, "num_trials": 20}
+
+    def dependence(embed):
+        system = scoring.from_embedder(embed, EMBEDDER.score_matrix)
+        (result,) = protocols_lib.run_protocols(system, data, ["within"], settings).values()
+        return result.diagnostics["batch_dependence"], result.remark
+
+    assert dependence(project) == (0.0, "")
+    value, remark = dependence(lambda images: project(images) - project(images).mean(0))
+    assert value > 0.02 and remark.startswith("batch_dependence")

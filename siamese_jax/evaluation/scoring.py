@@ -45,6 +45,8 @@ _PAIRS = 1024  # pairs a call of `score_pairs`
 _TILE = 128  # queries, and supports, a call where one run is large
 _OF_CLASSES = 8192  # scores of supports a call of `score_classes`
 _IMAGE_TILE = (256, 1024)  # queries and supports a call of a callable where there are more
+_AGAIN = 16  # images that a callable is asked for again
+BATCH_DEPENDENT = 0.02  # above it a system is called dependent; bfloat16 rounds to 0.004
 _BOTH_WAYS = 1024  # scores that are computed both ways round for the asymmetry
 
 
@@ -166,6 +168,10 @@ class Scorer:
         """
         check_shot_aggregation(shot_aggregation, self._table is not None)
         num_runs, n_way, k_shot = supports.shape
+        # The order of a list tells its answers (pairs alternate), so its runs are asked in another.
+        order = shuffled(num_runs)
+        back = np.argsort(order)
+        queries, supports = queries[order], supports[order]
         if self._context is not None:
             raw = scores = self._score_classes(lambda x: x, self._context, queries, supports)
         elif shot_aggregation == "prototype":
@@ -179,10 +185,16 @@ class Scorer:
             shots = raw.reshape(*queries.shape, n_way, k_shot)
             with np.errstate(invalid="ignore"):  # infinities of both signs: NaN, as it should be
                 scores = _AGGREGATE[shot_aggregation](shots)
-        return scores, int((~np.isfinite(raw)).sum())
+        return scores[back], int((~np.isfinite(raw)).sum())
 
     def matrix(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
         """(Q,) and (S,) rows -> (Q, S) float64 scores of single images, however many there are."""
+        q, s = shuffled(len(queries)), shuffled(len(supports))
+        scores = np.empty((len(q), len(s)))
+        scores[np.ix_(q, s)] = self._matrix(queries[q], supports[s])
+        return scores
+
+    def _matrix(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
         if self._table is not None:
             return self.pairs(queries[None], supports[None])[0]
         step = _IMAGE_TILE[1]
@@ -342,6 +354,7 @@ def _embed_rows(embed, images, rows, batch_size, cache: dict, label, progress) -
     """
     done = cache.setdefault("done", np.zeros(len(images), bool))
     rows = rows[~done[rows]]
+    rows = rows[shuffled(len(rows))]  # images lie in the order of their classes
     batch_size = min(batch_size, len(images))
     starts = range(0, len(rows), batch_size)
     for start in tqdm(starts, f"{label}: embedding", disable=not progress, unit="batch"):
@@ -357,6 +370,49 @@ def _embed_rows(embed, images, rows, batch_size, cache: dict, label, progress) -
         cache["table"][part] = embedded[: len(part)]
         done[part] = True
     return cache["table"]
+
+
+def batch_dependence(
+    system: Embedder | Callable, images: np.ndarray, batch_size: int = 128
+) -> float | None:
+    """How far the answers for an image depend on what else is in its batch.
+
+    A share of the images is asked again in another order, number and company: of an embedder their
+    embeddings, of a callable their scores.
+
+    Args:
+        system: `from_embedder(...)`, or a callable.
+        images: (M, H, W, C).
+        batch_size: images an embedding pass.
+
+    Returns:
+        The largest difference of two answers for one image, in units of the largest answer. None for
+        a callable that says by an attribute `joint` that it answers for a whole batch.
+    """
+    if isinstance(system, Embedder):
+        rows = shuffled(len(images))[: min(batch_size, len(images))]
+        other = rows[::-1][: -(-3 * len(rows) // 4)]
+        first = dict(zip(rows.tolist(), np.asarray(system.embed(images[rows])), strict=True))
+        again = np.asarray(system.embed(images[other]))
+        before = np.stack([first[row] for row in other.tolist()])
+    elif getattr(system, "joint", False):
+        return None
+    else:
+        rows = shuffled(len(images))[:_AGAIN]
+        queries, supports = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+        before = np.asarray(system(images[queries], images[supports]))[::-1, ::-1][1:, 1:]
+        again = np.asarray(system(images[queries[::-1][1:]], images[supports[::-1][1:]]))
+    before, again = before.astype(np.float64), again.astype(np.float64)
+    finite = np.isfinite(before) & np.isfinite(again)
+    if not finite.any():
+        return None
+    scale = max(np.abs(before[finite]).max(), np.finfo(np.float32).tiny)
+    return float(np.abs(before[finite] - again[finite]).max() / scale)
+
+
+def shuffled(count: int) -> np.ndarray:
+    """The numbers from 0 to `count` - 1 in an order that says nothing, always the same."""
+    return np.random.default_rng(count).permutation(count)
 
 
 def _parts(count: int, size: int):

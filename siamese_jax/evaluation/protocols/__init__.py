@@ -6,6 +6,7 @@ one `Protocol` in a file of this folder; to add one, write its file and put it i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
 from siamese_jax.evaluation.protocols.assignment import ASSIGNMENT, evaluate_assignment
@@ -26,7 +27,13 @@ from siamese_jax.evaluation.protocols.verification import (
     evaluate_pairs,
     monitor_pairs,
 )
-from siamese_jax.evaluation.scoring import Embedder, check_shot_aggregation, shot_aggregation_of
+from siamese_jax.evaluation.scoring import (
+    BATCH_DEPENDENT,
+    Embedder,
+    batch_dependence,
+    check_shot_aggregation,
+    shot_aggregation_of,
+)
 from siamese_jax.evaluation.trials import check_names
 
 __all__ = [
@@ -110,4 +117,15 @@ def run_protocols(
     results = {}
     for name in protocols:
         results |= PROTOCOLS[name].run(system, data, settings, options)
-    return results
+    dependence = batch_dependence(system, data.test.images, settings["batch_size"])
+    return {key: _with_dependence(result, dependence) for key, result in results.items()}
+
+
+def _with_dependence(result: Result, dependence: float | None) -> Result:
+    """The result with the diagnostic `batch_dependence`, and a warning where it is large."""
+    remark = result.remark
+    if dependence is not None and dependence > BATCH_DEPENDENT:
+        warning = f"batch_dependence {dependence:.2g}: an answer depends on what else is asked"
+        remark = ", ".join(filter(None, (remark, warning)))
+    diagnostics = {**result.diagnostics, "batch_dependence": dependence}
+    return dataclasses.replace(result, diagnostics=diagnostics, remark=remark)

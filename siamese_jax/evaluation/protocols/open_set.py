@@ -17,6 +17,7 @@ from siamese_jax.evaluation.scoring import (
     Embedder,
     Scorer,
     effective_aggregation,
+    shuffled,
 )
 from siamese_jax.evaluation.trials import open_set
 
@@ -127,7 +128,12 @@ def _open_set_scores(system, trials: OpenSet, shot_aggregation, batch_size, cach
     probes = np.concatenate([trials.queries, trials.impostors])
     rows = np.concatenate([probes, trials.supports.ravel()])
     scorer = Scorer(system, trials, rows, batch_size=batch_size, cache=cache, progress=progress)
-    scores, nonfinite = scorer.classes(probes[None], trials.supports[None], shot_aggregation)
+    order = shuffled(len(probes))  # enrolled ones stand before impostors, which would tell
+    answers, nonfinite = scorer.classes(
+        probes[order][None], trials.supports[None], shot_aggregation
+    )
+    scores = np.empty_like(answers)
+    scores[:, order] = answers
     diagnostics = {
         "nonfinite_scores": nonfinite,
         "asymmetry": scorer.asymmetry(probes[None], trials.supports[None], shot_aggregation),
