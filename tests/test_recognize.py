@@ -30,7 +30,8 @@ def run(tmp_path_factory):
     experiment = Experiment.from_config(config)
     details = {"image_shape": experiment.image_shape, "kind": experiment.kind, "data": "none"}
     workdir.RunFolder(path, config, experiment.data.fingerprint, details).close()
-    saved = checkpoints.Checkpoints(path, config.keep_best)
+    identity = workdir.identity(config, details)
+    saved = checkpoints.Checkpoints(path, config.keep_best, run=identity)
     images = jax.ShapeDtypeStruct((1, *experiment.image_shape), np.float32)
     shapes = jax.eval_shape(experiment.model.init, jax.random.key(0), images, images)
     for step, value in ((2, 1.0), (4, 0.5)):
