@@ -71,7 +71,15 @@ setuptools.setup(
         "export": EXPORT,
         "search": ["optuna>=5.0,<6"],
         "test": [
-            *("beartype", "optuna>=5.0,<6", "pytest", "pytest-xdist", "ruff", "scikit-learn"),
+            *(
+                "beartype",
+                "hypothesis",
+                "optuna>=5.0,<6",
+                "pytest",
+                "pytest-xdist",
+                "ruff",
+                "scikit-learn",
+            ),
             *("fastapi>=0.115", "uvicorn>=0.30"),  # of the extra `demo`
             *EXPORT,
             "setuptools>=70.1",  # builds the wheel; from here on by itself

@@ -391,9 +391,10 @@ def batch_dependence(
     """
     if isinstance(system, Embedder):
         rows = shuffled(len(images))[: min(batch_size, len(images))]
-        other = rows[::-1][: -(-3 * len(rows) // 4)]
+        other = rows[::-1][: -(-len(rows) // 4)]
+        company = np.full(max(0, len(rows) - len(other) - 1), other[0])  # all of one image
         first = dict(zip(rows.tolist(), np.asarray(system.embed(images[rows])), strict=True))
-        again = np.asarray(system.embed(images[other]))
+        again = np.asarray(system.embed(images[np.append(other, company)]))[: len(other)]
         before = np.stack([first[row] for row in other.tolist()])
     elif getattr(system, "joint", False):
         return None

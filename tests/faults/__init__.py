@@ -1,0 +1,1 @@
+"""Faults that are done to the project on purpose: nothing may be lost, nothing wrong may pass."""
