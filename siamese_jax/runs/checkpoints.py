@@ -27,6 +27,7 @@ from siamese_jax.runs import digests, files
 _log = logging.getLogger(__name__)
 _MARGIN = 2**24  # bytes that must stay free besides those of the state
 _NOTE = "files.json"  # of a checkpoint: the digests of its files
+_REMOVED = ".removed"  # what is removed is moved there first, so that no half of it is ever seen
 _ATTEMPTS = 20  # of a reader, while a training removes what it wanted to read
 
 
@@ -98,6 +99,7 @@ class Checkpoints:
                 self._manager = _manager(self._folder, self._keep_best)
             self._manager.save(step, args=items, metrics=metrics)
             self._note_files()
+            self._sweep()
         except Exception as error:
             raise self._unsaved(error) from error
 
@@ -161,7 +163,11 @@ class Checkpoints:
         for candidate in damaged:
             _log.warning("%s; going on from checkpoint %d, which is whole", reason, step)
             if jax.process_index() == 0:
-                shutil.rmtree(self._folder / str(candidate), ignore_errors=True)
+                (self._folder / _REMOVED).mkdir(exist_ok=True)
+                (self._folder / str(candidate)).rename(
+                    self._folder / _REMOVED / f"damaged-{candidate}"
+                )
+                self._sweep()
         _together("removed")
         return step, state
 
@@ -229,6 +235,7 @@ class Checkpoints:
             try:
                 self._manager.wait_until_finished()
                 self._note_files()
+                self._sweep()
             except Exception as error:
                 raise self._unsaved(error) from error
 
@@ -246,6 +253,11 @@ class Checkpoints:
         if not self._folder.is_dir():
             return []
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
+
+    def _sweep(self) -> None:
+        """Removes what was moved away."""
+        for path in (self._folder / _REMOVED).glob("*") if jax.process_index() == 0 else ():
+            shutil.rmtree(path, ignore_errors=True)
 
     def _note_files(self) -> None:
         """Notes the digest of each file of the checkpoints that were made here and are whole.
@@ -375,6 +387,7 @@ def _manager(folder: pathlib.Path, keep_best: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         best_fn=value,
         create=True,
+        todelete_subdir=_REMOVED,
         cleanup_tmp_directories=True,
         preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
     )
