@@ -53,6 +53,8 @@ def run(
     notes.setLevel(logging.INFO)
     notes.propagate = False
 
+    sys.excepthook = _unless_closed
+
     def guarded(argv):
         if len(argv) > 1 and not takes_words:
             raise ValueError(f"{argv[1]!r} is no flag: write --name=value")
@@ -118,6 +120,12 @@ def _parse(argv, error_code):
         return flags.FLAGS(argv)
     except Exception as error:
         _exit(str(error), error_code)
+
+
+def _unless_closed(kind, error, trace) -> None:
+    """Shows an error that nobody caught, but not what Orbax's threads say after a failed saving."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _check_given(script: str) -> None:

@@ -7,6 +7,8 @@ checks the proof first.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 import pathlib
@@ -20,10 +22,12 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from siamese_jax.runs import digests
+from siamese_jax.runs import digests, files
 
 _log = logging.getLogger(__name__)
 _MARGIN = 2**24  # bytes that must stay free besides those of the state
+_NOTE = "files.json"  # of a checkpoint: the digests of its files
+_REMOVED = ".removed"  # what is removed is moved there first, so that no half of it is ever seen
 _ATTEMPTS = 20  # of a reader, while a training removes what it wanted to read
 
 
@@ -58,7 +62,7 @@ class Checkpoints:
         if not read_only:
             self._folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, step: int, state, value: float | None = None) -> None:
+    def save(self, step: int, state, value: float | None = None, log: str | None = None) -> None:
         """Saves a state in the background; a step that is saved already is left as it is.
 
         Args:
@@ -66,6 +70,7 @@ class Checkpoints:
             state: tree of arrays.
             value: validation value, higher is better; of equal values the earlier step is better.
                 None for a state that was not evaluated: it can be the latest, never the best.
+            log: digest of the run's log up to the step.
 
         Raises:
             OSError: this state, or the one before, cannot be written. Earlier ones stay whole.
@@ -81,6 +86,7 @@ class Checkpoints:
         proof = {
             "step": step,
             "value": metrics and metrics["value"],
+            "log": log,
             "arrays": {name: digests.of_array(x) for name, x in arrays.items()},
             **self._run,
         }
@@ -92,6 +98,8 @@ class Checkpoints:
             if self._manager is None:
                 self._manager = _manager(self._folder, self._keep_best)
             self._manager.save(step, args=items, metrics=metrics)
+            self._note_files()
+            self._sweep()
         except Exception as error:
             raise self._unsaved(error) from error
 
@@ -155,9 +163,17 @@ class Checkpoints:
         for candidate in damaged:
             _log.warning("%s; going on from checkpoint %d, which is whole", reason, step)
             if jax.process_index() == 0:
-                shutil.rmtree(self._folder / str(candidate), ignore_errors=True)
+                (self._folder / _REMOVED).mkdir(exist_ok=True)
+                (self._folder / str(candidate)).rename(
+                    self._folder / _REMOVED / f"damaged-{candidate}"
+                )
+                self._sweep()
         _together("removed")
         return step, state
+
+    def log_digest(self, step: int) -> str | None:
+        """The digest of the run's log that was given when a checkpoint was saved."""
+        return self._proof(step)["log"]
 
     def restore(self, step: int, like):
         """Reads a checkpoint.
@@ -218,6 +234,8 @@ class Checkpoints:
         if self._manager is not None:
             try:
                 self._manager.wait_until_finished()
+                self._note_files()
+                self._sweep()
             except Exception as error:
                 raise self._unsaved(error) from error
 
@@ -235,6 +253,24 @@ class Checkpoints:
         if not self._folder.is_dir():
             return []
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
+
+    def _sweep(self) -> None:
+        """Removes what was moved away."""
+        for path in (self._folder / _REMOVED).glob("*") if jax.process_index() == 0 else ():
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _note_files(self) -> None:
+        """Notes the digest of each file of the checkpoints that were made here and are whole.
+
+        Orbax answers a damaged file with tracebacks of its threads; so it is shown none. A checkpoint
+        whose saving was killed before this has no note, and its arrays prove it alone.
+        """
+        for step in self._begun.intersection(self._listed()) if jax.process_index() == 0 else ():
+            note = self._folder / str(step) / _NOTE
+            if not note.exists():
+                with contextlib.suppress(FileNotFoundError):  # Orbax has just removed it
+                    text = json.dumps(_file_digests(note.parent))
+                    files.replace_text(note, text)
 
     def _proof(self, step: int) -> dict:
         """The proof of a checkpoint, checked against itself, the folder, the metrics and the run."""
@@ -262,11 +298,14 @@ class Checkpoints:
     def _arrays(self, step: int) -> dict[str, np.ndarray]:
         """The arrays of a checkpoint by path, proven."""
         expected = self._proof(step)["arrays"]
+        folder = self._folder / str(step)
         try:
+            if (folder / _NOTE).exists() and (
+                json.loads((folder / _NOTE).read_bytes()) != _file_digests(folder)
+            ):
+                raise ValueError("its files are not as they were written")
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-                tree = reader.restore(
-                    self._folder / str(step) / "state", args=ocp.args.StandardRestore()
-                )
+                tree = reader.restore(folder / "state", args=ocp.args.StandardRestore())
             arrays = {name: np.asarray(x) for name, x in _by_path(tree).items()}
             for name in sorted(expected.keys() | arrays.keys()):
                 if name not in arrays or name not in expected:
@@ -348,10 +387,21 @@ def _manager(folder: pathlib.Path, keep_best: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         best_fn=value,
         create=True,
+        todelete_subdir=_REMOVED,
         cleanup_tmp_directories=True,
         preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
     )
     return ocp.CheckpointManager(folder, options=options)
+
+
+def _file_digests(folder: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of each file of a checkpoint by its path, all but the note itself."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+        if not path.name.startswith((_NOTE, f".{_NOTE}"))
+    }
 
 
 def _together(name: str) -> None:

@@ -113,6 +113,12 @@ class RunFolder:
         self._events = events.Events(self.path / "tensorboard", step + 1, suffix)
         return rows
 
+    def log_digest(self, step: int) -> str | None:
+        """Digest of the log up to a step; None in a process that does not write it."""
+        if not self._primary:
+            return None
+        return digests.of_json([row for row in read_metrics(self.path) if row["step"] <= step])
+
     def log(self, step: int, phase: str, values: dict[str, float]) -> dict:
         """Adds a row to `metrics.jsonl` and its values to the TensorBoard events.
 

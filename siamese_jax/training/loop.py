@@ -89,11 +89,12 @@ def train_and_evaluate(
             if validating:
                 values = _validate(experiment, net.with_variables(state.variables))
                 validations.append(run.log(step, "validation", values))
-                saved.save(step, devices.first(state), values["accuracy"])
+                log = run.log_digest(step)
+                saved.save(step, devices.first(state), values["accuracy"], log)
                 on_validation(step, values["accuracy"])
                 bar.restart_clock(step)
             if stopping:
-                saved.save(step, devices.first(state))
+                saved.save(step, devices.first(state), log=run.log_digest(step))
                 break
             jax.block_until_ready(metrics)
         best = saved.best
@@ -142,6 +143,12 @@ def _resume(
     step, state = saved.resume(state)
     if step:
         _log.info("resuming at step %d", step)
+        log = saved.log_digest(step)
+        if log is not None and run.log_digest(step) not in (None, log):
+            raise ValueError(
+                f"{run.path / 'metrics.jsonl'} is not as it was when checkpoint {step} was saved: put "
+                "back a whole copy, or choose another --workdir"
+            )
     else:
         run.check_begins()
     validations = [row for row in run.resume(step) if row["phase"] == "validation"]
