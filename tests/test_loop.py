@@ -554,7 +554,7 @@ def test_a_workdir_in_use_is_refused(smoke):
     "changes, words",
     [
         ({"eval__every": 12}, "eval.every = 12 must be a multiple of log_every = 5"),
-        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"num_steps": 0}, "num_steps must be a whole number of at least 1 .*got 0"),
         ({"objective__batch": 7}, "must be even .* 7"),
         ({"objective__symmetries": "flip"}, "symmetries must be one of .* got 'flip'"),
         ({"data__image_size": (20, 20)}, "conv4 needs at least 2 x 2 pixels"),
