@@ -301,7 +301,7 @@ def test_split_by_classes(tmp_path):
     [
         ({"image_size": (28, 28)}, r"image_size must be None, got \(28, 28\)"),
         ({"path": None}, "'vectors' needs a path"),
-        ({"stream": True}, "stream goes with Omniglot only; 'vectors'"),
+        ({"stream": True}, "stream goes with Omniglot and folders; 'vectors'"),
         ({"class_column": None}, "no class column 'class'"),
     ],
 )

@@ -278,7 +278,7 @@ def test_load_streams_the_images_to_train_on(tiny, monkeypatch):
     assert isinstance(streamed.train.images, StreamedImages)
     assert isinstance(streamed.validation.images, np.ndarray)
     assert streamed.fingerprint == held.fingerprint
-    with pytest.raises(ValueError, match="stream goes with Omniglot only; 'glyphs'"):
+    with pytest.raises(ValueError, match="stream goes with Omniglot and folders; 'glyphs'"):
         loading.load({"name": "glyphs", "stream": True})
 
 
