@@ -38,7 +38,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["siamese_jax", "siamese_jax.*"]),
     package_data={
         "siamese_jax.experiments": ["*.html"],
-        "siamese_jax.recognition": ["*.html", "calibrations/*.json"],
+        "siamese_jax.recognition": ["*.html"],
         "siamese_jax.runs": ["pretrained/*.npz"],
     },
     cmdclass={"build_py": BuildWithCommands},

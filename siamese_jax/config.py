@@ -215,6 +215,11 @@ def base() -> ConfigDict:
     config.data.data_dir = placeholder(str)  # folder of prepared sets; None: that of tfds
     config.data.stream = False  # whether Omniglot's training images stay on disk
     config.data.path = placeholder(str)  # folder of pictures, for name = "folder"
+    config.data.tfds_image = "image"  # of `tfds:NAME`: the feature of the picture
+    config.data.tfds_label = "label"  # of its class
+    config.data.tfds_alphabet = placeholder(str)  # of its superclass
+    config.data.tfds_splits = ("all",)  # one split, or training, validation and test
+    config.data.skip_broken = False  # whether broken pictures and too small classes are left out
     config.data.ink = False  # whether these pictures are dark ink on light paper
     config.data.glyphs_alphabets = 20
     config.data.glyphs_characters = (20, 32)  # least and most in an alphabet

@@ -25,7 +25,7 @@ QUICKSTART = f"{ROOT / 'configs' / 'quickstart.py'}:smoke"
         ("image_size=20", "config has no field image_size; did you mean data.image_size?"),
         ("sede=1", "config has no field sede; did you mean seed?"),
         ("zzzz=1", "config has no field zzzz; it has augment, data, eval,"),
-        ("optim=adam", "config.optim is a section: set one of its fields, optim.learning_rate,"),
+        ("optim=adam", "config.optim is a section: set one of its fields, optim.accumulate,"),
         ("optim.name.x=1", "config has no field optim.name.x; did you mean optim.name?"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from siamese_jax.recognition import drawing
+from siamese_jax.data import drawing
 
 
 def sketch(side=420, pen=20, offset=(0, 0), scale=1.0):

@@ -217,7 +217,7 @@ def test_a_safetensors_file_holds_config_and_provenance(exported):
     assert json.loads(metadata["provenance"])[-1]["image_shape"] == list(net.image_shape)
     weights = network.read(folder / "net.safetensors")
     shipped = network.read("omniglot")
-    assert weights[:4] == shipped[:4]
+    assert weights._replace(variables=None) == shipped._replace(variables=None)
     jax.tree.map(np.testing.assert_array_equal, weights.variables, shipped.variables)
 
 

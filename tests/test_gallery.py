@@ -19,14 +19,13 @@ import pytest
 from PIL import Image
 
 from siamese_jax.data import folder
-from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation import calibration, metrics
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models import siamese
 from siamese_jax.models.comparators import Euclidean, Local, SquaredEuclidean
 from siamese_jax.models.context import FullContext
 from siamese_jax.recognition import (
-    calibration,
     gallery,
     identification,
     pictures,

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 import siamese_jax
-from siamese_jax.recognition import drawing, gallery, storage, symbol_calibration, symbols
+from siamese_jax.data import drawing
+from siamese_jax.recognition import gallery, storage, symbol_calibration, symbols
 
 server = pytest.importorskip("siamese_jax.recognition.server", reason="no extra [demo]")
 LAUNCHER = pathlib.Path(__file__).resolve().parents[1] / "launch" / "demo.py"

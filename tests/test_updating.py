@@ -12,6 +12,7 @@ from siamese_jax.models import siamese
 from siamese_jax.runs import workdir
 from siamese_jax.runs.checkpoints import Checkpoints
 from siamese_jax.training import cross_batch, loop, objectives, optim
+from siamese_jax.training.experiment import Experiment
 from siamese_jax.training.sampling import SetIndex
 from siamese_jax.training.step import TrainState, Updating, make_train_step
 
@@ -34,6 +35,8 @@ NEW = {
     "triplet": {**_EPISODES, "mining": "distance_weighted", "margin": 0.2, "memory": 20},
 }
 SMALL = {**NETS["small"], "comparator": "cosine", "head_args": {"scale": 5.0}}
+
+PLAIN = {**NETS["koch"], "comparator": "cosine", "head_args": {"scale": 5.0}}  # no batch norm
 
 
 def train(small, fields, *, net=SMALL, count=1, steps=6, updating=None, tx=None, dtype="float32"):
@@ -84,7 +87,7 @@ def test_the_named_objectives_lower_their_loss(name, small):
     assert losses[-15:].mean() < losses[:15].mean()
 
 
-@pytest.mark.parametrize("name", ["supcon", "n_pair", "proxy_anchor"])  # one of each kind of draw
+@pytest.mark.parametrize("name", ["supcon", "proxy_anchor"])  # one of each kind
 @pytest.mark.slow
 def test_one_device_or_two_make_the_same_run(name, small):
     fields = {"name": name, **NEW[name]}
@@ -115,8 +118,8 @@ def test_a_batch_in_parts_makes_the_same_step(name, small):
     """Also of a loss in which all images of the batch meet, which no mean over small batches is."""
     fields = {"name": name, **NEW[name]}
     sgd = optax.sgd(0.05)
-    whole, losses = train(small, fields, steps=3, tx=sgd)
-    state, in_parts = train(small, fields, steps=3, tx=sgd, updating=Updating(parts=4))
+    whole, losses = train(small, fields, net=PLAIN, steps=3, tx=sgd)
+    state, in_parts = train(small, fields, net=PLAIN, steps=3, tx=sgd, updating=Updating(parts=4))
     np.testing.assert_allclose(in_parts, losses, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
@@ -242,16 +245,17 @@ def test_all_of_it_is_resumed_bit_for_bit_and_told_to_a_tracker(tmp_path):
     )
     assert stops["step"] == 13 and not stops["finished"]
     assert loop.train_and_evaluate(config, two, programs=programs) == summary
-    states = []
+    states, like = [], Experiment.from_config(config).init_state()
     for path in (one, two):
         saved = Checkpoints(path, read_only=True)
-        states.append(saved._manager.restore(saved.latest))
+        states.append(saved.restore(saved.latest, like))
         saved.close()
-    jax.tree.map(np.testing.assert_array_equal, *states)
+    for a, b in zip(*(jax.tree.leaves(state.replace(rng=0)) for state in states), strict=True):
+        np.testing.assert_array_equal(a, b)
     restored = states[0]
-    assert np.all(np.asarray(restored["memory"]["identities"]) >= 0)
+    assert np.all(np.asarray(restored.memory.identities) >= 0)
     net = siamese_jax.load(one, checkpoint="latest")  # the moving average, not the parameters
-    average, last = (jax.tree.leaves(restored[name]) for name in ("ema", "params"))
+    average, last = (jax.tree.leaves(x) for x in (restored.ema, restored.params))
     loaded = jax.tree.leaves(net.variables["params"])
     for a, b in zip(loaded, average, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -85,6 +85,8 @@ class ImageSet:
         kind: `ink` (symmetries may make new classes), `photo` (no symmetries, no vertical flips) or
             `vector` (features without an order: never resized or warped).
         name: what the set is called in logs and reports.
+        digests: (M,) uint64 digest of each image's pixels, where the set was prepared with them: the
+            fingerprint then reads no pixels. None where it was not.
     """
 
     images: np.ndarray | StreamedImages
@@ -95,6 +97,7 @@ class ImageSet:
     alphabet_names: tuple[str, ...]
     kind: str
     name: str
+    digests: np.ndarray | None = None
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -176,7 +179,9 @@ class ImageSet:
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of the pixels, ids and names."""
         digest = hashlib.sha256()
-        for array in (self.images, self.classes, self.drawers, self.class_alphabets):
+        pixels = self.images if self.digests is None else self.digests
+        digest.update(repr(self.images.shape).encode() if self.digests is not None else b"")
+        for array in (pixels, self.classes, self.drawers, self.class_alphabets):
             digest.update(repr((array.shape, array.dtype.str)).encode())
             for begin in range(0, len(array), _CHUNK):
                 digest.update(np.ascontiguousarray(array[begin : begin + _CHUNK]))
@@ -257,6 +262,7 @@ class ImageSet:
             alphabet_names=tuple(self.alphabet_names[a] for a in kept_alphabets),
             kind=self.kind,
             name=name or self.name,
+            digests=None if self.digests is None else self.digests[keep],
         )
 
     def resized(self, height: int, width: int) -> ImageSet:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from siamese_jax.data import folder, glyphs, mnist, omniglot, preparation, splits, vectors
+from siamese_jax.data import folder, glyphs, mnist, named, omniglot, preparation, splits, vectors
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.data.official_runs import OfficialRuns, make_runs
 
@@ -32,6 +32,11 @@ DEFAULTS: Mapping[str, Any] = {
     "split": "lake",  # lake, koch, vinyals, rows: see `splits`
     # Training, validation, test; whole numbers count classes (alphabets; images a class by rows).
     "fractions": (0.6, 0.2, 0.2),  # of glyphs, folders and vectors
+    "skip_broken": False,  # of a folder: leave out broken files and too small classes
+    "tfds_image": "image",  # of `tfds:NAME`: the feature that holds the picture
+    "tfds_label": "label",  # its class
+    "tfds_alphabet": None,  # its superclass, if classes are to be split by one
+    "tfds_splits": ("all",),  # one to be split by fractions, or training, validation and test
     "ink": False,  # of the set `folder`: dark ink on light paper
     "glyphs_alphabets": 20,
     "glyphs_characters": (18, 32),  # least and largest number in an alphabet
@@ -105,20 +110,21 @@ def load(config: Mapping[str, Any]) -> Data:
     size = fields["image_size"]
     if size is not None and [type(side) for side in np.atleast_1d(size).tolist()] != [int, int]:
         raise ValueError(f"data image_size must be (height, width) in pixels, got {size!r}")
+    by_tfds = str(fields["name"]).startswith(named.PREFIX)
     for key, choices in (("name", LOADERS), ("split", SPLITS)):
-        if fields[key] not in choices:
+        if fields[key] not in choices and not (key == "name" and by_tfds):
             raise ValueError(f"data {key} must be one of {', '.join(choices)}, got {fields[key]!r}")
     name = fields["name"]
-    if fields["stream"] and name not in ("auto", "omniglot"):
-        raise ValueError(f"data stream goes with Omniglot only; {name!r} is held in memory")
+    if fields["stream"] and name not in ("auto", "omniglot", "folder"):
+        raise ValueError(f"data stream goes with Omniglot and folders; {name!r} is held in memory")
     if fields["split"] == "vinyals" and (name != "omniglot" or fields["stream"]):
         raise ValueError(
             "data split 'vinyals' goes with Omniglot in memory: set data.name to 'omniglot' and "
             "data.stream to False"
         )
-    if fields["split"] == "rows" and name not in ("folder", "vectors"):
+    if fields["split"] == "rows" and name not in ("folder", "vectors") and not by_tfds:
         raise ValueError(f"data split 'rows' goes with folder and vectors, not with {name!r}")
-    data = LOADERS[name](fields)
+    data = (_load_tfds if by_tfds else LOADERS[name])(fields)
     data = data.resized(fields["image_size"])
     _log.info("data: %s", data.note)
     return data
@@ -178,11 +184,39 @@ def _load_folder(fields: Mapping[str, Any]) -> Data:
     if not path:
         raise ValueError("the data set 'folder' needs a path: a folder, or zip, of pictures")
     images = folder.load_folder(
-        path, image_size=fields["image_size"], ink=fields["ink"], min_images=2
+        path,
+        image_size=fields["image_size"],
+        ink=fields["ink"],
+        min_images=2,
+        skip_broken=fields["skip_broken"],
+        stream=fields["stream"] or None,
+        data_dir=fields["data_dir"],
     )
     parts = _split(images, fields)
     note = (
         f"{images.name}, {len(images)} pictures of {images.num_classes} classes "
+        f"({_split_note(fields)})"
+    )
+    return Data(*parts, None, "", note)
+
+
+def _load_tfds(fields: Mapping[str, Any]) -> Data:
+    """A set of tfds's catalogue, or any builder that is registered."""
+    sets = named.load(
+        fields["name"].removeprefix(named.PREFIX),
+        tuple(fields["tfds_splits"]),
+        fields["tfds_image"],
+        fields["tfds_label"],
+        fields["tfds_alphabet"],
+        fields["image_size"],
+        fields["ink"],
+        fields["data_dir"],
+    )
+    if len(sets) == 3:
+        return Data(*sets, None, "", f"{fields['name']}, splits {', '.join(fields['tfds_splits'])}")
+    parts = _split(sets[0], fields)
+    note = (
+        f"{fields['name']}, {len(sets[0])} pictures of {sets[0].num_classes} classes "
         f"({_split_note(fields)})"
     )
     return Data(*parts, None, "", note)

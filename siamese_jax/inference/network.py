@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from siamese_jax.data.image_set import resize_images
+from siamese_jax.data.image_set import StreamedImages, resize_images
+from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.evaluation.scoring import Embedder, from_embedder
 from siamese_jax.inference.devices import Devices
 from siamese_jax.inference.embed import (
@@ -20,10 +21,12 @@ from siamese_jax.inference.embed import (
     make_one_shot_step,
     make_pair_step,
 )
+from siamese_jax.inference.pictures import Pictures, to_stack
 from siamese_jax.models import siamese
 from siamese_jax.models.siamese import SiameseNet
 from siamese_jax.runs import export, safetensors_file
 
+_FRAMED = ("auto", "omniglot", "glyphs")  # data sets of characters that fill their frame
 _PAIRS = 32  # pairs a device in a call of the pair step, which compares all with all
 
 
@@ -41,6 +44,9 @@ class Siamese:
         embed_step, pair_step, one_shot_step: compiled steps, see `inference.embed`.
         class_step: compiled step of a network with a full context; None for others.
         tta: views of each image in test-time augmentation, 1 for none.
+        calibrations: what scores mean, by what they are scores of: `pictures`, as `same` takes them,
+            or `drawings` of the demo.
+        framed: whether it was trained on characters that fill their frame.
     """
 
     model: SiameseNet
@@ -54,6 +60,8 @@ class Siamese:
     one_shot_step: Callable
     class_step: Callable | None = None
     tta: int = 1
+    calibrations: Mapping[str, Calibration] = dataclasses.field(default_factory=dict)
+    framed: bool = False
 
     def __repr__(self) -> str:
         """One line: the name, and what goes in and comes out."""
@@ -95,7 +103,8 @@ class Siamese:
         Raises:
             ValueError: another type, rank or number of channels or features.
         """
-        images = np.asarray(images)
+        if not isinstance(images, StreamedImages):  # which is read batch by batch
+            images = np.asarray(images)
         if self.kind == "vector":
             size = self.image_shape[1]
             if images.shape[1:] not in ((size,), (1, size, 1)) or images.dtype != np.float32:
@@ -112,7 +121,9 @@ class Siamese:
                 f"images must be (B, H, W, {channels}) uint8, got {images.shape} {images.dtype}"
             )
         if images.shape[1:3] != (height, width):
-            images = resize_images(images, height, width)
+            streamed = isinstance(images, StreamedImages)
+            resize = StreamedImages.resized if streamed else resize_images
+            images = resize(images, height, width)
         return self.devices.batches(self.embed_step, self.variables, images, batch)
 
     def score_matrix(self, h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
@@ -132,17 +143,61 @@ class Siamese:
         """(R, Q, D) and (R, N, K, D) embeddings -> (R, Q, N) scores, with a full context only."""
         return self.devices.call(self.class_step, self.variables, [queries, supports])
 
-    def score(self, images1: np.ndarray, images2: np.ndarray) -> np.ndarray:
-        """Scores of every first image against every second.
+    def pictures(self, pictures: Pictures, from_files: bool = False) -> np.ndarray:
+        """Pictures of any form as `embed` takes them: (B, H, W, C) uint8, see `pictures.to_stack`."""
+        return to_stack(pictures, self.image_shape, self.kind, self.framed, from_files)[0]
+
+    def score(self, pictures1: Pictures, pictures2: Pictures) -> np.ndarray:
+        """Scores of every first picture with every second.
+
+        A score is a number that is higher for pictures that are more alike. Its zero means nothing:
+        the score above which two pictures are more likely the same is of the network, and `same`
+        knows it.
 
         Args:
-            images1: (Q, H, W, C) uint8, see `embed`.
-            images2: (S, H, W, C) uint8.
+            pictures1: arrays, paths or PIL pictures, one or a stack, see `pictures.to_stack`. A network
+                of kind `vector` takes its vectors, see `embed`.
+            pictures2: likewise.
 
         Returns:
-            (Q, S) logits of "same class", higher = more alike.
+            (Q, S) scores of two stacks; where one picture is given its axis is left out, so that two
+            pictures give a number.
+
+        Raises:
+            ValueError: what `pictures.to_stack` or `embed` refuses.
         """
-        return self.score_matrix(self.embed(images1), self.embed(images2))
+        if self.kind == "vector":
+            return self.score_matrix(self.embed(pictures1), self.embed(pictures2))
+        given = (pictures1, pictures2)
+        (stack1, one1), (stack2, one2) = (
+            to_stack(x, self.image_shape, self.kind, self.framed) for x in given
+        )
+        scores = self.score_matrix(self.embed(stack1), self.embed(stack2))
+        return scores[0 if one1 else slice(None), 0 if one2 else slice(None)]
+
+    def same(self, pictures1: Pictures, pictures2: Pictures) -> np.ndarray:
+        """Probabilities that two pictures show the same, of every first with every second.
+
+        They hold where same and different are equally likely beforehand, and for pictures like those
+        that the network was calibrated on.
+
+        Args:
+            pictures1: see `score`.
+            pictures2: likewise.
+
+        Returns:
+            Shaped as `score` gives them, in [0, 1].
+
+        Raises:
+            ValueError: a network without a calibration, or what `score` refuses.
+        """
+        if "pictures" not in self.calibrations:
+            reason = "test-time augmentation changes its scores" if self.tta > 1 else "it has none"
+            raise ValueError(
+                f"{self.name} has no calibration ({reason}), so its scores have no probability: "
+                "launch/calibrate.py makes one"
+            )
+        return self.calibrations["pictures"].probability(self.score(pictures1, pictures2))
 
     def system(self) -> Embedder:
         """The network as the protocols take it."""
@@ -180,7 +235,14 @@ def ensemble(nets: Sequence[Siamese]) -> Embedder:
 
 
 def bind(
-    config, variables, image_shape, kind: str, name: str, devices: Devices, tta: int = 1
+    config,
+    variables,
+    image_shape,
+    kind: str,
+    name: str,
+    devices: Devices,
+    tta: int = 1,
+    calibrated: Mapping[str, Mapping] | None = None,
 ) -> Siamese:
     """Makes a `Siamese` of a config's network.
 
@@ -192,6 +254,7 @@ def bind(
         name: for tables.
         devices: where it runs.
         tta: see `embed.make_embed_step`.
+        calibrated: fields of its calibrations by name; they hold without test-time augmentation.
 
     Raises:
         ValueError: test-time augmentation of vectors, which cannot be warped.
@@ -211,6 +274,8 @@ def bind(
         make_one_shot_step(model, devices),
         make_class_step(model, devices) if model.context is not None else None,
         tta,
+        {name: Calibration.of(x) for name, x in (calibrated or {}).items()} if tta == 1 else {},
+        kind == "ink" and config.get("data", {}).get("name") in _FRAMED,
     )
 
 
@@ -241,7 +306,9 @@ def load(
     name = f"{stem.removesuffix('.npz').removesuffix(safetensors_file.SUFFIX)} @ {weights.step}"
     start = weights.provenance[-1]
     shape, variables = tuple(start["image_shape"]), devices.replicate(weights.variables)
-    return bind(weights.config, variables, shape, start["kind"], name, devices, tta)
+    return bind(
+        weights.config, variables, shape, start["kind"], name, devices, tta, weights.calibrations
+    )
 
 
 def read(path: str | pathlib.Path, checkpoint: str | int = "best") -> export.Weights:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import pkgutil
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
@@ -123,9 +125,10 @@ def build(
     """The network that a config's `model` section describes.
 
     Args:
-        fields: `encoder` (a name of `ENCODERS`), `comparator` (a name of `COMPARATORS`), `dtype` (one of
-            `DTYPES`), under `encoder_args` and `head_args` the attributes of the chosen classes, and,
-            if wanted, `context_steps`: those of `FullContext`, 0 for none.
+        fields: `encoder` (a name of `ENCODERS`, or the dotted path of a linen module called with images
+            and `train`, `package.module.Class`), `comparator` (a name of `COMPARATORS`), `dtype` (one
+            of `DTYPES`), under `encoder_args` and `head_args` the attributes of the chosen classes,
+            and, if wanted, `context_steps`: those of `FullContext`, 0 for none.
         image_shape: (H, W, C) of the images; only the comparator `local` needs it.
         axis_name: mapped axis over which batch statistics are averaged, None on one device.
         classes: of the softmax layer that an objective trains; 0 for none.
@@ -133,10 +136,10 @@ def build(
     Raises:
         ValueError: an unknown encoder, comparator or dtype, or an attribute that they do not have.
     """
-    for field, known in (("encoder", ENCODERS), ("comparator", COMPARATORS), ("dtype", DTYPES)):
+    for field, known in (("comparator", COMPARATORS), ("dtype", DTYPES)):
         if fields[field] not in known:
             raise ValueError(f"model.{field} must be one of {tuple(known)}, got {fields[field]!r}")
-    encoder_class = ENCODERS[fields["encoder"]]
+    encoder_class = _encoder_class(fields["encoder"])
     derived = {"dtype": jnp.dtype(fields["dtype"]), "axis_name": axis_name}
     encoder = _construct("encoder_args", encoder_class, fields["encoder_args"], derived)
     head_class = COMPARATORS[fields["comparator"]]
@@ -149,6 +152,34 @@ def build(
         context=FullContext(steps) if steps else None,
         classifier=CosineClassifier(classes) if classes else None,
     )
+
+
+def _encoder_class(name: str) -> type[nn.Module]:
+    """The encoder of a name of `ENCODERS`, or of a dotted path.
+
+    Raises:
+        ValueError: neither, or what lies there is no linen module with the attributes and call that an
+            encoder needs.
+    """
+    if name in ENCODERS:
+        return ENCODERS[name]
+    if "." not in name:
+        raise ValueError(
+            f"model.encoder must be one of {tuple(ENCODERS)} or a dotted path, got {name!r}"
+        )
+    try:
+        encoder = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"model.encoder {name!r} cannot be imported ({error})") from None
+    if not (isinstance(encoder, type) and issubclass(encoder, nn.Module)):
+        raise ValueError(f"model.encoder {name!r} is no class of flax.linen modules")
+    parameters = inspect.signature(encoder.__call__).parameters
+    if len(parameters) < 3:  # self, images, train
+        raise ValueError(
+            f"model.encoder {name!r} must be called as (images, train), and its call takes "
+            f"({', '.join(list(parameters)[1:])})"
+        )
+    return encoder
 
 
 def _construct(

@@ -10,7 +10,8 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from siamese_jax.recognition import calibration, gallery
+from siamese_jax.evaluation import calibration
+from siamese_jax.recognition import gallery
 from siamese_jax.recognition.storage import GalleryFile
 from siamese_jax.runs import files
 
@@ -130,7 +131,7 @@ def _identify(paths: Sequence[str], settings: Settings) -> Output:
         name = "no threshold" if answer.threshold is None else answer.name or gallery.UNKNOWN
         nearest = ", ".join(f"{m.name} ({_score(m)})" for m in answer.matches)
         lines.append(f"{path}: {name}; nearest {nearest}")
-    return Output((*lines, _threshold_line(known, answers[0])))
+    return Output((*lines, _threshold_line(known, net, answers[0])))
 
 
 def _compare(paths: Sequence[str], settings: Settings) -> Output:
@@ -144,7 +145,7 @@ def _compare(paths: Sequence[str], settings: Settings) -> Output:
         calibrated = known.calibration
     first, second = (pictures.read(net, path) for path in paths)
     comparison = identification.compare(net, first, second, calibrated)
-    probability = "no probability: it needs --gallery=FILE with a calibrated gallery"
+    probability = "no probability: launch/calibrate.py calibrates the network"
     if comparison.probability is not None:
         probability = f"probability of same {comparison.probability:.4f}"
     return Output(
@@ -163,7 +164,7 @@ def _verify(words: Sequence[str], settings: Settings) -> Output:
     answer = identification.verify(known, net, name, pictures.read(net, path))
     verdict = "rejected" if answer.name is None else "accepted"
     line = f"{path}: {verdict} as {name} ({_score(answer.matches[0])})"
-    return Output((line, _threshold_line(known, answer)), exit_code=int(answer.name is None))
+    return Output((line, _threshold_line(known, net, answer)), exit_code=int(answer.name is None))
 
 
 def _search(paths: Sequence[str], settings: Settings) -> Output:
@@ -197,7 +198,29 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
     )
     known = gallery.calibrate(known, net, labelled, settings.false_accept_rate, settings.seed)
     file.write(known)
-    return Output(calibration.describe(known.calibration))
+    lines = calibration.describe(known.calibration)
+    if _trained_on(settings, paths[0]):
+        lines = (
+            f"WARNING: the network was trained on {paths[0]}: on classes that it knows it scores too "
+            "well, and the threshold and probabilities are too good; calibrate on other people",
+            *lines,
+        )
+    return Output(lines)
+
+
+def _trained_on(settings: Settings, path: str) -> bool:
+    """Whether a folder is the one that the network was trained on."""
+    from siamese_jax.runs import workdir
+
+    place = pathlib.Path(settings.workdir)
+    if not (place / "config.json").exists():
+        return False
+    trained = workdir.read_config(place).get("data", {}).get("path")
+    return bool(trained) and _resolved(trained) == _resolved(path)
+
+
+def _resolved(path: str) -> pathlib.Path:
+    return pathlib.Path(path).expanduser().resolve()
 
 
 def _rebuild(_: Sequence[str], settings: Settings) -> Output:
@@ -273,14 +296,18 @@ def _score(match: identification.Match) -> str:
     return f"probability {match.probability:.3f}, score {match.score:.3f}"
 
 
-def _threshold_line(known: gallery.Gallery, answer: identification.Answer) -> str:
-    calibrated = known.calibration
+def _threshold_line(
+    known: gallery.Gallery, net: network.Siamese, answer: identification.Answer
+) -> str:
+    calibrated = known.calibration or net.calibrations.get("pictures")
     if calibrated is None:
         return "this gallery has no threshold, so nobody is unknown: calibrate it first"
     line = (
         f"threshold {answer.threshold:.3f} of the score, for a false-accept rate of "
         f"{calibrated.rate:g}"
     )
+    if known.calibration is None:
+        line += f", by the network's own calibration ({calibrated.source})"
     if answer.rate_covered:
         return line
     return f"{line}, which was shown for at most {calibrated.max_references} references only"

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from siamese_jax.evaluation import calibration
 from siamese_jax.inference import network as network_lib
-from siamese_jax.recognition import calibration, pictures, scoring
+from siamese_jax.recognition import pictures, scoring
 from siamese_jax.recognition.gallery import Gallery, Reference, check_name, check_network
 
 
@@ -74,7 +75,8 @@ def identify(
 ) -> list[Answer]:
     """Names who is on each picture.
 
-    Without a calibration the names are ranked, but there is no threshold and no answer.
+    Without a calibration, of the gallery or of the network, the names are ranked, but there is no
+    threshold and no answer.
 
     Args:
         gallery: the enrolled names.
@@ -86,7 +88,8 @@ def identify(
         ValueError: another network, or a gallery without names.
     """
     scores = score(gallery, net, probes)
-    threshold, covered = _threshold(gallery, len(gallery))
+    calibrated = _calibration(gallery, net)
+    threshold, covered = _threshold(calibrated, len(gallery))
     answers = []
     for row in scores:
         best = {}  # the place of each name's best reference; names in the order of their scores
@@ -94,7 +97,7 @@ def identify(
             best.setdefault(gallery.references[place].name, place)
             if len(best) == top:
                 break
-        matches = tuple(_match(gallery, row, place) for place in best.values())
+        matches = tuple(_match(gallery, calibrated, row, place) for place in best.values())
         answers.append(Answer(matches, threshold, covered))
     return answers
 
@@ -112,7 +115,7 @@ def verify(
     """
     check_network(gallery, net)
     check_name(gallery, name)
-    if gallery.calibration is None:
+    if _calibration(gallery, net) is None:
         raise ValueError(
             "this gallery has no threshold to accept or reject by: `calibrate` it first"
         )
@@ -133,7 +136,9 @@ def search(
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
     row = score(gallery, net, [probe])[0]
-    return [_match(gallery, row, place) for place in np.argsort(-row, kind="stable")[:top]]
+    calibrated = _calibration(gallery, net)
+    order = np.argsort(-row, kind="stable")[:top]
+    return [_match(gallery, calibrated, row, place) for place in order]
 
 
 def compare(
@@ -152,8 +157,9 @@ def compare(
         net: the network.
         first: a picture.
         second: another one.
-        calibrated: of this network, for the probability.
+        calibrated: of this network, for the probability; None for the one that came with it.
     """
+    calibrated = calibrated or net.calibrations.get("pictures")
     h = scoring.embed(net, [first, second])
     value = float(scoring.score(net, h[:1], scoring.References(h[1:]))[0, 0])
     head = net.model.head
@@ -178,16 +184,20 @@ def score(
     return scoring.score(net, scoring.embed(net, probes), gallery.scored)
 
 
-def _threshold(gallery, references: int) -> tuple[float | None, bool]:
+def _calibration(gallery, net) -> calibration.Calibration | None:
+    """The gallery's calibration, else the one that came with the network."""
+    return gallery.calibration or net.calibrations.get("pictures")
+
+
+def _threshold(calibrated, references: int) -> tuple[float | None, bool]:
     """The threshold for the best of so many references, and whether its rate was shown."""
-    calibrated = gallery.calibration
     if calibrated is None:
         return None, False
     return calibrated.threshold(references), references <= calibrated.max_references
 
 
-def _match(gallery, row, place) -> Match:
-    value, calibrated = float(row[place]), gallery.calibration
+def _match(gallery, calibrated, row, place) -> Match:
+    value = float(row[place])
     probability = None if calibrated is None else float(calibrated.probability(value))
     reference = gallery.references[place]
     return Match(reference.name, value, probability, reference)

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from siamese_jax.data import folder
-from siamese_jax.data.image_set import as_kind, resize_images
+from siamese_jax.data.image_set import resize_images
 from siamese_jax.inference import network
+from siamese_jax.inference.pictures import to_channels
 
 SIDE = 128  # pixels, the longer side of a kept thumbnail at most
 
@@ -75,7 +76,8 @@ def from_thumbnail(net: network.Siamese, thumbnail: bytes, source: str, digest: 
 def shape_for(net: network.Siamese, pixels: np.ndarray, inverted: bool = False) -> np.ndarray:
     """Pictures as the network takes them.
 
-    A network of kind `ink` sees the ink: dark strokes on light paper are inverted.
+    A network of kind `ink` sees the ink, whatever it was drawn on and wherever, see
+    `inference.pictures.to_stack`.
 
     Args:
         net: the network.
@@ -85,17 +87,9 @@ def shape_for(net: network.Siamese, pixels: np.ndarray, inverted: bool = False) 
     Returns:
         (B, *net.image_shape) uint8, stretched to the network's sides.
     """
-    height, width, channels = net.image_shape
-    if channels == 1 and pixels.shape[-1] == 3:
-        grey = [np.asarray(Image.fromarray(p).convert("L")) for p in pixels]
-        pixels = np.stack(grey)[..., None]
-    elif channels == 3 and pixels.shape[-1] == 1:
-        pixels = np.repeat(pixels, 3, axis=-1)
     if not inverted:
-        pixels = as_kind(pixels, net.kind)
-    if pixels.shape[1:3] != (height, width):
-        pixels = resize_images(pixels, height, width)
-    return pixels
+        return net.pictures(pixels, from_files=True)
+    return resize_images(to_channels(pixels, net.image_shape[2]), *net.image_shape[:2])
 
 
 def _to_png(pixels: np.ndarray) -> bytes:

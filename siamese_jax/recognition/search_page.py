@@ -7,7 +7,8 @@ import html
 import pathlib
 from collections.abc import Sequence
 
-from siamese_jax.recognition import calibration, gallery
+from siamese_jax.evaluation import calibration
+from siamese_jax.recognition import gallery
 from siamese_jax.recognition.identification import Match
 from siamese_jax.recognition.pictures import Picture
 from siamese_jax.reporting import page

@@ -15,8 +15,8 @@ import zlib
 
 import numpy as np
 
+from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.readers import check_file, read_npz
-from siamese_jax.recognition.calibration import Calibration
 from siamese_jax.recognition.gallery import Gallery, Reference
 from siamese_jax.runs import digests, files
 
@@ -143,8 +143,7 @@ def _from_bytes(data: bytes) -> Gallery:
     columns = (facts["names"], facts["sources"], facts["digests"], thumbnails)
     calibration = facts["calibration"]
     if calibration is not None:
-        thresholds = tuple((int(n), float(t)) for n, t in calibration["thresholds"])
-        calibration = Calibration(**{**calibration, "thresholds": thresholds})
+        calibration = Calibration.of(calibration)
     return Gallery(
         fingerprint=facts["fingerprint"],
         network=facts["network"],

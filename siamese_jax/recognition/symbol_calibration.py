@@ -14,14 +14,13 @@ import pathlib
 
 import numpy as np
 
-from siamese_jax.data import loading
+from siamese_jax.data import drawing, loading
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.inference import network
-from siamese_jax.recognition import drawing, gallery
-from siamese_jax.recognition.calibration import Calibration
+from siamese_jax.recognition import gallery
 
 RATE = 0.05  # false-accept rate: how often an untaught symbol may be named
-FOLDER = pathlib.Path(__file__).parent / "calibrations"
 
 
 def redraw(images: ImageSet) -> ImageSet:
@@ -62,8 +61,7 @@ def read(path: str | os.PathLike, net: network.Siamese) -> Calibration:
     try:
         content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         fingerprint = content.pop("network")
-        thresholds = tuple((int(n), float(t)) for n, t in content["thresholds"])
-        calibration = Calibration(**{**content, "thresholds": thresholds})
+        calibration = Calibration.of(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no calibration can be read ({type(error).__name__})") from None
     if fingerprint != gallery.network_fingerprint(net):
@@ -87,10 +85,5 @@ def describe(calibration: Calibration) -> str:
 
 
 def find(net: network.Siamese) -> Calibration | None:
-    """The calibration that comes with the package for this network, or None."""
-    for path in sorted(FOLDER.glob("*.json")):
-        try:
-            return read(path, net)
-        except ValueError:
-            continue
-    return None
+    """The calibration for drawings that comes with a network, or None."""
+    return net.calibrations.get("drawings")

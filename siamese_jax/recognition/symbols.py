@@ -12,17 +12,17 @@ import os
 import numpy as np
 from PIL import Image
 
+from siamese_jax.data import drawing
+from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.inference import explain as explain_lib
 from siamese_jax.inference.network import Siamese
 from siamese_jax.recognition import (
-    drawing,
     gallery,
     identification,
     pictures,
     storage,
     symbol_calibration,
 )
-from siamese_jax.recognition.calibration import Calibration
 from siamese_jax.reporting import explain as explain_figure
 
 MAX_NAME = 60  # characters

@@ -19,11 +19,12 @@ import ml_collections
 import numpy as np
 
 from siamese_jax.readers import read_npz
-from siamese_jax.runs import checkpoints, digests, files, workdir
+from siamese_jax.runs import calibrations, checkpoints, digests, files, workdir
 
 FILE = "weights.npz"  # in an unpacked workdir
 _FOLDER = pathlib.Path(__file__).parent / "pretrained"
 RECORDS = ("config", "provenance", "metrics", "step")  # of a run, in the order of `Weights`
+_CALIBRATIONS = "calibrations"
 _DIGEST = "digest"
 
 
@@ -36,6 +37,7 @@ class Weights(NamedTuple):
         metrics: rows of its log.
         step: of the checkpoint.
         variables: `params` and `batch_stats`, float32.
+        calibrations: fields of its calibrations by name, see `calibrations`.
     """
 
     config: ml_collections.ConfigDict
@@ -43,6 +45,7 @@ class Weights(NamedTuple):
     metrics: list[dict]
     step: int
     variables: Mapping[str, Any]
+    calibrations: Mapping[str, Mapping] = {}
 
 
 def pretrained() -> list[str]:
@@ -91,12 +94,13 @@ def export(
             arrays[name] = np.asarray(x, np.float16)
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has numbers that float16 cannot hold")
-    write(file, {name: json.dumps(records[name]) for name in RECORDS}, arrays)
+    names = (*RECORDS, _CALIBRATIONS)
+    write(file, {name: json.dumps(records[name]) for name in names}, arrays)
 
 
 def write(file: str | pathlib.Path, texts: Mapping[str, str], arrays: Mapping) -> None:
     """Writes the records, as JSON, and the arrays of a network with the digest of them all."""
-    content = {**{name: np.asarray(text) for name, text in texts.items()}, **arrays}
+    content = {**arrays, **{name: np.asarray(text) for name, text in texts.items()}}
     content[_DIGEST] = np.asarray(digests.of_arrays(content))
     files.replace_file(file, lambda stream: np.savez_compressed(stream, **content))
 
@@ -117,7 +121,24 @@ def read_run(path: str | pathlib.Path, checkpoint: str | int = "best") -> Weight
     config, starts = workdir.without_places(run_config, workdir.read_provenance(path))
     config.pop("search_space", None)
     config = ml_collections.ConfigDict(config).lock()
-    return Weights(config, starts, workdir.read_metrics(path), step, variables)
+    calibrated = calibrations.read(path, step)
+    return Weights(config, starts, workdir.read_metrics(path), step, variables, calibrated)
+
+
+def calibrate(file: str | pathlib.Path, name: str, fields: Mapping) -> None:
+    """Writes a calibration into a file of a network; one of the same name is replaced.
+
+    Args:
+        file: of `export`.
+        name: `pictures` or `drawings`.
+        fields: of the calibration.
+
+    Raises:
+        ValueError: no such file, or one that `export` did not write.
+    """
+    calibrated = {**read(file).calibrations, name: dict(fields)}
+    arrays = {key: x for key, x in read_npz(file).items() if key != _DIGEST}
+    write(file, {_CALIBRATIONS: json.dumps(calibrated)}, arrays)
 
 
 def read(file: str | pathlib.Path) -> Weights:
@@ -132,6 +153,7 @@ def read(file: str | pathlib.Path) -> Weights:
         if recorded != digests.of_arrays(arrays):
             raise ValueError("its content is not what was written")
         records = [json.loads(str(arrays.pop(name))) for name in RECORDS]
+        calibrated = json.loads(str(arrays.pop(_CALIBRATIONS, "{}")))
     except FileNotFoundError:
         raise ValueError(f"no such file {file}") from None
     except KeyError as error:
@@ -139,7 +161,7 @@ def read(file: str | pathlib.Path) -> Weights:
     except ValueError as error:
         raise ValueError(f"{file} holds no weights of a network, or is damaged ({error})") from None
     config, *others = records
-    return Weights(ml_collections.ConfigDict(config).lock(), *others, nested(arrays))
+    return Weights(ml_collections.ConfigDict(config).lock(), *others, nested(arrays), calibrated)
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict:

@@ -13,13 +13,14 @@ from siamese_jax.runs import files, workdir
 from siamese_jax.runs.export import RECORDS, Weights, nested
 
 SUFFIX = ".safetensors"
+_METADATA = (*RECORDS, "calibrations")  # the fields of `Weights` besides its variables
 
 
 def write(file: str | pathlib.Path, weights: Weights) -> None:
     """Writes a network, whole or not at all.
 
     Every parameter and statistic keeps its path as name, such as `params/encoder/conv1/kernel`. The
-    metadata are the config, provenance, metrics and step, each as JSON.
+    metadata are the config, provenance, metrics, step and calibrations, each as JSON.
 
     Args:
         file: to write.
@@ -34,7 +35,7 @@ def write(file: str | pathlib.Path, weights: Weights) -> None:
         for place, x in jax.tree_util.tree_leaves_with_path(weights.variables)
     }
     records = {**weights._asdict(), "config": workdir.plain(weights.config)}
-    metadata = {name: json.dumps(records[name]) for name in RECORDS}
+    metadata = {name: json.dumps(records[name]) for name in _METADATA}
     data = safetensors.numpy.save(arrays, {"format": "np", **metadata})
     files.replace_file(file, lambda stream: stream.write(data))
 
@@ -51,8 +52,9 @@ def read(file: str | pathlib.Path) -> Weights:
         raise ValueError(f"no such file {file}")
     try:
         with safetensors.safe_open(file, "numpy") as opened:
-            config, *others = (json.loads(opened.metadata()[name]) for name in RECORDS)
+            records = {name: json.loads(opened.metadata()[name]) for name in _METADATA}
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} holds no network of this package ({error})") from None
-    return Weights(ml_collections.ConfigDict(config).lock(), *others, nested(arrays))
+    records["config"] = ml_collections.ConfigDict(records["config"]).lock()
+    return Weights(**records, variables=nested(arrays))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.special import expit, gammaln
@@ -54,6 +54,12 @@ class Calibration:
     classes: int
     pictures: int
     held_out: dict
+
+    @classmethod
+    def of(cls, fields: Mapping) -> Calibration:
+        """From the fields that `dataclasses.asdict` gave, as JSON keeps them."""
+        thresholds = tuple((int(n), float(t)) for n, t in fields["thresholds"])
+        return cls(**{**fields, "thresholds": thresholds})
 
     def threshold(self, references: int) -> float:
         """The threshold for the best score of so many references.

@@ -1,0 +1,71 @@
+"""Calibrates a network itself, on classes that it was not trained on, and keeps that with it.
+
+`Siamese.same`, and galleries without a calibration of their own, take it from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+
+from siamese_jax.data import loading
+from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation.calibration import Calibration
+from siamese_jax.inference import network
+from siamese_jax.recognition import gallery, symbol_calibration
+from siamese_jax.runs import calibrations, export, workdir
+
+RATE = 0.05  # false-accept rate of the thresholds
+SUBJECTS = ("pictures", "drawings")
+
+
+def calibrate(net: network.Siamese, labelled: ImageSet, rate: float = RATE) -> Calibration:
+    """The calibration of a network on labelled pictures, see `gallery.calibrate`."""
+    return gallery.calibrate(gallery.empty(net), net, labelled, rate).calibration
+
+
+def calibrate_file(
+    place: str | os.PathLike,
+    subject: str = "pictures",
+    data: Mapping | None = None,
+    rate: float = RATE,
+    checkpoint: str | int = "best",
+) -> Calibration:
+    """Calibrates a run, or a file of weights, on its validation classes, and writes that into it.
+
+    Args:
+        place: the run's workdir, or a file of `export.export`.
+        subject: `pictures` for pictures as they are; `drawings` for those redrawn as the demo does.
+        data: fields of the run's data to change, such as `archives`.
+        rate: false-accept rate of the thresholds.
+        checkpoint: of a run.
+
+    Raises:
+        ValueError: another subject, no network there, validation classes that were trained on, or
+            what `evaluation.calibration.calibrate` refuses.
+    """
+    if subject not in SUBJECTS:
+        raise ValueError(f"what is calibrated must be one of {SUBJECTS}, got {subject!r}")
+    place = pathlib.Path(place)
+    net = network.load(place, checkpoint)
+    weights = place if place.is_file() else place / export.FILE
+    in_file = weights.exists()
+    config = export.read(weights).config if in_file else workdir.read_config(place)
+    if config.data.get("split") == "rows":
+        raise ValueError(
+            f"{place} was trained on some pictures of every class (data.split = 'rows'), so its "
+            "validation classes are not new to it: calibrate a gallery on another folder instead"
+        )
+    labelled = loading.load({**config.data.to_dict(), **(data or {})}).validation
+    if subject == "drawings":
+        labelled = symbol_calibration.redraw(labelled)
+    calibration = calibrate(net, labelled, rate)
+    fields = dataclasses.asdict(calibration)
+    if in_file:
+        export.calibrate(weights, subject, fields)
+    else:
+        step = int(net.name.rpartition("@")[2])
+        calibrations.write(place, step, subject, fields)
+    return calibration

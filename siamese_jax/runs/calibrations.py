@@ -1,0 +1,36 @@
+"""The calibrations of a run's checkpoint: `calibrations.json` in its folder.
+
+A calibration says what a score means (see `evaluation.calibration`). Here it is a mapping of its fields.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+from siamese_jax.runs import files
+
+FILE = "calibrations.json"
+
+
+def read(workdir: str | pathlib.Path, step: int) -> dict[str, dict]:
+    """The calibrations of a checkpoint by name; none where they are of another checkpoint.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    path = pathlib.Path(workdir) / FILE
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["calibrations"] if content["step"] == step else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({type(error).__name__}): calibrate again") from None
+
+
+def write(workdir: str | pathlib.Path, step: int, name: str, fields: Mapping) -> None:
+    """Adds a calibration of a checkpoint; those of another checkpoint are dropped."""
+    content = {"step": step, "calibrations": {**read(workdir, step), name: dict(fields)}}
+    files.replace_text(pathlib.Path(workdir) / FILE, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,166 @@
+"""Large folders that are prepared once, faults told at once, and tfds sets by name."""
+
+import io
+import logging
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from siamese_jax.data import folder, image_set, loading, shards
+
+
+def write(path, classes=6, pictures=5, size=(8, 6)):
+    rng = np.random.default_rng(0)
+    for c in range(classes):
+        (path / f"c{c}").mkdir(parents=True)
+        for i in range(pictures):
+            pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path / f"c{c}" / f"{i}.png")
+    return path
+
+
+def rows_of(images):
+    return images.images[:]
+
+
+@pytest.mark.slow
+def test_prepared_pictures_are_those_of_memory(tmp_path, monkeypatch, caplog):
+    path = write(tmp_path / "people")
+    plain = folder.load_folder(path)
+    monkeypatch.setattr(shards, "PART", 8)
+    with caplog.at_level(logging.INFO):
+        streamed = folder.load_folder(path, stream=True, data_dir=tmp_path / "data")
+    assert "preparing 30 pictures" in caplog.text and "prepared 30 of 30" in caplog.text
+    assert isinstance(streamed.images, image_set.StreamedImages)
+    np.testing.assert_array_equal(rows_of(streamed), plain.images)
+    order = np.random.default_rng(1).permutation(30)
+    np.testing.assert_array_equal(streamed.images[order], plain.images[order])
+    assert streamed.class_names == plain.class_names
+    monkeypatch.setattr(shards, "_run", None)  # nothing is prepared a second time
+    monkeypatch.setattr(folder, "LARGE", 1)
+    held = folder.load_folder(path, data_dir=tmp_path / "data")
+    np.testing.assert_array_equal(held.images, plain.images)
+    assert held.fingerprint == streamed.fingerprint
+    assert held.select(classes=[2]).fingerprint == streamed.select(classes=[2]).fingerprint
+
+
+@pytest.mark.slow
+def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch):
+    path = write(tmp_path / "people")
+    monkeypatch.setattr(shards, "PART", 10)
+    folder.load_folder(path, stream=True, data_dir=tmp_path / "data")
+    parts = sorted((tmp_path / "data" / "pictures").glob("*/0*"))
+    assert len(parts) == 3
+    before = parts[0].stat().st_mtime_ns
+    (parts[1] / "picture_part").rename(tmp_path / "gone")
+    again = folder.load_folder(path, stream=True, data_dir=tmp_path / "data")
+    assert parts[0].stat().st_mtime_ns == before
+    np.testing.assert_array_equal(rows_of(again), folder.load_folder(path).images)
+
+
+@pytest.mark.slow
+def test_a_changed_file_is_prepared_anew(tmp_path):
+    path = write(tmp_path / "people", 3, 2)
+    old = folder.load_folder(path, stream=True, data_dir=tmp_path / "data")
+    Image.fromarray(np.zeros((8, 6, 3), np.uint8)).save(path / "c0" / "0.png")
+    new = folder.load_folder(path, stream=True, data_dir=tmp_path / "data")
+    assert old.fingerprint != new.fingerprint and not new.images[np.array([0])].any()
+
+
+@pytest.mark.slow
+def test_faults_of_a_prepared_folder(tmp_path):
+    path = write(tmp_path / "people", 3, 3)
+    (path / "c1" / "1.png").write_bytes(b"broken")
+    (path / "c2" / "0.png").write_bytes((path / "c2" / "0.png").read_bytes()[:100])
+    options = {"stream": True, "data_dir": tmp_path / "data"}
+    with pytest.raises(ValueError, match=r"c1/1.png is not a .*; c2/0.png is not a readable"):
+        folder.load_folder(path, **options)
+    kept = folder.load_folder(path, skip_broken=True, **options)
+    np.testing.assert_array_equal(kept.class_count, [3, 2, 2])
+
+
+def test_all_faults_are_told_at_once_or_left_out(tmp_path, caplog):
+    path = write(tmp_path / "people", 3, 3)
+    (path / "Thumbs.db").write_bytes(b"none")
+    (path / "c0" / "Thumbs.db").write_bytes(b"none")
+    (path / "c0" / "1.png").write_bytes(b"broken")
+    (path / "loose.png").write_bytes(b"broken")
+    for i in (0, 1):
+        (path / "c2" / f"{i}.png").unlink()
+    with pytest.raises(ValueError, match="skip_broken leaves these out") as caught:
+        folder.load_folder(path, min_images=2)
+    text = str(caught.value)
+    assert "\n" not in text and "Thumbs" not in text
+    for words in ("loose.png does not lie", "c0/1.png is not a readable", "class c2 has 1 image"):
+        assert words in text
+    kept = folder.load_folder(path, min_images=2, skip_broken=True)
+    assert kept.class_names == ("c0", "c1") and kept.class_count.tolist() == [2, 3]
+    assert caplog.text.count("left out:") == 3
+
+
+def test_a_zip_with_one_folder_on_top(tmp_path):
+    path = write(tmp_path / "people", 3, 2)
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as packed:
+        for file in sorted(path.rglob("*.png")):
+            packed.write(file, f"people-main/{file.relative_to(path).as_posix()}")
+    zipped = folder.load_folder(tmp_path / "packed.zip", name="people")
+    assert zipped.class_names == ("c0", "c1", "c2")
+    assert zipped.fingerprint == folder.load_folder(path).fingerprint
+
+
+class TinyPictures(tfds.core.GeneratorBasedBuilder):
+    """Twelve classes of two superclasses, three pictures each."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "picture": tfds.features.Image(shape=(None, None, 3)),
+            "fine": tfds.features.ClassLabel(names=[f"kind{i}" for i in range(12)]),
+            "coarse": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples(i) for i, name in enumerate(("train", "test"))}
+
+    def _generate_examples(self, part):
+        for c in range(6 * part, 6 * part + 6):
+            for i in range(3):
+                pixels, png = np.full((6, 5, 3), 20 * c + i, np.uint8), io.BytesIO()
+                Image.fromarray(pixels).save(png, format="PNG")
+                png.seek(0)
+                yield f"{c}_{i}", {"picture": png, "fine": c, "coarse": f"group{c % 2}"}
+
+
+@pytest.mark.slow
+def test_a_tfds_set_by_its_name(tmp_path):
+    fields = {
+        "name": "tfds:tiny_pictures",
+        "data_dir": str(tmp_path),
+        "tfds_image": "picture",
+        "tfds_label": "fine",
+    }
+    data = loading.load({**fields, "fractions": (6, 3, 3)})
+    assert [x.num_classes for x in (data.train, data.validation, data.test)] == [6, 3, 3]
+    assert data.train.image_shape == (6, 5, 3)
+    for part in (data.train, data.validation, data.test):
+        first = part.images[part.class_start, 0, 0, 0] // 20
+        assert [f"kind{c}" for c in first] == list(part.class_names)
+    alphabets = loading.load(
+        {**fields, "tfds_alphabet": "coarse", "tfds_splits": ("train", "test", "test")}
+    )
+    assert alphabets.train.alphabet_names == ("group0", "group1")
+    assert alphabets.train.class_names[0] == "group0/kind0"
+    for change, words in (
+        ({"tfds_label": "x"}, r"no feature 'x' \(data.tfds_label\): it has .*coarse"),
+        ({"name": "tfds:no_such_set"}, "tfds has no data set 'no_such_set'"),
+        ({"tfds_splits": ("train", "test")}, "one split or three"),
+        ({"tfds_splits": ("other",)}, "has no split 'other': it has train, test"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            loading.load({**fields, **change})
+        assert "\n" not in str(caught.value)
