@@ -6,9 +6,9 @@ command that made the record. A page holds a table between two markers:
     <!-- table: NAME -->
     <!-- end -->
 
-What stands between them is rendered, never written by hand. There are three kinds of tables, one for
+What stands between them is rendered, never written by hand. There are four kinds of tables, one for
 each kind of record: `evaluation` (`launch/evaluate.py --record`), `ablation` (`launch/ablate.py
---record`) and `benchmark` (`launch/benchmark.py --record`).
+--record`), `benchmark` (`launch/benchmark.py --record`) and `faults` (`python -m tests.faults --record`).
 """
 
 from __future__ import annotations
@@ -244,6 +244,7 @@ def render(table: Mapping, results: str | pathlib.Path) -> str:
         ValueError: an unknown kind, or what `measure` raises.
     """
     kinds = {"evaluation": _evaluation, "ablation": _ablation, "benchmark": _benchmark}
+    kinds["faults"] = _faults
     kind = table.get("kind", "evaluation")
     if kind not in kinds:
         raise ValueError(f"table {table['name']}: kind must be one of {', '.join(kinds)}")
@@ -370,6 +371,16 @@ def _time(seconds: float) -> str:
 # ------------------------------------------------------------------------------------ beneath a table
 
 
+def _faults(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for row in table["row"]:
+        kinds = read_record(results, row["record"])["kinds"]
+        rows += [[kind["kind"], f"{kind['cases']:,}", str(kind["failed"])] for kind in kinds]
+        total = [sum(kind[name] for kind in kinds) for name in ("cases", "failed")]
+        rows.append(["all", f"{total[0]:,}", str(total[1])])
+    return ["fault", "cases", "failed"], rows
+
+
 def _beneath(table: Mapping, results) -> list[str]:
     """When, on what and by which commands the rows were measured."""
     names = [name for row in table["row"] for name in record_names(row, table)]
@@ -382,7 +393,7 @@ def _beneath(table: Mapping, results) -> list[str]:
             seeds.add(record["config"]["seed"])
         for variant in record.get("variants", ()):
             seeds |= {run["seed"] for run in variant["runs"]}
-        seeds |= {record["settings"]["seed"]} if "suites" in record else set()
+        seeds |= {record["settings"]["seed"]} if {"suites", "kinds"} & record.keys() else set()
     lines = []
     if starts:
         when = f"Measured {_dates(starts)}"

@@ -47,7 +47,7 @@ def main() -> int:
             print(f"{kind}: {failed} of {count} failed", flush=True)
     if given.record:
         record = {
-            "seed": given.seed,
+            "settings": {"seed": given.seed, "cases": given.cases},
             "seconds": round(time.monotonic() - start),
             "evaluation": workdir.without_places({}, [workdir.provenance()])[1][0],
             "kinds": rows,
