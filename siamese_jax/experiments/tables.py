@@ -8,7 +8,7 @@ command that made the record. A page holds a table between two markers:
 
 What stands between them is rendered, never written by hand. There are four kinds of tables, one for
 each kind of record: `evaluation` (`launch/evaluate.py --record`), `ablation` (`launch/ablate.py
---record`), `benchmark` (`launch/benchmark.py --record`) and `faults` (`python -m tests.faults --record`).
+--record`), `benchmark` (`launch/benchmark.py --record`) and `faults` (`python -m tests.faults`).
 """
 
 from __future__ import annotations
