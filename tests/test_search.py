@@ -94,7 +94,7 @@ def test_fields_are_read_and_written_by_their_names():
     [
         (
             ("optim.rat", "log", 1e-4, 1),
-            r"search_space: .* no field 'optim.rat' \('rat'.*did you mean optim.name",
+            r"search_space: .* no field 'optim.rat' \('rat'.*did you mean optim\.",
         ),
         (("optim.learning_rate", "lin", 1e-4, 1), "not understood"),
         (("optim.learning_rate", "log", 1e-4), "not understood"),
