@@ -11,8 +11,10 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 
@@ -327,6 +329,12 @@ class Checkpoints:
                 f"checkpoint {step} needs {(nbytes + _MARGIN) >> 20} MB and {self._folder} has "
                 f"{free >> 20} MB left: make space and give the same command again"
             )
+        # A quota, a limit of a file's size, no right to write: Orbax would answer with tracebacks.
+        try:
+            with tempfile.TemporaryFile(dir=self._folder) as probe:
+                os.posix_fallocate(probe.fileno(), 0, max(1, nbytes))
+        except OSError as error:
+            raise self._unsaved(error) from error
 
     def _unsaved(self, error: Exception) -> OSError:
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -198,7 +198,10 @@ def _git(*words) -> str | None:
     here = str(pathlib.Path(__file__).parent)
     try:
         answer = subprocess.run(
-            ["git", "-C", here, *words], capture_output=True, text=True, check=False
+            ["git", "--no-optional-locks", "-C", here, *words],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError:
         return None
