@@ -8,15 +8,16 @@ import difflib
 import math
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 
 from siamese_jax.data.folder import natural_key
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.readers import check_file, read_npz
 
 CLASS_COLUMN = "class"
-_NPZ_ERRORS = (ValueError, OSError, EOFError, zipfile.BadZipFile)
+_BYTES, _COLUMNS = 2**32, 2**14  # of a CSV
+_NPZ_ERRORS = (ValueError, OSError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _read_csv(path: pathlib.Path, class_column: str | None):
     """(M, D) float64 features, M keys `(class,)` and M places `line 7`."""
     features, keys, places, names = [], [], [], None
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(check_file(path, _BYTES), newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             for fields in reader:
                 fields = [field.strip() for field in fields]
@@ -196,6 +197,8 @@ def _columns(
 ) -> tuple[list[str], int, bool]:
     """Names of the columns, position of the class, and whether this first line is a row already."""
     wanted = class_column or CLASS_COLUMN
+    if len(fields) > _COLUMNS:
+        raise ValueError(f"{path}, {place}: {len(fields)} columns, at most {_COLUMNS} are read")
     if len(fields) < 2:
         raise ValueError(
             f"{path}, {place}: one column, {fields[0]!r}; expected numbers and a class, separated "
@@ -209,13 +212,14 @@ def _columns(
             f"{path}, {place}: no class column {wanted!r} among the names; did you mean "
             f"{', '.join(near)}? Set data.class_column"
         )
+    first = {name: i for i, name in reversed(list(enumerate(fields)))}
     for i, name in enumerate(fields):
         if not name:
             raise ValueError(
                 f"{path}, {place}: column {i + 1} has no name; if it numbers the rows, remove it "
                 "(it would tell the classes apart), else name it"
             )
-        if name in fields[:i]:
+        if first[name] < i:
             raise ValueError(f"{path}, {place}: two columns are called {name!r}")
     return fields, fields.index(wanted), False
 
@@ -246,12 +250,12 @@ def _is_number(text: str) -> bool:
 def _read_npz(path: pathlib.Path):
     """(M, D) float64 features, M keys `(class,)` or `(alphabet, class)`, and M places `row 7`."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in ("features", "classes") if name not in file]
-            if missing:
-                raise ValueError(f"no array {missing[0]!r}, only {', '.join(file) or 'nothing'}")
-            names = ("features", "classes", "alphabets")
-            arrays = {name: file[name] for name in names if name in file}
+        arrays = read_npz(path)
+        missing = [name for name in ("features", "classes") if name not in arrays]
+        if missing:
+            raise ValueError(f"no array {missing[0]!r}, only {', '.join(arrays) or 'nothing'}")
+        names = ("features", "classes", "alphabets")
+        arrays = {name: arrays[name] for name in names if name in arrays}
     except _NPZ_ERRORS as error:
         raise ValueError(f"{path}: not an NPZ of features and classes ({error})") from None
     features = arrays.pop("features")

@@ -13,6 +13,9 @@ import numpy as np
 from siamese_jax.data import folder
 from siamese_jax.data.image_set import as_kind, resize_images
 from siamese_jax.evaluation import trials
+from siamese_jax.readers import check_file
+
+_BYTES = 2**28  # of a list of pairs
 
 
 def read_pairs(
@@ -95,7 +98,7 @@ class _Claim(NamedTuple):
 def _claims(path: pathlib.Path) -> tuple[list[_Claim], dict[pathlib.Path, int]]:
     """The claims of a CSV file, and by picture the first line that names it."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(check_file(path, _BYTES), newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             rows = [(reader.line_num, [x.strip() for x in row]) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

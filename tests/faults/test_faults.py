@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 import zipfile
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from siamese_jax import readers
 from siamese_jax.config import FIELDS, check_fields
-from siamese_jax.data import folder
+from siamese_jax.data import folder, vectors
+from siamese_jax.evaluation import pairs_csv
 from siamese_jax.runs import digests
 from tests.faults import cases
 
@@ -105,3 +107,13 @@ def test_json_must_be_finite_and_of_its_kind(tmp_path):
     path.write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="holds a list, expected a dict"):
         readers.read_json(path, dict)
+
+
+def test_a_pipe_is_no_list_of_pairs_and_a_table_has_not_any_number_of_columns(tmp_path):
+    os.mkfifo(tmp_path / "pairs.csv")
+    with pytest.raises(ValueError, match="is no regular file"):
+        pairs_csv.read_pairs(tmp_path / "pairs.csv", (9, 9, 1), "photo")
+    wide = tmp_path / "wide.csv"
+    wide.write_text(",".join(f"c{i}" for i in range(100_000)) + ",class\n")
+    with pytest.raises(ValueError, match="100001 columns, at most 16384"):
+        vectors.load_vectors(wide)
