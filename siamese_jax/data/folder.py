@@ -387,9 +387,9 @@ def _folder_names(path: pathlib.Path) -> list[tuple[str, ...]]:
             f"{path}: no such folder of images; set data.path to a folder, or a zip, of {_LAYOUT}"
         )
     whole, names = path.resolve(), []
-    for folder, _, files in os.walk(path):
+    for folder, folders, files in os.walk(path):
         above = pathlib.Path(folder)
-        for file in (above / name for name in files):
+        for file in (above / name for name in (*folders, *files)):
             if file.is_symlink() and not file.resolve().is_relative_to(whole):
                 raise ValueError(
                     f"{path}: {str(file.relative_to(path))!r} is a link that leaves the folder: put a "
