@@ -212,6 +212,8 @@ def results_table(results: Iterable[Result]) -> str:
     for r in results:
         plural = {"class": "classes"}.get(r.grouped_by, r.grouped_by + "s")
         groups = f"{len(r.per_group)} {r.grouped_by if len(r.per_group) == 1 else plural}"
+        if r.trials.clusters:  # several groups are one cluster
+            groups = f"{len(set(r.trials.clusters))} clusters"
         rows.append(
             [r.system, r.name, r.scope, str(r.n_way or "-"), str(r.k_shot or "-")]
             + [str(r.num_trials), f"{100 * r.accuracy:.2f}", interval_text(r.wilson, 100, 1)]
