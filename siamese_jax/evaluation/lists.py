@@ -217,6 +217,46 @@ class Retrieval(TrialList):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Impostors(TrialList):
+    """Probes, and names that could be enrolled: what a threshold against false alarms is chosen on.
+
+    Attributes:
+        supports: (G, K) int rows of `images`: the K references of each name.
+        support_classes: (G,) int class of each name; several names may share one.
+        queries: (P,) int rows of `images`.
+        query_classes: (P,) int.
+        groups: (P,) int.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+
+    ROWS = ("supports", "queries")
+    HASHED = ("supports", "support_classes", "queries", "query_classes", "groups")
+
+    supports: np.ndarray
+    support_classes: np.ndarray
+    queries: np.ndarray
+    query_classes: np.ndarray
+
+    def __post_init__(self):
+        shapes = {x.shape for x in (self.queries, self.query_classes, self.groups)}
+        names = self.supports.shape[:1] == self.support_classes.shape and self.supports.ndim == 2
+        if len(shapes) != 1 or self.queries.ndim != 1 or not names:
+            raise ValueError(
+                "queries, query_classes and groups must be (P,), supports (G, K) and "
+                f"support_classes (G,), got {sorted(shapes)}, {self.supports.shape} and "
+                f"{self.support_classes.shape}"
+            )
+        self.check()
+
+    @property
+    def other(self) -> np.ndarray:
+        """(P, G) bool, whether a name is of another class than the probe."""
+        return self.query_classes[:, None] != self.support_classes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenSet(TrialList):
     """An identification test: which of N enrolled classes is this, or is it none of them?
 

@@ -9,7 +9,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from siamese_jax.data.image_set import ImageSet
-from siamese_jax.evaluation.lists import OpenSet, Retrieval, Trials, VerificationPairs
+from siamese_jax.evaluation.lists import (
+    Impostors,
+    OpenSet,
+    Retrieval,
+    Trials,
+    VerificationPairs,
+)
 
 CURVE_N_WAYS = (1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 25, 30, 40, 50, 60)
 
@@ -370,6 +376,49 @@ def open_set(
         answers=answers[queries],
         impostors=impostors,
         **_images_and_groups(image_set, image_set.classes[queries]),
+    )
+
+
+def impostors(
+    image_set: ImageSet, num_names: int, *, k_shot: int = 1, seed: int = 0, name: str = "impostors"
+) -> Impostors:
+    """Every image, and enough names that each image meets `num_names` of other classes.
+
+    A name is k_shot images of one class, and no two names share an image. Each class gives equally
+    many names, one where there are classes enough, or as many as it has images for.
+
+    Args:
+        image_set: the images.
+        num_names: names that are to be enrolled.
+        k_shot: references of a name, K.
+        seed: of the references.
+        name: of the list.
+
+    Raises:
+        ValueError: fewer than two classes have k_shot images.
+    """
+    rich = np.flatnonzero(image_set.class_count >= k_shot)
+    if len(rich) < 2:
+        raise ValueError(
+            f"{image_set.name!r} has {len(rich)} classes with {k_shot} images or more (k_shot), and "
+            "two are needed"
+        )
+    a_class = -(-num_names // (len(rich) - 1))
+    rng = np.random.default_rng(seed)
+    supports, support_classes = [], []
+    for c in rich:
+        count = min(a_class, image_set.class_count[c] // k_shot)
+        rows = image_set.class_start[c] + rng.permutation(image_set.class_count[c])
+        supports.append(rows[: count * k_shot].reshape(count, k_shot))
+        support_classes += [c] * count
+    return Impostors(
+        name=name,
+        scope=f"{num_names} of {len(support_classes)} names",
+        supports=np.concatenate(supports),
+        support_classes=np.array(support_classes),
+        queries=np.arange(len(image_set)),
+        query_classes=image_set.classes,
+        **_images_and_groups(image_set, image_set.classes),
     )
 
 

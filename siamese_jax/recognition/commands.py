@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from siamese_jax.evaluation import calibration
+from siamese_jax.evaluation import bounds, calibration
 from siamese_jax.recognition import gallery
 from siamese_jax.recognition.storage import GalleryFile
 from siamese_jax.runs import files
@@ -34,6 +34,8 @@ class Settings:
         page: file for the page of `search`; None for one beside the gallery.
         false_accept_rate: of `calibrate`.
         seed: of `calibrate`.
+        confidence: of the bound that `calibrate` makes.
+        threshold: which one `calibrate` lets decide, `plain` or `bound`.
     """
 
     workdir: str | None = None
@@ -45,6 +47,8 @@ class Settings:
     page: str | None = None
     false_accept_rate: float = 0.01
     seed: int = 0
+    confidence: float = bounds.CONFIDENCE
+    threshold: str = "plain"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +200,11 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
     labelled = folder.load_folder(
         paths[0], image_size=net.image_shape[:2], ink=net.kind == "ink", min_images=2
     )
-    known = gallery.calibrate(known, net, labelled, settings.false_accept_rate, settings.seed)
+    known = gallery.calibrate(
+        *(known, net, labelled, settings.false_accept_rate, settings.seed),
+        confidence=settings.confidence,
+        decided_by=settings.threshold,
+    )
     file.write(known)
     lines = calibration.describe(known.calibration)
     if _trained_on(settings, paths[0]):
@@ -306,6 +314,8 @@ def _threshold_line(
         f"threshold {answer.threshold:.3f} of the score, for a false-accept rate of "
         f"{calibrated.rate:g}"
     )
+    if calibrated.decided_by == "bound":
+        line += f" on fresh classes with {100 * calibrated.bound.confidence:g} % confidence"
     if known.calibration is None:
         line += f", by the network's own calibration ({calibrated.source})"
     if answer.rate_covered:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from siamese_jax.evaluation import calibration
+from siamese_jax.evaluation import bounds, calibration
 
 if TYPE_CHECKING:  # what needs jax is imported where it is used: a gallery is listed without it
     from siamese_jax.data.image_set import ImageSet
@@ -181,7 +181,7 @@ def enrol(
     new: Sequence[pictures.Picture],
     add: bool = False,
 ) -> Gallery:
-    """The gallery with the references of a name.
+    """The gallery with the references of a name. A bound of the old gallery is dropped.
 
     Args:
         gallery: the old one.
@@ -214,7 +214,9 @@ def enrol(
             )
         owners[picture.digest] = name
     references = tuple(Reference(name, p.source, p.digest, p.thumbnail) for p in new)
-    return _with_references(gallery, references, scoring.embed(net, new))
+    calibrated = gallery.calibration and gallery.calibration.before_enrolment()
+    enrolled = _with_references(gallery, references, scoring.embed(net, new))
+    return dataclasses.replace(enrolled, calibration=calibrated)
 
 
 def remove(gallery: Gallery, name: str) -> Gallery:
@@ -230,9 +232,18 @@ def remove(gallery: Gallery, name: str) -> Gallery:
 
 
 def calibrate(
-    gallery: Gallery, net: network_lib.Siamese, labelled: ImageSet, rate: float, seed: int = 0
+    gallery: Gallery,
+    net: network_lib.Siamese,
+    labelled: ImageSet,
+    rate: float,
+    seed: int = 0,
+    *,
+    confidence: float = bounds.CONFIDENCE,
+    decided_by: str = "plain",
 ) -> Gallery:
     """The gallery with a threshold and probabilities learned from labelled pictures.
+
+    The bound (see `evaluation.bounds`) is of this gallery where it has names, else of any.
 
     Args:
         gallery: the old one, with names or without.
@@ -241,6 +252,8 @@ def calibrate(
             `load_folder(..., ink=True)` gives it where the network's kind is `ink`.
         rate: false-accept rate to allow.
         seed: of the half of the classes that is held out.
+        confidence: of the bound.
+        decided_by: `plain` or `bound`, the threshold that names are accepted by.
 
     Raises:
         ValueError: another network, a set of another kind, or what `calibration.calibrate` refuses.
@@ -251,9 +264,15 @@ def calibrate(
     if labelled.kind != net.kind:
         raise ValueError(f"{labelled.name} is of kind {labelled.kind!r}, the network {net.kind!r}")
 
+    def embed(rows):
+        return net.embed(pictures.shape_for(net, labelled.images[rows], inverted=True))
+
     def score_all(rows):
-        h = net.embed(pictures.shape_for(net, labelled.images[rows], inverted=True))
+        h = embed(rows)
         return scoring.score(net, h, scoring.References(h))
+
+    def score_gallery(rows):
+        return scoring.score(net, embed(rows), gallery.scored)
 
     calibrated = calibration.calibrate(
         score_all,
@@ -262,6 +281,9 @@ def calibrate(
         source=labelled.name,
         fingerprint=labelled.fingerprint,
         seed=seed,
+        confidence=confidence,
+        decided_by=decided_by,
+        score_gallery=score_gallery if gallery.references else None,
     )
     return dataclasses.replace(gallery, calibration=calibrated)
 

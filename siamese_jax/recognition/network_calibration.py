@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from siamese_jax.data import loading
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation import bounds
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.inference import network
 from siamese_jax.recognition import gallery, symbol_calibration
@@ -21,9 +22,17 @@ RATE = 0.05  # false-accept rate of the thresholds
 SUBJECTS = ("pictures", "drawings")
 
 
-def calibrate(net: network.Siamese, labelled: ImageSet, rate: float = RATE) -> Calibration:
+def calibrate(
+    net: network.Siamese,
+    labelled: ImageSet,
+    rate: float = RATE,
+    confidence: float = bounds.CONFIDENCE,
+    decided_by: str = "plain",
+) -> Calibration:
     """The calibration of a network on labelled pictures, see `gallery.calibrate`."""
-    return gallery.calibrate(gallery.empty(net), net, labelled, rate).calibration
+    return gallery.calibrate(
+        *(gallery.empty(net), net, labelled, rate), confidence=confidence, decided_by=decided_by
+    ).calibration
 
 
 def calibrate_file(
@@ -32,6 +41,8 @@ def calibrate_file(
     data: Mapping | None = None,
     rate: float = RATE,
     checkpoint: str | int = "best",
+    confidence: float = bounds.CONFIDENCE,
+    decided_by: str = "plain",
 ) -> Calibration:
     """Calibrates a run, or a file of weights, on its validation classes, and writes that into it.
 
@@ -41,6 +52,8 @@ def calibrate_file(
         data: fields of the run's data to change, such as `archives`.
         rate: false-accept rate of the thresholds.
         checkpoint: of a run.
+        confidence: of the bound, see `evaluation.bounds`.
+        decided_by: `plain` or `bound`, the threshold that names are accepted by.
 
     Raises:
         ValueError: another subject, no network there, validation classes that were trained on, or
@@ -61,7 +74,7 @@ def calibrate_file(
     labelled = loading.load({**config.data.to_dict(), **(data or {})}).validation
     if subject == "drawings":
         labelled = symbol_calibration.redraw(labelled)
-    calibration = calibrate(net, labelled, rate)
+    calibration = calibrate(net, labelled, rate, confidence, decided_by)
     fields = dataclasses.asdict(calibration)
     if in_file:
         export.calibrate(weights, subject, fields)

@@ -16,7 +16,7 @@ import numpy as np
 
 from siamese_jax.data import drawing, loading
 from siamese_jax.data.image_set import ImageSet
-from siamese_jax.evaluation.calibration import Calibration
+from siamese_jax.evaluation.calibration import Calibration, warnings
 from siamese_jax.inference import network
 from siamese_jax.recognition import gallery
 
@@ -81,6 +81,7 @@ def describe(calibration: Calibration) -> str:
         f"{calibration.rate:g}: threshold {one:.2f} for one reference, {five:.2f} for five; on "
         f"{held_out['classes']} characters held out one reference is falsely accepted in "
         f"{accepted:.1f} %, falsely rejected in {rejected:.1f} %"
+        + "".join(f"; {line}" for line in warnings(calibration))
     )
 
 

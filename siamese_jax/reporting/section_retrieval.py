@@ -66,7 +66,8 @@ def open_set(inputs: ReportInputs) -> str:
             "reaches the threshold. A false alarm is an impostor that reaches it. Rank 1 is the share "
             "whose own class scores highest, whatever the threshold. A threshold chosen on the test’s "
             "own impostors shows what the scores could do, as NIST and ISO/IEC 19795 report it. One "
-            "chosen on the validation classes shows what a user would get."
+            "chosen on the validation classes, for as many names as are enrolled here, shows what a "
+            "user would get."
         )
     )
     return "\n".join(parts)
