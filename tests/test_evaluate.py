@@ -1109,8 +1109,36 @@ def test_answers_that_depend_on_the_batch_are_named(small):
     def dependence(embed):
         system = scoring.from_embedder(embed, EMBEDDER.score_matrix)
         (result,) = protocols_lib.run_protocols(system, data, ["within"], settings).values()
-        return result.diagnostics["batch_dependence"], result.remark
+        lines = protocols_lib.warnings([result])
+        return result.diagnostics["batch_dependence"], result.remark, lines
 
-    assert dependence(project) == (0.0, "")
-    value, remark = dependence(lambda images: project(images) - project(images).mean(0))
-    assert value > 0.02 and remark.startswith("batch_dependence")
+    assert dependence(project) == (0.0, "", [])
+    value, remark, lines = dependence(lambda images: project(images) - project(images).mean(0))
+    assert value > 0.02 and remark == f"batch_dependence {value:.2g}"
+    (line,) = lines
+    assert line.startswith("model: its answers depend on what else is asked with them")
+
+
+def test_joint_answers_say_so(small):
+    data = protocols_lib.EvaluationData(test=small)
+    settings = {"n_way": 5, "num_trials": 20}
+
+    def one_to_one(queries, supports):
+        return perfect(queries, supports)
+
+    one_to_one.joint = True
+    results = protocols_lib.run_protocols(one_to_one, data, ["within", "assignment"], settings)
+    within, assigned = results.values()
+    assert within.remark == "joint answers"
+    assert assigned.remark == "joint answers, one to one"
+    assert protocols_lib.warnings([within]) == [
+        "model: joint answers (for a whole batch at once). They are not comparable with answers that "
+        "are given one by one"
+    ]
+    names = ["within", "assignment"]
+    results = protocols_lib.run_protocols(perfect, data, names, settings, system_name="mine")
+    (line,) = protocols_lib.warnings(results.values())
+    assert line.startswith("mine: joint answers (one to one, protocol assignment).")
+    assert results["within"].remark == ""
+    chance = protocols_lib.run_protocols(baselines.random_score(0), data, ["within"], settings)
+    assert protocols_lib.warnings(chance.values()) == []

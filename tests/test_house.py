@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "models": (),
     "data": ("readers",),
     "runs": ("readers",),
-    "evaluation": ("readers", "data", "models"),
+    "evaluation": ("readers", "data", "models", "runs"),
     "inference": ("readers", "data", "models", "runs", "evaluation"),
     "training": ("config", "readers", "data", "models", "runs", "evaluation", "inference"),
     "reporting": ("readers", "data", "models", "runs", "evaluation", "inference"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import math
 import os
 import pathlib
 import zlib
@@ -15,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from siamese_jax.data import preparation
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.readers import check_file
 
 _PUBLIC = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 DOWNLOADS = {  # URL, bytes, SHA-256
@@ -247,8 +249,9 @@ def read(paths: Mapping[str, pathlib.Path], counts: Mapping[str, int] = COUNTS) 
 def _read_idx(path: pathlib.Path, magic: int, shape: tuple[int, ...]) -> np.ndarray:
     """The array of a gzipped idx file of bytes, which must have this magic number and shape."""
     try:
-        data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
+        with gzip.open(check_file(path)) as file:
+            data = file.read(4 * (1 + len(shape)) + math.prod(shape) + 1)  # one too many shows
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
     head = np.frombuffer(data[: len(data) // 4 * 4][: 4 * (1 + len(shape))], ">u4").tolist()
     if head[:1] != [magic]:

@@ -24,7 +24,7 @@ def random_score(seed: int = 0) -> Score:
         rng = np.random.default_rng([seed, *contents])
         return rng.random((len(queries), len(supports)))
 
-    score.joint = True  # a draw for the whole batch
+    score.drawn = True  # for the whole batch at once
     return score
 
 

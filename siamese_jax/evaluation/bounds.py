@@ -26,7 +26,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.stats import binom
@@ -57,12 +57,6 @@ class Bound:
     classes: int
     thresholds: tuple[tuple[int, float], ...]
     gallery: int | None = None
-
-    @classmethod
-    def of(cls, fields: Mapping) -> Bound:
-        """From the fields that `dataclasses.asdict` gave, as JSON keeps them."""
-        thresholds = tuple((int(n), float(t)) for n, t in fields["thresholds"])
-        return cls(**{**fields, "thresholds": thresholds})
 
     def threshold(self, references: int) -> float:
         """The threshold for the best score of so many references.

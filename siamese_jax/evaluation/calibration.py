@@ -22,13 +22,28 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.special import expit, gammaln
+from typing_extensions import TypedDict
 
+from siamese_jax import readers
 from siamese_jax.evaluation import bounds, metrics
 
 MAX_PICTURES = 2000  # of each half; classes beyond that are left out
 _DRAWS = 20  # galleries drawn for the open-set figures
 _STEPS = (1, 2, 3, 4, 5, 7)  # times powers of ten: the numbers of references with a threshold
 DECIDING = ("plain", "bound")
+
+
+class HeldOut(TypedDict):
+    """Figures on the classes held out, see `Calibration`."""
+
+    classes: int
+    pictures: int
+    reliability_error: float
+    false_accepts: float
+    false_rejects: float
+    enrolled: int
+    detection_rate: float
+    false_alarms: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +75,25 @@ class Calibration:
     seed: int
     classes: int
     pictures: int
-    held_out: dict
+    held_out: HeldOut
     bound: bounds.Bound | None = None
     decided_by: str = "plain"
 
+    def __post_init__(self):
+        sizes = [n for n, _ in self.thresholds]
+        if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
+            raise ValueError(f"thresholds are of rising numbers of references, got {sizes}")
+        if self.decided_by not in DECIDING:
+            raise ValueError(f"a threshold is one of {DECIDING}, got {self.decided_by!r}")
+
     @classmethod
-    def of(cls, fields: Mapping) -> Calibration:
-        """From the fields that `dataclasses.asdict` gave, as JSON keeps them."""
-        thresholds = tuple((int(n), float(t)) for n, t in fields["thresholds"])
-        bound = fields.get("bound") and bounds.Bound.of(fields["bound"])
-        return cls(**{**fields, "thresholds": thresholds, "bound": bound})
+    def of(cls, fields: Mapping, where: str = "the calibration") -> Calibration:
+        """From the fields that `dataclasses.asdict` gave, as JSON keeps them.
+
+        Raises:
+            ValueError: one is missing or of another type; `where` it stands is named.
+        """
+        return readers.fitting(fields, cls, where)
 
     def threshold(self, references: int) -> float:
         """The threshold for the best score of so many references.
@@ -139,8 +163,6 @@ def calibrate(
             class with one picture, scores that do not separate these classes, or a bound that is to
             decide and that so few classes cannot show.
     """
-    if decided_by not in DECIDING:
-        raise ValueError(f"a threshold is one of {DECIDING}, got {decided_by!r}")
     classes = np.unique(classes, return_inverse=True)[1]
     counts = np.bincount(classes)
     if not 0 < rate < 1:

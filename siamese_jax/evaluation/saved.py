@@ -5,21 +5,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import zipfile
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from siamese_jax.evaluation.lists import OpenSet, Retrieval, TrialList, Trials, VerificationPairs
 from siamese_jax.evaluation.protocols.protocol import EvaluationData
 from siamese_jax.evaluation.protocols.result import Result
 from siamese_jax.evaluation.trials import official_trials
+from siamese_jax.readers import parse_json, read_npz
+from siamese_jax.runs import digests
 
 FILE = "evaluation.npz"
 
 _LISTS = {cls.__name__: cls for cls in (Trials, VerificationPairs, Retrieval, OpenSet)}
 _ARRAYS = ("scores", "correct")  # of a result
+_INDEX, _DIGEST = "index", "digest"
+_BYTES = 2**32  # of all arrays
+
+
+class _Row(TypedDict):
+    by: list[str]
+    list: int
+    fields: dict[str, Any]
+
+
+class _Index(TypedDict):
+    lists: list[dict[str, Any]]
+    results: list[_Row]
 
 
 def write(file: BinaryIO, results: Mapping[str, Mapping[str, Result]]) -> None:
@@ -47,7 +62,9 @@ def write(file: BinaryIO, results: Mapping[str, Mapping[str, Result]]) -> None:
             fields = {k: v for k, v in _fields(result).items() if k not in (*_ARRAYS, "trials")}
             rows.append({"by": [system, key], "list": numbers[identity], "fields": fields})
     index = json.dumps(_tagged({"lists": lists, "results": rows}), default=lambda x: x.item())
-    np.savez_compressed(file, index=np.frombuffer(index.encode(), np.uint8), **arrays)
+    arrays[_INDEX] = np.frombuffer(index.encode(), np.uint8)
+    digest = np.asarray(digests.of_arrays(arrays))
+    np.savez_compressed(file, **arrays, **{_DIGEST: digest})
 
 
 def read(workdir: str | pathlib.Path, data: EvaluationData) -> dict[str, dict[str, Result]]:
@@ -61,17 +78,25 @@ def read(workdir: str | pathlib.Path, data: EvaluationData) -> dict[str, dict[st
         Results by system and key, each equal to what was written in every field.
 
     Raises:
-        ValueError: there is no saved evaluation, or it was made on other images.
+        ValueError: there is no saved evaluation, it is damaged, or it was made on other images.
     """
     path = pathlib.Path(workdir) / FILE
-    if not path.exists():
-        raise ValueError(f"{workdir} holds no {FILE}: evaluate the run first")
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
-        index = _untagged(json.loads(arrays.pop("index").tobytes()))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} holds no saved evaluation ({error})") from None
+        arrays = read_npz(path, _BYTES)
+        recorded = str(arrays.pop(_DIGEST))
+        if recorded != digests.of_arrays(arrays):
+            raise ValueError("its content is not what was written")
+        index = _untagged(parse_json(arrays.pop(_INDEX).tobytes(), _INDEX, _Index))
+    except FileNotFoundError:
+        raise ValueError(f"{workdir} holds no {FILE}: evaluate the run first") from None
+    except KeyError as error:
+        raise ValueError(
+            f"{path} holds no saved evaluation of this version (it has no {error}): evaluate again"
+        ) from None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} holds no saved evaluation, or is damaged ({error}): evaluate again"
+        ) from None
     images = _images_by_fingerprint(data)
     lists = []
     for number, fields in enumerate(index["lists"]):
@@ -111,11 +136,13 @@ def _images_by_fingerprint(data: EvaluationData) -> dict[str, np.ndarray]:
 
 
 def _tagged(value):
-    """The value with its tuples marked, which JSON does not tell from lists."""
+    """The value with tuples, which JSON does not tell from lists, and what is not finite marked."""
     if isinstance(value, Mapping):
         return {key: _tagged(x) for key, x in value.items()}
     if isinstance(value, tuple):
         return {"tuple": [_tagged(x) for x in value]}
+    if isinstance(value, float | np.floating) and not np.isfinite(value):
+        return {"number": str(float(value))}
     return [_tagged(x) for x in value] if isinstance(value, list) else value
 
 
@@ -123,5 +150,7 @@ def _untagged(value):
     if isinstance(value, dict):
         if value.keys() == {"tuple"}:
             return tuple(_untagged(x) for x in value["tuple"])
+        if value.keys() == {"number"}:
+            return float(value["number"])
         return {key: _untagged(x) for key, x in value.items()}
     return [_untagged(x) for x in value] if isinstance(value, list) else value

@@ -387,7 +387,8 @@ def batch_dependence(
 
     Returns:
         The largest difference of two answers for one image, in units of the largest answer. None for
-        a callable that says by an attribute `joint` that it answers for a whole batch.
+        a callable that says by an attribute `joint` that it answers for a whole batch, or by `drawn`
+        that its answers are chance.
     """
     if isinstance(system, Embedder):
         rows = shuffled(len(images))[: min(batch_size, len(images))]
@@ -396,7 +397,7 @@ def batch_dependence(
         first = dict(zip(rows.tolist(), np.asarray(system.embed(images[rows])), strict=True))
         again = np.asarray(system.embed(images[np.append(other, company)]))[: len(other)]
         before = np.stack([first[row] for row in other.tolist()])
-    elif getattr(system, "joint", False):
+    elif is_joint(system) or getattr(system, "drawn", False):
         return None
     else:
         rows = shuffled(len(images))[:_AGAIN]
@@ -409,6 +410,11 @@ def batch_dependence(
         return None
     scale = max(np.abs(before[finite]).max(), np.finfo(np.float32).tiny)
     return float(np.abs(before[finite] - again[finite]).max() / scale)
+
+
+def is_joint(system: Embedder | Callable) -> bool:
+    """Whether a system says by its attribute `joint` that it answers for a whole batch at once."""
+    return bool(getattr(system, "joint", False))
 
 
 def shuffled(count: int) -> np.ndarray:

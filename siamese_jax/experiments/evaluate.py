@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from siamese_jax import cli
 from siamese_jax.data import loading, splits
 from siamese_jax.evaluation import baselines, pairs_csv, saved
-from siamese_jax.evaluation.protocols import EvaluationData, Result, run_protocols
+from siamese_jax.evaluation.protocols import EvaluationData, Result, run_protocols, warnings
 from siamese_jax.evaluation.protocols.result import interval_text
 from siamese_jax.evaluation.scoring import (
     DEFAULT_AGGREGATION,
@@ -126,6 +126,8 @@ def evaluate_run(request: EvaluationRequest) -> Results:
     }
     shown = [r for by in results.values() for key, r in by.items() if not key.startswith("curve/")]
     print(results_table(shown))
+    for line in warnings(shown):
+        print(f"WARNING: {line}")
     settings |= {
         "part": request.part,
         "ensemble": [net.name for net in nets[1:]],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
+from typing import NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import saved
-from siamese_jax.experiments import evaluate
+from siamese_jax.experiments import evaluate, records
 from siamese_jax.experiments.evaluate import EvaluationRequest
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
@@ -18,6 +19,25 @@ from siamese_jax.reporting.inputs import ReportInputs, Results, Training
 from siamese_jax.runs import workdir
 from siamese_jax.training import objectives
 from siamese_jax.training.experiment import Experiment
+
+
+class _Named(TypedDict):
+    name: str
+
+
+class _Config(TypedDict):
+    test_data: NotRequired[_Named | None]
+
+
+class _Settings(TypedDict):
+    tta: int
+
+
+class _Saved(records.Evaluation):
+    """What the `results.json` of a run must hold, to draw its report again."""
+
+    config: _Config
+    settings: _Settings
 
 
 def write_report(
@@ -68,10 +88,12 @@ def write_saved_report(
         ValueError: the folder holds no run or no saved evaluation, or the data are others.
     """
     config = workdir.plain(workdir.read_config(path))
-    record = pathlib.Path(path) / "results.json"
-    if not record.exists():
-        raise ValueError(f"{path} holds no results.json: evaluate the run first")
-    summary = json.loads(record.read_text())
+    try:
+        summary = records.read(pathlib.Path(path) / "results.json", _Saved)
+    except FileNotFoundError:
+        raise ValueError(f"{path} holds no results.json: evaluate the run first") from None
+    if not summary["results"]:
+        raise ValueError(f"{path}/results.json has no results: evaluate the run again")
     test_data = summary["config"].get("test_data")
     if test_data == config.get("test_data"):
         test_data = None  # the config says it

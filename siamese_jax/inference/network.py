@@ -274,7 +274,12 @@ def bind(
         make_one_shot_step(model, devices),
         make_class_step(model, devices) if model.context is not None else None,
         tta,
-        {name: Calibration.of(x) for name, x in (calibrated or {}).items()} if tta == 1 else {},
+        {
+            key: Calibration.of(x, f"the calibration {key!r} of {name}")
+            for key, x in (calibrated or {}).items()
+        }
+        if tta == 1
+        else {},
         kind == "ink" and config.get("data", {}).get("name") in _FRAMED,
     )
 
@@ -298,9 +303,11 @@ def load(
         The network, with `embed(images)` and `score(images1, images2)`.
 
     Raises:
-        ValueError: the folder holds no run, or not that checkpoint.
+        ValueError: the folder holds no run, or not that checkpoint, or parameters that its config's
+            network does not have.
     """
     weights = read(path, checkpoint)
+    _check_variables(weights, path)
     devices = Devices(num_devices)
     stem = pathlib.Path(path).absolute().name
     name = f"{stem.removesuffix('.npz').removesuffix(safetensors_file.SUFFIX)} @ {weights.step}"
@@ -309,6 +316,33 @@ def load(
     return bind(
         weights.config, variables, shape, start["kind"], name, devices, tta, weights.calibrations
     )
+
+
+def _check_variables(weights: export.Weights, path: str | pathlib.Path) -> None:
+    """Refuses parameters and statistics of other names, shapes or types than the config's network has."""
+    shape = tuple(weights.provenance[-1]["image_shape"])
+    model = siamese.build(weights.config.model, shape)
+    images = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    wanted = jax.eval_shape(model.init, jax.random.key(0), images, images)
+    found = {"batch_stats": {}, **weights.variables}
+    (wanted, found) = (
+        {
+            jax.tree_util.keystr(place, simple=True, separator="/"): x
+            for place, x in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (wanted, found)
+    )
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found or name not in wanted:
+            side = "has no" if name in wanted else "has a"
+            raise ValueError(f"{path} {side} {name}: its network is not that of its config")
+        if found[name].shape != wanted[name].shape:
+            raise ValueError(
+                f"{path} has {name} of shape {found[name].shape}, its config's network of shape "
+                f"{wanted[name].shape}"
+            )
+        if not np.isfinite(found[name]).all():
+            raise ValueError(f"{path} has numbers in {name} that are not finite")
 
 
 def read(path: str | pathlib.Path, checkpoint: str | int = "best") -> export.Weights:

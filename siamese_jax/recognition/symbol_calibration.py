@@ -14,6 +14,7 @@ import pathlib
 
 import numpy as np
 
+from siamese_jax import readers
 from siamese_jax.data import drawing, loading
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation.calibration import Calibration, warnings
@@ -59,11 +60,11 @@ def read(path: str | os.PathLike, net: network.Siamese) -> Calibration:
         ValueError: no such file, a damaged one, or one of another network.
     """
     try:
-        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        fingerprint = content.pop("network")
+        content = readers.read_json(path, dict)
+        fingerprint = content.pop("network", None)
         calibration = Calibration.of(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no calibration can be read ({type(error).__name__})") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: no calibration can be read ({error})") from None
     if fingerprint != gallery.network_fingerprint(net):
         raise ValueError(
             f"{path} is a calibration of another network than {net.name}: make one with --calibrate"

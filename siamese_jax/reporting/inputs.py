@@ -148,6 +148,9 @@ class ReportInputs:
 
     def protocol_title(self, result: Result) -> str:
         """What the page calls the protocol of a result."""
+        if result.name.startswith("assignment/"):
+            title = self.runs_title if result.name.endswith("official") else "within alphabets"
+            return f"joint answers, one to one: {title}"
         if result.grouped_by == "run":
             return self.runs_title
         if result.name == "within" and result.grouped_by == "class":  # a set without alphabets

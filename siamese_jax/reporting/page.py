@@ -89,6 +89,11 @@ def note(text: str) -> str:
     return f"<p class=note>{escape(text)}</p>"
 
 
+def notice(text: str) -> str:
+    """A paragraph that stands out: what the reader must know first."""
+    return f"<p class=notice>{escape(text)}</p>"
+
+
 def folded(summary: str, content: str) -> str:
     """HTML that is shown on a click."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"

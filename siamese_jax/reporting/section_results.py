@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from siamese_jax.evaluation.protocols import Result
+from siamese_jax.evaluation.protocols import Result, warnings
 from siamese_jax.reporting import page, published
 from siamese_jax.reporting.inputs import ReportInputs
 from siamese_jax.reporting.wording import capital, count, interval, percent
@@ -25,7 +25,9 @@ def results(inputs: ReportInputs) -> str:
                 notes = [x for x in r.figures["notes"] if x.startswith("1 %") and "test set" in x]
                 unknown[name] = f"{name} has no accuracy (–): {'; '.join(notes)}."
     rows = [row for heading, members in groups.items() for row in (heading, *members)]
+    shown = [result for by_key in inputs.results.values() for result in by_key.values()]
     parts = [
+        *(page.notice(line) for line in warnings(shown)),
         page.table(head, rows, numbers=(1, *range(3, 9))),
         *(page.note(text) for text in unknown.values()),
         page.note(

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
+from typing_extensions import TypedDict
 
+from siamese_jax import readers
 from siamese_jax.readers import read_npz
 from siamese_jax.runs import calibrations, checkpoints, digests, files, workdir
 
@@ -26,6 +28,19 @@ _FOLDER = pathlib.Path(__file__).parent / "pretrained"
 RECORDS = ("config", "provenance", "metrics", "step")  # of a run, in the order of `Weights`
 _CALIBRATIONS = "calibrations"
 _DIGEST = "digest"
+
+
+class _Start(TypedDict):
+    image_shape: list[int]
+    kind: str
+
+
+class _Records(TypedDict):
+    config: dict[str, Any]
+    provenance: list[_Start]
+    metrics: list[dict[str, Any]]
+    step: int
+    calibrations: dict[str, dict[str, Any]]
 
 
 class Weights(NamedTuple):
@@ -152,16 +167,20 @@ def read(file: str | pathlib.Path) -> Weights:
         recorded = str(arrays.pop(_DIGEST))
         if recorded != digests.of_arrays(arrays):
             raise ValueError("its content is not what was written")
-        records = [json.loads(str(arrays.pop(name))) for name in RECORDS]
-        calibrated = json.loads(str(arrays.pop(_CALIBRATIONS, "{}")))
+        texts = {name: str(arrays.pop(name)) for name in RECORDS}
+        texts[_CALIBRATIONS] = str(arrays.pop(_CALIBRATIONS, "{}"))
+        records = {name: json.loads(text) for name, text in texts.items()}
+        readers.fitting(records, _Records, "its records")
+        if not records["provenance"]:
+            raise ValueError("its provenance is empty")
     except FileNotFoundError:
         raise ValueError(f"no such file {file}") from None
     except KeyError as error:
         raise ValueError(f"{file} holds no weights of a network (it has no {error})") from None
     except ValueError as error:
         raise ValueError(f"{file} holds no weights of a network, or is damaged ({error})") from None
-    config, *others = records
-    return Weights(ml_collections.ConfigDict(config).lock(), *others, nested(arrays), calibrated)
+    records["config"] = ml_collections.ConfigDict(records["config"]).lock()
+    return Weights(**records, variables=nested(arrays))
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict:

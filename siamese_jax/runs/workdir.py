@@ -27,6 +27,7 @@ PLACES = (
     *("test_data.archives", "test_data.data_dir", "test_data.path", "test_data.stream"),
 )
 _START = {"command": list, "time": str, "seed": int, "data_fingerprint": str}  # of the provenance
+_LOG_BYTES = 2**28
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
@@ -300,7 +301,8 @@ def read_start(workdir: str | pathlib.Path) -> dict:
 def read_metrics(workdir: str | pathlib.Path) -> list[dict]:
     """The rows of a run's log in order; a last line cut short by a crash is left out."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    whole = readers.check_file(path, _LOG_BYTES).read_bytes() if path.exists() else b""
+    lines = whole.split(b"\n")[:-1]
     rows = []
     for number, line in enumerate(lines, 1):
         row = readers.parse_json(line, f"{path}, line {number}", dict)

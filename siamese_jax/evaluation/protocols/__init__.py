@@ -32,6 +32,7 @@ from siamese_jax.evaluation.scoring import (
     Embedder,
     batch_dependence,
     check_shot_aggregation,
+    is_joint,
     shot_aggregation_of,
 )
 from siamese_jax.evaluation.trials import check_names
@@ -50,6 +51,7 @@ __all__ = [
     "evaluate_trials",
     "monitor_pairs",
     "run_protocols",
+    "warnings",
 ]
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -118,14 +120,51 @@ def run_protocols(
     for name in protocols:
         results |= PROTOCOLS[name].run(system, data, settings, options)
     dependence = batch_dependence(system, data.test.images, settings["batch_size"])
-    return {key: _with_dependence(result, dependence) for key, result in results.items()}
+    more = {"batch_dependence": dependence}
+    if is_joint(system):
+        more["joint"] = "for a whole batch at once"
+    return {key: _with_diagnostics(result, more) for key, result in results.items()}
 
 
-def _with_dependence(result: Result, dependence: float | None) -> Result:
-    """The result with the diagnostic `batch_dependence`, and a warning where it is large."""
-    remark = result.remark
-    if dependence is not None and dependence > BATCH_DEPENDENT:
-        warning = f"batch_dependence {dependence:.2g}: an answer depends on what else is asked"
-        remark = ", ".join(filter(None, (remark, warning)))
-    diagnostics = {**result.diagnostics, "batch_dependence": dependence}
-    return dataclasses.replace(result, diagnostics=diagnostics, remark=remark)
+def _with_diagnostics(result: Result, more: Mapping) -> Result:
+    """The result with further diagnostics, which its remark names where they are signs of trouble."""
+    remarks = [result.remark]
+    if _depends(more["batch_dependence"]):
+        remarks.append(f"batch_dependence {more['batch_dependence']:.2g}")
+    if "joint" in more and "joint" not in result.diagnostics:
+        remarks.append("joint answers")
+    diagnostics = {**more, **result.diagnostics}
+    return dataclasses.replace(
+        result, diagnostics=diagnostics, remark=", ".join(filter(None, remarks))
+    )
+
+
+def _depends(dependence: float | None) -> bool:
+    return dependence is not None and dependence > BATCH_DEPENDENT
+
+
+def warnings(results: Iterable[Result]) -> list[str]:
+    """What a reader of results must know: whose answers depend on the company, and which are joint.
+
+    Args:
+        results: of `run_protocols`, of any number of systems.
+
+    Returns:
+        At most two lines a system, each beginning with its name.
+    """
+    lines = {}
+    for result in results:
+        name, checks = result.system, result.diagnostics
+        if _depends(checks.get("batch_dependence")):
+            lines[name, "dependence"] = (
+                f"{name}: its answers depend on what else is asked with them (batch_dependence "
+                f"{checks['batch_dependence']:.2g}, above {BATCH_DEPENDENT:g}). Is it still in training "
+                "mode, or does it look at its neighbours or at places in the batch? Its figures do not "
+                "hold for one image at a time"
+            )
+        if checks.get("joint"):
+            lines[name, "joint"] = (
+                f"{name}: joint answers ({checks['joint']}). They are not comparable with answers "
+                "that are given one by one"
+            )
+    return list(lines.values())

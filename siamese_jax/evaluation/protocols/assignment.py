@@ -83,8 +83,8 @@ def evaluate_assignment(
     """Evaluates a system by one-to-one answers to each run's queries.
 
     Answers of one run depend on each other, so the groups are runs: the interval is over runs, or over
-    the clusters that they belong to. The only diagnostic besides `asymmetry` (None) is
-    `nonfinite_scores`.
+    the clusters that they belong to. The diagnostics are `nonfinite_scores`, `asymmetry` (None) and
+    `joint`, which says that they are.
 
     Args:
         system: as in `evaluate_trials`.
@@ -108,7 +108,11 @@ def evaluate_assignment(
     return make_result(
         *(system_name, trials, scores, (answers == trials.answers).astype(float)),
         began=began,
-        diagnostics={"nonfinite_scores": nonfinite, "asymmetry": None},
+        diagnostics={
+            "nonfinite_scores": nonfinite,
+            "asymmetry": None,
+            "joint": "one to one, protocol assignment",
+        },
         remark=REMARK,
         n_way=trials.n_way,
         k_shot=trials.k_shot,

@@ -145,7 +145,7 @@ def _train_all(trainer, evaluate, variants, runs, should_stop, progress) -> bool
 
     def work(number):
         run = runs[number]
-        outcome = training.read_json(run["path"] / "outcome.json")
+        outcome = training.read_outcome(run["path"])
         if outcome is None or outcome["code"]:
             outcome = trainer.train(run["config"], run["path"])
         return outcome
@@ -181,7 +181,7 @@ def _train_all(trainer, evaluate, variants, runs, should_stop, progress) -> bool
 
 
 def _state(path: pathlib.Path) -> str:
-    outcome = training.read_json(path / "outcome.json")
+    outcome = training.read_outcome(path)
     if outcome is not None:
         return f"failed: {outcome['line']}" if outcome["code"] else "finished"
     return "begun" if (path / "config.json").exists() else "new"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import pathlib
@@ -16,9 +17,11 @@ from siamese_jax.evaluation import metrics, protocols, trials
 from siamese_jax.evaluation.scoring import shot_aggregation_of
 from siamese_jax.experiments.ablation.variants import Variant
 from siamese_jax.inference import network
+from siamese_jax.readers import read_npz
 from siamese_jax.reporting import curves, drawing
-from siamese_jax.runs import workdir
+from siamese_jax.runs import files, workdir
 
+_EVALUATED_BYTES = 2**30  # of `evaluated.npz`
 PROTOCOLS = ("official", "within", "training")
 
 
@@ -74,9 +77,12 @@ class Evaluate:
             for key, frozen in self.keyed(settings).values()
         }
         kept = {}
-        if (path / "evaluated.npz").exists():
-            with np.load(path / "evaluated.npz") as file:
-                kept = dict(file)
+        with contextlib.suppress(FileNotFoundError, ValueError):  # one that is damaged is made anew
+            kept = {
+                key: correct
+                for key, correct in read_npz(path / "evaluated.npz", _EVALUATED_BYTES).items()
+                if key not in wanted or correct.shape == wanted[key][0].answers.shape
+            }
         if wanted.keys() - kept.keys():
             system, cache = network.load(path, "best").system(), {}
             config = workdir.read_config(path)
@@ -87,9 +93,7 @@ class Evaluate:
                     system, frozen, shot_aggregation=aggregation, cache=cache
                 )
                 kept[name] = result.correct
-            part = path / "evaluated.part.npz"
-            np.savez(part, **kept)
-            part.replace(path / "evaluated.npz")
+            files.replace_file(path / "evaluated.npz", lambda file: np.savez(file, **kept))
         return {name: kept[name] for name in wanted}
 
 

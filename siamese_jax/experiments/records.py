@@ -1,0 +1,126 @@
+"""What the records of evaluations, ablations, benchmarks and faults must hold to be read again.
+
+Only what is read is declared; a record may hold more.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
+
+from siamese_jax import readers
+
+_BYTES = 2**26  # of a record
+
+
+class _Start(TypedDict):
+    time: str
+    processor: str
+    cores: int
+    versions: dict[str, str]
+
+
+class _Seeded(TypedDict):
+    seed: int
+
+
+class _Group(TypedDict):
+    accuracy: float | None
+    num_trials: int
+
+
+class _Result(TypedDict):
+    system: str
+    name: str
+    n_way: int | None
+    k_shot: int | None
+    accuracy: float | None
+    num_trials: int
+    trial_hash: str
+    figures: dict[str, Any]
+    per_group: NotRequired[dict[str, _Group]]
+
+
+class Evaluation(TypedDict):
+    """Of `launch/evaluate.py`."""
+
+    config: _Seeded
+    training: NotRequired[_Start]
+    evaluation: _Start
+    settings: NotRequired[dict[str, Any]]
+    results: list[_Result]
+
+
+class _Variant(TypedDict):
+    variant: str
+    runs: list[_Seeded]
+
+
+class Ablation(TypedDict):
+    """Of `launch/ablate.py`."""
+
+    evaluation: _Start
+    variants: list[_Variant]
+
+
+class OfProtocol(TypedDict):
+    """What a variant of an ablation holds under the name of a protocol."""
+
+    seeds: list[float]
+    num_trials: int
+    trials: str
+
+
+class _Entry(TypedDict):
+    group: str
+    name: str
+
+
+class Timed(_Entry):
+    """An entry of a benchmark that could be run."""
+
+    seconds: float
+    quartiles: tuple[float, float]
+    amount: float | None
+    unit: NotRequired[str]
+    per_second: NotRequired[float | None]
+    ratio: NotRequired[float]
+
+
+class Benchmark(TypedDict):
+    """Of `launch/benchmark.py`."""
+
+    provenance: _Start
+    settings: _Seeded
+    suites: dict[str, list[_Entry]]
+
+
+class _Kind(TypedDict):
+    kind: str
+    cases: int
+    failed: int
+
+
+class Faults(TypedDict):
+    """Of `python -m tests.faults`."""
+
+    evaluation: _Start
+    settings: _Seeded
+    kinds: list[_Kind]
+
+
+def read(path: str | os.PathLike, schema: type) -> dict:
+    """A record.
+
+    Args:
+        path: of its file.
+        schema: one of those above.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or no such record.
+    """
+    return readers.read_json(pathlib.Path(path), schema, _BYTES)
