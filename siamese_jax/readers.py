@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-_JSON_BYTES = 2**24
+_JSON_BYTES = 2**23  # JSON of brackets takes 25 times its size in memory
 _NPZ_BYTES = 2**34  # of all arrays, decompressed
 _ENTRIES = 2**20  # of an archive
 _DEFLATE = 1032  # the highest ratio of deflate, to one
@@ -54,19 +54,18 @@ def check_file(path: str | os.PathLike, limit: int | None = None) -> pathlib.Pat
     return path
 
 
-def read_json(path: str | os.PathLike, expected: Any, limit: int = _JSON_BYTES) -> Any:
+def read_json(path: str | os.PathLike, expected: Any) -> Any:
     """What a JSON file holds.
 
     Args:
         path: of the file.
         expected: see `parse_json`.
-        limit: most bytes that it may hold.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: it cannot be read, is no JSON, or holds something else than expected.
     """
-    return parse_json(check_file(path, limit).read_bytes(), str(path), expected)
+    return parse_json(check_file(path, _JSON_BYTES).read_bytes(), str(path), expected)
 
 
 def parse_json(data: bytes, where: str, expected: Any) -> Any:

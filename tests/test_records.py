@@ -123,7 +123,7 @@ def test_a_damaged_results_json_is_one_line(tmp_path, monkeypatch):
     file.write_bytes(b"\xff\xfe{}")
     with pytest.raises(ValueError, match="is no JSON"):
         records.read(file, records.Evaluation)
-    monkeypatch.setattr(records, "_BYTES", 100)
+    monkeypatch.setattr(readers, "_JSON_BYTES", 100)
     file.write_text(text)
     with pytest.raises(ValueError, match="bytes, at most 100 are read"):
         records.read(file, records.Evaluation)

@@ -1,4 +1,4 @@
-"""What happens beside a training: checkpoints are read while it writes them, and its parent is killed."""
+"""Beside a training: checkpoints are read while it writes them, and its parent is killed."""
 
 import os
 import pathlib

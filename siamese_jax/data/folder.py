@@ -31,6 +31,7 @@ _ZIP_ERRORS = readers.ZIP_ERRORS
 _ERRORS = (*_ZIP_ERRORS, SyntaxError, struct.error, Image.DecompressionBombError)
 _PICTURE_BYTES = 2**28  # of a picture's file
 _PIXELS = 2**26  # of a picture, 8,192 x 8,192
+_ROWS = 128  # that are converted at a time
 _ZIP_BYTES = 2**36  # of all files of a zip, decompressed
 _EXIF_ORIENTATION = 0x0112
 _LAYOUT = "<class>/<image> or <alphabet>/<class>/<image>"
@@ -171,7 +172,7 @@ def read_picture(path: str | os.PathLike, mode: str) -> np.ndarray:
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"{path}: no such picture")
-    return _pixels(path.parent, (path.name,), path.read_bytes, mode)
+    return _pixels(path.parent, (path.name,), functools.partial(_read_file, path), mode)
 
 
 def _size_and_mode(headers, image_size, kind: str) -> tuple[tuple[int, int], str]:
@@ -390,7 +391,8 @@ def _folder_names(path: pathlib.Path) -> list[tuple[str, ...]]:
     for folder, folders, files in os.walk(path):
         above = pathlib.Path(folder)
         for file in (above / name for name in (*folders, *files)):
-            if file.is_symlink() and not file.resolve().is_relative_to(whole):
+            real = pathlib.Path(os.path.realpath(file))  # which does not mind a link to itself
+            if file.is_symlink() and not real.is_relative_to(whole):
                 raise ValueError(
                     f"{path}: {str(file.relative_to(path))!r} is a link that leaves the folder: put a "
                     "copy in its place"
@@ -457,21 +459,27 @@ def _pixels(
 
 
 def decode_picture(picture: Image.Image, mode: str) -> np.ndarray:
-    """(H, W, C) uint8 of an open picture in mode `L` or `RGB`, the right way up; clear is white."""
+    """(H, W, C) uint8 of an open picture, which is turned the right way up, in mode `L` or `RGB`."""
     _check_pixels(picture)
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
+    width, height = picture.size
+    pixels = np.empty((height, width, 3 if mode == "RGB" else 1), np.uint8)
+    for top in range(0, height, _ROWS):  # a part at a time: copies of the whole want memory
+        part = picture.crop((0, top, width, min(height, top + _ROWS)))
+        pixels[top : top + _ROWS] = _opaque(part, mode).reshape(-1, width, pixels.shape[2])
+    return pixels
+
+
+def _opaque(picture: Image.Image, mode: str) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 in mode `L` or `RGB`; clear is white."""
     if picture.mode.startswith("I"):  # 16 bits: Pillow would cut off, not scale
-        deep = np.asarray(picture)
-        flat = np.empty(deep.shape, np.uint8)
-        for row, part in zip(flat, deep, strict=True):  # in float64, a row at a time
-            row[:] = np.rint(np.clip(part.astype(np.float64) / 257, 0, 255))
-        picture = Image.fromarray(flat)
+        deep = np.clip(np.asarray(picture, np.float64) / 257, 0, 255)
+        picture = Image.fromarray(np.rint(deep).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         paper = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(paper, picture)
-    pixels = np.asarray(picture.convert(mode))
-    return pixels.reshape(*pixels.shape[:2], -1)
+    return np.asarray(picture.convert(mode))
 
 
 def _check_pixels(picture: Image.Image) -> None:

@@ -6,14 +6,11 @@ Only what is read is declared; a record may hold more.
 from __future__ import annotations
 
 import os
-import pathlib
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
 from siamese_jax import readers
-
-_BYTES = 2**26  # of a record
 
 
 class _Start(TypedDict):
@@ -123,4 +120,4 @@ def read(path: str | os.PathLike, schema: type) -> dict:
         FileNotFoundError: there is none.
         ValueError: it is damaged, or no such record.
     """
-    return readers.read_json(pathlib.Path(path), schema, _BYTES)
+    return readers.read_json(path, schema)

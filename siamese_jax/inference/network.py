@@ -319,7 +319,7 @@ def load(
 
 
 def _check_variables(weights: export.Weights, path: str | pathlib.Path) -> None:
-    """Refuses parameters and statistics of other names, shapes or types than the config's network has."""
+    """Refuses other parameters than those that the network of the config has, and what is not finite."""
     shape = tuple(weights.provenance[-1]["image_shape"])
     model = siamese.build(weights.config.model, shape)
     images = jax.ShapeDtypeStruct((1, *shape), np.float32)

@@ -176,7 +176,7 @@ def _read(picture: Any) -> np.ndarray:
     if isinstance(picture, str | os.PathLike):
         return folder.read_picture(pathlib.Path(picture), "RGB")
     if isinstance(picture, Image.Image):
-        return folder.decode_picture(picture, "RGB")
+        return folder.decode_picture(picture.copy(), "RGB")
     array = _as_uint8(np.asarray(picture))
     if array.ndim == 2:
         return array[..., None]

@@ -173,6 +173,7 @@ def read(file: str | pathlib.Path) -> Weights:
         readers.fitting(records, _Records, "its records")
         if not records["provenance"]:
             raise ValueError("its provenance is empty")
+        variables = nested(arrays)
     except FileNotFoundError:
         raise ValueError(f"no such file {file}") from None
     except KeyError as error:
@@ -180,17 +181,23 @@ def read(file: str | pathlib.Path) -> Weights:
     except ValueError as error:
         raise ValueError(f"{file} holds no weights of a network, or is damaged ({error})") from None
     records["config"] = ml_collections.ConfigDict(records["config"]).lock()
-    return Weights(**records, variables=nested(arrays))
+    return Weights(**records, variables=variables)
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict:
-    """The variables of a network, float32, from arrays under their paths `params/.../kernel`."""
+    """The variables of a network, float32, from arrays under their paths `params/.../kernel`.
+
+    Raises:
+        ValueError: an array of something else than floats, or a path that leads through another one.
+    """
     variables: dict = {"params": {}, "batch_stats": {}}
     for name, x in arrays.items():
         *parents, leaf = name.split("/")
         part = variables
         for parent in parents:
             part = part.setdefault(parent, {})
+        if x.dtype.kind != "f" or not isinstance(part, dict):
+            raise ValueError(f"{name} holds {x.dtype}, or lies in another array; expected floats")
         part[leaf] = x.astype(np.float32)
     return variables
 

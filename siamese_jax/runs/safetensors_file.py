@@ -60,12 +60,13 @@ def read(file: str | pathlib.Path) -> Weights:
         if metadata.pop(_DIGEST) != _digest(metadata, arrays):
             raise ValueError("its content is not what was written")
         records = {name: json.loads(text) for name, text in metadata.items()}
+        variables = nested(arrays)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file} holds no network of this package, or is damaged ({error})"
         ) from None
     records["config"] = ml_collections.ConfigDict(records["config"]).lock()
-    return Weights(**records, variables=nested(arrays))
+    return Weights(**records, variables=variables)
 
 
 def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:

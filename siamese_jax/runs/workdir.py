@@ -27,7 +27,7 @@ PLACES = (
     *("test_data.archives", "test_data.data_dir", "test_data.path", "test_data.stream"),
 )
 _START = {"command": list, "time": str, "seed": int, "data_fingerprint": str}  # of the provenance
-_LOG_BYTES = 2**28
+_LOG_BYTES = 2**25
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 

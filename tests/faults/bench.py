@@ -182,7 +182,7 @@ def told(error: Exception) -> str | None:
     """Nothing where an error is one that a command shows as one line."""
     text = str(error)
     known = isinstance(error, ValueError | OSError | FloatingPointError | MemoryError)
-    if known and len(text) < 1000 and not isinstance(error, UnicodeError):
+    if known and len(text) < 3000 and not isinstance(error, UnicodeError):
         return None
     return f"{type(error).__name__}: {text[:200]}"
 
@@ -280,7 +280,7 @@ def launched(launcher: str, words: list[str]) -> tuple[int | None, str]:
 def one_line(code: int | None, text: str, launcher: str) -> str | None:
     """Nothing where a command ended with an error in one line."""
     lines = [line for line in text.splitlines() if line.startswith(f"launch/{launcher}.py: ")]
-    if code in (1, 2) and len(lines) == 1 and "Traceback" not in text and len(lines[0]) < 2000:
+    if code in (1, 2) and len(lines) == 1 and "Traceback" not in text and len(lines[0]) < 3000:
         return None
     return f"exit {code}, {len(lines)} lines of error: {text[-300:]}"
 
