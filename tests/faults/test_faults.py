@@ -16,7 +16,7 @@ from siamese_jax.config import FIELDS, check_fields
 from siamese_jax.data import folder, vectors
 from siamese_jax.evaluation import pairs_csv
 from siamese_jax.runs import digests
-from tests.faults import cases
+from tests.faults import cases, commands
 from tests.faults.bench import Bench
 
 FAST = [kind for kind in cases.KINDS if kind not in cases.IN_PROCESSES]
@@ -37,6 +37,14 @@ def bench(tmp_path_factory):
 def test_a_sample_of_every_kind(bench, kind):
     case, _ = cases.KINDS[kind]
     assert case(bench, random.Random(f"sample {kind}")) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "what", ["a picture of 13,000 x 13,000 pixels of 16 bits", "a character number of 999999999"]
+)
+def test_what_declares_much_takes_little_memory(tmp_path, what):
+    assert commands.hungry(tmp_path / "place", what, tmp_path / "cache") is None
 
 
 @given(st.sampled_from(sorted(FIELDS)), VALUES)
