@@ -1,6 +1,7 @@
 """What all tests share: several CPU devices, strict ranks and shapes, a small set, and the real data."""
 
 import atexit
+import fcntl
 import os
 import pathlib
 import shutil
@@ -62,7 +63,9 @@ def prepared_omniglot(real_data, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    return omniglot.prepare(folder / "prepared", real_data / "omniglot")
+    with open(folder / "prepared.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return omniglot.prepare(folder / "prepared", real_data / "omniglot")
 
 
 @pytest.fixture(scope="session")

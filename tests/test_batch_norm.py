@@ -65,7 +65,7 @@ def test_by_hand():
     variables = jax.jit(norm.init)(jax.random.key(0), x)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], [0.0])  # init updates nothing
     np.testing.assert_array_equal(variables["batch_stats"]["var"], [1.0])
-    y, updated = jax.jit(lambda v: norm.apply(v, x, mutable=["batch_stats"]))(variables)
+    y, updated = jax.jit(lambda v, x: norm.apply(v, x, mutable=["batch_stats"]))(variables, x)
     np.testing.assert_allclose(y, [[-1.0], [1.0]], rtol=1e-6)
     np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.2], rtol=1e-6)
     np.testing.assert_allclose(updated["batch_stats"]["var"], [1.0], rtol=1e-6)

@@ -28,7 +28,8 @@ def test_full_context_against_numpy():
     rng = np.random.default_rng(0)
     queries, supports = rng.normal(size=(2, 4, 3)), rng.normal(size=(2, 5, 3))
     args = queries.astype(np.float32), supports.astype(np.float32)
-    variables = jax.jit(context.init)(jax.random.key(0), *args)
+    shapes = jax.eval_shape(context.init, jax.random.key(0), *args)
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     new_queries, new_supports = jax.jit(context.apply)(variables, *args)
     cells = jax.tree.map(np.float64, variables["params"])
     for b in range(2):

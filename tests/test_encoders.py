@@ -15,6 +15,7 @@ from networks import (
     SMALL_RESIDUAL,
     embed,
     net_and_variables,
+    noise,
     pool_reference,
     random_images,
     score,
@@ -75,6 +76,7 @@ def test_koch_parameters_are_those_of_the_paper():
     assert sum(int(np.prod(shape)) for shape in shape_of.values()) == 38_951_745
 
 
+@pytest.mark.slow
 def test_koch_initialisation_is_as_published():
     net = siamese.build({**KOCH, "encoder_args": {"units": 300}})
     images = np.zeros((1, 105, 105, 1), np.float32)
@@ -244,10 +246,6 @@ def fields_of(kind, output="linear", **more):
     }
 
 
-def encoder_of(kind, output="linear", **more):
-    return siamese.build(fields_of(kind, output, **more))
-
-
 def test_small_encoder_has_the_shapes_of_the_tutorials():
     shape_of = shapes(fields_of("small"), (28, 28, 1))
     assert {name: shape for name, shape in shape_of.items() if name.endswith("kernel")} == {
@@ -292,9 +290,9 @@ def test_small_encoder_takes_colour_and_other_sides():
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_dense_encoder_against_numpy(output):
-    net = encoder_of("dense", output, hidden=(4, 3), units=2)
-    images = np.random.default_rng(0).normal(size=(5, 1, 6, 1)).astype(np.float32)
-    variables = jax.jit(net.init)(jax.random.key(1), images, images)
+    fields = fields_of("dense", output, hidden=(4, 3), units=2)
+    net, variables = net_and_variables(fields, (1, 6, 1))
+    images = noise(0, 5, 1, 6, 1)
     h = embed(net, variables, images)
     layers = jax.tree.map(np.float64, variables["params"]["encoder"])
     x = np.asarray(images, np.float64).reshape(5, 6)
@@ -309,7 +307,7 @@ def test_dense_encoder_against_numpy(output):
 
 
 def test_dense_encoder_starts_as_asked():
-    net = encoder_of("dense", hidden=(300,), units=200, std=0.2, bias_mean=0.5)
+    net = siamese.build(fields_of("dense", hidden=(300,), units=200, std=0.2, bias_mean=0.5))
     images = np.zeros((1, 20, 20, 1), np.float32)
     params = jax.jit(net.init)(jax.random.key(0), images, images)["params"]["encoder"]
     for layer in jax.tree.map(np.asarray, params).values():
