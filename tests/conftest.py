@@ -1,6 +1,7 @@
 """What all tests share: several CPU devices, strict ranks and shapes, a small set, and the real data."""
 
 import atexit
+import collections
 import fcntl
 import os
 import pathlib
@@ -40,6 +41,12 @@ def pytest_configure(config):
     import jax
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files with the most slow tests first, so that no long one is left to the end."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -478,7 +478,7 @@ def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys
     kept, broken = (path / f"learning_rate={rate},seed=0" for rate in (0.001, 0.002))
     broken.mkdir(parents=True)
     (broken / "checkpoints").write_text("a file where a folder is wanted")
-    config = config_of("quickstart")
+    config = config_of("quickstart", "vector,smoke")
     config.num_devices = 1
 
     def ablate(over="learning_rate:0.001|0.002", **more):  # of one compiled program
@@ -527,7 +527,8 @@ def test_an_interrupted_ablation_saves_and_goes_on(tmp_path, capsys):
     run = path / "distortions=off,seed=0"
     changes = {"num_steps": 600, "eval.every": 300, "num_devices": 1}
     command = [sys.executable, str(ROOT / "launch" / "ablate.py"), f"--workdir={path}"]
-    command += [f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke", "--over=distortions:off"]
+    command += [f"--config={ROOT / 'configs' / 'quickstart.py'}:vector,smoke"]
+    command += ["--over=distortions:off"]
     command += [f"--config.{name}={value}" for name, value in changes.items()]
     child = subprocess.Popen(
         [*command, "--num_trials=50"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -540,7 +541,7 @@ def test_an_interrupted_ablation_saves_and_goes_on(tmp_path, capsys):
     assert child.returncode == 75, err
     assert "the same command goes on" in out
     assert 0 < workdir.read_metrics(run)[-1]["step"] < 600
-    config = config_of("quickstart")
+    config = config_of("quickstart", "vector,smoke")
     config.update_from_flattened_dict(changes)
     summary = ablation.run_ablation(config, ["distortions:off"], path, ROOT, num_trials=50)
     assert summary == {"finished": True, "failed": 0}
