@@ -1,12 +1,11 @@
 """What all tests share: several CPU devices, strict ranks and shapes, a small set, and the real data."""
 
-import atexit
 import collections
 import fcntl
 import os
 import pathlib
+import platform
 import shutil
-import tempfile
 
 import jaxtyping
 import pytest
@@ -14,13 +13,6 @@ import pytest
 DEVICES = "--xla_force_host_platform_device_count"
 if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # before jax starts
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
-
-# Compiled programs are shared by the workers, which find the folder in their environment, and by the
-# commands that tests start.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="siamese-jax-compiled-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 # Every call in these modules is checked against its annotations: types, shapes and dtypes.
 TYPED_MODULES = (
@@ -36,11 +28,26 @@ REAL_DATA = "SIAMESE_JAX_TEST_DATA"
 
 def pytest_configure(config):
     """Prepares jax, but not in the process that only hands the tests out to workers."""
+    _keep_compiled(config.cache)
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         return
     import jax
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def _keep_compiled(cache):
+    """Lets jax keep compiled programs in pytest's cache, which `--cache-clear` empties.
+
+    Workers and the commands that tests start share them, and find the folder in their environment.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = cache.mkdir(f"compiled-{platform.node()}")
+    if sum(file.stat().st_size for file in folder.iterdir()) > 2**30:
+        shutil.rmtree(folder)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 def pytest_collection_modifyitems(items):
