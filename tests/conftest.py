@@ -2,6 +2,7 @@
 
 import collections
 import fcntl
+import functools
 import os
 import pathlib
 import platform
@@ -92,6 +93,16 @@ def glyphs():
     )
     images.images.setflags(write=False)
     return images
+
+
+@pytest.fixture(scope="module")
+def glyphs_drawn_once():
+    """Draws the glyphs of the same settings once for all tests of a module."""
+    from siamese_jax.data import glyphs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyphs, "make_glyphs", functools.cache(glyphs.make_glyphs))
+        yield
 
 
 def pytest_terminal_summary(terminalreporter):
