@@ -223,20 +223,16 @@ def test_the_python_of_docs_runs(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory):
-    """A folder with the launchers, the configs and `my_pictures`: three alphabets of the glyphs."""
+def desk(tmp_path_factory, glyphs):
+    """A folder with the launchers, the configs and `my_pictures`: 30 characters of the glyphs."""
     folder = tmp_path_factory.mktemp("desk")
     for name in ("launch", "configs", "results"):
         (folder / name).symlink_to(ROOT / name)
-    images = loading.load({"name": "glyphs"}).test
-    for row in np.flatnonzero(images.drawers < 8):
-        number = images.classes[row]
-        if number >= 30:
-            break
-        place = folder / "my_pictures" / f"class{number:02d}"
+    for row in np.flatnonzero(glyphs.classes < 30):
+        place = folder / "my_pictures" / f"class{glyphs.classes[row]:02d}"
         place.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(255 - images.images[row, ..., 0])
-        picture.save(place / f"{images.drawers[row]}.png")
+        picture = Image.fromarray(255 - glyphs.images[row, ..., 0])
+        picture.save(place / f"{glyphs.drawers[row]}.png")
     for name, source in (("anna", "class00/1"), ("ben", "class01/1"), ("who", "class00/2")):
         (folder / f"{name}.png").symlink_to(folder / "my_pictures" / f"{source}.png")
     return folder
