@@ -10,7 +10,7 @@ import pytest
 from test_data_omniglot import TINY, tiny_files, write
 
 from siamese_jax.data import augment, loading, omniglot, splits
-from siamese_jax.data.image_set import StreamedImages
+from siamese_jax.data.image_set import StreamedImages, resize_images
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models import siamese
 from siamese_jax.runs import checkpoints, workdir
@@ -243,6 +243,16 @@ def tiny(tmp_path_factory):
     """The builder of a tiny set like Omniglot."""
     folder = tmp_path_factory.mktemp("tiny")
     return omniglot.prepare(folder / "data", write(folder / "zips", tiny_files()), layout=TINY)
+
+
+def test_an_image_is_resized_the_same_whatever_stands_beside_it():
+    """From 20 to 30 pixels many sums are a half, which rounds by the last bit of the arithmetic."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 20, 20, 1)).astype(np.uint8)
+    whole = resize_images(images, 30, 30)
+    for count in (1, 3):
+        for begin in range(0, 40, count):
+            part = resize_images(images[begin : begin + count], 30, 30)
+            np.testing.assert_array_equal(part, whole[begin : begin + count])
 
 
 def test_streamed_images_are_those_in_memory(tiny):
