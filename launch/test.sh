@@ -22,4 +22,4 @@ say "Checking the style ..."
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .
 say "Running the tests ..."
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "${tier[@]}" "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${tier[@]}" "$@"

@@ -539,9 +539,18 @@ def test_every_download_has_size_and_checksum():
 # the real archives
 
 
-def test_golden_values_of_the_real_omniglot(prepared_omniglot, real_data):
-    background = omniglot.load_background(prepared_omniglot)
-    evaluation = omniglot.load_evaluation(prepared_omniglot)
+@pytest.fixture(scope="module")
+def real_sets(prepared_omniglot):
+    """The background and the evaluation set."""
+    return (
+        omniglot.load_background(prepared_omniglot),
+        omniglot.load_evaluation(prepared_omniglot),
+    )
+
+
+@pytest.mark.slow
+def test_golden_values_of_the_real_omniglot(real_sets, real_data):
+    background, evaluation = real_sets
     assert background.grid().shape == (964, 20, 105, 105, 1)
     assert evaluation.grid().shape == (659, 20, 105, 105, 1)
     assert background.num_alphabets == 30 and evaluation.num_alphabets == 20
@@ -563,6 +572,7 @@ def test_golden_values_of_the_real_omniglot(prepared_omniglot, real_data):
     np.testing.assert_array_equal(background.grid()[21, 6, ..., 0], expected)
 
 
+@pytest.mark.slow
 def test_official_runs(prepared_omniglot, real_data):
     runs = omniglot.load_runs(prepared_omniglot)
     assert runs.queries.shape == runs.supports.shape == (20, 20, 105, 105, 1)
@@ -581,6 +591,7 @@ def test_official_runs(prepared_omniglot, real_data):
     np.testing.assert_array_equal(runs.supports[6, runs.answers[6, k], ..., 0], 255 * ~support)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "drawers", "counts"),
     [
@@ -588,7 +599,11 @@ def test_official_runs(prepared_omniglot, real_data):
         ("koch", (range(1, 13), range(13, 17), range(17, 21)), (964, 277, 382)),
     ],
 )
-def test_load_splits_the_real_omniglot(prepared_omniglot, split, drawers, counts):
+def test_load_splits_the_real_omniglot(
+    prepared_omniglot, real_sets, monkeypatch, split, drawers, counts
+):
+    monkeypatch.setattr(omniglot, "load_background", lambda builder, stream: real_sets[0])
+    monkeypatch.setattr(omniglot, "load_evaluation", lambda builder: real_sets[1])
     data = loading.load(
         {"name": "auto", "data_dir": prepared_omniglot.data_dir_root, "split": split}
     )

@@ -27,7 +27,7 @@ OTHER["glyphs_characters"] = (6, 9)
 def run(tmp_path_factory):
     """Trained on glyphs, to be evaluated on other glyphs, of prototypes."""
     path = tmp_path_factory.mktemp("runs") / "run"
-    config = runpy.run_path(str(CONFIGS / "quickstart.py"))["get_config"]("smoke")
+    config = runpy.run_path(str(CONFIGS / "quickstart.py"))["get_config"]("vector,smoke")
     with config.unlocked():
         config.num_steps = 10
         config.test_data = ml_collections.ConfigDict(OTHER)

@@ -33,7 +33,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 STOPPED = 25  # of 30 steps
 _TIMINGS = ("images_per_second", "cpu_seconds")
 _COMMAND = (
-    *("--config=configs/quickstart.py:smoke", "--config.num_steps=30", "--noprogress"),
+    *("--config=configs/quickstart.py:vector,smoke", "--config.num_steps=30", "--noprogress"),
     "--config.num_devices=1",
 )
 
@@ -62,7 +62,7 @@ class Bench:
     def make(cls, place: pathlib.Path) -> Bench:
         scope: dict = {}
         exec((ROOT / "configs" / "quickstart.py").read_text(), scope)
-        config = scope["get_config"]("smoke")
+        config = scope["get_config"]("vector,smoke")
         with config.unlocked():
             config.num_steps, config.num_devices = 30, 1
         bench = cls(place, config, place / "whole", place / "stopped", place / "net.npz", {})
