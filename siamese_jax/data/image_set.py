@@ -304,15 +304,16 @@ def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
     columns = _axis_weights(images.shape[2], width)
     out = np.empty((len(images), height, width, images.shape[3]), np.uint8)
     for begin in range(0, len(images), _CHUNK):
-        part = images[begin : begin + _CHUNK].astype(np.float32)
+        part = images[begin : begin + _CHUNK].astype(np.float64)
         part = np.einsum("ph,mhwc->mpwc", rows, part, optimize=True)
         part = np.einsum("qw,mpwc->mpqc", columns, part, optimize=True)
-        out[begin : begin + _CHUNK] = np.clip(np.rint(part), 0, 255)
+        # A half is one whatever the order of summation, which varies with the number of images.
+        out[begin : begin + _CHUNK] = np.clip(np.rint(np.round(part, 6)), 0, 255)
     return out
 
 
 def _axis_weights(old: int, new: int) -> np.ndarray:
-    """(new, old) float32 weights, each row summing to 1, that resample one axis."""
+    """(new, old) weights, each row summing to 1, that resample one axis."""
     scale = old / new
     if scale >= 1:  # area: the overlap of source pixel [j, j + 1] with [i, i + 1] * scale
         left = np.arange(new)[:, None] * scale
@@ -322,4 +323,4 @@ def _axis_weights(old: int, new: int) -> np.ndarray:
     else:  # bilinear between pixel centres, edge repeated
         centre = np.clip((np.arange(new) + 0.5) * scale - 0.5, 0, old - 1)[:, None]
         weights = np.clip(1 - np.abs(centre - np.arange(old)[None, :]), 0, None)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return weights / weights.sum(1, keepdims=True)

@@ -22,7 +22,7 @@ def curve(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
         f"{span(r.num_trials for r in results)} trials a point, {results[0].k_shot}-shot. Bands are "
         "95 % Wilson intervals. The dotted line is 1 / N, the accuracy of guessing. Filled points are "
         "trials within alphabets. Rings are trials between alphabets, which are easier; they stand "
-        "where N is larger than the smallest alphabet. No line joins the two."
+        "where N is larger than the smallest alphabet of all lines. No line joins the two."
     )
     rows = [
         (
