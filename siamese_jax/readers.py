@@ -130,10 +130,10 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
             raise ValueError(f"{name} holds Python objects, expected numbers or text")
         if any(side < 0 for side in shape):
             raise ValueError(f"{name} has the shape {shape}")
-        nbytes, held = math.prod(shape) * dtype.itemsize, entry.file_size - stream.tell()
-        if nbytes != held:
+        nbytes, left = math.prod(shape) * dtype.itemsize, entry.file_size - stream.tell()
+        if nbytes != left:
             raise ValueError(
-                f"{name} is declared as {shape} {dtype}, {nbytes} bytes, and has {held}"
+                f"{name} is declared as {shape} {dtype}, {nbytes} bytes, and has {left}"
             )
         data = bytearray(stream.read())  # which checks the entry's CRC
     if len(data) != nbytes:

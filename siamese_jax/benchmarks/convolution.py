@@ -40,11 +40,11 @@ def _layer(plan: Plan, name: str, x_shape, kernel_shape) -> list[Row]:
     counted = {"amount": images, "unit": "images"}
     group = f"{name}, {images} images of {x_shape[1:]}, kernel {kernel_shape}, {plan.dtype}"
     rows = []
-    for what, made, passes in (("forward", _forward, 1), ("forward and gradients", _pull, 3)):
+    for what, timed, passes in (("forward", _forward, 1), ("forward and gradients", _pull, 3)):
         product = plan.product()
         cases = [product]
         for way, convolve in ways.items():
-            call = functools.partial(jax.jit(made(convolve)), x, kernel, dy)
+            call = functools.partial(jax.jit(timed(convolve)), x, kernel, dy)
             cases.append(Case(way, call, operations=2 * adds * passes, **counted))
         rows += plan.compare(f"{group}, {what}", cases, base=["direct"], product=product.name)
     return rows

@@ -293,10 +293,10 @@ def _prepared_images(path, files_by_name, files, image_size, kind, data_dir, str
     if stream is None:
         stream = math.prod(images.shape) > memory // 2
     if not stream:
-        held = np.empty(images.shape, np.uint8)
-        for begin in range(0, len(held), shards.PART):
-            held[begin : begin + shards.PART] = images[begin : begin + shards.PART]
-        images = held
+        in_memory = np.empty(images.shape, np.uint8)
+        for begin in range(0, len(in_memory), shards.PART):
+            in_memory[begin : begin + shards.PART] = images[begin : begin + shards.PART]
+        images = in_memory
     return images, prepared.kept, prepared.digests, list(prepared.broken)
 
 

@@ -98,19 +98,19 @@ class Devices:
 
         return jax.tree.map(cut, tree)
 
-    def own(self, x: np.ndarray) -> np.ndarray:
+    def local_part(self, x: np.ndarray) -> np.ndarray:
         """What `share` gives this process's devices together, read off an array on the host.
 
         Args:
             x: (B, ...), B a multiple of the number of devices.
 
         Returns:
-            (B x own devices / all devices, ...).
+            (B x local devices / all devices, ...).
         """
         return x.reshape(self.count, -1, *x.shape[1:])[self._mine].reshape(-1, *x.shape[1:])
 
     def place(self, x: np.ndarray) -> jax.Array:
-        """Puts this process's part of an array, as `own` gives it, on its devices for a step."""
+        """Puts this process's part of an array, as `local_part` gives it, on its devices for a step."""
         if self.axis_name is None:
             return jax.device_put(x)
         x = x.reshape(self._mine.stop - self._mine.start, -1, *x.shape[1:])

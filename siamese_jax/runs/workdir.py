@@ -141,10 +141,10 @@ class RunFolder:
     def _check(self, config, fingerprint):
         path, folder = self.path / "config.json", self.path / "checkpoints"
         if not path.exists():
-            held = [name for name in ("checkpoints", "metrics.jsonl") if _holds(self.path / name)]
-            if held:
+            left = [name for name in ("checkpoints", "metrics.jsonl") if _holds(self.path / name)]
+            if left:
                 raise ValueError(
-                    f"{self.path} has no config.json, but {' and '.join(held)}: put config.json "
+                    f"{self.path} has no config.json, but {' and '.join(left)}: put config.json "
                     "back, or choose another --workdir"
                 )
             return

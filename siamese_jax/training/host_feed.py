@@ -105,4 +105,4 @@ class HostFeed:
 
     def _read(self, step: int) -> jax.Array:
         rows = np.asarray(self._rows(self._rng, np.int32(step), self._index))
-        return self._devices.place(self._source[self._devices.own(rows).reshape(-1)])
+        return self._devices.place(self._source[self._devices.local_part(rows).reshape(-1)])

@@ -347,8 +347,8 @@ def arcface(
     sine = safe_sqrt(jnp.maximum(1 - cosine**2, 0.0))
     moved = cosine * jnp.cos(margin) - sine * jnp.sin(margin)
     moved = jnp.where(cosine > -jnp.cos(margin), moved, cosine - margin * jnp.sin(margin))
-    own = labels[:, None] == jnp.arange(cosine.shape[1])[None]
-    return softmax(scale * jnp.where(own, moved, cosine), labels, smoothing)
+    is_class = labels[:, None] == jnp.arange(cosine.shape[1])[None]
+    return softmax(scale * jnp.where(is_class, moved, cosine), labels, smoothing)
 
 
 def cosface(
@@ -373,8 +373,8 @@ def cosface(
     References:
         Wang et al. (2018), CosFace: large margin cosine loss for deep face recognition, equation 4.
     """
-    own = labels[:, None] == jnp.arange(cosine.shape[1])[None]
-    return softmax(scale * jnp.where(own, cosine - margin, cosine), labels, smoothing)
+    is_class = labels[:, None] == jnp.arange(cosine.shape[1])[None]
+    return softmax(scale * jnp.where(is_class, cosine - margin, cosine), labels, smoothing)
 
 
 def proxy_anchor(
@@ -399,9 +399,9 @@ def proxy_anchor(
     References:
         Kim et al. (2020), Proxy anchor loss for deep metric learning, equation 4.
     """
-    own = labels[:, None] == jnp.arange(cosine.shape[1])[None]
-    positive = _log_one_plus((-scale * (cosine - margin)).T, own.T)
-    return positive, _log_one_plus((scale * (cosine + margin)).T, ~own.T)
+    is_class = labels[:, None] == jnp.arange(cosine.shape[1])[None]
+    positive = _log_one_plus((-scale * (cosine - margin)).T, is_class.T)
+    return positive, _log_one_plus((scale * (cosine + margin)).T, ~is_class.T)
 
 
 def _log_one_plus(x, mask):
