@@ -13,6 +13,16 @@ KINDS = ("ink", "photo", "vector")
 _CHUNK = 512  # images at a time
 
 
+def has_pictures(kind: str) -> bool:
+    """Whether images of a kind can be shown, resized and warped; `vector` holds measurements."""
+    return kind != "vector"
+
+
+def warp_fill(kind: str) -> str:
+    """What a warp reads outside of an image: `paper` (0) for ink, else `edge` (its border)."""
+    return "paper" if kind == "ink" else "edge"
+
+
 @dataclasses.dataclass(frozen=True)
 class StreamedImages:
     """(M, H, W, C) uint8 images that stay on disk: indexed by rows like an array, read each time.
@@ -103,7 +113,7 @@ class ImageSet:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
         given = f"{self.images.shape} {self.images.dtype}"
-        if self.kind == "vector":
+        if not self.has_pictures:
             strip = self.images.ndim == 4 and self.images.shape[1::2] == (1, 1)
             if not strip or self.images.dtype not in (np.float32, np.float64):
                 raise ValueError(f"vectors must be (M, 1, D, 1) float32 or float64, got {given}")
@@ -147,8 +157,13 @@ class ImageSet:
 
     @property
     def fill(self) -> str:
-        """What a warp reads outside of an image: `paper` (0) for ink, else `edge` (its border)."""
-        return "paper" if self.kind == "ink" else "edge"
+        """See `warp_fill`."""
+        return warp_fill(self.kind)
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the images can be shown, resized and warped; vectors cannot."""
+        return has_pictures(self.kind)
 
     @property
     def alphabets(self) -> np.ndarray:
@@ -273,7 +288,7 @@ class ImageSet:
         """
         if self.image_shape[:2] == (height, width):
             return self
-        if self.kind == "vector":
+        if not self.has_pictures:
             raise ValueError(
                 f"{self.name!r} holds vectors, which cannot be resized to {height} x {width}: set "
                 "data.image_size to None"

@@ -223,13 +223,9 @@ def _load_tfds(fields: Mapping[str, Any]) -> Data:
 
 
 def _load_vectors(fields: Mapping[str, Any]) -> Data:
-    path, image_size = fields["path"], fields["image_size"]
+    path = fields["path"]
     if not path:
         raise ValueError("the data set 'vectors' needs a path: a .csv or .npz file")
-    if image_size is not None:
-        raise ValueError(
-            f"vectors cannot be resized: data image_size must be None, got {image_size}"
-        )
     rows = vectors.load_vectors(path, class_column=fields["class_column"], min_images=2)
     raw_parts = _split(rows, fields)
     standardisation = vectors.Standardisation.of(raw_parts[0])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from siamese_jax.data import folder
-from siamese_jax.data.image_set import as_kind, resize_images
+from siamese_jax.data.image_set import as_kind, has_pictures, resize_images
 from siamese_jax.evaluation import trials
 from siamese_jax.readers import check_file
 
@@ -49,7 +49,7 @@ def read_pairs(
             takes vectors.
     """
     path = pathlib.Path(path).expanduser()
-    if kind == "vector":
+    if not has_pictures(kind):
         raise ValueError(f"{path}: pairs of pictures cannot be shown to a network of vectors")
     claims, lines = _claims(path)
     labels = np.array([claim.label for claim in claims])

@@ -122,7 +122,7 @@ def preview(config, data: loading.Data) -> Training:
         "images_per_class": objective.images_per_class,
         "margin": margin,
     }
-    if experiment.kind == "vector":
+    if not experiment.data.train.has_pictures:
         return Training(**fields)
     batch, pixels = experiment.preview_batch()
     fields["pixels"], rows = np.asarray(pixels), np.asarray(batch.rows)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from siamese_jax.data.image_set import StreamedImages, resize_images
+from siamese_jax.data.image_set import StreamedImages, has_pictures, resize_images, warp_fill
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.evaluation.scoring import Embedder, from_embedder
 from siamese_jax.inference.devices import Devices
@@ -65,7 +65,7 @@ class Siamese:
 
     def __repr__(self) -> str:
         """One line: the name, and what goes in and comes out."""
-        shape = self.image_shape[1:2] if self.kind == "vector" else self.image_shape
+        shape = self.image_shape if self.has_pictures else self.image_shape[1:2]
         encoder, comparator = (
             type(part).__name__ for part in (self.model.encoder, self.model.head)
         )
@@ -77,10 +77,19 @@ class Siamese:
         )
 
     @property
+    def has_pictures(self) -> bool:
+        """Whether it takes pictures, (H, W, C) uint8; else vectors, (1, D, 1) float32."""
+        return has_pictures(self.kind)
+
+    @property
+    def dtype(self) -> type[np.number]:
+        """Type of the images' values."""
+        return np.uint8 if self.has_pictures else np.float32
+
+    @property
     def embedding_size(self) -> int:
         """How many numbers an embedding has."""
-        dtype = np.float32 if self.kind == "vector" else np.uint8
-        blank = np.zeros((1, *self.image_shape), dtype)
+        blank = np.zeros((1, *self.image_shape), self.dtype)
         return self.embed(blank, batch=1).shape[1]
 
     def with_variables(self, variables) -> Siamese:
@@ -105,7 +114,7 @@ class Siamese:
         """
         if not isinstance(images, StreamedImages):  # which is read batch by batch
             images = np.asarray(images)
-        if self.kind == "vector":
+        if not self.has_pictures:
             size = self.image_shape[1]
             if images.shape[1:] not in ((size,), (1, size, 1)) or images.dtype != np.float32:
                 raise ValueError(
@@ -166,7 +175,7 @@ class Siamese:
         Raises:
             ValueError: what `pictures.to_stack` or `embed` refuses.
         """
-        if self.kind == "vector":
+        if not self.has_pictures:
             return self.score_matrix(self.embed(pictures1), self.embed(pictures2))
         given = (pictures1, pictures2)
         (stack1, one1), (stack2, one2) = (
@@ -259,7 +268,7 @@ def bind(
     Raises:
         ValueError: test-time augmentation of vectors, which cannot be warped.
     """
-    if tta > 1 and kind == "vector":
+    if tta > 1 and not has_pictures(kind):
         raise ValueError(f"vectors cannot be warped, so tta must be 1; got {tta}")
     model = siamese.build(config.model, image_shape, devices.axis_name)
     return Siamese(
@@ -269,7 +278,7 @@ def bind(
         kind,
         name,
         devices,
-        make_embed_step(model, devices, tta, "paper" if kind == "ink" else "edge"),
+        make_embed_step(model, devices, tta, warp_fill(kind)),
         make_pair_step(model, devices),
         make_one_shot_step(model, devices),
         make_class_step(model, devices) if model.context is not None else None,

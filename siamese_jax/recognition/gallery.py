@@ -125,7 +125,7 @@ def empty(net: network_lib.Siamese) -> Gallery:
     Raises:
         ValueError: the network does not take pictures, or does not score references one by one.
     """
-    if net.kind not in ("ink", "photo"):
+    if not net.has_pictures:
         raise ValueError(f"{net.name} takes data of kind {net.kind!r}: a gallery needs pictures")
     if net.model.context is not None:
         raise ValueError(

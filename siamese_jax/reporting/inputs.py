@@ -110,7 +110,7 @@ class ReportInputs:
     @property
     def has_pictures(self) -> bool:
         """Whether the network takes images, of which pictures can be shown."""
-        return self.net.kind != "vector"
+        return self.net.has_pictures
 
     @property
     def noun(self) -> str:

@@ -71,8 +71,9 @@ def embedding_figure(panels: Sequence[tuple[str, np.ndarray, ImageSet]]) -> Figu
         height, width, _ = images.image_shape
         pixels = 0.034 * figure.bbox.width * np.array([1, height / width])
         side = pixels * [(right - left) / box.width, (top - bottom) / box.height]
-        has_pictures = images.kind != "vector"
-        tiles = pictures(images.images[images.class_start], images.kind) if has_pictures else ()
+        tiles = ()
+        if images.has_pictures:
+            tiles = pictures(images.images[images.class_start], images.kind)
         for c in range(images.num_classes):
             colour = matplotlib.colormaps["tab10"](c % 10)
             members = points[images.classes == c]
@@ -80,7 +81,7 @@ def embedding_figure(panels: Sequence[tuple[str, np.ndarray, ImageSet]]) -> Figu
             for point in members:
                 axes.plot(*zip(mean, point, strict=True), color=colour, linewidth=0.6, alpha=0.5)
             axes.plot(*members.T, linestyle="", marker="o", markersize=3.2, color=colour)
-            if not has_pictures:
+            if not images.has_pictures:
                 name = shortened(class_parts(images.class_names[c])[1], 24)
                 around = {"facecolor": "white", "edgecolor": colour, "boxstyle": "square,pad=0.25"}
                 axes.text(*mean, name, ha="center", va="center", zorder=4, bbox=around)

@@ -268,7 +268,7 @@ def check_data(
         )
     if train_set.num_classes < 2:
         raise ValueError(f"{train_set.name!r} has one class: a different pair needs two")
-    if train_set.kind == "vector" and config.augment.distort:
+    if config.augment.distort and not train_set.has_pictures:
         raise ValueError(
             "augment.distort = True warps pictures, and these are vectors: set it to False"
         )

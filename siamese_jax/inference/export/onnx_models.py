@@ -46,12 +46,12 @@ def make_models(net: Siamese, metadata: Mapping[str, str]) -> tuple[bytes, bytes
     size = net.embedding_size
 
     graph = Graph()
-    if net.kind == "vector":
-        vectors = graph.input("vectors", np.float32, ["batch", net.image_shape[1]])
-        images = graph.add("Reshape", vectors, graph.constant([-1, *net.image_shape]))
-    else:
-        pixels = graph.input("images", np.uint8, ["batch", *net.image_shape])
+    if net.has_pictures:
+        pixels = graph.input("images", net.dtype, ["batch", *net.image_shape])
         images = graph.add("Div", graph.cast(pixels, np.float32), graph.constant(255.0))
+    else:
+        vectors = graph.input("vectors", net.dtype, ["batch", net.image_shape[1]])
+        images = graph.add("Reshape", vectors, graph.constant([-1, *net.image_shape]))
     statistics = variables.get("batch_stats", {}).get("encoder", {})
     layers = Layers(graph, variables["params"]["encoder"], statistics)
     build = ENCODER_GRAPHS[type(model.encoder).__name__]

@@ -39,8 +39,7 @@ def make_functions(net: Siamese) -> tuple[bytes, bytes]:
         return model.apply(variables, embeddings1, embeddings2, method="compare_all")
 
     batch, queries, supports = export.symbolic_shape("batch, queries, supports")
-    pixel = jnp.float32 if net.kind == "vector" else jnp.uint8
-    images = jax.ShapeDtypeStruct((batch, *net.image_shape), pixel)
+    images = jax.ShapeDtypeStruct((batch, *net.image_shape), net.dtype)
     embeddings = [
         jax.ShapeDtypeStruct((count, net.embedding_size), jnp.float32)
         for count in (queries, supports)
