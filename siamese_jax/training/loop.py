@@ -61,7 +61,7 @@ def train_and_evaluate(
         raise ValueError(f"{path} holds a network without its checkpoints: choose another workdir")
     experiment = Experiment.from_config(config)
     config, devices = experiment.config, experiment.devices
-    state = _prepare(experiment, path)
+    state = _prepare(experiment)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(_open_run(experiment, path, on_log))
         identity = workdir.identity(config, _facts(experiment))
@@ -109,7 +109,7 @@ def train_and_evaluate(
 # ------------------------------------------------------------------------------- before the first step
 
 
-def _prepare(experiment: Experiment, path: str) -> TrainState:
+def _prepare(experiment: Experiment) -> TrainState:
     """Builds every part of a run before its workdir is taken, so that a mistake leaves no folder.
 
     Returns:
