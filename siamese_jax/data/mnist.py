@@ -9,6 +9,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -78,8 +79,8 @@ class MnistDigits(tfds.core.GeneratorBasedBuilder):
         contents: Contents | None = None,
         counts: Mapping[str, int] = COUNTS,
         downloads: Mapping[str, tuple[str, int, str]] = DOWNLOADS,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Makes the builder.
 
         Args:

@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -61,8 +62,8 @@ class OmniglotDrawers(tfds.core.GeneratorBasedBuilder):
         contents: archives_lib.Contents | None = None,
         layout: archives_lib.Layout = archives_lib.OMNIGLOT,
         downloads: Mapping[str, tuple[str, int, str]] = DOWNLOADS,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Makes the builder.
 
         Args:
@@ -304,7 +305,7 @@ def _pixel_reader(builder: OmniglotDrawers, split: str) -> Callable[[np.ndarray]
     """(B,) numbers of examples -> (B, 105, 105, 1) uint8, ink 255."""
     examples = preparation.reader(builder, split)
 
-    def read(numbers):
+    def read(numbers: np.ndarray) -> np.ndarray:
         images = np.empty((len(numbers), archives_lib.SIZE, archives_lib.SIZE, 1), np.uint8)
         for image, example in zip(images, examples(numbers), strict=True):
             image[...] = example["image"] * np.uint8(255)

@@ -7,10 +7,11 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from siamese_jax.data.image_set import StreamedImages
 from siamese_jax.evaluation.lists import OpenSet, Retrieval, TrialList, Trials, VerificationPairs
 from siamese_jax.evaluation.protocols.protocol import EvaluationData
 from siamese_jax.evaluation.protocols.result import Result
@@ -103,14 +104,14 @@ def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
-def _images_by_fingerprint(data: EvaluationData) -> dict[str, np.ndarray]:
+def _images_by_fingerprint(data: EvaluationData) -> dict[str, np.ndarray | StreamedImages]:
     sources = [data.test, data.validation, data.train, data.pairs]
     if data.official is not None:
         sources.append(official_trials(data.official))
     return {source.fingerprint: source.images for source in sources if source is not None}
 
 
-def _tagged(value):
+def _tagged(value: Any) -> Any:
     """The value with its tuples marked, which JSON does not tell from lists."""
     if isinstance(value, Mapping):
         return {key: _tagged(x) for key, x in value.items()}
@@ -119,7 +120,7 @@ def _tagged(value):
     return [_tagged(x) for x in value] if isinstance(value, list) else value
 
 
-def _untagged(value):
+def _untagged(value: Any) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"tuple"}:
             return tuple(_untagged(x) for x in value["tuple"])

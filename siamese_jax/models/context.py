@@ -29,6 +29,7 @@ class FullContext(nn.Module):
         self, queries: Float[ArrayLike, "*b q d"], supports: Float[ArrayLike, "*b s d"]
     ) -> tuple[Float[Array, "*b q d"], Float[Array, "*b s d"]]:
         """Embeddings of the queries and of the supports in the light of the supports."""
+        queries, supports = jnp.asarray(queries), jnp.asarray(supports)
         size = queries.shape[-1]
         lead = queries.shape[:-2]
         queries = queries.reshape(-1, *queries.shape[-2:])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -49,16 +50,16 @@ def layer_table(model: SiameseNet, image_shape: tuple[int, int, int]) -> tuple[L
     Returns:
         One `Layer` for each module with parameters of its own; together they hold all parameters.
     """
-    calls = {}
+    calls: dict[tuple[str, ...], tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = {}
 
-    def record(call, args, kwargs, context):
+    def record(call: Callable, args: tuple, kwargs: Mapping, context: Any) -> Any:
         out = call(*args, **kwargs)
         if context.method_name == "__call__" and context.module.path not in calls:
             input_shape, output_shape = (jax.tree.leaves(x)[0].shape for x in (args, out))
             calls[context.module.path] = (context.module, input_shape, output_shape)
         return out
 
-    def init(key, images):
+    def init(key: jax.Array, images: jax.Array) -> Any:
         calls.clear()
         with nn.intercept_methods(record):
             return model.init(key, images, images)
@@ -87,7 +88,7 @@ def layer_table(model: SiameseNet, image_shape: tuple[int, int, int]) -> tuple[L
     return tuple(layers)
 
 
-def first_kernel(table: Sequence[Layer], params) -> jax.Array | None:
+def first_kernel(table: Sequence[Layer], params: Mapping[str, Any]) -> jax.Array | None:
     """The kernel (h, w, C, filters) of a network's first convolution, or None if it has none.
 
     Args:

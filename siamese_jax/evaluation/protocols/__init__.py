@@ -30,6 +30,7 @@ from siamese_jax.evaluation.protocols.verification import (
 from siamese_jax.evaluation.scoring import (
     BATCH_DEPENDENT,
     Embedder,
+    System,
     batch_dependence,
     check_shot_aggregation,
     shot_aggregation_of,
@@ -68,7 +69,7 @@ SETTINGS = {
 
 
 def run_protocols(
-    system: Embedder | Callable,
+    system: System,
     data: EvaluationData,
     protocols: Iterable[str],
     settings: Mapping | None = None,

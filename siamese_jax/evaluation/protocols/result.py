@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -182,7 +183,7 @@ def interval_text(limits: tuple[float, float], scale: float, digits: int) -> str
     return "-" if math.isnan(low) else f"{low:.{digits}f}-{high:.{digits}f}"
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """The value with NumPy scalars and NaN replaced by what JSON has."""
     if isinstance(value, Mapping):
         return {key: _plain(x) for key, x in value.items()}
