@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +43,11 @@ def make_embed_step(
     if tta < 1:
         raise ValueError(f"tta is the number of views of an image, at least 1; got {tta}")
 
-    def embed(variables, images):
+    def embed(variables: Any, images: jax.Array) -> jax.Array:
         return model.apply(variables, images, method="embed")
 
-    def mean_embedding(variables, images):
-        def warped(key):
+    def mean_embedding(variables: Any, images: jax.Array) -> jax.Array:
+        def warped(key: jax.Array) -> jax.Array:
             keys = jnp.broadcast_to(key, len(images))
             symmetries = jnp.zeros(len(images), jnp.int32)
             return embed(
@@ -77,7 +78,7 @@ def make_pair_step(model: SiameseNet, devices: Devices) -> Callable:
     On several devices each scores its part of the pairs and holds the scores of all.
     """
 
-    def step(variables, h1, h2):
+    def step(variables: Any, h1: jax.Array, h2: jax.Array) -> jax.Array:
         if model.context is not None:
             return model.apply(variables, h1, h2, method="compare")
         return jnp.diagonal(model.apply(variables, h1, h2, method="compare_all"))
@@ -110,7 +111,7 @@ def make_class_step(model: SiameseNet, devices: Devices) -> Callable:
         Vinyals et al. (2016), Matching networks for one shot learning, section 2.1.
     """
 
-    def step(variables, queries, supports):
+    def step(variables: Any, queries: jax.Array, supports: jax.Array) -> jax.Array:
         num_runs, n_way, k_shot, size = supports.shape
         flat = supports.reshape(num_runs, n_way * k_shot, size)
         logits = model.apply(variables, queries, flat, method="compare_all")

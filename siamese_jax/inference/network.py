@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from siamese_jax.data.image_set import StreamedImages, has_pictures, resize_images, warp_fill
 from siamese_jax.evaluation.calibration import Calibration
@@ -92,11 +93,11 @@ class Siamese:
         blank = np.zeros((1, *self.image_shape), self.dtype)
         return self.embed(blank, batch=1).shape[1]
 
-    def with_variables(self, variables) -> Siamese:
+    def with_variables(self, variables: Any) -> Siamese:
         """The same network with other parameters (replicated); nothing is compiled anew."""
         return dataclasses.replace(self, variables=variables)
 
-    def embed(self, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    def embed(self, images: np.ndarray | StreamedImages, batch: int = 256) -> np.ndarray:
         """Embeds images.
 
         Args:
@@ -114,25 +115,21 @@ class Siamese:
         """
         if not isinstance(images, StreamedImages):  # which is read batch by batch
             images = np.asarray(images)
-        if not self.has_pictures:
-            size = self.image_shape[1]
-            if images.shape[1:] not in ((size,), (1, size, 1)) or images.dtype != np.float32:
-                raise ValueError(
-                    f"vectors must be (B, {size}) float32, got {images.shape} {images.dtype}"
-                )
-            images = images.reshape(-1, 1, size, 1)
-            return self.devices.batches(self.embed_step, self.variables, images, batch)
-        if images.ndim == 3:
-            images = images[..., None]
+        given = f"{images.shape} {images.dtype}"
         height, width, channels = self.image_shape
-        if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != channels:
-            raise ValueError(
-                f"images must be (B, H, W, {channels}) uint8, got {images.shape} {images.dtype}"
-            )
-        if images.shape[1:3] != (height, width):
-            streamed = isinstance(images, StreamedImages)
-            resize = StreamedImages.resized if streamed else resize_images
-            images = resize(images, height, width)
+        if isinstance(images, np.ndarray) and images.ndim == (3 if self.has_pictures else 2):
+            images = images[..., None] if self.has_pictures else images[:, None, :, None]
+        wrong = images.ndim != 4 or images.dtype != self.dtype or images.shape[3] != channels
+        if not self.has_pictures:
+            if wrong or images.shape[1:] != self.image_shape:
+                raise ValueError(f"vectors must be (B, {width}) float32, got {given}")
+        elif wrong:
+            raise ValueError(f"images must be (B, H, W, {channels}) uint8, got {given}")
+        elif images.shape[1:3] != (height, width):
+            if isinstance(images, StreamedImages):
+                images = images.resized(height, width)
+            else:
+                images = resize_images(images, height, width)
         return self.devices.batches(self.embed_step, self.variables, images, batch)
 
     def score_matrix(self, h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
@@ -228,25 +225,25 @@ def ensemble(nets: Sequence[Siamese]) -> Embedder:
         raise ValueError("an ensemble is of one or more networks without a full context")
     ends = list(itertools.accumulate(net.embedding_size for net in nets))[:-1]
 
-    def embed(images):
+    def embed(images: np.ndarray) -> np.ndarray:
         return np.concatenate([net.embed(images) for net in nets], 1)
 
-    def parts(h1, h2):
+    def parts(h1: np.ndarray, h2: np.ndarray) -> Iterator[tuple[Siamese, np.ndarray, np.ndarray]]:
         return zip(nets, np.split(h1, ends, 1), np.split(h2, ends, 1), strict=True)
 
-    def score_matrix(h1, h2):
+    def score_matrix(h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
         return np.mean([net.score_matrix(a, b) for net, a, b in parts(h1, h2)], 0)
 
-    def score_pairs(h1, h2):
+    def score_pairs(h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
         return np.mean([net.score_pairs(a, b) for net, a, b in parts(h1, h2)], 0)
 
     return from_embedder(embed, score_matrix, score_pairs=score_pairs)
 
 
 def bind(
-    config,
-    variables,
-    image_shape,
+    config: ConfigDict | Mapping,
+    variables: Any,
+    image_shape: Sequence[int],
     kind: str,
     name: str,
     devices: Devices,

@@ -7,7 +7,7 @@ one `Protocol` in a file of this folder; to add one, write its file and put it i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from siamese_jax.evaluation.protocols.assignment import ASSIGNMENT, evaluate_assignment
 from siamese_jax.evaluation.protocols.n_way import (

@@ -67,20 +67,26 @@ def export_network(
         raise ValueError(f'{error}: pip install "siamese_jax[export]"') from None
 
 
-def _write_safetensors(path, weights: export.Weights, file: pathlib.Path):
+def _write_safetensors(
+    path: str | pathlib.Path, weights: export.Weights, file: pathlib.Path
+) -> list[ExportedFile]:
     del path
     safetensors_file.write(file, weights)
     return [ExportedFile(file, "parameters, config and records; siamese_jax.load reads it")]
 
 
-def _write_onnx(path, weights: export.Weights, file: pathlib.Path):
+def _write_onnx(
+    path: str | pathlib.Path, weights: export.Weights, file: pathlib.Path
+) -> list[ExportedFile]:
     from siamese_jax.inference.export import onnx_models
 
     net = network.load(path, weights.step)
     return _write_two(file, net, onnx_models.make_models(net, _metadata(weights, net)))
 
 
-def _write_stablehlo(path, weights: export.Weights, file: pathlib.Path):
+def _write_stablehlo(
+    path: str | pathlib.Path, weights: export.Weights, file: pathlib.Path
+) -> list[ExportedFile]:
     from siamese_jax.inference.export import stablehlo
 
     net = network.load(path, weights.step)

@@ -32,10 +32,10 @@ def make_functions(net: Siamese) -> tuple[bytes, bytes]:
     if getattr(model.encoder, "convolution", "direct") != "direct":
         model = model.clone(encoder=model.encoder.clone(convolution="direct"))
 
-    def embed(images):
+    def embed(images: jax.Array) -> jax.Array:
         return model.apply(variables, to_float(images), method="embed")
 
-    def compare(embeddings1, embeddings2):
+    def compare(embeddings1: jax.Array, embeddings2: jax.Array) -> jax.Array:
         return model.apply(variables, embeddings1, embeddings2, method="compare_all")
 
     batch, queries, supports = export.symbolic_shape("batch, queries, supports")
