@@ -69,7 +69,7 @@ class HostFeed:
         start_step: int,
         devices: Devices,
         depth: int = 2,
-    ):
+    ) -> None:
         self._source = source
         self._devices = devices
         self._index = index
@@ -85,7 +85,7 @@ class HostFeed:
     def __enter__(self) -> HostFeed:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> HostFeed:
@@ -100,7 +100,7 @@ class HostFeed:
         """Ends the thread."""
         self._reader.shutdown(cancel_futures=True)
 
-    def _read_ahead(self):
+    def _read_ahead(self) -> None:
         self._ahead.append(self._reader.submit(self._read, next(self._steps)))
 
     def _read(self, step: int) -> jax.Array:

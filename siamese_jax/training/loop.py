@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -10,9 +11,11 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from siamese_jax.evaluation import protocols
@@ -27,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def train_and_evaluate(
-    config,
+    config: ConfigDict,
     path: str,
     *,
     should_stop: Callable[[], bool] = lambda: False,
@@ -184,7 +187,7 @@ def _programs(
     return programs.setdefault(program_key(experiment.config), compiled)
 
 
-def program_key(config) -> str:
+def program_key(config: ConfigDict) -> str:
     """What the steps of a config are compiled from; all else is data, or belongs to the loop."""
     fields = workdir.plain(config)
     for name in ("seed", "log_every", "keep_best", "eval", "search_space"):
@@ -196,7 +199,7 @@ def program_key(config) -> str:
 # ------------------------------------------------------------------------------------ between two steps
 
 
-def _finished(config, step: int, validations: Sequence[Mapping]) -> bool:
+def _finished(config: ConfigDict, step: int, validations: Sequence[Mapping]) -> bool:
     """Whether all steps are made, or `eval.patience` (0: never) validations brought nothing better."""
     values = [row["accuracy"] for row in validations]
     patience = config.eval.patience
@@ -204,7 +207,7 @@ def _finished(config, step: int, validations: Sequence[Mapping]) -> bool:
     return step >= config.num_steps or bool(impatient)
 
 
-def _check_finite(sums: Mapping, params, step: int, saved: checkpoints.Checkpoints) -> None:
+def _check_finite(sums: Mapping, params: Any, step: int, saved: checkpoints.Checkpoints) -> None:
     """Ends a training whose loss, or whose parameters that are about to be saved, are not finite."""
     if math.isfinite(sums["loss"]) and all(
         bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(params)
@@ -233,13 +236,13 @@ def _log_training(
         "cpu_seconds": round(time.process_time(), 3),
     }
     run.log(step, "train", {**means, **spent})
-    state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
+    state = dataclasses.replace(state, sums=jax.tree.map(lambda x: x * 0, state.sums))
     bar.show(means["loss"], speed, validations)
     bar.restart_clock(step)
     return state
 
 
-def _log_layers(run: workdir.RunFolder, fields: Mapping, params, step: int) -> None:
+def _log_layers(run: workdir.RunFolder, fields: Mapping, params: Any, step: int) -> None:
     """Logs, at the end of an epoch, each parameter's learning rate, momentum and L2 weight in it."""
     if fields["name"] != "layerwise" or step % fields["steps_per_epoch"]:
         return
@@ -253,7 +256,8 @@ def _log_layers(run: workdir.RunFolder, fields: Mapping, params, step: int) -> N
 
 def _validate(experiment: Experiment, net: network.Siamese) -> dict[str, float]:
     """The accuracy on the validation trials, and the figures of the validation pairs, if any."""
-    system, cache = net.system(), {}
+    system = net.system()
+    cache: dict = {}
     result = protocols.evaluate_trials(
         system,
         experiment.validation_trials,
@@ -275,7 +279,7 @@ class _Progress:
         shown: whether to show the bar.
     """
 
-    def __init__(self, experiment: Experiment, step: int, shown: bool):
+    def __init__(self, experiment: Experiment, step: int, shown: bool) -> None:
         self._images = experiment.objective.images
         self._bar = tqdm(
             total=experiment.config.num_steps,
@@ -289,7 +293,7 @@ class _Progress:
     def __enter__(self) -> _Progress:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def update(self) -> None:
