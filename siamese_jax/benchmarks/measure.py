@@ -163,7 +163,7 @@ def matrix_product(size: int, dtype: str = "float32") -> Case:
     )
 
 
-def _warm(case: Case, repeat_seconds: float, clock) -> tuple[float, int]:
+def _warm(case: Case, repeat_seconds: float, clock: Callable[[], float]) -> tuple[float, int]:
     """Seconds of the first call, and the number of calls that fill a repeat."""
     begin = clock()
     jax.block_until_ready(case.call())

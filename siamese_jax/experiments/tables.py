@@ -254,7 +254,7 @@ def render(table: Mapping, results: str | pathlib.Path) -> str:
     return "\n".join([*lines, "", *_beneath(table, results)]) + "\n"
 
 
-def _evaluation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
+def _evaluation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     columns = table.get("columns", ["value", "wilson", "trials"])
     for column in columns:
         if column not in _COLUMNS:
@@ -284,7 +284,7 @@ def _evaluation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
     return [table.get("first", "row"), *(titles[column] for column in columns)], rows
 
 
-def _expanded(table: Mapping, results) -> list[Mapping]:
+def _expanded(table: Mapping, results: str | pathlib.Path) -> list[Mapping]:
     """The rows; one with `per_group` becomes a row for each group of its first record."""
     rows = []
     for row in table["row"]:
@@ -297,7 +297,7 @@ def _expanded(table: Mapping, results) -> list[Mapping]:
     return rows
 
 
-def _ablation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
+def _ablation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     rows, sizes = [], {}
     for row in table["row"]:
         record = read_record(results, row["record"])
@@ -327,7 +327,7 @@ def _ablation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _benchmark(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
+def _benchmark(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     header = ["what", "median time", "middle half", "rate", "ratio"]
     with_aim = any("aim" in row for row in table["row"])
     rows = []
@@ -371,7 +371,7 @@ def _time(seconds: float) -> str:
 # ------------------------------------------------------------------------------------ beneath a table
 
 
-def _faults(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
+def _faults(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in table["row"]:
         kinds = read_record(results, row["record"])["kinds"]
@@ -381,7 +381,7 @@ def _faults(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
     return ["fault", "cases", "failed"], rows
 
 
-def _beneath(table: Mapping, results) -> list[str]:
+def _beneath(table: Mapping, results: str | pathlib.Path) -> list[str]:
     """When, on what and by which commands the rows were measured."""
     names = [name for row in table["row"] for name in record_names(row, table)]
     starts, trained, seeds = [], [], set()

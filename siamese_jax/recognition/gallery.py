@@ -73,7 +73,7 @@ class Gallery:
     embeddings: np.ndarray
     calibration: calibration.Calibration | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         embeddings = np.array(self.embeddings, np.float32)  # a copy, which nobody else can change
         if embeddings.ndim != 2 or len(embeddings) != len(self.references):
             raise ValueError(
@@ -251,7 +251,7 @@ def calibrate(
     if labelled.kind != net.kind:
         raise ValueError(f"{labelled.name} is of kind {labelled.kind!r}, the network {net.kind!r}")
 
-    def score_all(rows):
+    def score_all(rows: np.ndarray) -> np.ndarray:
         h = net.embed(pictures.shape_for(net, labelled.images[rows], inverted=True))
         return scoring.score(net, h, scoring.References(h))
 
@@ -306,7 +306,9 @@ def rebuild(gallery: Gallery, net: network_lib.Siamese) -> tuple[Gallery, int]:
     ), from_thumbnails
 
 
-def _with_references(gallery, references, embeddings) -> Gallery:
+def _with_references(
+    gallery: Gallery, references: tuple[Reference, ...], embeddings: np.ndarray
+) -> Gallery:
     """The gallery with further references."""
     if gallery.references:
         embeddings = np.concatenate([gallery.embeddings, embeddings])

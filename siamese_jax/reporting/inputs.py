@@ -83,7 +83,7 @@ class ReportInputs:
         default_factory=lambda: datetime.datetime.now(datetime.UTC).date().isoformat()
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.starts:
             raise ValueError(f"{self.path} holds no run (it has no provenance.json)")
         if self.net.name not in self.results:

@@ -97,7 +97,7 @@ def dissimilarity(
     if not (head.falls_with_distance and single_references):
         return lambda members: -result.scores[members], "minus the score"
 
-    def distances(members):
+    def distances(members: np.ndarray) -> np.ndarray:
         first, second = (
             inputs.net.embed(pairs.images[rows[members]])
             for rows in (pairs.first, pairs.references[:, 0])
