@@ -38,7 +38,7 @@ def run_input(plan: Plan) -> list[Row]:
             Case("input and step", work.training_call(), work.pairs, "pairs trained"),
         ]
         ours, *others = plan.compare(group, cases, base=[cases[1].name])
-        share = ours.seconds / others[1].seconds
+        share = (ours.seconds or math.nan) / (others[1].seconds or math.nan)
         rows += [dataclasses.replace(ours, share=share, share_of="step"), *others]
     return rows
 

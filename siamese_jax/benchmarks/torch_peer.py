@@ -32,6 +32,8 @@ class Peer:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         self._ready: set[str] = set()
 
     def __enter__(self) -> Peer:
@@ -39,9 +41,9 @@ class Peer:
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(BrokenPipeError):  # what an ended process left unread
-            self._process.stdin.close()
+            self._requests.close()
         self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()
 
     def prepare(self, variant: str, settings: Mapping) -> str:
         """Makes the network and calls it once.
@@ -78,9 +80,9 @@ class Peer:
 
     def _request(self, request: dict) -> dict:
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
+            line = self._answers.readline()
         except BrokenPipeError:
             line = ""
         return json.loads(line) if line else {"error": "the process of PyTorch ended"}
@@ -146,7 +148,8 @@ def make_call(
     half = dtype == "bfloat16"
     layout = torch.channels_last if half or encoder != "koch" else torch.contiguous_format
     if encoder == "koch":
-        network, loss_function = koch_network(image_size, **encoder_args), pair_loss
+        network = koch_network(image_size, **encoder_args)
+        loss_function: Callable[[Any, Any], Any] = pair_loss
     else:
         network = residual_network(image_size, **encoder_args)
         scale, reach = head_args.get("scale", 10.0), head_args.get("reach", 1)

@@ -44,7 +44,9 @@ _STACK = 2**24  # pixels that are decoded and resized at a time
 Parts = tuple[str, ...]  # of the name of a file, below the top folder
 Readers = dict[Parts, Callable[[], bytes]]
 # The images, the numbers of the files kept, the images' digests, and what is wrong with other files.
-Loaded = tuple[np.ndarray | StreamedImages, Sequence[int], np.ndarray | None, list[str]]
+Loaded = tuple[
+    np.ndarray | StreamedImages, Sequence[int] | np.ndarray, np.ndarray | None, list[str]
+]
 Header = tuple[tuple[int, int], bool]  # (height, width), and whether the picture is grey
 _T = TypeVar("_T")
 
@@ -240,12 +242,15 @@ def _decoded_images(
             count = max(1, _STACK // (size[0] * size[1]))
             for begin in range(0, len(rows), count):
                 part = rows[begin : begin + count]
-                decoded = dict(zip(part, pool.map(decode, part), strict=True))
-                faults.update({row: fault for row, (_, fault) in decoded.items() if fault})
-                whole = [row for row in part if row not in faults]
-                if whole:
-                    stack = np.stack([decoded[row][0] for row in whole])
-                    images[whole] = resize_images(as_kind(stack, kind), height, width)
+                decoded: dict[int, np.ndarray] = {}
+                for row, (pixels, fault) in zip(part, pool.map(decode, part), strict=True):
+                    if pixels is None:
+                        faults[row] = fault
+                    else:
+                        decoded[row] = pixels
+                if decoded:
+                    stack = np.stack(list(decoded.values()))
+                    images[list(decoded)] = resize_images(as_kind(stack, kind), height, width)
     kept = [row for row in range(len(files)) if row not in faults]
     return images[kept] if faults else images, kept, None, _unprefixed(path, faults)
 

@@ -175,8 +175,8 @@ def _load_glyphs(fields: Mapping[str, Any]) -> Data:
 def _load_mnist(fields: Mapping[str, Any]) -> Data:
     """All ten digits in each part: 50,000 images train, 10,000 validate, 10,000 test."""
     builder = mnist.prepare(fields["data_dir"], fields["archives"])
-    parts = (mnist.load_mnist(builder, part) for part in _MNIST_PARTS)
-    return Data(*parts, None, "", "MNIST")
+    train, validation, test = (mnist.load_mnist(builder, part) for part in _MNIST_PARTS)
+    return Data(train, validation, test, None, "", "MNIST")
 
 
 def _load_folder(fields: Mapping[str, Any]) -> Data:
@@ -213,7 +213,9 @@ def _load_tfds(fields: Mapping[str, Any]) -> Data:
         fields["data_dir"],
     )
     if len(sets) == 3:
-        return Data(*sets, None, "", f"{fields['name']}, splits {', '.join(fields['tfds_splits'])}")
+        train, validation, test = sets
+        note = f"{fields['name']}, splits {', '.join(fields['tfds_splits'])}"
+        return Data(train, validation, test, None, "", note)
     parts = _split(sets[0], fields)
     note = (
         f"{fields['name']}, {len(sets[0])} pictures of {sets[0].num_classes} classes "
@@ -229,12 +231,12 @@ def _load_vectors(fields: Mapping[str, Any]) -> Data:
     rows = vectors.load_vectors(path, class_column=fields["class_column"], min_images=2)
     raw_parts = _split(rows, fields)
     standardisation = vectors.Standardisation.of(raw_parts[0])
-    parts = (standardisation.of_set(part) for part in raw_parts)
+    train, validation, test = (standardisation.of_set(part) for part in raw_parts)
     note = (
         f"{rows.name}, {len(rows)} vectors of {rows.image_shape[1]} features and "
         f"{rows.num_classes} classes ({_split_note(fields)})"
     )
-    return Data(*parts, None, "", note, standardisation)
+    return Data(train, validation, test, None, "", note, standardisation)
 
 
 def _split(images: ImageSet, fields: Mapping[str, Any]) -> splits.Parts:

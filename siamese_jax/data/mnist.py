@@ -240,8 +240,8 @@ def read(paths: Mapping[str, pathlib.Path], counts: Mapping[str, int] = COUNTS) 
         labels[split] = _read_idx(path, _LABELS_MAGIC, shape[:1])
         if labels[split].max() > 9:
             raise ValueError(f"{path}: has a label {labels[split].max()}, expected 0-9")
-        digest.update(pixels)
-        digest.update(labels[split])
+        digest.update(pixels.data)
+        digest.update(labels[split].data)
     return Contents(images, labels, digest.hexdigest())
 
 

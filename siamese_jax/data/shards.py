@@ -98,14 +98,16 @@ class PicturePart(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict]]:
         kept, digests, broken = [], [], []
-        decode = self._decode
-        for number in self._numbers if decode else ():
-            pixels, fault = decode(number)
+        assert self._decode is not None  # which only a builder that reads does without
+        for number in self._numbers:
+            pixels, fault = self._decode(number)
             if pixels is None:
                 broken.append(fault)
                 continue
             kept.append(int(number))
-            digests.append(hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=8).hexdigest())
+            digests.append(
+                hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8).hexdigest()
+            )
             yield len(kept) - 1, {"image": pixels}
         self.info.metadata.update(kept=kept, digests=digests, broken=broken)
 
@@ -113,7 +115,7 @@ class PicturePart(tfds.core.GeneratorBasedBuilder):
 def prepare(
     make_decode: Callable[[], Decode],
     count: int,
-    image_shape: Sequence[int],
+    image_shape: tuple[int, int, int],
     fingerprint: str,
     data_dir: str | os.PathLike | None,
     processes: int | None = None,
@@ -137,9 +139,9 @@ def prepare(
     missing = [part for part in parts if not _is_prepared(part[0])]
     if missing:
         _log.info("preparing %d pictures in %s, once", count, root)
-        work = functools.partial(_prepare_part, make_decode, tuple(image_shape))
+        work = functools.partial(_prepare_part, make_decode, image_shape)
         _run(work, missing, count, processes or len(os.sched_getaffinity(0)))
-    return _open([place for place, *_ in parts], tuple(image_shape))
+    return _open([place for place, *_ in parts], image_shape)
 
 
 def _is_prepared(place: pathlib.Path) -> bool:

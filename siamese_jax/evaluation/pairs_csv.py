@@ -6,7 +6,7 @@ import csv
 import hashlib
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def read_pairs(
     group_of = [claim.questioned.parent if by_folder else claim.questioned for claim in claims]
     names, groups = np.unique([str(file) for file in group_of], return_inverse=True)
     digest = hashlib.sha256(repr(images.shape).encode())
-    digest.update(images)
+    digest.update(images.data)
     several = f", up to {most} references a claim" if most > 1 else ""
     return trials.VerificationPairs(
         name=name,
@@ -104,7 +104,8 @@ def _claims(path: pathlib.Path) -> tuple[list[_Claim], dict[pathlib.Path, int]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: no readable CSV file ({type(error).__name__})") from None
     rows = [(number, row) for number, row in rows if any(row)]
-    claims, lines = {}, {}
+    claims: dict[Any, _Claim] = {}
+    lines: dict[pathlib.Path, int] = {}
     for number, row in rows:
         where = f"{path}, line {number}"
         if len(row) not in (3, 4):

@@ -28,8 +28,10 @@ from siamese_jax.runs import workdir
 NOT_RUN = "not yet run"
 
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August")
-_MONTHS += ("September", "October", "November", "December")
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July", "August"),
+    *("September", "October", "November", "December"),
+)
 _SHARED = (
     "record",
     "suite",
@@ -191,9 +193,8 @@ def measure(results: str | pathlib.Path, row: Mapping, table: Mapping) -> Measur
         values = [result["figures"][figure] for result in rows]
         interval = first["figures"].get(f"{figure}_interval", (math.nan, math.nan))
     seeds = [record["config"]["seed"] for record in records]
-    return Measurement(
-        tuple(values), tuple(seeds), num_trials, first["trial_hash"], tuple(interval)
-    )
+    low, high = interval
+    return Measurement(tuple(values), tuple(seeds), num_trials, first["trial_hash"], (low, high))
 
 
 def _over_clusters(rows: Sequence[Mapping]) -> tuple[float, float]:
@@ -286,7 +287,7 @@ def _evaluation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str],
 
 def _expanded(table: Mapping, results: str | pathlib.Path) -> list[Mapping]:
     """The rows; one with `per_group` becomes a row for each group of its first record."""
-    rows = []
+    rows: list[Mapping] = []
     for row in table["row"]:
         if row.get("per_group"):
             name = record_names(row, table)[0]
@@ -298,7 +299,8 @@ def _expanded(table: Mapping, results: str | pathlib.Path) -> list[Mapping]:
 
 
 def _ablation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
-    rows, sizes = [], {}
+    rows: list[list[str]] = []
+    sizes: dict[str, int] = {}
     for row in table["row"]:
         record = read_record(results, row["record"])
         variants = {variant["variant"]: variant for variant in record["variants"]}

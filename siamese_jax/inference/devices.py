@@ -159,7 +159,7 @@ class Devices:
         step: Callable,
         variables: Any,
         shared: Sequence[np.ndarray],
-        whole: Sequence[np.ndarray] = (),
+        whole: Sequence[np.ndarray | jax.Array] = (),
         batch: int = 1,
     ) -> np.ndarray:
         """Calls a step once; the devices share the rows of some arrays and get others whole.

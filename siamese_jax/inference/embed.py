@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from siamese_jax.data import augment
 from siamese_jax.inference.devices import Devices
+from siamese_jax.models import siamese
 from siamese_jax.models.siamese import SiameseNet
 
 TTA_WARP = augment.Affine(
@@ -44,7 +45,7 @@ def make_embed_step(
         raise ValueError(f"tta is the number of views of an image, at least 1; got {tta}")
 
     def embed(variables: Any, images: jax.Array) -> jax.Array:
-        return model.apply(variables, images, method="embed")
+        return siamese.apply(model, variables, images, method="embed")
 
     def mean_embedding(variables: Any, images: jax.Array) -> jax.Array:
         def warped(key: jax.Array) -> jax.Array:
@@ -80,8 +81,8 @@ def make_pair_step(model: SiameseNet, devices: Devices) -> Callable:
 
     def step(variables: Any, h1: jax.Array, h2: jax.Array) -> jax.Array:
         if model.context is not None:
-            return model.apply(variables, h1, h2, method="compare")
-        return jnp.diagonal(model.apply(variables, h1, h2, method="compare_all"))
+            return siamese.apply(model, variables, h1, h2, method="compare")
+        return jnp.diagonal(siamese.apply(model, variables, h1, h2, method="compare_all"))
 
     return devices.compile(lambda *arguments: devices.gather(step(*arguments)))
 
@@ -94,7 +95,7 @@ def make_one_shot_step(model: SiameseNet, devices: Devices) -> Callable:
     """
     return devices.compile(
         lambda variables, queries, supports: devices.gather(
-            model.apply(variables, queries, supports, method="compare_all")
+            siamese.apply(model, variables, queries, supports, method="compare_all")
         )
     )
 
@@ -114,7 +115,7 @@ def make_class_step(model: SiameseNet, devices: Devices) -> Callable:
     def step(variables: Any, queries: jax.Array, supports: jax.Array) -> jax.Array:
         num_runs, n_way, k_shot, size = supports.shape
         flat = supports.reshape(num_runs, n_way * k_shot, size)
-        logits = model.apply(variables, queries, flat, method="compare_all")
+        logits = siamese.apply(model, variables, queries, flat, method="compare_all")
         return jax.nn.logsumexp(logits.reshape(*logits.shape[:2], n_way, k_shot), -1)
 
     return devices.compile(lambda *arguments: devices.gather(step(*arguments)))

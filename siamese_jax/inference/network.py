@@ -132,7 +132,7 @@ class Siamese:
                 images = resize_images(images, height, width)
         return self.devices.batches(self.embed_step, self.variables, images, batch)
 
-    def score_matrix(self, h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
+    def score_matrix(self, h1: np.ndarray, h2: np.ndarray | jax.Array) -> np.ndarray:
         """(Q, D) and (S, D) embeddings -> (Q, S) scores of each first with each second."""
         return self.devices.call(self.one_shot_step, self.variables, [h1], [h2])
 
@@ -147,6 +147,8 @@ class Siamese:
 
     def score_classes(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
         """(R, Q, D) and (R, N, K, D) embeddings -> (R, Q, N) scores, with a full context only."""
+        if self.class_step is None:
+            raise ValueError(f"{self.name} has no full context: it scores references one by one")
         return self.devices.call(self.class_step, self.variables, [queries, supports])
 
     def pictures(self, pictures: Pictures, from_files: bool = False) -> np.ndarray:
@@ -241,9 +243,9 @@ def ensemble(nets: Sequence[Siamese]) -> Embedder:
 
 
 def bind(
-    config: ConfigDict | Mapping,
+    config: ConfigDict,
     variables: Any,
-    image_shape: Sequence[int],
+    image_shape: tuple[int, int, int],
     kind: str,
     name: str,
     devices: Devices,
@@ -271,7 +273,7 @@ def bind(
     return Siamese(
         model,
         variables,
-        tuple(image_shape),
+        image_shape,
         kind,
         name,
         devices,

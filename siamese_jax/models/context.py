@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -40,7 +42,8 @@ class FullContext(nn.Module):
             merge_fn=lambda ahead, back: ahead + back,
             name="supports",
         )
-        supports = supports + both_ways(supports)
+        in_context: Any = both_ways(supports)
+        supports = supports + in_context
         cell = nn.OptimizedLSTMCell(size, name="queries")
         carry = (jnp.zeros_like(queries), queries)
         refined = queries

@@ -7,7 +7,7 @@ import difflib
 import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -124,6 +124,19 @@ class SiameseNet(nn.Module):
         if self.classifier is None:
             raise ValueError("the network has no classifier: build it with `classes`")
         return self.classifier
+
+
+def apply(model: SiameseNet, variables: Any, *arrays: ArrayLike, method: str) -> Array:
+    """What a method of a network gives with these variables, outside of training.
+
+    Args:
+        model: the network.
+        variables: its parameters and statistics.
+        *arrays: arguments of the method.
+        method: `embed`, `compare`, `compare_all`, `classify` or `class_cosines`.
+    """
+    result: Any = model.apply(variables, *arrays, method=method)
+    return result
 
 
 def build(

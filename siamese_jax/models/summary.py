@@ -78,7 +78,7 @@ def layer_table(model: SiameseNet, image_shape: tuple[int, int, int]) -> tuple[L
                 Layer(
                     name="/".join(path),
                     layer_type=type(module).__name__,
-                    kernel=tuple(module.kernel_size) if isinstance(module, nn.Conv) else (),
+                    kernel=_kernel(module) if isinstance(module, nn.Conv) else (),
                     input_shape=input_shape[1:],
                     output_shape=output_shape[1:],
                     parameters=sum(math.prod(shape) for shape in shapes),
@@ -103,12 +103,17 @@ def first_kernel(table: Sequence[Layer], params: Mapping[str, Any]) -> jax.Array
     return None
 
 
+def _kernel(module: nn.Conv) -> tuple[int, ...]:
+    size = module.kernel_size
+    return (size,) if isinstance(size, int) else tuple(size)
+
+
 def _multiply_adds(
     module: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
 ) -> int:
     """Of one image (B = 1). Each output of a convolution or dense layer is one sum of products."""
     if isinstance(module, nn.Conv):
-        terms = math.prod(module.kernel_size) * input_shape[-1] // module.feature_group_count
+        terms = math.prod(_kernel(module)) * input_shape[-1] // module.feature_group_count
         return math.prod(output_shape[1:]) * terms
     if isinstance(module, nn.Dense):
         return math.prod(output_shape[1:]) * input_shape[-1]

@@ -92,9 +92,10 @@ def identify(
     threshold, covered = _threshold(calibrated, len(gallery))
     answers = []
     for row in scores:
-        best = {}  # the place of each name's best reference; names in the order of their scores
+        # the place of each name's best reference; names in the order of their scores
+        best: dict[str, int] = {}
         for place in np.argsort(-row, kind="stable"):
-            best.setdefault(gallery.references[place].name, place)
+            best.setdefault(gallery.references[place].name, int(place))
             if len(best) == top:
                 break
         matches = tuple(_match(gallery, calibrated, row, place) for place in best.values())

@@ -12,7 +12,7 @@ import os
 import pathlib
 import zipfile
 import zlib
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -121,7 +121,7 @@ def _to_bytes(gallery: Gallery) -> bytes:
     }
     thumbnails = [reference.thumbnail for reference in gallery.references]
     buffer = io.BytesIO()
-    arrays = {
+    arrays: dict[str, Any] = {
         "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
         "embeddings": np.asarray(gallery.embeddings),
         "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),  # PNGs, one after the other

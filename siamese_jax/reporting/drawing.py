@@ -26,7 +26,8 @@ MODEL, OTHER, BASELINE = "#0b5fa5", "#b4690e", "#7a7a7a"
 LIGHT, FRAME = "#a8a8a8", "#c9c9c9"
 RIGHT, WRONG = "#00755f", "#b3261e"
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.0f} %")
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -101,10 +102,15 @@ def save(figure: Figure, path: str | pathlib.Path, dpi: int = 150) -> pathlib.Pa
     return pathlib.Path(path)
 
 
+def full_width(height: float) -> Figure:
+    """An empty figure of full width whose parts keep apart, `height` in inches."""
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.04, wspace=0.06)
+    return Figure(figsize=(WIDTH, height), layout=layout)
+
+
 def charts(rows: int, columns: int, height: float, squeeze: bool = True) -> tuple[Figure, Any]:
     """A figure of full width with charts in it, `height` in inches."""
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.04, wspace=0.06)
-    figure = Figure(figsize=(WIDTH, height), layout=layout)
+    figure = full_width(height)
     return figure, figure.subplots(rows, columns, squeeze=squeeze)
 
 
@@ -194,7 +200,7 @@ def write_beside(axes: Axes, x: float, y: float, text: str, colour: str, points:
 def write_ends(axes: Axes, ends: Iterable[tuple[float, float, str, str]]) -> None:
     """Writes each line's name at its right end; names that would overlap are moved apart."""
     bottom, top = axes.get_ylim()
-    inches = axes.get_position().height * axes.get_figure().get_figheight()
+    inches = axes.get_position().height * axes.get_figure(root=True).get_figheight()
     gap = 12 / 72 / inches * (top - bottom)  # 12 points
     lowest: dict[float, float] = {}
     for x, y, label, colour in sorted(ends, key=lambda end: end[1]):

@@ -434,5 +434,5 @@ def _to_host(x: jax.Array) -> np.ndarray:
 
 def _from_host(x: np.ndarray, like: jax.Array) -> jax.Array:
     if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(x)
+        return jax.random.wrap_key_data(jax.numpy.asarray(x))
     return jax.numpy.asarray(x)

@@ -39,7 +39,7 @@ class Meetings(NamedTuple):
     different: jax.Array
 
     @classmethod
-    def of(cls, compare: Compare, h: jax.Array, batch: Mined | sampling.Episodes) -> Meetings:
+    def of(cls, compare: Compare, h: jax.Array, batch: sampling.Episodes) -> Meetings:
         """Of a batch of episodes with the embeddings h (E, K, N, D)."""
         h = h.reshape(-1, h.shape[-1])
         rows, identities, present = cross_batch.images_of(batch)
@@ -74,7 +74,8 @@ def triplet(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
     def draw(key: jax.Array, index: sampling.SetIndex) -> Mined:
         k_episodes, k_draw = jax.random.split(key)
         drawn = draw_batch(k_episodes, index)
-        return Mined(*drawn, jax.random.uniform(k_draw, drawn.rows.shape))
+        chance = jax.random.uniform(k_draw, drawn.rows.shape)
+        return Mined(drawn.rows, drawn.symmetries, drawn.identities, drawn.mask, chance)
 
     def loss(compare: Compare, h: jax.Array, batch: Mined) -> Loss:
         anchors, others, same, different = Meetings.of(compare, h, batch)

@@ -110,13 +110,15 @@ def match_rules(rules: Sequence[Rule] | Sequence[L2Rule], params: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), chosen)
 
 
-def rate_schedule(learning_rate: float, decay: float, steps_per_epoch: int) -> optax.Schedule:
+def rate_schedule(
+    learning_rate: float | jax.Array, decay: float, steps_per_epoch: int
+) -> optax.Schedule:
     """`learning_rate * decay ** epoch`, the epoch counted in whole steps_per_epoch steps."""
     return lambda count: learning_rate * decay ** (count // steps_per_epoch)
 
 
 def momentum_schedule(
-    start: float, final: float, ramp_epochs: int, steps_per_epoch: int
+    start: float, final: float | jax.Array, ramp_epochs: int, steps_per_epoch: int
 ) -> optax.Schedule:
     """Linear from `start` to `final` over `ramp_epochs` epochs, constant within an epoch."""
 

@@ -17,6 +17,7 @@ from siamese_jax.data import augment
 from siamese_jax.data.image_set import StreamedImages
 from siamese_jax.inference.devices import Devices
 from siamese_jax.inference.embed import to_float
+from siamese_jax.models import siamese
 from siamese_jax.models.siamese import SiameseNet
 from siamese_jax.training import cross_batch, fixed_pairs, objectives, sampling
 
@@ -199,11 +200,11 @@ def make_update(
             else:
                 h, updated = _embed(model, variables, images, k_dropout)
             compare = objectives.Compare(
-                functools.partial(model.apply, variables, method="compare"),
-                functools.partial(model.apply, variables, method="compare_all"),
-                functools.partial(model.apply, variables, method="classify"),
+                functools.partial(siamese.apply, model, variables, method="compare"),
+                functools.partial(siamese.apply, model, variables, method="compare_all"),
+                functools.partial(siamese.apply, model, variables, method="classify"),
                 model.head,
-                functools.partial(model.apply, variables, method="class_cosines"),
+                functools.partial(siamese.apply, model, variables, method="class_cosines"),
                 state.memory or None,
             )
             h = devices.gather(h.reshape(*pixels.shape[: batch.rows.ndim], -1))
@@ -319,7 +320,7 @@ def preview_batch(
     return draw(rng, number, images[rows.reshape(-1)], index)
 
 
-def make_rows(objective: objectives.Objective) -> Callable:
+def make_rows(objective: objectives.Objective) -> Any:
     """Compiles `(rng, step, index) -> rows` of the whole batch that the training step draws."""
     return jax.jit(lambda rng, step, index: _sample(rng, step, index, objective)[0].rows)
 

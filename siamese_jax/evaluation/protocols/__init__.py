@@ -115,7 +115,7 @@ def run_protocols(
         "cache": {},
         "progress": progress,
     }
-    results = {}
+    results: dict[str, Result] = {}
     for name in protocols:
         results |= PROTOCOLS[name].run(system, data, settings, options)
     dependence = batch_dependence(system, data.test.images, settings["batch_size"])

@@ -6,6 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -78,14 +79,14 @@ def evaluate_open_set(
     elsewhere = None
     if validation is not None:
         elsewhere = metrics.highest_scores(score(validation)[1])
-    figures = {
+    figures: dict[str, Any] = {
         "rank_1": metrics.n_way_accuracy(scores, trials.answers),
         "num_enrolled": len(trials.supports),
         "num_impostors": len(alarms),
         "at": {},
         "notes": [],
     }
-    correct = None
+    correct = np.full(len(scores), math.nan)
     for rate in FALSE_ALARMS:
         row = figures["at"][f"{100 * rate:g} %"] = {}
         for prefix, others, where in (
@@ -109,7 +110,10 @@ def evaluate_open_set(
             if rate == 0.01 and not prefix:
                 correct = identified
     return make_result(
-        *(system_name, trials, scores, correct),
+        system_name,
+        trials,
+        scores,
+        correct,
         began=began,
         diagnostics=diagnostics,
         figures=figures,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -63,7 +64,7 @@ def evaluate_retrieval(
         recalls, average = metrics.retrieval(scores, relevant, rows)
         parts.append((scores.max(1), *recalls.T, average))
     highest, at_1, at_5, at_10, average = (np.concatenate(x) for x in zip(*parts, strict=True))
-    figures = {
+    figures: dict[str, Any] = {
         "recall_at_1": float(at_1.mean()),
         "recall_at_5": float(at_5.mean()),
         "recall_at_10": float(at_10.mean()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -67,8 +68,10 @@ def evaluate_pairs(
     began = time.perf_counter()
     if (validation is None) == (threshold is None):
         raise ValueError("give either validation pairs to choose the threshold on, or a threshold")
+    threshold = math.nan if threshold is None else threshold
     cache = {} if cache is None else cache
-    figures = {}
+    figures: dict[str, Any] = {}
+    fit = (math.nan, math.nan)
     if validation is not None:
         if validation.hash == pairs.hash:
             raise ValueError("the threshold must be chosen on other pairs than those of the test")
@@ -187,8 +190,9 @@ def _run(
     system: System, data: EvaluationData, settings: Mapping, options: Mapping
 ) -> dict[str, Result]:
     fields = {name: settings[name] for name in VERIFICATION.settings}
-    test, validation = (verification_pairs(x, **fields) for x in (data.test, data.validation))
-    lists = {"verification": test}
+    assert data.validation is not None  # see `needs`
+    validation = verification_pairs(data.validation, **fields)
+    lists = {"verification": verification_pairs(data.test, **fields)}
     if data.pairs is not None:
         lists["pairs"] = data.pairs
     return {

@@ -54,7 +54,7 @@ def _objective(config: Mapping, label: str) -> dict[str, Any]:
     n_way = old.get("n_way", config["eval"]["n_way"])
     wanted = objectives.OBJECTIVES[name]
     per_class = wanted.defaults.get("images_per_class", 2)
-    sizes = {
+    sizes: dict[str, Any] = {
         "batch": images // 2 if "negatives" in wanted.settings else images,  # pairs or images
         "negatives": old.get("negatives", "any"),
         "episodes": max(1, images // (per_class * n_way)),
@@ -63,7 +63,9 @@ def _objective(config: Mapping, label: str) -> dict[str, Any]:
         **wanted.defaults,
     }
     taken = {key: sizes[key] for key in dict.fromkeys((*wanted.settings, *wanted.defaults))}
-    changes = {"objective": {"name": name, "symmetries": old["symmetries"], **taken}}
+    changes: dict[str, Any] = {
+        "objective": {"name": name, "symmetries": old["symmetries"], **taken}
+    }
     koch = model["encoder"] == "koch"
     if wanted.comparator == "cosine":
         head = {"comparator": "cosine", "head_args": {"scale": 10.0}}

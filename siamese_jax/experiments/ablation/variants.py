@@ -82,8 +82,8 @@ def parse_over(
                 raise ValueError(
                     f"axis {name!r} is a field of the config: write {name}:value1|value2"
                 )
-        elif AXES[name].number:
-            _check_numbers(name, AXES[name].number, labels)
+        elif (number := AXES[name].number) is not None:
+            _check_numbers(name, number, labels)
         else:
             trials.check_names(f"label of axis {name!r}", labels, AXES[name].labels)
         if name == "seeds" and labels and seeds is not None:

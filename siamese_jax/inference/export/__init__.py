@@ -9,9 +9,11 @@ safetensors file holds the parameters and the run's records, and `siamese_jax.lo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable
+from typing import BinaryIO
 
 from siamese_jax.inference import network
 from siamese_jax.runs import export, files, safetensors_file, workdir
@@ -100,7 +102,7 @@ def _write_two(
     encoder, comparator = contents
     second = file.with_suffix(f".comparator{file.suffix}")
     for target, data in ((file, encoder), (second, comparator)):
-        files.replace_file(target, lambda stream, data=data: stream.write(data))
+        files.replace_file(target, functools.partial(_write, data))
     size = net.embedding_size
     shape = ", ".join(map(str, net.image_shape))
     return [
@@ -111,6 +113,10 @@ def _write_two(
             "(queries, supports)",
         ),
     ]
+
+
+def _write(data: bytes, stream: BinaryIO) -> None:
+    stream.write(data)
 
 
 def _metadata(weights: export.Weights, net: network.Siamese) -> dict[str, str]:

@@ -20,9 +20,9 @@ class Graph:
     """
 
     def __init__(self) -> None:
-        self._nodes = []
-        self._constants = []
-        self._inputs = []
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._inputs: list[onnx.ValueInfoProto] = []
 
     def input(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
         """Adds an input of the graph; a side given as a word may have any length."""

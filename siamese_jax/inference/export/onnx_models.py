@@ -61,6 +61,6 @@ def make_models(net: Siamese, metadata: Mapping[str, str]) -> tuple[bytes, bytes
     graph = Graph()
     h1 = graph.input("embeddings1", np.float32, ["queries", size])
     h2 = graph.input("embeddings2", np.float32, ["supports", size])
-    build = COMPARATOR_GRAPHS[type(model.head).__name__]
-    scores = build(graph, model.head, variables["params"]["head"], h1, h2)
+    compare = COMPARATOR_GRAPHS[type(model.head).__name__]
+    scores = compare(graph, model.head, variables["params"]["head"], h1, h2)
     return encoder, graph.model(scores, "scores", ["queries", "supports"], metadata)
