@@ -124,7 +124,7 @@ def centred(pixels: np.ndarray, changes: dict[str, int] | None = None) -> np.nda
         pixels: (H, W, C) uint8, ink on paper 0.
         changes: see `blank_paper`.
     """
-    ink = (pixels > _STROKE).any(-1)
+    ink = np.asarray((pixels > _STROKE).any(-1))
     if not ink.any():
         return pixels
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))

@@ -43,7 +43,7 @@ class FullContext(nn.Module):
             name="supports",
         )
         in_context: Any = both_ways(supports)
-        supports = supports + in_context
+        supports = jnp.asarray(supports + in_context)
         cell = nn.OptimizedLSTMCell(size, name="queries")
         carry = (jnp.zeros_like(queries), queries)
         refined = queries

@@ -57,7 +57,7 @@ def training_figure(
     validation = [row for row in rows if row["phase"] == "validation"]
     has_distances = bool(train) and "distance_same" in train[0]
     figure = full_width(4.6 if has_distances else 3.1)
-    mosaic = [["loss", "accuracy"], ["distance", "accuracy"]]
+    mosaic: Any = [["loss", "accuracy"], ["distance", "accuracy"]]
     parts: dict[str, Axes] = figure.subplot_mosaic(mosaic if has_distances else mosaic[:1])
     steps = [r["step"] for r in train]
     parts["loss"].set_title(f"Training loss ({loss_unit})")

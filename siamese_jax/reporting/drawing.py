@@ -200,7 +200,9 @@ def write_beside(axes: Axes, x: float, y: float, text: str, colour: str, points:
 def write_ends(axes: Axes, ends: Iterable[tuple[float, float, str, str]]) -> None:
     """Writes each line's name at its right end; names that would overlap are moved apart."""
     bottom, top = axes.get_ylim()
-    inches = axes.get_position().height * axes.get_figure(root=True).get_figheight()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    inches = axes.get_position().height * figure.get_figheight()
     gap = 12 / 72 / inches * (top - bottom)  # 12 points
     lowest: dict[float, float] = {}
     for x, y, label, colour in sorted(ends, key=lambda end: end[1]):

@@ -65,7 +65,7 @@ def draw(inputs: ReportInputs) -> dict[str, Figure]:
     params = inputs.net.devices.first(inputs.net.variables)["params"]
     kernel = summary.first_kernel(inputs.layers, params)
     if kernel is not None:
-        figures["filters"] = network_figures.filters_figure(kernel)
+        figures["filters"] = network_figures.filters_figure(np.asarray(kernel))
     figures["embeddings"] = network_figures.embedding_figure(_embedded_alphabets(inputs))
     return figures
 

@@ -28,7 +28,9 @@ def results(inputs: ReportInputs) -> str:
                 name = capital(inputs.protocol_title(r))
                 notes = [x for x in r.figures["notes"] if x.startswith("1 %") and "test set" in x]
                 unknown[name] = f"{name} has no accuracy (–): {'; '.join(notes)}."
-    rows = [row for heading, members in groups.items() for row in (heading, *members)]
+    rows: list[str | tuple[bool, tuple[str, ...]]] = []
+    for heading, members in groups.items():
+        rows += [heading, *members]
     parts = [
         page.table(head, rows, numbers=(1, *range(3, 9))),
         *(page.note(text) for text in unknown.values()),

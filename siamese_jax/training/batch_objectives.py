@@ -39,7 +39,7 @@ class Meetings(NamedTuple):
     different: jax.Array
 
     @classmethod
-    def of(cls, compare: Compare, h: jax.Array, batch: sampling.Episodes) -> Meetings:
+    def of(cls, compare: Compare, h: jax.Array, batch: cross_batch.Shown) -> Meetings:
         """Of a batch of episodes with the embeddings h (E, K, N, D)."""
         h = h.reshape(-1, h.shape[-1])
         rows, identities, present = cross_batch.images_of(batch)
