@@ -138,14 +138,12 @@ def _comparator(config: Mapping, label: str) -> dict[str, Any]:
     units = old["encoder_args"].get("units", 512)
     bounded = old["encoder_args"].get("output", "unit") == "unit"  # squared distances of at most 4
     args = {
-        "l1": {},
-        "l2": {},
         "cosine": {"scale": 10.0},
         "bilinear": {"scale": 10.0 if bounded else 10.0 / units},
         "euclidean": {"scale": 5.0 if bounded else 5.0 / units**0.5},
         "squared_euclidean": {"scale": 5.0 if bounded else 5.0 / units},
-    }[label]
-    return {"model.comparator": label, "model.head_args": args}
+    }
+    return {"model.comparator": label, "model.head_args": args.get(label, {})}
 
 
 def _regularisation(config: Mapping, label: str) -> dict[str, Any]:
