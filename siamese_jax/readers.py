@@ -1,4 +1,4 @@
-"""The one door for files from outside: what is too large, or not what it says, is refused unread.
+"""Readers for all files from outside; one that is too large, or not what it says it is, is refused.
 
 A reader checks the sizes that a file declares against the file itself before it allocates anything,
 and says what is wrong in one line: the file, the place in it, and what was expected.

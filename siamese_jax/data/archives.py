@@ -129,11 +129,12 @@ def fingerprint(paths: Mapping[str, pathlib.Path]) -> str:
 
 
 def read(paths: Mapping[str, pathlib.Path], layout: Layout = OMNIGLOT) -> Contents:
-    """Reads the three archives; the pictures of the released ones are taken as they are.
+    """Reads the three archives.
 
-    Of all others is checked that every picture is black on white with some ink. The number of
-    alphabets, characters, drawers and runs must fit the layout, each picture of a run must be one
-    of the evaluation archive's, and the answers must agree with the characters of these pictures.
+    The numbers of alphabets, characters, drawers and runs must fit the layout. Each picture of a
+    run must be one of the evaluation archive's, and the answers must agree with the characters of
+    these pictures. Unless the archives are the released ones, each picture must also be black on
+    white and have some ink.
 
     Args:
         paths: the archives by their names in `FILES`.

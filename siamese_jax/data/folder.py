@@ -87,8 +87,8 @@ def load_folder(
         A set of kind `photo`, or `ink`. The drawer is the number of the picture in its class.
 
     Raises:
-        ValueError: no such folder, no pictures in it; or, all told at once, files that are no
-            pictures or lie at another depth, and classes with fewer than `min_images` pictures.
+        ValueError: no such folder, no pictures in it; or files that are no pictures or lie at another
+            depth, and classes with fewer than `min_images` pictures, all in one message.
     """
     path = pathlib.Path(path).expanduser()
     files_by_name = _readers(path)
@@ -337,7 +337,7 @@ def _prepared_images(
 
 
 def _stamps(path: pathlib.Path, files: Iterable[Parts]) -> Iterator[tuple[Parts, tuple]]:
-    """What tells a changed file, without reading it."""
+    """For each file, what would be different if the file were changed; the file is not read."""
     if path.is_file():
         infos = zipfile.ZipFile(path).infolist()
         entries = {pathlib.PurePosixPath(x.filename).parts: x for x in infos if not x.is_dir()}
@@ -359,7 +359,7 @@ def natural_key(name: str) -> tuple:
 
 
 def _is_passed_over(parts: tuple[str, ...]) -> bool:
-    """Hidden files, and the papers that lie beside the classes."""
+    """Whether a file is hidden, or a README, a licence or the like that lies beside the classes."""
     if parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts):
         return True
     if parts[-1].lower() in ("thumbs.db", "desktop.ini"):
@@ -406,7 +406,7 @@ def _top(names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _top_of_folder(path: pathlib.Path) -> tuple[str, ...]:
-    """`_top` of a folder, by a look at its first floors only."""
+    """`_top` of a folder, by a look at its upper levels only."""
     top: tuple[str, ...] = ()
     while True:
         entries = [e for e in os.scandir(path.joinpath(*top)) if not _is_passed_over((e.name,))]

@@ -54,7 +54,7 @@ class Data:
         validation: images to choose by; classes of their own, but for MNIST and a split by rows.
         test: images to report on; classes of their own, but for MNIST and a split by rows.
         runs: fixed one-shot runs of the test alphabets, or None where the set has none.
-        runs_name: what the runs are called: `official` is said of Omniglot's only.
+        runs_name: what the runs are called; only Omniglot's are called `official`.
         note: one line that says what the data are and, for `auto`, why.
         standardisation: of vectors, what the three parts went through and new vectors must go
             through; it is of the training part. None for images.

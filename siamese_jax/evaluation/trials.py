@@ -1,4 +1,4 @@
-"""Draws frozen lists of trials and pairs from a seed; what they hold is in `lists`."""
+"""Draws frozen lists of trials and pairs from a seed; their types are in `lists`."""
 
 from __future__ import annotations
 

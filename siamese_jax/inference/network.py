@@ -158,9 +158,9 @@ class Siamese:
     def score(self, pictures1: Pictures, pictures2: Pictures) -> np.ndarray:
         """Scores of every first picture with every second.
 
-        A score is a number that is higher for pictures that are more alike. Its zero means nothing:
-        the score above which two pictures are more likely the same is of the network, and `same`
-        knows it.
+        A score is higher for pictures that are more alike. A score of zero has no meaning: above
+        which score two pictures are probably the same depends on the network. `same` gives
+        probabilities.
 
         Args:
             pictures1: arrays, paths or PIL pictures, one or a stack, see `pictures.to_stack`. A network

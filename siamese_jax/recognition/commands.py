@@ -317,7 +317,9 @@ def _threshold_line(
         line += f", by the network's own calibration ({calibrated.source})"
     if answer.rate_covered:
         return line
-    return f"{line}, which was shown for at most {calibrated.max_references} references only"
+    return (
+        f"{line}, a rate that was measured for at most {calibrated.max_references} references only"
+    )
 
 
 def _plural(count: int, noun: str) -> str:

@@ -1,8 +1,8 @@
-"""Orbax checkpoints that prove themselves; the latest, the one before and the best are kept.
+"""Orbax checkpoints with digests of what they hold; the latest two and the best are kept.
 
 Each checkpoint is written whole or not at all. Beside the state lies its proof: the digest of every
-array, the step, the validation value, and the seed and config of the run. Whoever reads a checkpoint
-checks the proof first.
+array, the step, the validation value, and the seed and config of the run. A checkpoint is read only
+after its proof was checked.
 """
 
 from __future__ import annotations

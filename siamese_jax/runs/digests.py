@@ -1,4 +1,4 @@
-"""Digests of arrays: what is read again proves that it is what was written."""
+"""Digests of arrays and of JSON, by which what is read is checked against what was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorBoard's events, written at once: a full disk is an error where it happens."""
+"""TensorBoard's events, written without delay, so that a full disk is an error where it happens."""
 
 from __future__ import annotations
 

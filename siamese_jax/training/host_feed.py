@@ -92,7 +92,7 @@ class HostFeed:
         return self
 
     def __next__(self) -> jax.Array:
-        """The images of the next step; what went wrong in reading them is raised here."""
+        """The images of the next step; an error in reading them is raised here."""
         self._read_ahead()
         return self._ahead.popleft().result()
 

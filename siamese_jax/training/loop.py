@@ -188,7 +188,7 @@ def _programs(
 
 
 def program_key(config: ConfigDict) -> str:
-    """What the steps of a config are compiled from; all else is data, or belongs to the loop."""
+    """What the compiled steps of a config depend on; all else is data, or belongs to the loop."""
     fields = workdir.plain(config)
     for name in ("seed", "log_every", "keep_best", "eval", "search_space"):
         fields.pop(name, None)

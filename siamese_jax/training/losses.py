@@ -1,4 +1,4 @@
-"""Losses. Each returns unreduced values, which the caller reduces, but for `correlation`."""
+"""Losses. All but `correlation` return unreduced values, which the caller reduces."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def learns_distances(name: str) -> bool:
 
 
 def learns_cosines(name: str) -> bool:
-    """Whether the objective of this name trains nothing of a comparator, and is at home with cosines."""
+    """Whether the objective of this name takes cosines or products, and trains no comparator."""
     return name in OBJECTIVES and OBJECTIVES[name].learns_cosines
 
 

@@ -53,7 +53,7 @@ class TrainState:
 
 
 class Updating(NamedTuple):
-    """How a step comes by its gradient and what it keeps beside the parameters; see `optim.updating`.
+    """How a step comes by its gradient and what it keeps beside the parameters.
 
     Attributes:
         parts: equal parts of the batch that go through the encoder one after another.
@@ -128,7 +128,7 @@ def make_train_step(
         augmentation: keyword arguments of `augment.augment` (`affine` already an `Affine` or None).
         fill: `paper` or `edge`, what a warp reads outside of an image.
         devices: where the step runs.
-        fed: whether the host gathers the pixels (see `feed`) instead of the step.
+        fed: whether the host gathers the pixels (see `host_feed`) instead of the step.
         updating: see `Updating`.
 
     Returns:

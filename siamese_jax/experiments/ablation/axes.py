@@ -41,7 +41,7 @@ def _resolution(config: Mapping, label: str) -> dict[str, Any]:
 def _objective(config: Mapping, label: str) -> dict[str, Any]:
     """The same encoder, data and (nearly) the same number of images a step.
 
-    The comparator is the one that the objective is at home with: cosine, or a Euclidean distance for
+    The comparator is the one that suits the objective: cosine, or a Euclidean distance for
     `contrastive` and `triplet` (of embeddings of length 1, so at most 2) and its square, of embeddings
     of any length, for `prototypical`. `n_pair` has embeddings of any length, too.
     """
