@@ -74,6 +74,7 @@ setuptools.setup(
             *(
                 "beartype",
                 "hypothesis",
+                "mypy",
                 "optuna>=5.0,<6",
                 "pytest",
                 "pytest-xdist",

@@ -228,13 +228,13 @@ def false_accept_threshold(
     """
     values = np.unique(scores[impostors])
 
-    def above(k):
+    def above(k: int) -> float:
         if k == len(values) - 1:
             return float(np.nextafter(values[k], np.inf))
         middle = float(values[k] / 2 + values[k + 1] / 2)
         return middle if middle > values[k] else float(values[k + 1])
 
-    def low_enough(k):
+    def low_enough(k: int) -> bool:
         reached = false_accept_rate(scores, impostors, above(k), references)
         return reached <= rate + 1e-9  # gammaln is good to some 1e-12
 

@@ -7,10 +7,11 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from siamese_jax.data.image_set import ImageSet, StreamedImages
 from siamese_jax.evaluation.lists import OpenSet, Retrieval, TrialList, Trials, VerificationPairs
 from siamese_jax.evaluation.protocols.protocol import EvaluationData
 from siamese_jax.evaluation.protocols.result import Result
@@ -29,7 +30,10 @@ def write(file: BinaryIO, results: Mapping[str, Mapping[str, Result]]) -> None:
         file: to write to; a workdir's is named `FILE`.
         results: of `run_protocols`, by the name of the system.
     """
-    arrays, lists, rows, numbers = {}, [], [], {}
+    arrays: dict[str, Any] = {}
+    lists: list[dict] = []
+    rows: list[dict] = []
+    numbers: dict[tuple, int] = {}
     for system, by_key in results.items():
         for key, result in by_key.items():
             trials = result.trials
@@ -73,7 +77,7 @@ def read(workdir: str | pathlib.Path, data: EvaluationData) -> dict[str, dict[st
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no saved evaluation ({error})") from None
     images = _images_by_fingerprint(data)
-    lists = []
+    lists: list[TrialList] = []
     for number, fields in enumerate(index["lists"]):
         cls = _LISTS[fields.pop("type")]
         if fields["fingerprint"] not in images:
@@ -84,7 +88,7 @@ def read(workdir: str | pathlib.Path, data: EvaluationData) -> dict[str, dict[st
         lists.append(
             cls(images=images[fields["fingerprint"]], **_part(arrays, f"list{number}/"), **fields)
         )
-    results = {}
+    results: dict[str, dict[str, Result]] = {}
     for number, row in enumerate(index["results"]):
         system, key = row["by"]
         results.setdefault(system, {})[key] = Result(
@@ -99,18 +103,19 @@ def _fields(instance: Result | TrialList) -> dict:
     return {name: getattr(instance, name) for name in names if name != "images"}
 
 
-def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
-def _images_by_fingerprint(data: EvaluationData) -> dict[str, np.ndarray]:
+def _images_by_fingerprint(data: EvaluationData) -> dict[str, np.ndarray | StreamedImages]:
+    sources: list[ImageSet | TrialList | None]
     sources = [data.test, data.validation, data.train, data.pairs]
     if data.official is not None:
         sources.append(official_trials(data.official))
     return {source.fingerprint: source.images for source in sources if source is not None}
 
 
-def _tagged(value):
+def _tagged(value: Any) -> Any:
     """The value with its tuples marked, which JSON does not tell from lists."""
     if isinstance(value, Mapping):
         return {key: _tagged(x) for key, x in value.items()}
@@ -119,7 +124,7 @@ def _tagged(value):
     return [_tagged(x) for x in value] if isinstance(value, list) else value
 
 
-def _untagged(value):
+def _untagged(value: Any) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"tuple"}:
             return tuple(_untagged(x) for x in value["tuple"])

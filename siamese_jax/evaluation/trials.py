@@ -1,10 +1,11 @@
-"""Draws frozen lists of trials and pairs from a seed; what they hold is in `lists`."""
+"""Draws frozen lists of trials and pairs from a seed; their types are in `lists`."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ _NEGATIVES = {
 }
 
 
-def official_trials(runs) -> Trials:
+def official_trials(runs: Any) -> Trials:
     """The official runs of Lake (20 queries against 20 supports each), or others of their form.
 
     Args:
@@ -36,7 +37,7 @@ def official_trials(runs) -> Trials:
     shape = runs.queries.shape[2:]
     images = np.concatenate([runs.queries.reshape(-1, *shape), runs.supports.reshape(-1, *shape)])
     digest = hashlib.sha256(repr(images.shape).encode())
-    digest.update(images)
+    digest.update(images.data)
     rows = np.arange(len(images))
     split = num_runs * num_queries
     return Trials(
@@ -407,7 +408,9 @@ def _row_table(image_set: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     return table, columns
 
 
-def _rows_of_drawers(rng, image_set: ImageSet, classes: np.ndarray, count: int) -> np.ndarray:
+def _rows_of_drawers(
+    rng: np.random.Generator, image_set: ImageSet, classes: np.ndarray, count: int
+) -> np.ndarray:
     """(R, N, count) rows: of `count` drawers that are the same for all N classes of a run."""
     table, _ = _row_table(image_set)
     rows = np.empty((*classes.shape, count), np.int64)
@@ -426,7 +429,9 @@ def _rows_of_drawers(rng, image_set: ImageSet, classes: np.ndarray, count: int) 
     return rows
 
 
-def _rows_of_pictures(rng, image_set: ImageSet, classes: np.ndarray, count: int) -> np.ndarray:
+def _rows_of_pictures(
+    rng: np.random.Generator, image_set: ImageSet, classes: np.ndarray, count: int
+) -> np.ndarray:
     """(R, N, count) rows: `count` different images of each class, of its own choice."""
     used = np.unique(classes)
     poor = used[image_set.class_count[used] < count]
@@ -439,7 +444,15 @@ def _rows_of_pictures(rng, image_set: ImageSet, classes: np.ndarray, count: int)
     return image_set.class_start[classes][..., None] + picked
 
 
-def _trials(rng, image_set, classes, rows, queries_per_run, name, scope) -> Trials:
+def _trials(
+    rng: np.random.Generator,
+    image_set: ImageSet,
+    classes: np.ndarray,
+    rows: np.ndarray,
+    queries_per_run: int,
+    name: str,
+    scope: str,
+) -> Trials:
     """Trials of the classes (R, N) and their rows (R, N, K + 1), the last of which are queries."""
     num_runs, n_way = classes.shape
     answers = _distinct(rng, np.full(num_runs, n_way), queries_per_run)  # (R, Q)

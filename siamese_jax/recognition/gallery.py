@@ -73,7 +73,7 @@ class Gallery:
     embeddings: np.ndarray
     calibration: calibration.Calibration | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         embeddings = np.array(self.embeddings, np.float32)  # a copy, which nobody else can change
         if embeddings.ndim != 2 or len(embeddings) != len(self.references):
             raise ValueError(
@@ -113,9 +113,9 @@ def network_fingerprint(net: network_lib.Siamese) -> str:
     more += ("tta", net.tta) if net.tta > 1 else ()
     digest = hashlib.sha256(repr((type(head).__name__, *more, net.image_shape, net.kind)).encode())
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
-        leaf = np.ascontiguousarray(leaf)
-        digest.update(repr((path, leaf.shape, leaf.dtype.str)).encode())
-        digest.update(leaf)
+        array = np.ascontiguousarray(leaf)
+        digest.update(repr((path, array.shape, array.dtype.str)).encode())
+        digest.update(array.data)
     return digest.hexdigest()[:16]
 
 
@@ -125,14 +125,18 @@ def empty(net: network_lib.Siamese) -> Gallery:
     Raises:
         ValueError: the network does not take pictures, or does not score references one by one.
     """
-    if net.kind not in ("ink", "photo"):
+    _check_suits(net)
+    return Gallery(network_fingerprint(net), net.name, (), np.zeros((0, 0)))
+
+
+def _check_suits(net: network_lib.Siamese) -> None:
+    if not net.has_pictures:
         raise ValueError(f"{net.name} takes data of kind {net.kind!r}: a gallery needs pictures")
     if net.model.context is not None:
         raise ValueError(
             f"{net.name} embeds references in the light of all others: a gallery needs a network "
             "without a full context"
         )
-    return Gallery(network_fingerprint(net), net.name, (), np.zeros((0, 0)))
 
 
 def check_network(gallery: Gallery, net: network_lib.Siamese) -> None:
@@ -237,25 +241,45 @@ def calibrate(
     Args:
         gallery: the old one, with names or without.
         net: its network.
+        labelled: as in `calibration_of`.
+        rate: as in `calibration_of`.
+        seed: as in `calibration_of`.
+
+    Raises:
+        ValueError: another network, or what `calibration_of` refuses.
+    """
+    check_network(gallery, net)
+    calibrated = calibration_of(net, labelled, rate, seed)
+    return dataclasses.replace(gallery, calibration=calibrated)
+
+
+def calibration_of(
+    net: network_lib.Siamese, labelled: ImageSet, rate: float, seed: int = 0
+) -> calibration.Calibration:
+    """A threshold and probabilities of a network's scores, learned from labelled pictures.
+
+    Args:
+        net: the network.
         labelled: pictures of classes that the network was not trained on; of kind `ink` as
             `load_folder(..., ink=True)` gives it where the network's kind is `ink`.
         rate: false-accept rate to allow.
         seed: of the half of the classes that is held out.
 
     Raises:
-        ValueError: another network, a set of another kind, or what `calibration.calibrate` refuses.
+        ValueError: what `empty` refuses, a set of another kind, or what `calibration.calibrate`
+            refuses.
     """
     from siamese_jax.recognition import pictures, scoring
 
-    check_network(gallery, net)
+    _check_suits(net)
     if labelled.kind != net.kind:
         raise ValueError(f"{labelled.name} is of kind {labelled.kind!r}, the network {net.kind!r}")
 
-    def score_all(rows):
+    def score_all(rows: np.ndarray) -> np.ndarray:
         h = net.embed(pictures.shape_for(net, labelled.images[rows], inverted=True))
         return scoring.score(net, h, scoring.References(h))
 
-    calibrated = calibration.calibrate(
+    return calibration.calibrate(
         score_all,
         labelled.classes,
         rate,
@@ -263,7 +287,6 @@ def calibrate(
         fingerprint=labelled.fingerprint,
         seed=seed,
     )
-    return dataclasses.replace(gallery, calibration=calibrated)
 
 
 def rebuild(gallery: Gallery, net: network_lib.Siamese) -> tuple[Gallery, int]:
@@ -306,7 +329,9 @@ def rebuild(gallery: Gallery, net: network_lib.Siamese) -> tuple[Gallery, int]:
     ), from_thumbnails
 
 
-def _with_references(gallery, references, embeddings) -> Gallery:
+def _with_references(
+    gallery: Gallery, references: tuple[Reference, ...], embeddings: np.ndarray
+) -> Gallery:
     """The gallery with further references."""
     if gallery.references:
         embeddings = np.concatenate([gallery.embeddings, embeddings])

@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Mapping
 
 from siamese_jax.data import loading
-from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.inference import network
 from siamese_jax.recognition import gallery, symbol_calibration
@@ -19,11 +18,6 @@ from siamese_jax.runs import calibrations, export, workdir
 
 RATE = 0.05  # false-accept rate of the thresholds
 SUBJECTS = ("pictures", "drawings")
-
-
-def calibrate(net: network.Siamese, labelled: ImageSet, rate: float = RATE) -> Calibration:
-    """The calibration of a network on labelled pictures, see `gallery.calibrate`."""
-    return gallery.calibrate(gallery.empty(net), net, labelled, rate).calibration
 
 
 def calibrate_file(
@@ -61,7 +55,7 @@ def calibrate_file(
     labelled = loading.load({**config.data.to_dict(), **(data or {})}).validation
     if subject == "drawings":
         labelled = symbol_calibration.redraw(labelled)
-    calibration = calibrate(net, labelled, rate)
+    calibration = gallery.calibration_of(net, labelled, rate)
     fields = dataclasses.asdict(calibration)
     if in_file:
         export.calibrate(weights, subject, fields)

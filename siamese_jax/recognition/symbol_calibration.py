@@ -43,7 +43,7 @@ def make(
     validation = loading.load(
         {"name": "omniglot", "archives": archives and str(archives)}
     ).validation
-    return gallery.calibrate(gallery.empty(net), net, redraw(validation), rate).calibration
+    return gallery.calibration_of(net, redraw(validation), rate)
 
 
 def write(path: str | os.PathLike, net: network.Siamese, calibration: Calibration) -> None:

@@ -160,8 +160,9 @@ def read(file: str | pathlib.Path) -> Weights:
         raise ValueError(f"{file} holds no weights of a network (it has no {error})") from None
     except ValueError as error:
         raise ValueError(f"{file} holds no weights of a network, or is damaged ({error})") from None
-    config, *others = records
-    return Weights(ml_collections.ConfigDict(config).lock(), *others, nested(arrays), calibrated)
+    config, provenance, metrics, step = records
+    config = ml_collections.ConfigDict(config).lock()
+    return Weights(config, provenance, metrics, step, nested(arrays), calibrated)
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict:

@@ -7,7 +7,7 @@ one `Protocol` in a file of this folder; to add one, write its file and put it i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from siamese_jax.evaluation.protocols.assignment import ASSIGNMENT, evaluate_assignment
 from siamese_jax.evaluation.protocols.n_way import (
@@ -30,6 +30,7 @@ from siamese_jax.evaluation.protocols.verification import (
 from siamese_jax.evaluation.scoring import (
     BATCH_DEPENDENT,
     Embedder,
+    System,
     batch_dependence,
     check_shot_aggregation,
     shot_aggregation_of,
@@ -68,7 +69,7 @@ SETTINGS = {
 
 
 def run_protocols(
-    system: Embedder | Callable,
+    system: System,
     data: EvaluationData,
     protocols: Iterable[str],
     settings: Mapping | None = None,
@@ -114,7 +115,7 @@ def run_protocols(
         "cache": {},
         "progress": progress,
     }
-    results = {}
+    results: dict[str, Result] = {}
     for name in protocols:
         results |= PROTOCOLS[name].run(system, data, settings, options)
     dependence = batch_dependence(system, data.test.images, settings["batch_size"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +16,8 @@ from siamese_jax.evaluation.protocols.protocol import K_SHOT, SEED, EvaluationDa
 from siamese_jax.evaluation.protocols.result import Result, make_result
 from siamese_jax.evaluation.scoring import (
     DEFAULT_AGGREGATION,
-    Embedder,
     Scorer,
+    System,
     effective_aggregation,
     shuffled,
 )
@@ -25,7 +27,7 @@ FALSE_ALARMS = (0.001, 0.01, 0.1)  # rates at which figures are given; the accur
 
 
 def evaluate_open_set(
-    system: Embedder | Callable,
+    system: System,
     trials: OpenSet,
     *,
     validation: OpenSet | None = None,
@@ -64,20 +66,27 @@ def evaluate_open_set(
     if validation is not None and validation.hash == trials.hash:
         raise ValueError("the threshold must be transferred from other classes than the test's")
     cache = {} if cache is None else cache
-    options = (shot_aggregation, batch_size, cache, progress)
-    scores, impostor_scores, diagnostics = _open_set_scores(system, trials, *options)
+    score = functools.partial(
+        _open_set_scores,
+        *(system,),
+        shot_aggregation=shot_aggregation,
+        batch_size=batch_size,
+        cache=cache,
+        progress=progress,
+    )
+    scores, impostor_scores, diagnostics = score(trials)
     alarms = metrics.highest_scores(impostor_scores)
     elsewhere = None
     if validation is not None:
-        elsewhere = metrics.highest_scores(_open_set_scores(system, validation, *options)[1])
-    figures = {
+        elsewhere = metrics.highest_scores(score(validation)[1])
+    figures: dict[str, Any] = {
         "rank_1": metrics.n_way_accuracy(scores, trials.answers),
         "num_enrolled": len(trials.supports),
         "num_impostors": len(alarms),
         "at": {},
         "notes": [],
     }
-    correct = None
+    correct = np.full(len(scores), math.nan)
     for rate in FALSE_ALARMS:
         row = figures["at"][f"{100 * rate:g} %"] = {}
         for prefix, others, where in (
@@ -101,7 +110,10 @@ def evaluate_open_set(
             if rate == 0.01 and not prefix:
                 correct = identified
     return make_result(
-        *(system_name, trials, scores, correct),
+        system_name,
+        trials,
+        scores,
+        correct,
         began=began,
         diagnostics=diagnostics,
         figures=figures,
@@ -123,7 +135,14 @@ def _remark(figures: dict) -> str:
     return text
 
 
-def _open_set_scores(system, trials: OpenSet, shot_aggregation, batch_size, cache, progress):
+def _open_set_scores(
+    system: System,
+    trials: OpenSet,
+    shot_aggregation: str,
+    batch_size: int,
+    cache: dict,
+    progress: bool,
+) -> tuple[np.ndarray, np.ndarray, dict]:
     """Scores (P, N) of enrolled probes and (U, N) of impostors, and their diagnostics."""
     probes = np.concatenate([trials.queries, trials.impostors])
     rows = np.concatenate([probes, trials.supports.ravel()])
@@ -142,7 +161,9 @@ def _open_set_scores(system, trials: OpenSet, shot_aggregation, batch_size, cach
     return scores[0, :known], scores[0, known:], diagnostics
 
 
-def _run(system, data: EvaluationData, settings: Mapping, options: Mapping) -> dict[str, Result]:
+def _run(
+    system: System, data: EvaluationData, settings: Mapping, options: Mapping
+) -> dict[str, Result]:
     fields = {name: settings[name] for name in OPEN_SET.settings}
     validation = None if data.validation is None else open_set(data.validation, **fields)
     result = evaluate_open_set(

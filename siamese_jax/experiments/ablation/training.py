@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from siamese_jax.runs import files
 
@@ -25,7 +26,7 @@ class Trainer:
         jobs: runs at a time.
     """
 
-    def __init__(self, checkout: pathlib.Path, jobs: int):
+    def __init__(self, checkout: pathlib.Path, jobs: int) -> None:
         self.jobs = jobs
         self._command = [sys.executable, str(checkout / "launch" / "train.py"), "--noprogress"]
         self._recorded = str(checkout / "configs" / "recorded.py")
@@ -122,11 +123,11 @@ def _stay_on(cores: list[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def read_json(path: pathlib.Path):
+def read_json(path: pathlib.Path) -> Any:
     """What the file holds, None where there is none."""
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def write_json(path: pathlib.Path, value) -> None:
+def write_json(path: pathlib.Path, value: Any) -> None:
     """Replaces a file at once."""
     files.replace_text(path, json.dumps(value, indent=1) + "\n")
