@@ -36,7 +36,7 @@ def main(argv):
         raise ValueError("name the network with --network=WORKDIR or --network=FILE")
     places = {"archives": _ARCHIVES.value, "path": _PATH.value, "data_dir": _DATA_DIR.value}
     checkpoint = _CHECKPOINT.value
-    made = network_calibration.calibrate_file(
+    calibrated = network_calibration.calibrate_file(
         _NETWORK.value,
         _SUBJECT.value,
         {name: value for name, value in places.items() if value},
@@ -45,7 +45,7 @@ def main(argv):
         _CONFIDENCE.value,
         _THRESHOLD.value,
     )
-    print("\n".join(calibration.describe(made)))
+    print("\n".join(calibration.describe(calibrated)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The one door for files from outside: what is too large, or not what it says, is refused unread.
+"""Readers for all files from outside; one that is too large, or not what it says it is, is refused.
 
 A reader checks the sizes that a file declares against the file itself before it allocates anything,
 and says what is wrong in one line: the file, the place in it, and what was expected.
@@ -17,7 +17,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
@@ -27,8 +27,10 @@ _ENTRIES = 2**20  # of an archive
 _DEFLATE = 1032  # the highest ratio of deflate, to one
 _SLACK = 2**12  # bytes of a small entry whose ratio means nothing
 _CHUNK = 2**20
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
-ZIP_ERRORS += (ValueError, OverflowError, MemoryError)
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError),
+    *(ValueError, OverflowError, MemoryError),
+)
 
 
 def check_file(path: str | os.PathLike, limit: int | None = None) -> pathlib.Path:
@@ -120,13 +122,13 @@ def fitting(value: Any, schema: Any, where: str) -> Any:
 
 
 @functools.cache
-def _adapter(schema: Any):
+def _adapter(schema: Any) -> Any:
     import pydantic
 
     return pydantic.TypeAdapter(schema)
 
 
-def _no_number(name: str):
+def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
@@ -168,10 +170,10 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
             raise ValueError(f"{name} holds Python objects, expected numbers or text")
         if any(side < 0 for side in shape):
             raise ValueError(f"{name} has the shape {shape}")
-        nbytes, held = math.prod(shape) * dtype.itemsize, entry.file_size - stream.tell()
-        if nbytes != held:
+        nbytes, left = math.prod(shape) * dtype.itemsize, entry.file_size - stream.tell()
+        if nbytes != left:
             raise ValueError(
-                f"{name} is declared as {shape} {dtype}, {nbytes} bytes, and has {held}"
+                f"{name} is declared as {shape} {dtype}, {nbytes} bytes, and has {left}"
             )
         data = bytearray(stream.read())  # which checks the entry's CRC
     if len(data) != nbytes:
@@ -218,7 +220,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> 
         return b"".join(_pieces(stream, limit))
 
 
-def _pieces(stream, limit: int) -> Iterator[bytes]:
+def _pieces(stream: IO[bytes], limit: int) -> Iterator[bytes]:
     total = 0
     while piece := stream.read(_CHUNK):
         total += len(piece)

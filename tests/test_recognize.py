@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from launching import launch
 from PIL import Image
 
 from siamese_jax import cli
@@ -81,11 +82,6 @@ def act(run, tmp_path, monkeypatch):
         return output.exit_code, "".join(f"{line}\n" for line in lines)
 
     return act
-
-
-def command(*words):
-    words = [sys.executable, str(SCRIPT), *map(str, words)]
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_the_whole_story(act, run, people, tmp_path):
@@ -233,25 +229,29 @@ def test_what_a_calibration_folder_lacks_is_named(act, people, tmp_path):
 
 @pytest.mark.slow
 def test_exit_codes_of_the_command_itself(act, run, people, tmp_path):
-    """0 done or accepted, 1 rejected, 2 an error of one line; flags may stand anywhere."""
+    """0 done or accepted, 1 rejected, 2 an error of one line; flags may stand anywhere.
+
+    The first one in a process of its own.
+    """
     base = (f"--workdir={run}", f"--gallery={tmp_path / 'g.npz'}")
     picture = people / "p0" / "0.png"
-    done = command(*base, "enrol", "anna", picture)
-    assert done.returncode == 0 and done.stdout.startswith("enrolled anna")
-    assert all(line.startswith("1 of 1 pictures: ") for line in done.stderr.splitlines())
+    note = "1 of 1 pictures: grey paper, made blank\n"
+    words = [sys.executable, str(SCRIPT), *map(str, base), "enrol", "anna", str(picture)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
+    assert (done.returncode, done.stderr) == (0, note) and done.stdout.startswith("enrolled anna")
     act("calibrate", people, false_accept_rate=0.25)
-    done = command("verify", "anna", picture, *base)
-    assert done.returncode == 0 and ": accepted as anna" in done.stdout
+    done = launch(SCRIPT.name, "verify", "anna", picture, *base)
+    assert (done.returncode, done.stderr) == (0, note) and ": accepted as anna" in done.stdout
     file = storage.GalleryFile(tmp_path / "g.npz")
     known = file.read()
     strict = dataclasses.replace(known.calibration, thresholds=((1, 1e9),))
     file.write(dataclasses.replace(known, calibration=strict))
-    done = command("verify", "anna", picture, *base)
-    assert done.returncode == 1 and ": rejected as anna" in done.stdout
+    done = launch(SCRIPT.name, "verify", "anna", picture, *base)
+    assert (done.returncode, done.stderr) == (1, note) and ": rejected as anna" in done.stdout
     for words, line in (
         (("verify", "anna", people / "none.png", *base), "none.png: no such picture"),
         (("verify", "anna", picture, *base, "--tip=3"), "Unknown command line flag 'tip'"),
     ):
-        done = command(*words)
+        done = launch(SCRIPT.name, *words)
         assert done.returncode == 2 and not done.stdout
         assert line in done.stderr and len(done.stderr.strip().splitlines()) == 1

@@ -32,6 +32,7 @@ def made_set(alphabet_sizes, images_per_class):
 pairs = jax.jit(
     sampling.sample_pairs, static_argnums=2, static_argnames=("negatives", "symmetries")
 )
+images = jax.jit(sampling.sample_images, static_argnums=2, static_argnames="symmetries")
 episodes = jax.jit(
     sampling.sample_episodes,
     static_argnums=(2, 3),
@@ -242,7 +243,7 @@ def test_several_drawings_of_just_as_many_images():
 
 def test_single_images_are_of_all_classes_and_turns():
     index, classes, _, _ = made_set(*UNEVEN)
-    drawn = sampling.sample_images(jax.random.key(8), index, 8000, symmetries="alphabet")
+    drawn = images(jax.random.key(8), index, 8000, symmetries="alphabet")
     rows, labels = np.asarray(drawn.rows), np.asarray(drawn.labels)
     np.testing.assert_array_equal(
         labels, classes[rows] * NUM_SYMMETRIES + np.asarray(drawn.symmetries)
@@ -250,7 +251,7 @@ def test_single_images_are_of_all_classes_and_turns():
     assert evenly(classes[rows], classes.max() + 1) and evenly(drawn.symmetries, NUM_SYMMETRIES)
     one = rows[classes[rows] == 0]
     assert evenly(one - one.min(), (classes == 0).sum())
-    plain = sampling.sample_images(jax.random.key(8), index, 100)
+    plain = images(jax.random.key(8), index, 100)
     np.testing.assert_array_equal(plain.labels, classes[plain.rows] * NUM_SYMMETRIES)
 
 
@@ -271,8 +272,8 @@ def test_a_batch_follows_from_its_key(draw, glyphs):
     index = SetIndex.of(glyphs)
     function = jax.jit(draw)
     batch = function(jax.random.key(0), index)
-    for again in (function(jax.random.key(0), index), draw(jax.random.key(0), index)):
-        jax.tree.map(np.testing.assert_array_equal, batch, again)
+    again = jax.jit(lambda key, index: draw(key, index))(jax.random.key(0), index)
+    jax.tree.map(np.testing.assert_array_equal, batch, again)
     other = function(jax.random.key(1), index)
     assert not np.array_equal(batch.rows, other.rows)
 

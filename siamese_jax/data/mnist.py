@@ -10,6 +10,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -80,8 +81,8 @@ class MnistDigits(tfds.core.GeneratorBasedBuilder):
         contents: Contents | None = None,
         counts: Mapping[str, int] = COUNTS,
         downloads: Mapping[str, tuple[str, int, str]] = DOWNLOADS,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Makes the builder.
 
         Args:
@@ -241,8 +242,8 @@ def read(paths: Mapping[str, pathlib.Path], counts: Mapping[str, int] = COUNTS) 
         labels[split] = _read_idx(path, _LABELS_MAGIC, shape[:1])
         if labels[split].max() > 9:
             raise ValueError(f"{path}: has a label {labels[split].max()}, expected 0-9")
-        digest.update(pixels)
-        digest.update(labels[split])
+        digest.update(pixels.data)
+        digest.update(labels[split].data)
     return Contents(images, labels, digest.hexdigest())
 
 

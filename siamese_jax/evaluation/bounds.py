@@ -126,10 +126,9 @@ def bound(
     units, facts = units_needed(rate, confidence), (float(rate), float(confidence), len(rows))
     if score_gallery is not None:
         scores = np.asarray(score_gallery(rows), np.float64)
-        thresholds = ()
-        if len(rows) >= units:
-            thresholds = ((scores.shape[1], upper(scores.max(1), rate, confidence)),)
-        return Bound(*facts, thresholds, scores.shape[1])
+        references, shown = scores.shape[1], len(rows) >= units
+        found = [(references, upper(scores.max(1), rate, confidence))] if shown else []
+        return Bound(*facts, tuple(found), references)
     most = len(rows) // units - 1
     if most < 1:
         return Bound(*facts, ())

@@ -79,7 +79,7 @@ class Calibration:
     bound: bounds.Bound | None = None
     decided_by: str = "plain"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = [n for n, _ in self.thresholds]
         if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
             raise ValueError(f"thresholds are of rising numbers of references, got {sizes}")
@@ -115,8 +115,9 @@ class Calibration:
     @property
     def max_references(self) -> int:
         """The largest number of references for which the set could show the rate."""
-        by_bound = self.decided_by == "bound" and self.bound is not None
-        return (self.bound.thresholds if by_bound else self.thresholds)[-1][0]
+        if self.decided_by == "bound" and self.bound is not None:
+            return self.bound.thresholds[-1][0]
+        return self.thresholds[-1][0]
 
     def before_enrolment(self) -> Calibration:
         """What still holds of it when a gallery gets further references."""
@@ -209,7 +210,9 @@ def calibrate(
     held_out_pairs, held_out_labels = _pairs(held_out_scores, held_out_classes)
     far, frr = metrics.false_rates(held_out_pairs, held_out_labels, thresholds[0][1])
     error = metrics.reliability_error(slope * held_out_pairs + offset, held_out_labels)
-    calibration = Calibration(
+    plain = functools.partial(bounds.at, thresholds)
+    galleries = open_set(held_out_scores, held_out_classes, plain, rng)
+    return Calibration(
         rate=float(rate),
         thresholds=thresholds,
         slope=slope,
@@ -225,13 +228,13 @@ def calibrate(
             "reliability_error": error,
             "false_accepts": far,
             "false_rejects": frr,
+            "enrolled": galleries["enrolled"],
+            "detection_rate": galleries["detection_rate"],
+            "false_alarms": galleries["false_alarms"],
         },
         bound=bound,
         decided_by=decided_by,
     )
-    plain = functools.partial(bounds.at, thresholds)
-    figures = open_set(held_out_scores, held_out_classes, plain, rng)
-    return dataclasses.replace(calibration, held_out=calibration.held_out | figures)
 
 
 def describe(calibration: Calibration | None) -> tuple[str, ...]:
@@ -307,13 +310,13 @@ def false_accept_threshold(
     values = np.unique(scores[impostors])
     values = values[np.isfinite(values)]
 
-    def above(k):
+    def above(k: int) -> float:
         if k == len(values) - 1:
             return float(np.nextafter(values[k], np.inf))
         middle = float(values[k] / 2 + values[k + 1] / 2)
         return middle if middle > values[k] else float(values[k + 1])
 
-    def low_enough(k):
+    def low_enough(k: int) -> bool:
         reached = false_accept_rate(scores, impostors, above(k), references)
         return reached <= rate + 1e-9  # gammaln is good to some 1e-12
 

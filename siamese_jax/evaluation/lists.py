@@ -13,6 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from siamese_jax.data.image_set import StreamedImages
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialList:
@@ -21,7 +23,7 @@ class TrialList:
     Attributes:
         name: of the protocol.
         scope: where the images of a trial come from, as tables print it.
-        images: (M, H, W, C) uint8, or float32 vectors.
+        images: (M, H, W, C) uint8, in memory or streamed from disk, or float32 vectors.
         fingerprint: names the images; part of the hash.
         groups: int index into `group_names`, one a trial.
         group_names: one name a group.
@@ -38,7 +40,7 @@ class TrialList:
 
     name: str
     scope: str
-    images: np.ndarray
+    images: np.ndarray | StreamedImages
     fingerprint: str
     groups: np.ndarray
     group_names: tuple[str, ...]
@@ -67,7 +69,7 @@ class TrialList:
         for field in self.HASHED:
             array = getattr(self, field)
             digest.update(repr(array.shape).encode())
-            digest.update(np.ascontiguousarray(array, "<i8"))
+            digest.update(np.ascontiguousarray(array, "<i8").data)
         return digest.hexdigest()[:12]
 
 
@@ -92,7 +94,7 @@ class Trials(TrialList):
     queries: np.ndarray
     answers: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.supports.ndim != 3 or self.queries.ndim != 2:
             raise ValueError(
                 "supports must be (R, N, K) and queries (R, Q), got "
@@ -149,7 +151,7 @@ class VerificationPairs(TrialList):
     second: np.ndarray
     labels: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shapes = {x.shape for x in (self.first, self.labels, self.groups)}
         shapes.add(self.second.shape[:1])
         if len(shapes) != 1 or self.first.ndim != 1 or len(self.first) == 0:
@@ -195,7 +197,7 @@ class Retrieval(TrialList):
     classes: np.ndarray
     queries: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.classes.shape != (len(self.images),):
             raise ValueError(
                 f"{len(self.images)} images need as many classes: {self.classes.shape}"
@@ -239,7 +241,7 @@ class Impostors(TrialList):
     queries: np.ndarray
     query_classes: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shapes = {x.shape for x in (self.queries, self.query_classes, self.groups)}
         names = self.supports.shape[:1] == self.support_classes.shape and self.supports.ndim == 2
         if len(shapes) != 1 or self.queries.ndim != 1 or not names:
@@ -279,7 +281,7 @@ class OpenSet(TrialList):
     answers: np.ndarray
     impostors: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shapes = {x.shape for x in (self.queries, self.answers, self.groups)}
         if len(shapes) != 1 or self.queries.ndim != 1 or self.supports.ndim != 2:
             raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from typing_extensions import TypedDict
 
+from siamese_jax.data.image_set import ImageSet, StreamedImages
 from siamese_jax.evaluation.lists import OpenSet, Retrieval, TrialList, Trials, VerificationPairs
 from siamese_jax.evaluation.protocols.protocol import EvaluationData
 from siamese_jax.evaluation.protocols.result import Result
@@ -44,7 +45,10 @@ def write(file: BinaryIO, results: Mapping[str, Mapping[str, Result]]) -> None:
         file: to write to; a workdir's is named `FILE`.
         results: of `run_protocols`, by the name of the system.
     """
-    arrays, lists, rows, numbers = {}, [], [], {}
+    arrays: dict[str, Any] = {}
+    lists: list[dict] = []
+    rows: list[dict] = []
+    numbers: dict[tuple, int] = {}
     for system, by_key in results.items():
         for key, result in by_key.items():
             trials = result.trials
@@ -63,8 +67,8 @@ def write(file: BinaryIO, results: Mapping[str, Mapping[str, Result]]) -> None:
             rows.append({"by": [system, key], "list": numbers[identity], "fields": fields})
     index = json.dumps(_tagged({"lists": lists, "results": rows}), default=lambda x: x.item())
     arrays[_INDEX] = np.frombuffer(index.encode(), np.uint8)
-    digest = np.asarray(digests.of_arrays(arrays))
-    np.savez_compressed(file, **arrays, **{_DIGEST: digest})
+    arrays[_DIGEST] = np.asarray(digests.of_arrays(arrays))
+    np.savez_compressed(file, **arrays)
 
 
 def read(workdir: str | pathlib.Path, data: EvaluationData) -> dict[str, dict[str, Result]]:
@@ -98,7 +102,7 @@ def read(workdir: str | pathlib.Path, data: EvaluationData) -> dict[str, dict[st
             f"{path} holds no saved evaluation, or is damaged ({error}): evaluate again"
         ) from None
     images = _images_by_fingerprint(data)
-    lists = []
+    lists: list[TrialList] = []
     for number, fields in enumerate(index["lists"]):
         cls = _LISTS[fields.pop("type")]
         if fields["fingerprint"] not in images:
@@ -109,7 +113,7 @@ def read(workdir: str | pathlib.Path, data: EvaluationData) -> dict[str, dict[st
         lists.append(
             cls(images=images[fields["fingerprint"]], **_part(arrays, f"list{number}/"), **fields)
         )
-    results = {}
+    results: dict[str, dict[str, Result]] = {}
     for number, row in enumerate(index["results"]):
         system, key = row["by"]
         results.setdefault(system, {})[key] = Result(
@@ -124,18 +128,19 @@ def _fields(instance: Result | TrialList) -> dict:
     return {name: getattr(instance, name) for name in names if name != "images"}
 
 
-def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
-def _images_by_fingerprint(data: EvaluationData) -> dict[str, np.ndarray]:
+def _images_by_fingerprint(data: EvaluationData) -> dict[str, np.ndarray | StreamedImages]:
+    sources: list[ImageSet | TrialList | None]
     sources = [data.test, data.validation, data.train, data.pairs]
     if data.official is not None:
         sources.append(official_trials(data.official))
     return {source.fingerprint: source.images for source in sources if source is not None}
 
 
-def _tagged(value):
+def _tagged(value: Any) -> Any:
     """The value with tuples, which JSON does not tell from lists, and what is not finite marked."""
     if isinstance(value, Mapping):
         return {key: _tagged(x) for key, x in value.items()}
@@ -146,7 +151,7 @@ def _tagged(value):
     return [_tagged(x) for x in value] if isinstance(value, list) else value
 
 
-def _untagged(value):
+def _untagged(value: Any) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"tuple"}:
             return tuple(_untagged(x) for x in value["tuple"])

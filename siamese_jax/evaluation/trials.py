@@ -1,10 +1,11 @@
-"""Draws frozen lists of trials and pairs from a seed; what they hold is in `lists`."""
+"""Draws frozen lists of trials and pairs from a seed; their types are in `lists`."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ _NEGATIVES = {
 }
 
 
-def official_trials(runs) -> Trials:
+def official_trials(runs: Any) -> Trials:
     """The official runs of Lake (20 queries against 20 supports each), or others of their form.
 
     Args:
@@ -42,7 +43,7 @@ def official_trials(runs) -> Trials:
     shape = runs.queries.shape[2:]
     images = np.concatenate([runs.queries.reshape(-1, *shape), runs.supports.reshape(-1, *shape)])
     digest = hashlib.sha256(repr(images.shape).encode())
-    digest.update(images)
+    digest.update(images.data)
     rows = np.arange(len(images))
     split = num_runs * num_queries
     return Trials(
@@ -202,6 +203,7 @@ def curve_trials(
     num_trials: int = 1000,
     seed: int = 0,
     scope: str = "auto",
+    largest_within: int | None = None,
 ) -> tuple[Trials, ...]:
     """One list a number of classes N, for a curve of accuracy against N.
 
@@ -212,8 +214,10 @@ def curve_trials(
         k_shot: support images a character.
         num_trials: at each N.
         seed: of the draws.
-        scope: `auto` stays within alphabets while N is at most the smallest alphabet's size and
-            goes between alphabets beyond; `between` is so throughout. Each list says which it is.
+        scope: `auto` stays within alphabets up to `largest_within` and goes between alphabets
+            beyond; `between` is so throughout. Each list says which it is.
+        largest_within: an N; by default the size of the smallest alphabet. Give curves that are to
+            be compared the same.
 
     Raises:
         ValueError: an unknown scope, or N above the number of classes.
@@ -222,9 +226,10 @@ def curve_trials(
         raise ValueError(f"scope of a curve must be 'auto' or 'between', got {scope!r}")
     if n_ways is None:
         n_ways = [n for n in CURVE_N_WAYS if n <= image_set.num_classes]
-    smallest = image_set.alphabet_count.min()
+    if largest_within is None:
+        largest_within = int(image_set.alphabet_count.min())
     return tuple(
-        (within_trials if scope == "auto" and n <= smallest else between_trials)(
+        (within_trials if scope == "auto" and n <= largest_within else between_trials)(
             image_set, n_way=n, k_shot=k_shot, num_trials=num_trials, seed=seed, name="curve"
         )
         for n in n_ways
@@ -452,7 +457,9 @@ def _row_table(image_set: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     return table, columns
 
 
-def _rows_of_drawers(rng, image_set: ImageSet, classes: np.ndarray, count: int) -> np.ndarray:
+def _rows_of_drawers(
+    rng: np.random.Generator, image_set: ImageSet, classes: np.ndarray, count: int
+) -> np.ndarray:
     """(R, N, count) rows: of `count` drawers that are the same for all N classes of a run."""
     table, _ = _row_table(image_set)
     rows = np.empty((*classes.shape, count), np.int64)
@@ -471,7 +478,9 @@ def _rows_of_drawers(rng, image_set: ImageSet, classes: np.ndarray, count: int) 
     return rows
 
 
-def _rows_of_pictures(rng, image_set: ImageSet, classes: np.ndarray, count: int) -> np.ndarray:
+def _rows_of_pictures(
+    rng: np.random.Generator, image_set: ImageSet, classes: np.ndarray, count: int
+) -> np.ndarray:
     """(R, N, count) rows: `count` different images of each class, of its own choice."""
     used = np.unique(classes)
     poor = used[image_set.class_count[used] < count]
@@ -484,7 +493,15 @@ def _rows_of_pictures(rng, image_set: ImageSet, classes: np.ndarray, count: int)
     return image_set.class_start[classes][..., None] + picked
 
 
-def _trials(rng, image_set, classes, rows, queries_per_run, name, scope) -> Trials:
+def _trials(
+    rng: np.random.Generator,
+    image_set: ImageSet,
+    classes: np.ndarray,
+    rows: np.ndarray,
+    queries_per_run: int,
+    name: str,
+    scope: str,
+) -> Trials:
     """Trials of the classes (R, N) and their rows (R, N, K + 1), the last of which are queries."""
     num_runs, n_way = classes.shape
     answers = _distinct(rng, np.full(num_runs, n_way), queries_per_run)  # (R, Q)

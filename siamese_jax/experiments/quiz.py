@@ -75,6 +75,7 @@ def draw_trials(
     data = loading.load({"name": "omniglot", "archives": archives and str(archives)})
     if kind == "official":
         names = ("queries", "supports", "answers", "alphabets", "query_drawers", "support_drawers")
+        assert data.runs is not None  # of Omniglot
         first = {name: getattr(data.runs, name)[:num_runs] for name in names}
         runs = dataclasses.replace(data.runs, **first)
         return trials_lib.official_trials(runs), runs.alphabets

@@ -13,7 +13,9 @@ from typing_extensions import TypedDict
 from siamese_jax import readers
 
 
-class _Start(TypedDict):
+class Start(TypedDict):
+    """Where and with what a figure was computed, see `workdir.provenance`."""
+
     time: str
     processor: str
     cores: int
@@ -29,7 +31,9 @@ class _Group(TypedDict):
     num_trials: int
 
 
-class _Result(TypedDict):
+class Result(TypedDict):
+    """One system on one list of trials, see `protocols.Result`."""
+
     system: str
     name: str
     n_way: int | None
@@ -45,10 +49,10 @@ class Evaluation(TypedDict):
     """Of `launch/evaluate.py`."""
 
     config: _Seeded
-    training: NotRequired[_Start]
-    evaluation: _Start
+    training: NotRequired[Start]
+    evaluation: Start
     settings: NotRequired[dict[str, Any]]
-    results: list[_Result]
+    results: list[Result]
 
 
 class _Variant(TypedDict):
@@ -59,7 +63,7 @@ class _Variant(TypedDict):
 class Ablation(TypedDict):
     """Of `launch/ablate.py`."""
 
-    evaluation: _Start
+    evaluation: Start
     variants: list[_Variant]
 
 
@@ -90,7 +94,7 @@ class Timed(_Entry):
 class Benchmark(TypedDict):
     """Of `launch/benchmark.py`."""
 
-    provenance: _Start
+    provenance: Start
     settings: _Seeded
     suites: dict[str, list[_Entry]]
 
@@ -104,7 +108,7 @@ class _Kind(TypedDict):
 class Faults(TypedDict):
     """Of `python -m tests.faults`."""
 
-    evaluation: _Start
+    evaluation: Start
     settings: _Seeded
     kinds: list[_Kind]
 

@@ -29,8 +29,10 @@ from siamese_jax.runs import workdir
 NOT_RUN = "not yet run"
 
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August")
-_MONTHS += ("September", "October", "November", "December")
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July", "August"),
+    *("September", "October", "November", "December"),
+)
 _SHARED = (
     "record",
     "suite",
@@ -204,9 +206,8 @@ def measure(results: str | pathlib.Path, row: Mapping, table: Mapping) -> Measur
     if any(not isinstance(value, int | float) for value in values):
         raise ValueError(f"a record of the row {row['label']!r} has no number as its {figure}")
     seeds = [record["config"]["seed"] for record in read]
-    return Measurement(
-        tuple(values), tuple(seeds), num_trials, first["trial_hash"], tuple(interval)
-    )
+    low, high = interval
+    return Measurement(tuple(values), tuple(seeds), num_trials, first["trial_hash"], (low, high))
 
 
 def _over_clusters(rows: Sequence[Mapping]) -> tuple[float, float]:
@@ -267,7 +268,7 @@ def render(table: Mapping, results: str | pathlib.Path) -> str:
     return "\n".join([*lines, "", *_beneath(table, results)]) + "\n"
 
 
-def _evaluation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
+def _evaluation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     columns = table.get("columns", ["value", "wilson", "trials"])
     for column in columns:
         if column not in _COLUMNS:
@@ -297,9 +298,9 @@ def _evaluation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
     return [table.get("first", "row"), *(titles[column] for column in columns)], rows
 
 
-def _expanded(table: Mapping, results) -> list[Mapping]:
+def _expanded(table: Mapping, results: str | pathlib.Path) -> list[Mapping]:
     """The rows; one with `per_group` becomes a row for each group of its first record."""
-    rows = []
+    rows: list[Mapping] = []
     for row in table["row"]:
         if row.get("per_group"):
             name = record_names(row, table)[0]
@@ -310,8 +311,9 @@ def _expanded(table: Mapping, results) -> list[Mapping]:
     return rows
 
 
-def _ablation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
-    rows, sizes = [], {}
+def _ablation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
+    rows: list[list[str]] = []
+    sizes: dict[str, int] = {}
     for row in table["row"]:
         record = read_record(results, row["record"], records.Ablation)
         variants = {variant["variant"]: variant for variant in record["variants"]}
@@ -341,7 +343,7 @@ def _ablation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _benchmark(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
+def _benchmark(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     header = ["what", "median time", "middle half", "rate", "ratio"]
     with_aim = any("aim" in row for row in table["row"])
     rows = []
@@ -386,7 +388,7 @@ def _time(seconds: float) -> str:
 # ------------------------------------------------------------------------------------ beneath a table
 
 
-def _faults(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
+def _faults(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in table["row"]:
         kinds = read_record(results, row["record"], records.Faults)["kinds"]
@@ -396,7 +398,7 @@ def _faults(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
     return ["fault", "cases", "failed"], rows
 
 
-def _beneath(table: Mapping, results) -> list[str]:
+def _beneath(table: Mapping, results: str | pathlib.Path) -> list[str]:
     """When, on what and by which commands the rows were measured."""
     names = [name for row in table["row"] for name in record_names(row, table)]
     starts, trained, seeds = [], [], set()

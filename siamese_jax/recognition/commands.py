@@ -109,14 +109,14 @@ def _enrol(words: Sequence[str], settings: Settings) -> Output:
 
 
 def _remove(words: Sequence[str], settings: Settings) -> Output:
-    file = GalleryFile(settings.gallery)
+    file = _file(settings)
     known = gallery.remove(file.read(), words[0])
     file.write(known)
     return Output((f"removed {words[0]}; {gallery.size(known)}",))
 
 
 def _list(_: Sequence[str], settings: Settings) -> Output:
-    known = GalleryFile(settings.gallery).read()
+    known = _file(settings).read()
     first = {r.name: r.source for r in reversed(known.references)}
     counts = gallery.reference_counts(known)
     rows = ((n, _plural(count, "picture"), f"first {first[n]}") for n, count in counts.items())
@@ -220,6 +220,7 @@ def _trained_on(settings: Settings, path: str) -> bool:
     """Whether a folder is the one that the network was trained on."""
     from siamese_jax.runs import workdir
 
+    assert settings.workdir is not None  # which `run` has checked
     place = pathlib.Path(settings.workdir)
     if not (place / "config.json").exists():
         return False
@@ -232,7 +233,7 @@ def _resolved(path: str) -> pathlib.Path:
 
 
 def _rebuild(_: Sequence[str], settings: Settings) -> Output:
-    file = GalleryFile(settings.gallery)
+    file = _file(settings)
     old = file.read()
     net = _network(settings)
     new, from_thumbnails = gallery.rebuild(old, net)
@@ -280,7 +281,7 @@ def _open(
     settings: Settings, create: bool = False
 ) -> tuple[GalleryFile, gallery.Gallery, network.Siamese]:
     """The gallery's file, the gallery and its network; with `create` a new gallery for a new file."""
-    file = GalleryFile(settings.gallery)
+    file = _file(settings)
     known = None if create and not file.exists() else file.read()
     net = _network(settings)
     if known is None:
@@ -289,9 +290,15 @@ def _open(
     return file, known, net
 
 
+def _file(settings: Settings) -> GalleryFile:
+    assert settings.gallery is not None  # which `run` has checked
+    return GalleryFile(settings.gallery)
+
+
 def _network(settings: Settings) -> network.Siamese:
     from siamese_jax.inference import network
 
+    assert settings.workdir is not None  # which `run` has checked
     checkpoint = settings.checkpoint
     if isinstance(checkpoint, str) and checkpoint.isdigit():
         checkpoint = int(checkpoint)
@@ -314,13 +321,15 @@ def _threshold_line(
         f"threshold {answer.threshold:.3f} of the score, for a false-accept rate of "
         f"{calibrated.rate:g}"
     )
-    if calibrated.decided_by == "bound":
+    if calibrated.decided_by == "bound" and calibrated.bound is not None:
         line += f" on fresh classes with {100 * calibrated.bound.confidence:g} % confidence"
     if known.calibration is None:
         line += f", by the network's own calibration ({calibrated.source})"
     if answer.rate_covered:
         return line
-    return f"{line}, which was shown for at most {calibrated.max_references} references only"
+    return (
+        f"{line}, a rate that was measured for at most {calibrated.max_references} references only"
+    )
 
 
 def _plural(count: int, noun: str) -> str:

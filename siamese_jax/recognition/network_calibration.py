@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Mapping
 
 from siamese_jax.data import loading
-from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation import bounds
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.inference import network
@@ -20,19 +19,6 @@ from siamese_jax.runs import calibrations, export, workdir
 
 RATE = 0.05  # false-accept rate of the thresholds
 SUBJECTS = ("pictures", "drawings")
-
-
-def calibrate(
-    net: network.Siamese,
-    labelled: ImageSet,
-    rate: float = RATE,
-    confidence: float = bounds.CONFIDENCE,
-    decided_by: str = "plain",
-) -> Calibration:
-    """The calibration of a network on labelled pictures, see `gallery.calibrate`."""
-    return gallery.calibrate(
-        *(gallery.empty(net), net, labelled, rate), confidence=confidence, decided_by=decided_by
-    ).calibration
 
 
 def calibrate_file(
@@ -74,7 +60,9 @@ def calibrate_file(
     labelled = loading.load({**config.data.to_dict(), **(data or {})}).validation
     if subject == "drawings":
         labelled = symbol_calibration.redraw(labelled)
-    calibration = calibrate(net, labelled, rate, confidence, decided_by)
+    calibration = gallery.calibration_of(
+        *(net, labelled, rate), confidence=confidence, decided_by=decided_by
+    )
     fields = dataclasses.asdict(calibration)
     if in_file:
         export.calibrate(weights, subject, fields)

@@ -44,7 +44,7 @@ def make(
     validation = loading.load(
         {"name": "omniglot", "archives": archives and str(archives)}
     ).validation
-    return gallery.calibrate(gallery.empty(net), net, redraw(validation), rate).calibration
+    return gallery.calibration_of(net, redraw(validation), rate)
 
 
 def write(path: str | os.PathLike, net: network.Siamese, calibration: Calibration) -> None:
@@ -75,7 +75,7 @@ def read(path: str | os.PathLike, net: network.Siamese) -> Calibration:
 def describe(calibration: Calibration) -> str:
     """One line on what was calibrated and how well it holds on the characters held out."""
     held_out = calibration.held_out
-    accepted, rejected = (100 * held_out[f"false_{answer}s"] for answer in ("accept", "reject"))
+    accepted, rejected = 100 * held_out["false_accepts"], 100 * held_out["false_rejects"]
     one, five = calibration.threshold(1), calibration.threshold(5)
     return (
         f"{calibration.source}: {calibration.classes} characters, false-accept rate "

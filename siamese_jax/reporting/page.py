@@ -58,11 +58,11 @@ def table(
         rows: (whether it is stressed, cells), or the heading of the rows that follow.
         numbers: the columns that hold figures.
     """
-    numbers = set(numbers)
+    in_figures = set(numbers)
 
-    def cells(values, tag):
+    def cells(values: Iterable[str], tag: str) -> str:
         return "".join(
-            f"<{tag}{' class=n' if i in numbers else ''}>{escape(value)}</{tag}>"
+            f"<{tag}{' class=n' if i in in_figures else ''}>{escape(value)}</{tag}>"
             for i, value in enumerate(values)
         )
 

@@ -26,7 +26,7 @@ from siamese_jax.runs.checkpoints import Checkpoints
 from siamese_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = "smoke"
+CONFIG = "vector,smoke"
 STOPPED = 25  # of 30 steps
 FLAGS = ("--config.num_steps=30", "--config.num_devices=1", "--noprogress")
 _TIMINGS = ("images_per_second", "cpu_seconds")

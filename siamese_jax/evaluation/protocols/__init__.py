@@ -7,7 +7,8 @@ one `Protocol` in a file of this folder; to add one, write its file and put it i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from siamese_jax.evaluation.protocols.assignment import ASSIGNMENT, evaluate_assignment
 from siamese_jax.evaluation.protocols.n_way import (
@@ -30,6 +31,7 @@ from siamese_jax.evaluation.protocols.verification import (
 from siamese_jax.evaluation.scoring import (
     BATCH_DEPENDENT,
     Embedder,
+    System,
     batch_dependence,
     check_shot_aggregation,
     is_joint,
@@ -70,7 +72,7 @@ SETTINGS = {
 
 
 def run_protocols(
-    system: Embedder | Callable,
+    system: System,
     data: EvaluationData,
     protocols: Iterable[str],
     settings: Mapping | None = None,
@@ -116,11 +118,11 @@ def run_protocols(
         "cache": {},
         "progress": progress,
     }
-    results = {}
+    results: dict[str, Result] = {}
     for name in protocols:
         results |= PROTOCOLS[name].run(system, data, settings, options)
     dependence = batch_dependence(system, data.test.images, settings["batch_size"])
-    more = {"batch_dependence": dependence}
+    more: dict[str, Any] = {"batch_dependence": dependence}
     if is_joint(system):
         more["joint"] = "for a whole batch at once"
     return {key: _with_diagnostics(result, more) for key, result in results.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,8 @@ from siamese_jax.evaluation.protocols.protocol import (
 from siamese_jax.evaluation.protocols.result import Result, make_result
 from siamese_jax.evaluation.scoring import (
     DEFAULT_AGGREGATION,
-    Embedder,
     Scorer,
+    System,
     effective_aggregation,
 )
 from siamese_jax.evaluation.trials import official_trials, within_trials
@@ -71,7 +71,7 @@ def assign(scores: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def evaluate_assignment(
-    system: Embedder | Callable,
+    system: System,
     trials: Trials,
     *,
     shot_aggregation: str = DEFAULT_AGGREGATION,
@@ -142,7 +142,7 @@ def by_run(trials: Trials, name: str) -> Trials:
 
 
 def _run(
-    system: Embedder | Callable, data: EvaluationData, chosen: Mapping, options: Mapping[str, Any]
+    system: System, data: EvaluationData, chosen: Mapping, options: Mapping[str, Any]
 ) -> dict[str, Result]:
     lists = {}
     if data.official is not None:

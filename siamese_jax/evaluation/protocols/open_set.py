@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +17,8 @@ from siamese_jax.evaluation.protocols.protocol import K_SHOT, SEED, EvaluationDa
 from siamese_jax.evaluation.protocols.result import Result, make_result
 from siamese_jax.evaluation.scoring import (
     DEFAULT_AGGREGATION,
-    Embedder,
     Scorer,
+    System,
     effective_aggregation,
     shuffled,
 )
@@ -26,7 +28,7 @@ FALSE_ALARMS = (0.001, 0.01, 0.1)  # rates at which figures are given; the accur
 
 
 def evaluate_open_set(
-    system: Embedder | Callable,
+    system: System,
     trials: OpenSet,
     *,
     validation: ImageSet | None = None,
@@ -69,22 +71,31 @@ def evaluate_open_set(
     if validation is not None and validation.fingerprint == trials.fingerprint:
         raise ValueError("the threshold must be transferred from other classes than the test's")
     cache = {} if cache is None else cache
-    options = (shot_aggregation, batch_size, cache, progress)
-    scores, impostor_scores, diagnostics = _open_set_scores(system, trials, *options)
+    score = functools.partial(
+        _scores,
+        *(system,),
+        shot_aggregation=shot_aggregation,
+        batch_size=batch_size,
+        cache=cache,
+        progress=progress,
+    )
+    probes = np.concatenate([trials.queries, trials.impostors])
+    answered, diagnostics = score(trials, probes)
+    scores, impostor_scores = np.split(answered, [len(trials.queries)])
     alarms = metrics.highest_scores(impostor_scores)
     num_names, elsewhere = len(trials.supports), None
     if validation is not None:
         elsewhere = impostors(validation, num_names, k_shot=trials.k_shot, seed=seed)
-        scores_elsewhere = _scores(system, elsewhere, elsewhere.queries, *options)[0]
+        scores_elsewhere = score(elsewhere, elsewhere.queries)[0]
         scores_elsewhere[~np.isfinite(scores_elsewhere)] = np.inf  # an alarm at every threshold
-    figures = {
+    figures: dict[str, Any] = {
         "rank_1": metrics.n_way_accuracy(scores, trials.answers),
         "num_enrolled": num_names,
         "num_impostors": len(alarms),
         "at": {},
         "notes": [],
     }
-    correct = None
+    correct = np.full(len(scores), math.nan)
     for rate in FALSE_ALARMS:
         row = figures["at"][f"{100 * rate:g} %"] = {}
         thresholds = {"": metrics.false_alarm_threshold(alarms, rate), "transferred_": math.nan}
@@ -109,7 +120,10 @@ def evaluate_open_set(
             if rate == 0.01 and not prefix:
                 correct = identified
     return make_result(
-        *(system_name, trials, scores, correct),
+        system_name,
+        trials,
+        scores,
+        correct,
         began=began,
         diagnostics=diagnostics,
         figures=figures,
@@ -152,15 +166,15 @@ def _too_few_names(trials: Impostors, num_names: int) -> list[str]:
     ]
 
 
-def _open_set_scores(system, trials: OpenSet, *options):
-    """Scores (P, N) of enrolled probes and (U, N) of impostors, and their diagnostics."""
-    probes = np.concatenate([trials.queries, trials.impostors])
-    scores, diagnostics = _scores(system, trials, probes, *options)
-    known = len(trials.queries)
-    return scores[:known], scores[known:], diagnostics
-
-
-def _scores(system, trials, probes, shot_aggregation, batch_size, cache, progress):
+def _scores(
+    system: System,
+    trials: OpenSet | Impostors,
+    probes: np.ndarray,
+    shot_aggregation: str,
+    batch_size: int,
+    cache: dict,
+    progress: bool,
+) -> tuple[np.ndarray, dict]:
     """Scores (P, N) of probes with the names of a list, and their diagnostics."""
     rows = np.concatenate([probes, trials.supports.ravel()])
     scorer = Scorer(system, trials, rows, batch_size=batch_size, cache=cache, progress=progress)
@@ -177,7 +191,9 @@ def _scores(system, trials, probes, shot_aggregation, batch_size, cache, progres
     return scores[0], diagnostics
 
 
-def _run(system, data: EvaluationData, settings: Mapping, options: Mapping) -> dict[str, Result]:
+def _run(
+    system: System, data: EvaluationData, settings: Mapping, options: Mapping
+) -> dict[str, Result]:
     fields = {name: settings[name] for name in OPEN_SET.settings}
     result = evaluate_open_set(
         *(system, open_set(data.test, **fields)),

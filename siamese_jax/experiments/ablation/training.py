@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -29,7 +30,7 @@ class Trainer:
         jobs: runs at a time.
     """
 
-    def __init__(self, checkout: pathlib.Path, jobs: int):
+    def __init__(self, checkout: pathlib.Path, jobs: int) -> None:
         self.jobs = jobs
         self._command = [sys.executable, str(checkout / "launch" / "train.py"), "--noprogress"]
         self._recorded = str(checkout / "configs" / "recorded.py")
@@ -128,7 +129,7 @@ def _stay_on(cores: list[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def read_json(path: pathlib.Path):
+def read_json(path: pathlib.Path) -> dict | None:
     """The mapping that a file holds, None where there is none.
 
     Raises:
@@ -153,6 +154,6 @@ def read_outcome(path: pathlib.Path) -> dict | None:
     return readers.read_json(file, _Outcome) if file.exists() else None
 
 
-def write_json(path: pathlib.Path, value) -> None:
+def write_json(path: pathlib.Path, value: Any) -> None:
     """Replaces a file at once."""
     files.replace_text(path, json.dumps(value, indent=1) + "\n")
