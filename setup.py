@@ -39,6 +39,7 @@ setuptools.setup(
     package_data={
         "siamese_jax.experiments": ["*.html"],
         "siamese_jax.recognition": ["*.html"],
+        "siamese_jax.reporting": ["*.css"],
         "siamese_jax.runs": ["pretrained/*.npz"],
     },
     cmdclass={"build_py": BuildWithCommands},

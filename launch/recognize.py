@@ -3,6 +3,7 @@
     python launch/recognize.py --workdir=RUN --gallery=FILE enrol anna a1.png a2.png
     python launch/recognize.py --workdir=RUN --gallery=FILE calibrate PEOPLE --false_accept_rate=0.01
     python launch/recognize.py --workdir=RUN --gallery=FILE identify who.png
+    python launch/recognize.py --workdir=RUN compare a.png b.png --page=why.html
 
 Commands: enrol NAME IMAGE..., remove NAME, list, identify IMAGE..., compare IMAGE IMAGE,
 verify NAME IMAGE, search IMAGE, calibrate FOLDER (of <name>/<image>), rebuild. The gallery is one
@@ -24,7 +25,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.
 _TTA = flags.DEFINE_integer("tta", 1, "Views a picture in test-time augmentation; 1 for none.")
 _ADD = flags.DEFINE_bool("add", False, "enrol: further references for an enrolled name.")
 _TOP = flags.DEFINE_integer("top", 3, "identify, search: names or references shown.")
-_PAGE = flags.DEFINE_string("page", None, "search: file of the page, else beside the gallery.")
+_PAGE = flags.DEFINE_string("page", None, "search, compare: file of a page of the answer.")
 _RATE = flags.DEFINE_float("false_accept_rate", 0.01, "calibrate: rate to allow.")
 _SEED = flags.DEFINE_integer("seed", 0, "calibrate: seed of the classes held out.")
 

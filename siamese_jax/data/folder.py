@@ -152,6 +152,7 @@ def _image_set(images, files, digests, kind: str, name: str, with_alphabets: boo
         kind=kind,
         name=stem,
         digests=digests,
+        files=tuple("/".join(parts) for parts in files),
     )
 
 

@@ -31,7 +31,8 @@ class Settings:
         tta: as in `inference.network.load`.
         add: whether `enrol` gives further references to a name that is enrolled already.
         top: how many names or references are shown.
-        page: file for the page of `search`; None for one beside the gallery.
+        page: file for the page of `search` or `compare`; None for one beside the gallery, and for
+            `compare` for none.
         false_accept_rate: of `calibrate`.
         seed: of `calibrate`.
     """
@@ -135,7 +136,7 @@ def _identify(paths: Sequence[str], settings: Settings) -> Output:
 
 
 def _compare(paths: Sequence[str], settings: Settings) -> Output:
-    from siamese_jax.recognition import identification, pictures
+    from siamese_jax.recognition import compare_page, identification, pictures
 
     calibrated = None
     if settings.gallery is None:
@@ -143,17 +144,35 @@ def _compare(paths: Sequence[str], settings: Settings) -> Output:
     else:
         _, known, net = _open(settings)
         calibrated = known.calibration
+    page = settings.page and _page_path(settings.page, settings.gallery, paths)
     first, second = (pictures.read(net, path) for path in paths)
     comparison = identification.compare(net, first, second, calibrated)
     probability = "no probability: launch/calibrate.py calibrates the network"
     if comparison.probability is not None:
         probability = f"probability of same {comparison.probability:.4f}"
-    return Output(
-        (
-            f"dissimilarity {comparison.dissimilarity:.4f}, score {comparison.score:.4f}, "
-            f"{probability}",
-        )
-    )
+    lines = [
+        f"dissimilarity {comparison.dissimilarity:.4f}, score {comparison.score:.4f}, {probability}"
+    ]
+    if page:
+        calibrated = calibrated or net.calibrations.get("pictures")
+        files.replace_text(page, compare_page.render(net, first, second, comparison, calibrated))
+        lines.append(f"page: {page}")
+    return Output(tuple(lines))
+
+
+def _page_path(path: str | pathlib.Path, gallery_file: str | None, pictures) -> pathlib.Path:
+    """The file of a page, in a folder that exists; none of the command's other files is replaced."""
+    page = pathlib.Path(path).expanduser()
+    if not page.parent.is_dir():
+        raise ValueError(f"{page.parent}: no such folder for a page")
+    others = [(gallery_file, "the gallery itself")] if gallery_file is not None else []
+    for other, what in (*others, *((picture, "one of the pictures") for picture in pictures)):
+        other = pathlib.Path(other).expanduser()
+        if page.resolve() == other.resolve() or (
+            page.exists() and other.exists() and page.samefile(other)
+        ):
+            raise ValueError(f"--page={page} is {what}: give the page another name")
+    return page
 
 
 def _verify(words: Sequence[str], settings: Settings) -> Output:
@@ -172,13 +191,9 @@ def _search(paths: Sequence[str], settings: Settings) -> Output:
 
     file, known, net = _open(settings)
     page = settings.page or file.path.with_name(f"{file.path.stem}-search.html")
-    page = pathlib.Path(page).expanduser()
-    if page.resolve() == file.path or (page.exists() and page.samefile(file.path)):
-        raise ValueError(f"--page={page} is the gallery itself: give the page another name")
+    page = _page_path(page, settings.gallery, paths)
     probe = pictures.read(net, paths[0])
     matches = identification.search(known, net, probe, settings.top)
-    if not page.parent.is_dir():
-        raise ValueError(f"{page.parent}: no such folder for a page")
     files.replace_text(page, search_page.render(known, probe, matches))
     rows = tuple(
         (str(rank), match.name, _score(match), match.reference.source)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
+import html
 import io
 import os
 import pathlib
@@ -71,6 +73,12 @@ def from_thumbnail(net: network.Siamese, thumbnail: bytes, source: str, digest: 
         pixels = np.asarray(file)
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     return Picture(source, digest, thumbnail, shape_for(net, pixels[None])[0])
+
+
+def thumbnail_html(png: bytes, name: str) -> str:
+    """An `<img>` of a kept thumbnail."""
+    data = base64.b64encode(png).decode()
+    return f'<img src="data:image/png;base64,{data}" height="96" alt="{html.escape(name)}">'
 
 
 def shape_for(net: network.Siamese, pixels: np.ndarray, inverted: bool = False) -> np.ndarray:

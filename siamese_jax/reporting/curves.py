@@ -21,9 +21,8 @@ from siamese_jax.reporting.drawing import (
     RIGHT,
     RULE,
     TEXT,
-    WIDTH,
     WRONG,
-    charts,
+    canvas,
     styled,
     write_beside,
     write_ends,
@@ -37,6 +36,7 @@ def training_figure(
     validation_label: str,
     loss_unit: str = "nats",
     margin: float | None = None,
+    narrow: bool = False,
 ) -> Figure:
     """Loss, training accuracy and validation accuracy against the step.
 
@@ -49,14 +49,21 @@ def training_figure(
         validation_label: what the validation accuracy is of.
         loss_unit: of the loss.
         margin: a distance to mark among the distances.
+        narrow: whether the charts stand below each other, for a narrow window.
     """
     train = [row for row in rows if row["phase"] == "train"]
     validation = [row for row in rows if row["phase"] == "validation"]
     has_distances = bool(train) and "distance_same" in train[0]
-    figure = Figure(figsize=(WIDTH, 4.6 if has_distances else 3.1), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.04, wspace=0.06)
-    left, right = ("loss", "accuracy"), ("distance", "accuracy")
-    parts = figure.subplot_mosaic([left, right] if has_distances else [left])
+    places = [("loss", "accuracy"), ("distance", "accuracy")][: 1 + has_distances]
+    if narrow:
+        places = (
+            [("loss",), ("distance",), ("accuracy",)]
+            if has_distances
+            else [("loss",), ("accuracy",)]
+        )
+    height = 2.6 * len(places) if narrow else (3.1, 4.6)[has_distances]
+    parts = canvas(height, narrow).subplot_mosaic(places)
+    figure = parts["loss"].get_figure()
     steps = [r["step"] for r in train]
     parts["loss"].set_title(f"Training loss ({loss_unit})")
     parts["loss"].plot(steps, [r["loss"] for r in train], color=MODEL)
@@ -103,7 +110,7 @@ def training_figure(
         part.set_xlabel("step")
         part.set_xlim(left=0)
         part.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if has_distances:  # the same steps as those of the distances below
+    if has_distances and not narrow:  # the same steps as those of the distances below
         parts["loss"].set_xlabel("")
     if validation:
         best = max(validation, key=lambda r: r["accuracy"])
@@ -121,7 +128,8 @@ def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
         lines: a label and (step, loss in nats) of each. Lines share a colour if their labels are the
             same up to the first comma.
     """
-    figure, axes = charts(1, 1, 4.0)
+    figure = canvas(4.0)
+    axes = figure.subplots()
     axes.set_title("Training loss (nats)")
     families = list(dict.fromkeys(label.partition(",")[0] for label, _ in lines))
     alone = len(families) == len(lines)
@@ -146,13 +154,15 @@ def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
 
 
 @styled
-def curve_figure(lines: Sequence[tuple[str, Sequence[Result]]]) -> Figure:
+def curve_figure(lines: Sequence[tuple[str, Sequence[Result]]], narrow: bool = False) -> Figure:
     """Accuracy against the number of classes N: filled points within alphabets, rings between.
 
     Args:
         lines: a label and the results at each N. The third line and later ones are grey.
+        narrow: for a narrow window.
     """
-    figure, axes = charts(1, 1, 4.0)
+    figure = canvas(3.2 if narrow else 4.0, narrow)
+    axes = figure.subplots()
     colours = (MODEL, OTHER, *(BASELINE, LIGHT) * len(lines))
     ends, largest = [], max(r.n_way for _, results in lines for r in results)
     for (label, results), colour in zip(lines, colours, strict=False):
@@ -172,19 +182,24 @@ def curve_figure(lines: Sequence[tuple[str, Sequence[Result]]]) -> Figure:
     axes.set_xlim(0, largest * 1.01)
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PERCENT)
-    axes.set_xticks([1, *range(5, largest + 1, 5)] if largest >= 10 else range(1, largest + 1))
+    step = 10 if narrow and largest > 40 else 5
+    axes.set_xticks(
+        [1, *range(step, largest + 1, step)] if largest >= 10 else range(1, largest + 1)
+    )
     write_ends(axes, ends)
     return figure
 
 
 @styled
-def roc_figure(results: Sequence[Result]) -> Figure:
+def roc_figure(results: Sequence[Result], narrow: bool = False) -> Figure:
     """The ROC of each system, and the scores of the first one's same and different pairs.
 
     Args:
         results: of one list of pairs, the network's first.
+        narrow: whether the charts stand below each other, for a narrow window.
     """
-    figure, (left, right) = charts(1, 2, 4.3)
+    figure = canvas(7.4 if narrow else 4.3, narrow)
+    left, right = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
     left.plot([0, 1], [1, 0], color=RULE, linewidth=1.2)
     colours = (MODEL, *(BASELINE, LIGHT) * len(results))
     for place, (result, colour) in enumerate(zip(results, colours, strict=False)):
@@ -237,13 +252,16 @@ def roc_figure(results: Sequence[Result]) -> Figure:
 
 
 @styled
-def reliability_figure(panels: Sequence[tuple[str, Result]]) -> Figure:
+def reliability_figure(panels: Sequence[tuple[str, Result]], narrow: bool = False) -> Figure:
     """The share of same pairs against the probability of "same", one panel a list of pairs.
 
     Args:
         panels: title and result, whose figures have the `slope` and `offset` of the probability.
+        narrow: whether the panels stand below each other, for a narrow window.
     """
-    figure, axes_row = charts(1, 2, 3.4)
+    count = min(2, len(panels))
+    figure = canvas(3.9 * count if narrow else 3.4, narrow)
+    axes_row = np.ravel(figure.subplots(count, 1) if narrow else figure.subplots(1, 2))
     for axes, panel in itertools.zip_longest(axes_row, panels[:2]):
         if panel is None:
             axes.remove()
