@@ -5,11 +5,13 @@
     python launch/recognize.py --workdir=RUN --gallery=FILE identify who.png
     python launch/recognize.py --workdir=RUN compare a.png b.png --page=why.html
 
-Commands: enrol NAME IMAGE..., remove NAME, list, identify IMAGE..., compare IMAGE IMAGE,
-verify NAME IMAGE, search IMAGE, calibrate FOLDER (of <name>/<image>), rebuild. The gallery is one
-file. It belongs to one checkpoint and one --tta; rebuild moves it to another. Exit codes:
-0 done, or for verify accepted; 1 rejected by verify; 2 an error.
+Commands: enrol NAME IMAGE..., enrol-folder PEOPLE (of <name>/<image>), remove NAME, list, identify
+IMAGE..., compare IMAGE IMAGE, verify NAME IMAGE, search IMAGE, calibrate FOLDER (of <name>/<image>),
+rebuild. The gallery is one file. It belongs to one checkpoint and one --tta; rebuild moves it to
+another. Exit codes: 0 done, or for verify accepted; 1 rejected by verify; 2 an error.
 """
+
+import sys
 
 from absl import flags
 
@@ -28,6 +30,7 @@ _TOP = flags.DEFINE_integer("top", 3, "identify, search: names or references sho
 _PAGE = flags.DEFINE_string("page", None, "search, compare: file of a page of the answer.")
 _RATE = flags.DEFINE_float("false_accept_rate", 0.01, "calibrate: rate to allow.")
 _SEED = flags.DEFINE_integer("seed", 0, "calibrate: seed of the classes held out.")
+_PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
 
 
 def main(argv):
@@ -44,6 +47,7 @@ def main(argv):
         page=_PAGE.value,
         false_accept_rate=_RATE.value,
         seed=_SEED.value,
+        progress=_PROGRESS.value,
     )
     output = commands.run(command, words, settings)
     for line in (*cli.text_table(output.table).splitlines(), *output.lines):

@@ -6,6 +6,7 @@ What needs jax is imported by the commands that use it, so that the others and u
 from __future__ import annotations
 
 import dataclasses
+import glob
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ class Settings:
             `compare` for none.
         false_accept_rate: of `calibrate`.
         seed: of `calibrate`.
+        progress: whether long commands show a progress bar.
     """
 
     workdir: str | None = None
@@ -46,6 +48,7 @@ class Settings:
     page: str | None = None
     false_accept_rate: float = 0.01
     seed: int = 0
+    progress: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +108,27 @@ def _enrol(words: Sequence[str], settings: Settings) -> Output:
     return Output((f"enrolled {name} with {count}; {gallery.size(known)}",))
 
 
+def _enrol_folder(words: Sequence[str], settings: Settings) -> Output:
+    from siamese_jax.data import folder
+    from siamese_jax.recognition import pictures
+
+    files_of = folder.picture_files(words[0])
+    file, known, net = _open(settings, create=True)
+    paths = [path for of_name in files_of.values() for path in of_name]
+    read, faults = pictures.read_all(net, paths, settings.progress)
+    by_source = {picture.source: picture for picture in read}
+    people = {
+        name: [by_source[str(p.absolute())] for p in paths if str(p.absolute()) in by_source]
+        for name, paths in files_of.items()
+    }
+    whole = {name: new for name, new in people.items() if new}
+    gallery.check([*faults, *gallery.faults(known, whole, settings.add)])
+    known = gallery.enrol_all(known, net, people, settings.add, settings.progress)
+    file.write(known)
+    names, count = _plural(len(people), "name"), _plural(len(paths), "picture")
+    return Output((f"enrolled {names} with {count}; {gallery.size(known)}",))
+
+
 def _remove(words: Sequence[str], settings: Settings) -> Output:
     file = GalleryFile(settings.gallery)
     known = gallery.remove(file.read(), words[0])
@@ -124,8 +148,10 @@ def _list(_: Sequence[str], settings: Settings) -> Output:
 def _identify(paths: Sequence[str], settings: Settings) -> Output:
     from siamese_jax.recognition import identification, pictures
 
+    paths = _globbed(paths)
     _, known, net = _open(settings)
-    probes = [pictures.read(net, path) for path in paths]
+    probes, faults = pictures.read_all(net, paths, settings.progress)
+    gallery.check(faults)
     answers = identification.identify(known, net, probes, settings.top)
     lines = []
     for path, answer in zip(paths, answers, strict=True):
@@ -133,6 +159,23 @@ def _identify(paths: Sequence[str], settings: Settings) -> Output:
         nearest = ", ".join(f"{m.name} ({_score(m)})" for m in answer.matches)
         lines.append(f"{path}: {name}; nearest {nearest}")
     return Output((*lines, _threshold_line(known, net, answers[0])))
+
+
+def _globbed(paths: Sequence[str]) -> list[str]:
+    """The paths, with the pictures that a pattern stands for in its place, in natural order."""
+    from siamese_jax.data import folder
+
+    found = []
+    for path in paths:
+        if pathlib.Path(path).exists() or not glob.has_magic(path):
+            found.append(path)
+            continue
+        names = glob.glob(str(pathlib.Path(path).expanduser()), recursive=True)
+        matches = [name for name in names if pathlib.Path(name).is_file()]
+        if not matches:
+            raise ValueError(f"{path}: no picture has such a name")
+        found += sorted(matches, key=folder.natural_key)
+    return found
 
 
 def _compare(paths: Sequence[str], settings: Settings) -> Output:
@@ -272,6 +315,7 @@ class Command:
 
 COMMANDS = {
     "enrol": Command(_enrol, "NAME IMAGE..."),
+    "enrol-folder": Command(_enrol_folder, "PEOPLE"),
     "remove": Command(_remove, "NAME", needs_network=False),
     "list": Command(_list, needs_network=False),
     "identify": Command(_identify, "IMAGE..."),

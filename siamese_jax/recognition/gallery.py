@@ -21,10 +21,11 @@ import difflib
 import functools
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tqdm
 
 from siamese_jax.evaluation import calibration
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:  # what needs jax is imported where it is used: a gallery is l
     from siamese_jax.recognition import pictures, scoring
 
 UNKNOWN = "unknown"
+BATCH = 256  # pictures embedded at a time
+_SHOWN = 20  # faults that a message lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +97,21 @@ class Gallery:
 
         return scoring.References(self.embeddings)
 
+    @functools.cached_property
+    def _counts(self) -> collections.Counter:
+        return collections.Counter(reference.name for reference in self.references)
+
     def __len__(self) -> int:
         return len(self.references)
+
+    def count_of(self, name: str) -> int:
+        """How many references a name has."""
+        return self._counts[name]
+
+    def owners(self, digests: Sequence[str]) -> dict[str, str]:
+        """The names that pictures with these digests are references of, by digest."""
+        wanted = set(digests)
+        return {r.digest: r.name for r in self.references if r.digest in wanted}
 
 
 def network_fingerprint(net: network_lib.Siamese) -> str:
@@ -171,7 +187,7 @@ def check_name(gallery: Gallery, name: str) -> None:
 
 def reference_counts(gallery: Gallery) -> dict[str, int]:
     """Each name and how many references it has."""
-    return dict(collections.Counter(reference.name for reference in gallery.references))
+    return dict(gallery._counts)
 
 
 def enrol(
@@ -194,27 +210,88 @@ def enrol(
         ValueError: another network, a name that is there already, one that cannot be a name, no
             picture, or a picture that is enrolled already.
     """
+    return enrol_all(gallery, net, {name: new}, add)
+
+
+def enrol_all(
+    gallery: Gallery,
+    net: network_lib.Siamese,
+    people: Mapping[str, Sequence[pictures.Picture]],
+    add: bool = False,
+    progress: bool = False,
+) -> Gallery:
+    """The gallery with the references of several names, all of them or none.
+
+    Args:
+        gallery: the old one.
+        net: its network.
+        people: one or more pictures of each name.
+        add: as of `enrol`.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: another network, or all that `faults` finds.
+    """
+    check_network(gallery, net)
+    check(faults(gallery, people, add))
+    references, new = listed(people)
+    return _with_references(gallery, references, embed_all(net, new, progress))
+
+
+def listed(
+    people: Mapping[str, Sequence[pictures.Picture]],
+) -> tuple[tuple[Reference, ...], list[pictures.Picture]]:
+    """The references of several names, and their pictures, in one order."""
+    rows = [(name, picture) for name, new in people.items() for picture in new]
+    references = (Reference(name, p.source, p.digest, p.thumbnail) for name, p in rows)
+    return tuple(references), [picture for _, picture in rows]
+
+
+def embed_all(
+    net: network_lib.Siamese, new: Sequence[pictures.Picture], progress: bool = False
+) -> np.ndarray:
+    """(B, D) embeddings of pictures, with a progress bar if wanted."""
     from siamese_jax.recognition import scoring
 
-    check_network(gallery, net)
-    if not name.strip() or not name.isprintable() or name == UNKNOWN:
-        raise ValueError(f"{name!r} cannot be a name")
-    if name in gallery.names and not add:
-        raise ValueError(
-            f"{name!r} is enrolled already, with {reference_counts(gallery)[name]} pictures: --add "
-            "gives it more"
-        )
-    if not new:
-        raise ValueError(f"{name!r} needs at least one picture")
-    owners = {reference.digest: reference.name for reference in gallery.references}
-    for picture in new:
-        if picture.digest in owners:
-            raise ValueError(
-                f"{picture.source} is a reference of {owners[picture.digest]!r} already"
+    starts = range(0, len(new), BATCH)
+    bar = tqdm.tqdm(starts, "embedding", unit_scale=BATCH, disable=not progress, leave=False)
+    return np.concatenate([scoring.embed(net, new[start : start + BATCH]) for start in bar])
+
+
+def check(faults: Sequence[str]) -> None:
+    """Raises ValueError with all faults in one line, if there are any."""
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise ValueError("; ".join(faults[:_SHOWN]) + more)
+
+
+def faults(known, people: Mapping[str, Sequence[pictures.Picture]], add: bool = False) -> list[str]:
+    """What stands in the way of enrolling these pictures.
+
+    Args:
+        known: what is enrolled: has `count_of(name)` and `owners(digests)`.
+        people: the pictures of each name.
+        add: whether a name may be there already and gets further references.
+    """
+    found = []
+    owners = known.owners([picture.digest for new in people.values() for picture in new])
+    for name, new in people.items():
+        if not name.strip() or not name.isprintable() or name == UNKNOWN:
+            found.append(f"{name!r} cannot be a name")
+        elif not add and (count := known.count_of(name)):
+            found.append(
+                f"{name!r} is enrolled already, with {count} picture{'' if count == 1 else 's'}: --add "
+                "gives it more"
             )
-        owners[picture.digest] = name
-    references = tuple(Reference(name, p.source, p.digest, p.thumbnail) for p in new)
-    return _with_references(gallery, references, scoring.embed(net, new))
+        if not new:
+            found.append(f"{name!r} needs at least one picture")
+        for picture in new:
+            if picture.digest in owners:
+                found.append(
+                    f"{picture.source} is a reference of {owners[picture.digest]!r} already"
+                )
+            owners[picture.digest] = name
+    return found
 
 
 def remove(gallery: Gallery, name: str) -> Gallery:
