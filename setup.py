@@ -67,9 +67,11 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
+        "ann": ["usearch>=2.16"],
         "bench": ["torch"],
         "demo": ["fastapi>=0.115", "uvicorn>=0.30"],
         "export": EXPORT,
+        "report": ["scikit-learn"],  # the t-SNE map
         "search": ["optuna>=5.0,<6"],
         "test": [
             *(
@@ -82,6 +84,7 @@ setuptools.setup(
                 "scikit-learn",
             ),
             *("fastapi>=0.115", "uvicorn>=0.30"),  # of the extra `demo`
+            "usearch>=2.16",  # of the extra `ann`
             *EXPORT,
             "setuptools>=70.1",  # builds the wheel; from here on by itself
             *("nbclient", "ipykernel"),  # run the notebook of docs/

@@ -7,8 +7,9 @@
 
 Commands: enrol NAME IMAGE..., enrol-folder PEOPLE (of <name>/<image>), remove NAME, list, identify
 IMAGE..., compare IMAGE IMAGE, verify NAME IMAGE, search IMAGE, calibrate FOLDER (of <name>/<image>),
-rebuild. The gallery is one file. It belongs to one checkpoint and one --tta; rebuild moves it to
-another. Exit codes: 0 done, or for verify accepted; 1 rejected by verify; 2 an error.
+rebuild, index (of a large gallery). The gallery is one file. It belongs to one checkpoint and one
+--tta; rebuild moves it to another. Exit codes: 0 done, or for verify accepted; 1 rejected by verify;
+2 an error.
 """
 
 import sys

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from siamese_jax.evaluation import calibration
 from siamese_jax.recognition import gallery
-from siamese_jax.recognition.storage import GalleryFile
+from siamese_jax.recognition.storage import LARGE, GalleryFile
+from siamese_jax.recognition.store import Store, is_store
 from siamese_jax.runs import files
 
 if TYPE_CHECKING:
@@ -102,9 +103,8 @@ def _enrol(words: Sequence[str], settings: Settings) -> Output:
     name, *paths = words
     file, known, net = _open(settings, create=True)
     new = [pictures.read(net, path) for path in paths]
-    known = gallery.enrol(known, net, name, new, settings.add)
-    file.write(known)
-    count = _plural(gallery.reference_counts(known)[name], "picture")
+    known = _enrolled(file, known, net, {name: new}, settings)
+    count = _plural(known.count_of(name), "picture")
     return Output((f"enrolled {name} with {count}; {gallery.size(known)}",))
 
 
@@ -123,24 +123,27 @@ def _enrol_folder(words: Sequence[str], settings: Settings) -> Output:
     }
     whole = {name: new for name, new in people.items() if new}
     gallery.check([*faults, *gallery.faults(known, whole, settings.add)])
-    known = gallery.enrol_all(known, net, people, settings.add, settings.progress)
-    file.write(known)
+    known = _enrolled(file, known, net, people, settings)
     names, count = _plural(len(people), "name"), _plural(len(paths), "picture")
     return Output((f"enrolled {names} with {count}; {gallery.size(known)}",))
 
 
 def _remove(words: Sequence[str], settings: Settings) -> Output:
-    file = GalleryFile(settings.gallery)
-    known = gallery.remove(file.read(), words[0])
-    file.write(known)
+    file, known = _read(settings)
+    if file is None:
+        known.remove(words[0])
+    else:
+        known = gallery.remove(known, words[0])
+        file.write(known)
     return Output((f"removed {words[0]}; {gallery.size(known)}",))
 
 
 def _list(_: Sequence[str], settings: Settings) -> Output:
-    known = GalleryFile(settings.gallery).read()
-    first = {r.name: r.source for r in reversed(known.references)}
-    counts = gallery.reference_counts(known)
-    rows = ((n, _plural(count, "picture"), f"first {first[n]}") for n, count in counts.items())
+    _, known = _read(settings)
+    rows = (
+        (name, _plural(count, "picture"), f"first {first}")
+        for name, count, first in known.summary()
+    )
     network_line = f"{gallery.size(known)}, of the network {known.network} ({known.fingerprint})"
     return Output((network_line, *calibration.describe(known.calibration)), tuple(rows))
 
@@ -158,7 +161,7 @@ def _identify(paths: Sequence[str], settings: Settings) -> Output:
         name = "no threshold" if answer.threshold is None else answer.name or gallery.UNKNOWN
         nearest = ", ".join(f"{m.name} ({_score(m)})" for m in answer.matches)
         lines.append(f"{path}: {name}; nearest {nearest}")
-    return Output((*lines, _threshold_line(known, net, answers[0])))
+    return Output((*lines, _threshold_line(known, net, answers[0]), *_index_lines(known)))
 
 
 def _globbed(paths: Sequence[str]) -> list[str]:
@@ -232,8 +235,9 @@ def _verify(words: Sequence[str], settings: Settings) -> Output:
 def _search(paths: Sequence[str], settings: Settings) -> Output:
     from siamese_jax.recognition import identification, pictures, search_page
 
-    file, known, net = _open(settings)
-    page = settings.page or file.path.with_name(f"{file.path.stem}-search.html")
+    _, known, net = _open(settings)
+    path = pathlib.Path(settings.gallery).expanduser().resolve()
+    page = settings.page or path.with_name(f"{path.stem}-search.html")
     page = _page_path(page, settings.gallery, paths)
     probe = pictures.read(net, paths[0])
     matches = identification.search(known, net, probe, settings.top)
@@ -254,9 +258,12 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
     labelled = folder.load_folder(
         paths[0], image_size=net.image_shape[:2], ink=net.kind == "ink", min_images=2
     )
-    known = gallery.calibrate(known, net, labelled, settings.false_accept_rate, settings.seed)
-    file.write(known)
-    lines = calibration.describe(known.calibration)
+    learned = gallery.learn(known, net, labelled, settings.false_accept_rate, settings.seed)
+    if file is None:
+        known.calibrate(learned)
+    else:
+        file.write(dataclasses.replace(known, calibration=learned))
+    lines = calibration.describe(learned)
     if _trained_on(settings, paths[0]):
         lines = (
             f"WARNING: the network was trained on {paths[0]}: on classes that it knows it scores too "
@@ -282,18 +289,30 @@ def _resolved(path: str) -> pathlib.Path:
 
 
 def _rebuild(_: Sequence[str], settings: Settings) -> Output:
-    file = GalleryFile(settings.gallery)
-    old = file.read()
-    net = _network(settings)
-    new, from_thumbnails = gallery.rebuild(old, net)
-    file.write(new)
+    file, known = _read(settings)
+    net, calibrated = _network(settings), known.calibration is not None
+    if file is None:
+        from_thumbnails = known.rebuild(net, settings.progress)
+    else:
+        known, from_thumbnails = gallery.rebuild(known, net)
+        file.write(known)
     lines = [
-        f"rebuilt {gallery.size(new)} with {net.name}: {len(new) - from_thumbnails} from their files, "
-        f"{from_thumbnails} from kept thumbnails"
+        f"rebuilt {gallery.size(known)} with {net.name}: {len(known) - from_thumbnails} from their "
+        f"files, {from_thumbnails} from kept thumbnails"
     ]
-    if old.calibration is not None:
+    if calibrated:
         lines.append("the calibration was of the old network and is dropped: calibrate again")
     return Output(tuple(lines))
+
+
+def _index(_: Sequence[str], settings: Settings) -> Output:
+    file, known, net = _open(settings)
+    if file is not None:
+        raise ValueError(
+            f"{file.path} holds {gallery.size(known)}: an index is for {LARGE:,} pictures or more"
+        )
+    added = known.index(net, settings.progress)
+    return Output((f"took {_plural(added, 'picture')} into the index; {gallery.size(known)}",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,15 +343,37 @@ COMMANDS = {
     "search": Command(_search, "IMAGE"),
     "calibrate": Command(_calibrate, "FOLDER"),
     "rebuild": Command(_rebuild),
+    "index": Command(_index),
 }
+
+
+def _read(settings: Settings) -> tuple[GalleryFile | None, gallery.Gallery | Store]:
+    """The gallery and its file; of a large gallery, which writes itself, no file."""
+    file = GalleryFile(settings.gallery)
+    if is_store(file.path):
+        return None, Store(file.path)
+    return file, file.read()
+
+
+def _enrolled(
+    file: GalleryFile | None, known: gallery.Gallery | Store, net, people, settings: Settings
+) -> gallery.Gallery | Store:
+    """The gallery with more references, in its file."""
+    if file is None:
+        known.enrol_all(net, people, settings.add, settings.progress)
+        return known
+    known = gallery.enrol_all(known, net, people, settings.add, settings.progress)
+    file.write(known)
+    return known
 
 
 def _open(
     settings: Settings, create: bool = False
-) -> tuple[GalleryFile, gallery.Gallery, network.Siamese]:
-    """The gallery's file, the gallery and its network; with `create` a new gallery for a new file."""
-    file = GalleryFile(settings.gallery)
-    known = None if create and not file.exists() else file.read()
+) -> tuple[GalleryFile | None, gallery.Gallery | Store, network.Siamese]:
+    """As `_read`, and the network; with `create` a new gallery for a new file."""
+    file, known = GalleryFile(settings.gallery), None
+    if not create or file.exists():
+        file, known = _read(settings)
     net = _network(settings)
     if known is None:
         return file, gallery.empty(net), net
@@ -355,8 +396,14 @@ def _score(match: identification.Match) -> str:
     return f"probability {match.probability:.3f}, score {match.score:.3f}"
 
 
+def _index_lines(known: gallery.Gallery | Store) -> tuple[str, ...]:
+    """What is to be said of a large gallery's index."""
+    line = known.index_line() if isinstance(known, Store) else ""
+    return (line,) if line else ()
+
+
 def _threshold_line(
-    known: gallery.Gallery, net: network.Siamese, answer: identification.Answer
+    known: gallery.Gallery | Store, net: network.Siamese, answer: identification.Answer
 ) -> str:
     calibrated = known.calibration or net.calibrations.get("pictures")
     if calibrated is None:

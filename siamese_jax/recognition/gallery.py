@@ -21,7 +21,7 @@ import difflib
 import functools
 import hashlib
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,7 @@ from siamese_jax.evaluation import calibration
 if TYPE_CHECKING:  # what needs jax is imported where it is used: a gallery is listed without it
     from siamese_jax.data.image_set import ImageSet
     from siamese_jax.inference import network as network_lib
-    from siamese_jax.recognition import pictures, scoring
+    from siamese_jax.recognition import pictures, scoring, store
 
 UNKNOWN = "unknown"
 BATCH = 256  # pictures embedded at a time
@@ -89,6 +89,60 @@ class Gallery:
     def names(self) -> tuple[str, ...]:
         """Every name once, in the order of enrolment."""
         return tuple(dict.fromkeys(reference.name for reference in self.references))
+
+    @property
+    def name_count(self) -> int:
+        """How many names it holds."""
+        return len(self._counts)
+
+    def similar(self, name: str) -> tuple[str, ...]:
+        """Names to look for one that is not there in."""
+        del name
+        return self.names
+
+    def summary(self) -> list[tuple[str, int, str]]:
+        """Each name, how many references it has and the file of the first, in order of enrolment."""
+        first = {r.name: r.source for r in reversed(self.references)}
+        return [(name, count, first[name]) for name, count in self._counts.items()]
+
+    def part(self, name: str) -> Gallery:
+        """The gallery of one name's references.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        check_name(self, name)
+        rows = [row for row, reference in enumerate(self.references) if reference.name == name]
+        references = tuple(self.references[row] for row in rows)
+        return dataclasses.replace(self, references=references, embeddings=self.embeddings[rows])
+
+    def nearest(
+        self, net: network_lib.Siamese, h: np.ndarray, count: int
+    ) -> list[list[tuple[float, Reference]]]:
+        """The references most like each embedding (Q, D), best first: (score, reference)."""
+        return [
+            [(float(row[i]), self.references[i]) for i in np.argsort(-row, kind="stable")[:count]]
+            for row in self._scores(net, h)
+        ]
+
+    def best_names(
+        self, net: network_lib.Siamese, h: np.ndarray, count: int
+    ) -> list[list[tuple[float, Reference]]]:
+        """The best reference of each of the names most like each embedding (Q, D), best name first."""
+        chosen = []
+        for row in self._scores(net, h):
+            best = {}
+            for i in np.argsort(-row, kind="stable"):
+                best.setdefault(self.references[i].name, (float(row[i]), self.references[i]))
+                if len(best) == count:
+                    break
+            chosen.append(list(best.values()))
+        return chosen
+
+    def _scores(self, net: network_lib.Siamese, h: np.ndarray) -> np.ndarray:
+        from siamese_jax.recognition import scoring
+
+        return scoring.score(net, h, self.scored)
 
     @functools.cached_property
     def scored(self) -> scoring.References:
@@ -151,7 +205,7 @@ def empty(net: network_lib.Siamese) -> Gallery:
     return Gallery(network_fingerprint(net), net.name, (), np.zeros((0, 0)))
 
 
-def check_network(gallery: Gallery, net: network_lib.Siamese) -> None:
+def check_network(gallery: Gallery | store.Store, net: network_lib.Siamese) -> None:
     """Refuses another network than that of the gallery.
 
     Raises:
@@ -166,28 +220,23 @@ def check_network(gallery: Gallery, net: network_lib.Siamese) -> None:
         )
 
 
-def size(gallery: Gallery) -> str:
+def size(gallery: Gallery | store.Store) -> str:
     """`3 names, 6 pictures`."""
-    counts = ((len(gallery.names), "name"), (len(gallery), "picture"))
+    counts = ((gallery.name_count, "name"), (len(gallery), "picture"))
     return ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts)
 
 
-def check_name(gallery: Gallery, name: str) -> None:
+def check_name(gallery: Gallery | store.Store, name: str) -> None:
     """Refuses a name that is not in the gallery, and says which are near.
 
     Raises:
         ValueError: an unknown name.
     """
-    if name in gallery.names:
+    if gallery.count_of(name):
         return
-    near = difflib.get_close_matches(name, gallery.names, n=3)
+    near = difflib.get_close_matches(name, gallery.similar(name), n=3)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise ValueError(f"{name!r} is not in the gallery of {len(gallery.names)} names{hint}")
-
-
-def reference_counts(gallery: Gallery) -> dict[str, int]:
-    """Each name and how many references it has."""
-    return dict(gallery._counts)
+    raise ValueError(f"{name!r} is not in the gallery of {gallery.name_count} names{hint}")
 
 
 def enrol(
@@ -265,11 +314,15 @@ def check(faults: Sequence[str]) -> None:
         raise ValueError("; ".join(faults[:_SHOWN]) + more)
 
 
-def faults(known, people: Mapping[str, Sequence[pictures.Picture]], add: bool = False) -> list[str]:
+def faults(
+    known: Gallery | store.Store,
+    people: Mapping[str, Sequence[pictures.Picture]],
+    add: bool = False,
+) -> list[str]:
     """What stands in the way of enrolling these pictures.
 
     Args:
-        known: what is enrolled: has `count_of(name)` and `owners(digests)`.
+        known: the gallery.
         people: the pictures of each name.
         add: whether a name may be there already and gets further references.
     """
@@ -322,6 +375,17 @@ def calibrate(
     Raises:
         ValueError: another network, a set of another kind, or what `calibration.calibrate` refuses.
     """
+    return dataclasses.replace(gallery, calibration=learn(gallery, net, labelled, rate, seed))
+
+
+def learn(
+    gallery: Gallery | store.Store,
+    net: network_lib.Siamese,
+    labelled: ImageSet,
+    rate: float,
+    seed: int = 0,
+) -> calibration.Calibration:
+    """The threshold and probabilities of `calibrate`, whose arguments and errors it has."""
     from siamese_jax.recognition import pictures, scoring
 
     check_network(gallery, net)
@@ -332,7 +396,7 @@ def calibrate(
         h = net.embed(pictures.shape_for(net, labelled.images[rows], inverted=True))
         return scoring.score(net, h, scoring.References(h))
 
-    calibrated = calibration.calibrate(
+    return calibration.calibrate(
         score_all,
         labelled.classes,
         rate,
@@ -340,7 +404,6 @@ def calibrate(
         fingerprint=labelled.fingerprint,
         seed=seed,
     )
-    return dataclasses.replace(gallery, calibration=calibrated)
 
 
 def rebuild(gallery: Gallery, net: network_lib.Siamese) -> tuple[Gallery, int]:
@@ -359,11 +422,25 @@ def rebuild(gallery: Gallery, net: network_lib.Siamese) -> tuple[Gallery, int]:
     Raises:
         ValueError: the network is not one for galleries, see `empty`.
     """
-    from siamese_jax.recognition import pictures, scoring
+    from siamese_jax.recognition import scoring
 
     fresh = empty(net)
+    originals, from_thumbnails = read_again(net, gallery.references)
+    if not originals:
+        return fresh, 0
+    return _with_references(
+        fresh, gallery.references, scoring.embed(net, originals)
+    ), from_thumbnails
+
+
+def read_again(
+    net: network_lib.Siamese, references: Iterable[Reference]
+) -> tuple[list[pictures.Picture], int]:
+    """The pictures of references, see `rebuild`, and how many came from thumbnails."""
+    from siamese_jax.recognition import pictures
+
     originals, from_thumbnails = [], 0
-    for reference in gallery.references:
+    for reference in references:
         picture = None
         if pathlib.Path(reference.source).is_file():
             try:
@@ -376,11 +453,7 @@ def rebuild(gallery: Gallery, net: network_lib.Siamese) -> tuple[Gallery, int]:
             )
             from_thumbnails += 1
         originals.append(picture)
-    if not originals:
-        return fresh, 0
-    return _with_references(
-        fresh, gallery.references, scoring.embed(net, originals)
-    ), from_thumbnails
+    return originals, from_thumbnails
 
 
 def _with_references(gallery, references, embeddings) -> Gallery:

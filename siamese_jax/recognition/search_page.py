@@ -10,10 +10,11 @@ from siamese_jax.evaluation import calibration
 from siamese_jax.recognition import gallery
 from siamese_jax.recognition.identification import Match
 from siamese_jax.recognition.pictures import Picture, thumbnail_html
+from siamese_jax.recognition.store import Store
 from siamese_jax.reporting import page
 
 
-def render(known: gallery.Gallery, probe: Picture, matches: Sequence[Match]) -> str:
+def render(known: gallery.Gallery | Store, probe: Picture, matches: Sequence[Match]) -> str:
     """The page, which needs no other file.
 
     Args:
