@@ -1,9 +1,8 @@
 """A large gallery: an SQLite file in which enrolling one costs the same whatever else it holds.
 
-Embeddings lie in shards of `_SHARD` bytes, of which an enrolment writes its own part only. Every
-change is one transaction: a crash leaves the old gallery or the new one. One process writes at a time,
-and any number read meanwhile (SQLite's write-ahead log, two further files beside an open gallery). Every
-reference carries digests, and whatever is read is checked against them.
+Every change is one transaction: a crash leaves the old gallery or the new one. One process writes at a
+time, and any number read meanwhile (SQLite's write-ahead log, two further files beside an open gallery).
+Every reference carries digests, and whatever is read is checked against them.
 
 With an index (`Store.index`) the `shortlist.SIZE` references that it finds are compared exactly, and so
 are all that were enrolled after it was made. Without one all references are compared.
@@ -14,14 +13,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import logging
 import os
 import pathlib
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,8 +38,8 @@ _log = logging.getLogger(__name__)
 _MAGIC = b"SQLite format 3\0"
 _APPLICATION = 0x534A4758
 _FORMAT = 1
-_SHARD = 2**18  # bytes of a shard
-_PAGE = 8192
+_PAGE = 16_384  # bytes: seven embeddings of 512 numbers
+_CACHE = 32_768  # kibibytes
 _WAIT = 30.0  # seconds for another writer
 _BLOCK = 2**14  # references that are read or compared at a time
 _HELD = 2**31  # bytes of embeddings that are kept in memory between questions
@@ -49,10 +47,10 @@ _SCHEMA = """
 CREATE TABLE fact (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE name (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE reference (id INTEGER PRIMARY KEY, name INTEGER NOT NULL, source BLOB NOT NULL,
-  picture TEXT NOT NULL UNIQUE, embedding BLOB NOT NULL, seal BLOB NOT NULL);
+  picture TEXT NOT NULL UNIQUE, seal BLOB NOT NULL);
 CREATE INDEX reference_name ON reference (name);
 CREATE TABLE thumbnail (id INTEGER PRIMARY KEY, png BLOB NOT NULL);
-CREATE TABLE shard (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE embedding (id INTEGER PRIMARY KEY, data BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE projection (id INTEGER PRIMARY KEY, features INTEGER, data BLOB, digest BLOB);
 """
 
@@ -103,7 +101,7 @@ class Store:
         self.path = pathlib.Path(path).expanduser().resolve()
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such gallery; `enrol NAME IMAGE...` makes one")
-        self._held = None  # (change, ids, embeddings), see `_all`
+        self._held = None  # (change, blocks), see `_blocks`
         self._opened = None  # (index's file, index), see `_index`
         with self._clearly():
             self._db = _connect(self.path)
@@ -202,8 +200,9 @@ class Store:
             ValueError: one is not what was written.
         """
         rows = self._in(
-            "SELECT reference.id, text, source, picture, png, embedding, seal FROM reference "
-            "JOIN name ON name.id = name JOIN thumbnail ON thumbnail.id = reference.id",
+            "SELECT reference.id, text, source, picture, png, embedding.digest, seal FROM reference "
+            "JOIN name ON name.id = name JOIN thumbnail ON thumbnail.id = reference.id "
+            "JOIN embedding ON embedding.id = reference.id",
             "reference.id",
             [int(number) for number in ids],
         )
@@ -248,13 +247,11 @@ class Store:
                 "SELECT reference.id FROM reference JOIN name ON name.id = name WHERE text = ?",
                 [name],
             )
-            ids = [number for (number,) in rows]
-            self._write(ids, np.zeros((len(ids), self._width), np.float32))
-            for table in ("thumbnail", "reference"):
+            for table in ("embedding", "thumbnail", "reference"):
                 self._db.executemany(f"DELETE FROM {table} WHERE id = ?", rows)
             self._db.execute("DELETE FROM name WHERE text = ?", [name])
             references, names, following = self._fact("counts")
-            self._set("counts", [references - len(ids), names - 1, following])
+            self._set("counts", [references - len(rows), names - 1, following])
 
     def calibrate(self, calibration: Calibration) -> None:
         """Sets threshold and probabilities."""
@@ -274,23 +271,26 @@ class Store:
         with self._writing():
             self._set("network", [fresh.fingerprint, fresh.network, net.embedding_size])
             ids = [number for (number,) in self._rows("SELECT id FROM reference ORDER BY id")]
-            self._db.execute("DELETE FROM shard")
             starts = range(0, len(ids), gallery_lib.BATCH)
             for start in tqdm.tqdm(starts, "embedding", disable=not progress, leave=False):
                 part = ids[start : start + gallery_lib.BATCH]
                 references = self.references(part)
-                images, kept = gallery_lib.read_again(net, references.values())
-                from_thumbnails += kept
+                images, small = gallery_lib.read_again(net, references.values())
+                from_thumbnails += small
                 embeddings = scoring.embed(net, images)
-                self._write(part, embeddings)
-                seals = [
-                    (digest, _seal(number, reference, digest), number)
-                    for (number, reference), digest in zip(
-                        references.items(), map(_digest, embeddings), strict=True
-                    )
-                ]
+                kept = list(map(_packed, embeddings))
                 self._db.executemany(
-                    "UPDATE reference SET embedding = ?, seal = ? WHERE id = ?", seals
+                    "UPDATE embedding SET data = ?, digest = ? WHERE id = ?",
+                    [(*row, number) for row, number in zip(kept, references, strict=True)],
+                )
+                self._db.executemany(
+                    "UPDATE reference SET seal = ? WHERE id = ?",
+                    [
+                        (_seal(number, reference, digest), number)
+                        for (number, reference), (_, digest) in zip(
+                            references.items(), kept, strict=True
+                        )
+                    ],
                 )
             self._set("calibration", None)
             self._set("index", None)
@@ -300,8 +300,11 @@ class Store:
     def _insert(self, references: Sequence[Reference], embeddings: np.ndarray) -> None:
         """Adds references, in a transaction."""
         total, names, first = self._fact("counts")
-        ids = list(range(first, first + len(references)))
-        self._write(ids, embeddings)
+        embeddings = np.ascontiguousarray(embeddings, "<f4")
+        if embeddings.shape != (len(references), self._width):
+            raise ValueError(
+                f"{len(references)} references need embeddings of {self._width} numbers"
+            )
         numbers = {}
         for text in dict.fromkeys(reference.name for reference in references):
             added = self._db.execute(
@@ -309,34 +312,17 @@ class Store:
             ).rowcount
             names += added
             numbers[text] = self._rows("SELECT id FROM name WHERE text = ?", [text])[0][0]
-        rows, thumbnails = [], []
-        for number, r, embedding in zip(ids, references, embeddings, strict=True):
-            digest = _digest(embedding)
-            source = os.fsencode(r.source)
-            rows.append(
-                (number, numbers[r.name], source, r.digest, digest, _seal(number, r, digest))
-            )
+        rows, thumbnails, kept = [], [], []
+        for number, (r, embedding) in enumerate(zip(references, embeddings, strict=True), first):
+            data, digest = _packed(embedding)
+            seal = _seal(number, r, digest)
+            rows.append((number, numbers[r.name], os.fsencode(r.source), r.digest, seal))
             thumbnails.append((number, r.thumbnail))
-        self._db.executemany("INSERT INTO reference VALUES (?, ?, ?, ?, ?, ?)", rows)
+            kept.append((number, data, digest))
+        self._db.executemany("INSERT INTO reference VALUES (?, ?, ?, ?, ?)", rows)
         self._db.executemany("INSERT INTO thumbnail VALUES (?, ?)", thumbnails)
-        self._set("counts", [total + len(ids), names, first + len(ids)])
-
-    def _write(self, ids: Sequence[int], embeddings: np.ndarray) -> None:
-        """Writes embeddings into their places of the shards, which are made as needed."""
-        size, width = self._shard_size, self._width
-        embeddings = np.ascontiguousarray(embeddings, "<f4")
-        if embeddings.shape != (len(ids), width):
-            raise ValueError(f"{len(ids)} references need embeddings of {width} numbers")
-        shards = np.asarray(ids, np.int64) // size
-        for shard in np.unique(shards):
-            self._db.execute(
-                "INSERT OR IGNORE INTO shard VALUES (?, zeroblob(?))",
-                [int(shard), 4 * width * size],
-            )
-            with self._clearly(), self._db.blobopen("shard", "data", int(shard)) as blob:
-                for row in np.flatnonzero(shards == shard):
-                    blob.seek(4 * width * (ids[row] % size))
-                    blob.write(embeddings[row].tobytes())
+        self._db.executemany("INSERT INTO embedding VALUES (?, ?, ?)", kept)
+        self._set("counts", [total + len(rows), names, first + len(rows)])
 
     # -------------------------------------------------------------------------------- searching it
 
@@ -457,34 +443,46 @@ class Store:
 
         index, covers = self._index(net)
         if index is None:
-            ids, embeddings = self._all()
-            return self._best(net, h, ids, embeddings, count)
-        later, embeddings = self._range(covers, self._fact("counts")[2])
-        tails = self._best(net, h, later, embeddings, count)
+            return self._best(net, h, self._blocks(), count)
+        following = self._fact("counts")[2]
+        starts = range(covers, following, _BLOCK)
+        later = (self._range(start, min(start + _BLOCK, following)) for start in starts)
+        tails = self._best(net, h, later, count)
         projected = self._projection()(shortlist.features(net.model.head, h))
         found = index.search(projected, shortlist.SIZE)
         keys = np.asarray(found.keys).reshape(len(h), -1)
         ranked = []
         for row, tail in enumerate(tails):
-            ids, embeddings = self._embeddings(np.unique(keys[row].astype(np.int64)))
-            [(near, scores)] = self._best(net, h[row : row + 1], ids, embeddings, count)
+            found = self._embeddings(np.unique(keys[row].astype(np.int64)))
+            [(near, scores)] = self._best(net, h[row : row + 1], [found], count)
             ids, scores = np.concatenate([near, tail[0]]), np.concatenate([scores, tail[1]])
             order = np.lexsort((ids, -scores))[:count]
             ranked.append((ids[order], scores[order]))
         return ranked
 
-    def _best(self, net, h, ids, embeddings, count) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The best of given references for each embedding, exactly; blocks have a few sizes only."""
+    def _best(
+        self, net, h: np.ndarray, blocks: Iterable[tuple[np.ndarray, np.ndarray]], count: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The best of given references for each embedding, exactly.
+
+        Args:
+            net: whose comparator scores them.
+            h: (Q, D) embeddings.
+            blocks: numbers and embeddings, at most `_BLOCK` at a time; each is filled up to a power of
+                two, so that a comparison is compiled for a few sizes only.
+            count: how many.
+        """
         from siamese_jax.recognition import scoring
 
         best = [(np.zeros(0, np.int64), np.zeros(0)) for _ in h]
-        for start in range(0, len(ids), _BLOCK):
-            here, block = ids[start : start + _BLOCK], embeddings[start : start + _BLOCK]
-            size = 1 << (len(here) - 1).bit_length()
-            padded = np.concatenate([block, np.repeat(block[-1:], size - len(block), 0)])
-            scores = scoring.score(net, h, scoring.References(padded))[:, : len(here)]
+        for ids, embeddings in blocks:
+            if not len(ids):
+                continue
+            size = 1 << (len(ids) - 1).bit_length()
+            padded = np.concatenate([embeddings, np.repeat(embeddings[-1:], size - len(ids), 0)])
+            scores = scoring.score(net, h, scoring.References(padded))[:, : len(ids)]
             for row, (before, values) in enumerate(best):
-                both = np.concatenate([before, here]), np.concatenate([values, scores[row]])
+                both = np.concatenate([before, ids]), np.concatenate([values, scores[row]])
                 order = np.lexsort((both[0], -both[1]))[:count]
                 best[row] = both[0][order], both[1][order]
         return best
@@ -534,59 +532,51 @@ class Store:
     def _width(self) -> int:
         return self._fact("network")[2]
 
-    @property
-    def _shard_size(self) -> int:
-        """References of a shard."""
-        return max(1, _SHARD // (4 * self._width))
-
-    def _all(self) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers (R,) and embeddings (R, D) of all references, kept while nothing changes."""
-        change = self._rows("PRAGMA data_version")[0][0], self._fact("counts"), self.fingerprint
+    def _blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Numbers and embeddings of all references, kept in memory while nothing changes."""
+        total, _, following = counts = self._fact("counts")
+        change = self._rows("PRAGMA data_version")[0][0], counts, self.fingerprint
         if self._held is None or self._held[0] != change:
-            ids, embeddings = self._range(0, self._fact("counts")[2])
-            if embeddings.nbytes > _HELD:
-                return ids, embeddings
-            self._held = change, ids, embeddings
-        return self._held[1:]
+            self._held = None
+            kept, found = [], 0
+            for start in range(0, following, _BLOCK):
+                kept.append(self._range(start, min(start + _BLOCK, following)))
+                found += len(kept[-1][0])
+                yield kept[-1]
+                if 4 * total * self._width > _HELD:
+                    kept.clear()
+            if found != total:
+                raise ValueError(f"{self.path}: damaged: it has {found} of {total} references")
+            if kept:
+                self._held = change, kept
+            return
+        yield from self._held[1]
 
     def _range(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and embeddings of the references from `begin` up to `end`."""
-        rows = self._rows(
-            "SELECT id, embedding FROM reference WHERE id >= ? AND id < ? ORDER BY id", [begin, end]
-        )
-        size, width = self._shard_size, self._width
-        ids = np.array([number for number, _ in rows], np.int64)
-        embeddings = np.zeros((len(ids), width), np.float32)
-        if not rows:
-            return ids, embeddings
-        shards = ids // size
+        query = "SELECT id, data, digest FROM embedding WHERE id >= ? AND id < ? ORDER BY id"
         with self._clearly():
-            cursor = self._db.execute(
-                "SELECT id, data FROM shard WHERE id BETWEEN ? AND ?",
-                [int(shards[0]), int(shards[-1])],
-            )
-            for shard, data in cursor:
-                low, high = np.searchsorted(shards, [shard, shard + 1])
-                whole = np.frombuffer(data, "<f4")
-                if whole.size == size * width:
-                    embeddings[low:high] = whole.reshape(size, width)[ids[low:high] % size]
-        self._check(rows, embeddings)
-        return ids, embeddings
+            return self._unpacked(self._db.execute(query, [begin, end]))
 
     def _embeddings(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of these numbers those that are enrolled, and their embeddings."""
-        rows = sorted(
-            self._in("SELECT id, embedding FROM reference", "id", [int(number) for number in ids])
+        """Of these numbers those that are enrolled, rising, and their embeddings."""
+        numbers = [int(number) for number in ids]
+        return self._unpacked(
+            sorted(self._in("SELECT id, data, digest FROM embedding", "id", numbers))
         )
-        size, width = self._shard_size, self._width
-        embeddings = np.empty((len(rows), width), np.float32)
-        for shard, group in itertools.groupby(range(len(rows)), lambda row: rows[row][0] // size):
-            with self._clearly(), self._db.blobopen("shard", "data", shard, readonly=True) as blob:
-                for row in group:
-                    blob.seek(4 * width * (rows[row][0] % size))
-                    embeddings[row] = np.frombuffer(blob.read(4 * width), "<f4")
-        self._check(rows, embeddings)
-        return np.array([number for number, _ in rows], np.int64), embeddings
+
+    def _unpacked(self, rows: Iterable[tuple[int, bytes, bytes]]) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers and embeddings of rows of the table."""
+        ids, parts, size = [], [], 4 * self._width
+        for number, data, digest in rows:
+            if len(data) != size or _blake(data) != digest:
+                raise ValueError(
+                    f"{self.path}: damaged: embedding {number} is not what was written"
+                )
+            ids.append(number)
+            parts.append(data)
+        embeddings = np.frombuffer(b"".join(parts), "<f4").reshape(-1, self._width)
+        return np.array(ids, np.int64), embeddings
 
     def _sample(self, count: int) -> np.ndarray:
         """Embeddings of references drawn evenly from all."""
@@ -594,13 +584,6 @@ class Store:
         step = max(1, total // count)
         rows = self._rows("SELECT id FROM reference WHERE id % ? = 0 LIMIT ?", [step, count])
         return self._embeddings(np.array([number for (number,) in rows], np.int64))[1]
-
-    def _check(self, rows, embeddings) -> None:
-        for (number, digest), embedding in zip(rows, embeddings, strict=True):
-            if _digest(embedding) != digest:
-                raise ValueError(
-                    f"{self.path}: damaged: embedding {number} is not what was written"
-                )
 
     # ----------------------------------------------------------------------------------- SQLite
 
@@ -672,7 +655,8 @@ class Store:
 def _connect(path: str | os.PathLike) -> sqlite3.Connection:
     uri = f"{pathlib.Path(path).absolute().as_uri()}?mode=rw"
     db = sqlite3.connect(uri, timeout=_WAIT, isolation_level=None, uri=True)
-    for setting in ("synchronous = FULL", "secure_delete = ON", "trusted_schema = OFF"):
+    settings = ("synchronous = FULL", "secure_delete = ON", "trusted_schema = OFF")
+    for setting in (*settings, f"cache_size = -{_CACHE}"):
         db.execute(f"PRAGMA {setting}")
     return db
 
@@ -681,8 +665,10 @@ def _blake(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _digest(embedding: np.ndarray) -> bytes:
-    return _blake(np.ascontiguousarray(embedding, "<f4").tobytes())
+def _packed(embedding: np.ndarray) -> tuple[bytes, bytes]:
+    """The bytes of an embedding, and their digest."""
+    data = np.ascontiguousarray(embedding, "<f4").tobytes()
+    return data, _blake(data)
 
 
 def _seal(number: int, r: Reference, embedding: bytes) -> bytes:
