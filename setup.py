@@ -52,7 +52,7 @@ setuptools.setup(
         "array_record",  # tfds writes and reads the prepared sets with it, without TensorFlow
         "flax>=0.12",
         "importlib_resources",  # tfds imports it without declaring it
-        "jax>=0.10.2,<0.12",
+        "jax>=0.10.2,<0.13",
         "jaxtyping>=0.3",
         "matplotlib",
         "ml_collections",

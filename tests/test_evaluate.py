@@ -231,6 +231,9 @@ def test_curve_goes_between_alphabets_where_it_must(small):
     lists = trial_lists.curve_trials(small, num_trials=30)
     assert [t.n_way for t in lists] == [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]
     assert [t.scope.split()[0] for t in lists] == ["within"] * 3 + ["between"] * 7
+    # Beside a set with an alphabet of three characters:
+    lists = trial_lists.curve_trials(small, num_trials=30, largest_within=3)
+    assert [t.scope.split()[0] for t in lists] == ["within"] * 2 + ["between"] * 8
     lists = trial_lists.curve_trials(small, n_ways=[2, 20], num_trials=30, scope="between")
     assert [t.scope.split()[0] for t in lists] == ["between"] * 2
     with pytest.raises(ValueError, match="n_way 60"):
@@ -987,6 +990,8 @@ def test_run_protocols_embeds_each_image_once_for_all(small):
     )
     assert results["curve/unseen/9"].scope == "between alphabets"
     assert results["curve/training/5"].scope == "within alphabets"
+    scopes = [{results[k].scope for k in curve if k.endswith(f"/{n}")} for n in (1, 5, 9)]
+    assert all(len(found) == 1 for found in scopes)
     assert results["verification"].scope == "negatives of any alphabet"
     guess = protocols_lib.run_protocols(baselines.random_score(), data, ["within"], settings)
     assert guess["within"].num_trials == 30

@@ -14,7 +14,7 @@ def run_training(plan: Plan) -> list[Row]:
 
     Operations are those of direct convolution, however it is computed; on a CPU one case computes
     Koch's so. PyTorch trains the same network on one batch that lies ready, with AdamW where the
-    config has Muon; the step alone is what to compare it with.
+    config has Muon; compare it with the step alone, by AdamW where that is a case.
     """
     rows = []
     for name in plan.networks:
@@ -32,6 +32,9 @@ def run_training(plan: Plan) -> list[Row]:
             changes = {"model.encoder_args.convolution": "direct"}
             direct = Workload(plan.config(name, changes))
             cases.append(Case("step alone, direct convolution", direct.fixed_call(), **counted))
+        if work.config.optim.name == "muon":  # which PyTorch does not train convolutions with
+            plain = Workload(plan.config(name, {"optim.name": "adamw"}))
+            cases.append(Case("step alone, AdamW", plain.fixed_call(), **counted))
         with torch_cases(plan, work, "training", group, **counted) as (peers, absent):
             base = [case.name for case in peers]
             rows += plan.compare(group, [*cases, *peers], base=base, product=product.name) + absent

@@ -196,6 +196,7 @@ def curve_trials(
     num_trials: int = 1000,
     seed: int = 0,
     scope: str = "auto",
+    largest_within: int | None = None,
 ) -> tuple[Trials, ...]:
     """One list a number of classes N, for a curve of accuracy against N.
 
@@ -206,8 +207,10 @@ def curve_trials(
         k_shot: support images a character.
         num_trials: at each N.
         seed: of the draws.
-        scope: `auto` stays within alphabets while N is at most the smallest alphabet's size and
-            goes between alphabets beyond; `between` is so throughout. Each list says which it is.
+        scope: `auto` stays within alphabets up to `largest_within` and goes between alphabets
+            beyond; `between` is so throughout. Each list says which it is.
+        largest_within: an N; by default the size of the smallest alphabet. Give curves that are to
+            be compared the same.
 
     Raises:
         ValueError: an unknown scope, or N above the number of classes.
@@ -216,9 +219,10 @@ def curve_trials(
         raise ValueError(f"scope of a curve must be 'auto' or 'between', got {scope!r}")
     if n_ways is None:
         n_ways = [n for n in CURVE_N_WAYS if n <= image_set.num_classes]
-    smallest = image_set.alphabet_count.min()
+    if largest_within is None:
+        largest_within = int(image_set.alphabet_count.min())
     return tuple(
-        (within_trials if scope == "auto" and n <= smallest else between_trials)(
+        (within_trials if scope == "auto" and n <= largest_within else between_trials)(
             image_set, n_way=n, k_shot=k_shot, num_trials=num_trials, seed=seed, name="curve"
         )
         for n in n_ways

@@ -35,8 +35,8 @@ def curve(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
         groups = f"{inputs.group_noun}s"
         caption += (
             f" Filled points are trials within {groups}. Rings are trials between {groups}, which are "
-            f"easier; they stand where N is larger than the smallest {inputs.group_noun}. No line joins "
-            "the two."
+            f"easier; they stand where N is larger than the smallest {inputs.group_noun} of all lines. "
+            "No line joins the two."
         )
     rows = [
         (

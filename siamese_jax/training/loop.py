@@ -24,6 +24,7 @@ from siamese_jax.training.experiment import Experiment
 from siamese_jax.training.step import TrainState
 
 _log = logging.getLogger(__name__)
+_STEPS_OF_ESTIMATE = 10
 
 
 def train_and_evaluate(
@@ -68,14 +69,14 @@ def train_and_evaluate(
         saved = checkpoints.Checkpoints(path, config.keep_best, run=identity)
         stack.callback(saved.close)
         state, step, validations = _resume(run, saved, state)
-        batches = stack.enter_context(_batches(experiment, state, step))
+        images = stack.enter_context(batches(experiment, state, step))
         state, index = devices.replicate((state, experiment.index))
         train_step, net = _programs(experiment, state, programs)
         bar = stack.enter_context(_Progress(experiment, step, progress))
         while not _finished(config, step, validations):
-            state, metrics = train_step(state, next(batches), index)
+            state, metrics = train_step(state, next(images), index)
             step += 1
-            bar.update()
+            bar.update(step)
             stopping = devices.agree(should_stop())
             logging_now = step % config.log_every == 0
             validating = step % config.eval.every == 0 or step == config.num_steps
@@ -87,7 +88,7 @@ def train_and_evaluate(
                 state = _log_training(run, state, sums, step, bar, validations)
             _log_layers(run, config.optim, state.params, step)
             if validating:
-                values = _validate(experiment, net.with_variables(state.variables))
+                values = validate(experiment, net.with_variables(state.variables))
                 validations.append(run.log(step, "validation", values))
                 log = run.log_digest(step)
                 saved.save(step, devices.first(state), values["accuracy"], log)
@@ -162,7 +163,7 @@ def _resume(
 
 
 @contextlib.contextmanager
-def _batches(experiment: Experiment, state: TrainState, step: int) -> Iterator[Iterator[jax.Array]]:
+def batches(experiment: Experiment, state: TrainState, step: int) -> Iterator[Iterator[jax.Array]]:
     """The `images` of every training step: fed by the host, or always the whole set on the devices."""
     images, devices = experiment.train_set.images, experiment.devices
     if not experiment.fed:
@@ -251,7 +252,7 @@ def _log_layers(run: workdir.RunFolder, fields: Mapping, params, step: int) -> N
     run.log(step, "layers", values)
 
 
-def _validate(experiment: Experiment, net: network.Siamese) -> dict[str, float]:
+def validate(experiment: Experiment, net: network.Siamese) -> dict[str, float]:
     """The accuracy on the validation trials, and the figures of the validation pairs, if any."""
     system, cache = net.system(), {}
     result = protocols.evaluate_trials(
@@ -277,6 +278,7 @@ class _Progress:
 
     def __init__(self, experiment: Experiment, step: int, shown: bool):
         self._images = experiment.objective.images
+        self._steps, self._made, self._begun = experiment.config.num_steps, 0, 0.0
         self._bar = tqdm(
             total=experiment.config.num_steps,
             initial=step,
@@ -292,9 +294,17 @@ class _Progress:
     def __exit__(self, *_):
         self._bar.close()
 
-    def update(self) -> None:
-        """Counts one step."""
+    def update(self, step: int) -> None:
+        """Counts a step; says how long the rest will take once some steps were made."""
         self._bar.update()
+        self._made += 1
+        if self._made == 1:  # it waited for the compiler
+            self._begun = time.perf_counter()
+        elif self._made == _STEPS_OF_ESTIMATE + 1:
+            pace = (time.perf_counter() - self._begun) / _STEPS_OF_ESTIMATE
+            minutes = pace * (self._steps - step) / 60
+            self._bar.clear()
+            _log.info("%.3g s a step: %s more, besides validations", pace, _minutes(minutes))
 
     def restart_clock(self, step: int) -> None:
         """Starts the clock anew at a step."""
@@ -310,3 +320,7 @@ class _Progress:
         if validations:
             figures["validation"] = f"{validations[-1]['accuracy']:.2%}"
         self._bar.set_postfix(figures)
+
+
+def _minutes(minutes: float) -> str:
+    return f"about {minutes:.0f} minutes" if minutes >= 1.5 else "about a minute or less"

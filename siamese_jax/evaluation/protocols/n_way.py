@@ -129,11 +129,15 @@ def _protocol(
 
 
 def _curve(data: EvaluationData, **settings: Any) -> dict[str, Trials]:
-    """A list for each N, of the test classes and, if they are there, of the training classes."""
+    """A list for each N, of the test classes and, if they are there, of the training classes.
+
+    At each N both are within alphabets, or both between them.
+    """
     lists = {}
-    for part, image_set in (("unseen", data.test), ("training", data.train)):
-        if image_set is None:
-            continue
+    parts = {"unseen": data.test, "training": data.train}
+    sets = {part: image_set for part, image_set in parts.items() if image_set is not None}
+    smallest = min(int(image_set.alphabet_count.min()) for image_set in sets.values())
+    for part, image_set in sets.items():
         for drawn in curve_trials(
             image_set,
             n_ways=settings["curve_n_ways"],
@@ -141,6 +145,7 @@ def _curve(data: EvaluationData, **settings: Any) -> dict[str, Trials]:
             num_trials=settings["curve_trials"],
             seed=settings["seed"],
             scope=settings["curve_scope"],
+            largest_within=smallest,
         ):
             lists[f"curve/{part}/{drawn.n_way}"] = dataclasses.replace(drawn, name=f"curve/{part}")
     return lists

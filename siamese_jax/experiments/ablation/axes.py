@@ -118,7 +118,11 @@ def _encoder(config, label):
             "dense_std": 0.02,
             "bias_mean": 0.0,
         }
-        return {"model.encoder": "koch", "model.encoder_args": args}
+        fields = {"model.encoder": "koch", "model.encoder_args": args}
+        if old["comparator"] == "local":  # it has one vector, and no map
+            args["units"] = 512
+            fields |= {"model.comparator": "cosine", "model.head_args": {"scale": 10.0}}
+        return fields
     if old["encoder"] == "residual":
         args = dict(old["encoder_args"])
     else:
