@@ -212,10 +212,25 @@ def test_page_holds_the_calibration_and_the_pairs(page, smoke_run):
     rejected = int(((own.scores < f["threshold"]) & (own.trials.labels == 1)).sum())
     accepted = int(((own.scores >= f["threshold"]) & (own.trials.labels == 0)).sum())
     assert f"{rejected} same pairs are rejected and {accepted} different ones accepted" in text
-    assert "The dissimilarity is minus the score" in text  # of a cosine
+    assert "The dissimilarity is the distance of the two embeddings" in text
+    head = smoke_run.net.variables["params"]["head"]
+    similarity = (own.scores - float(head["bias"])) / float(head["scale"])
+    apart = np.sqrt(np.maximum(2 - 2 * similarity, 0))  # as of unit vectors with this cosine
     chosen = dict(image_sheets.sample_pairs(own))["Same, by chance"]
     shown = re.findall(r">(dissimilarity [-\d.]+)<", page)
-    assert shown[: len(chosen)] == [f"dissimilarity {-own.scores[pair]:.2f}" for pair in chosen]
+    wanted = [apart[pair] for pair in chosen]
+    np.testing.assert_allclose(
+        [float(x.split()[1]) for x in shown[: len(chosen)]], wanted, atol=0.006
+    )
+
+
+def test_errors_are_explained_by_places(page, smoke_run):
+    """The comparator is `local`: each wrong answer shown has a figure for it and for the right class."""
+    text = visible(page)
+    wrong = [part for part in page.split('<p class="card-title bad">')[1:] if "ranks" in part[:200]]
+    assert wrong and all(part.count('class="explanation"') >= 2 for part in wrong[:-1])
+    assert "from the middle of the two scores" in text and "from the threshold" in text
+    assert "“Why?” below an error shows the two pictures" in text
 
 
 def test_published_figures_stand_beside_official_runs_only(smoke_run, tmp_path):

@@ -10,7 +10,6 @@ import tempfile
 
 import numpy as np
 
-import siamese_jax
 from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.workload import Plan, Workload
 from siamese_jax.data import loading
@@ -29,7 +28,7 @@ _THUMBNAIL = bytes(range(256)) * 2  # as large as a small character's
 
 def run_galleries(plan: Plan) -> list[Row]:
     """Both kinds of file at several sizes, with made-up and with real embeddings."""
-    net = Workload(plan.config("quickstart")).network()
+    net = Workload(plan.config("quickstart:vector")).network()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for count in (20, 60) if plan.smoke else COUNTS:
@@ -176,7 +175,7 @@ def _real(plan: Plan) -> list[Row]:
     """Omniglot's test characters and the package's network, whose comparator is `local`."""
     if not shortlist.is_installed():
         return []
-    net = siamese_jax.load("omniglot")
+    net = network.load("omniglot")
     test = loading.load({"name": "omniglot", "archives": plan.archives}).test
     if plan.smoke:
         test = test.select(classes=range(20))

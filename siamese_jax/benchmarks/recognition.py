@@ -49,8 +49,8 @@ class References:
 
 
 def run_recognition(plan: Plan) -> list[Row]:
-    """Enrols and identifies with the quickstart's network, with and without the encoder."""
-    net = Workload(plan.config("quickstart")).network()
+    """Enrols and identifies with the quickstart's `:vector`, with and without the encoder."""
+    net = Workload(plan.config("quickstart:vector")).network()
     pictures = workload.random_images(16 if plan.smoke else 256, net.image_shape, plan.seed)
     encoder = Case("embed", lambda: net.embed(pictures), len(pictures), "images")
     rows = plan.compare("quickstart, pictures to enrol", [encoder])
