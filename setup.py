@@ -39,6 +39,7 @@ setuptools.setup(
     package_data={
         "siamese_jax.experiments": ["*.html"],
         "siamese_jax.recognition": ["*.html"],
+        "siamese_jax.reporting": ["*.css"],
         "siamese_jax.runs": ["pretrained/*.npz"],
     },
     cmdclass={"build_py": BuildWithCommands},
@@ -68,9 +69,11 @@ setuptools.setup(
         "typing_extensions",  # its TypedDict, which pydantic asks for before Python 3.12
     ],
     extras_require={
+        "ann": ["usearch>=2.16"],
         "bench": ["torch"],
         "demo": ["fastapi>=0.115", "uvicorn>=0.30"],
         "export": EXPORT,
+        "report": ["scikit-learn"],  # the t-SNE map
         "search": ["optuna>=5.0,<6"],
         "test": [
             *(
@@ -84,6 +87,7 @@ setuptools.setup(
                 "scikit-learn",
             ),
             *("fastapi>=0.115", "uvicorn>=0.30"),  # of the extra `demo`
+            "usearch>=2.16",  # of the extra `ann`
             *EXPORT,
             "setuptools>=70.1",  # builds the wheel; from here on by itself
             *("nbclient", "ipykernel"),  # run the notebook of docs/

@@ -3,12 +3,16 @@
     python launch/recognize.py --workdir=RUN --gallery=FILE enrol anna a1.png a2.png
     python launch/recognize.py --workdir=RUN --gallery=FILE calibrate PEOPLE --false_accept_rate=0.01
     python launch/recognize.py --workdir=RUN --gallery=FILE identify who.png
+    python launch/recognize.py --workdir=RUN compare a.png b.png --page=why.html
 
-Commands: enrol NAME IMAGE..., remove NAME, list, identify IMAGE..., compare IMAGE IMAGE,
-verify NAME IMAGE, search IMAGE, calibrate FOLDER (of <name>/<image>), rebuild. The gallery is one
-file. It belongs to one checkpoint and one --tta; rebuild moves it to another. Exit codes:
-0 done, or for verify accepted; 1 rejected by verify; 2 an error.
+Commands: enrol NAME IMAGE..., enrol-folder PEOPLE (of <name>/<image>), remove NAME, list, identify
+IMAGE..., compare IMAGE IMAGE, verify NAME IMAGE, search IMAGE, calibrate FOLDER (of <name>/<image>),
+rebuild, index (of a large gallery). The gallery is one file. It belongs to one checkpoint and one
+--tta; rebuild moves it to another. Exit codes: 0 done, or for verify accepted; 1 rejected by verify;
+2 an error.
 """
+
+import sys
 
 from absl import flags
 
@@ -24,13 +28,14 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.
 _TTA = flags.DEFINE_integer("tta", 1, "Views a picture in test-time augmentation; 1 for none.")
 _ADD = flags.DEFINE_bool("add", False, "enrol: further references for an enrolled name.")
 _TOP = flags.DEFINE_integer("top", 3, "identify, search: names or references shown.")
-_PAGE = flags.DEFINE_string("page", None, "search: file of the page, else beside the gallery.")
+_PAGE = flags.DEFINE_string("page", None, "search, compare: file of a page of the answer.")
 _RATE = flags.DEFINE_float("false_accept_rate", 0.01, "calibrate: rate to allow.")
 _SEED = flags.DEFINE_integer("seed", 0, "calibrate: seed of the classes held out.")
 _CONFIDENCE = flags.DEFINE_float("confidence", 0.9, "calibrate: of the bound on fresh classes.")
 _THRESHOLD = flags.DEFINE_enum(
     "threshold", "plain", ["plain", "bound"], "calibrate: the one that accepts names."
 )
+_PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
 
 
 def main(argv):
@@ -49,6 +54,7 @@ def main(argv):
         seed=_SEED.value,
         confidence=_CONFIDENCE.value,
         threshold=_THRESHOLD.value,
+        progress=_PROGRESS.value,
     )
     output = commands.run(command, words, settings)
     for line in (*cli.text_table(output.table).splitlines(), *output.lines):

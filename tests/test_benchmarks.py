@@ -212,7 +212,7 @@ def test_pillows_warps_are_drawn_anew(glyphs):
 
 def test_references_find_the_best_row_over_blocks(monkeypatch):
     monkeypatch.setattr(recognition, "_BLOCK", 7)
-    net = workload_of("quickstart").network()
+    net = workload.Workload(PLAN.config("quickstart:vector")).network()
     h = recognition.unit_vectors(30, 16, 0)
     queries = recognition.unit_vectors(5, 16, 1)
     np.testing.assert_allclose(np.linalg.norm(h, axis=1), 1, rtol=1e-6)

@@ -3,8 +3,8 @@
 import base64
 import dataclasses
 import io
-import math
 import re
+from html import unescape
 
 import numpy as np
 import PIL.Image
@@ -13,7 +13,7 @@ from scipy import special
 
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation import metrics, protocols, trials
-from siamese_jax.reporting import curves, drawing, image_figures, network_figures, wording
+from siamese_jax.reporting import curves, embedding_map, image_sheets, wording
 from siamese_jax.reporting.inputs import count_confusions
 
 
@@ -88,84 +88,112 @@ def test_sample_trials_shows_right_and_wrong_ones():
     correct = np.ones((5, 8))
     correct[2, 3] = correct[4, 1] = 0
     correct[0, 0] = 0.5
-    chosen = image_figures.sample_trials(correct, 8)
+    chosen = image_sheets.sample_trials(correct, 8)
     assert len({tuple(c) for c in chosen}) == 8
     np.testing.assert_array_equal([correct[r, q] == 1 for r, q in chosen], [True] * 5 + [False] * 3)
-    assert (correct[tuple(image_figures.sample_trials(correct, 4).T)] == 1).sum() == 2
-    assert (image_figures.sample_trials(np.zeros((2, 3)), 4)).shape == (4, 2)
-    assert (image_figures.sample_trials(np.ones((2, 3)), 10)).shape == (6, 2)
+    assert (correct[tuple(image_sheets.sample_trials(correct, 4).T)] == 1).sum() == 2
+    assert (image_sheets.sample_trials(np.zeros((2, 3)), 4)).shape == (4, 2)
+    assert (image_sheets.sample_trials(np.ones((2, 3)), 10)).shape == (6, 2)
 
 
-def embedded_pictures(svg):
+def embedded_pictures(html):
     return [
         np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
-        for data in re.findall(r'data:image/png;base64,([^"]+)"', svg)
+        for data in re.findall(r'data:image/png;base64,([^")]+)[")]', html)
     ]
+
+
+def words(html):
+    """The visible text, a line a piece."""
+    return [unescape(piece) for piece in re.findall(r">([^<]+)<", html) if piece.strip()]
+
+
+NAMES = image_sheets.Names(lambda row: f"file{row}.png", lambda row: f"class {row // 3}")
 
 
 def test_pictures_show_ink_dark_on_white_and_photos_as_they_are():
     image = np.array([[0, 255], [51, 204]], np.uint8)[None, :, :, None]
     np.testing.assert_array_equal(
-        image_figures.pictures(image, "ink")[0, :, :, 0], [[255, 0], [204, 51]]
+        image_sheets.pictures(image, "ink")[0, :, :, 0], [[255, 0], [204, 51]]
     )
     np.testing.assert_array_equal(
-        image_figures.pictures(image / 255.0, "ink"), image_figures.pictures(image, "ink")
+        image_sheets.pictures(image / 255.0, "ink"), image_sheets.pictures(image, "ink")
     )
     colour = np.random.default_rng(0).integers(0, 256, (2, 10, 8, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(image_figures.pictures(colour, "photo"), colour)
+    np.testing.assert_array_equal(image_sheets.pictures(colour, "photo"), colour)
     large = np.full((1, 200, 100, 3), 9, np.uint8)
-    np.testing.assert_array_equal(
-        image_figures.pictures(large, "photo"), np.full((1, 48, 24, 3), 9)
-    )
+    np.testing.assert_array_equal(image_sheets.pictures(large, "photo"), np.full((1, 96, 48, 3), 9))
 
 
-def test_trial_grid_holds_every_picture_and_verdict(planted):
-    svg = drawing.to_svg(image_figures.trial_grid_figure(planted, "ink", 6), "a < b")
-    assert svg.startswith('<svg role="img" aria-label="a &lt; b" viewBox="0 0 ')
-    shown = embedded_pictures(svg)
-    assert len(shown) == 6 * 4
+def test_trial_sheet_holds_every_picture_verdict_and_name(planted):
+    asked = []
+
+    def why(first, second, middle):
+        asked.append((first, second, middle))
+        return "<p>because</p>"
+
+    html = image_sheets.trial_sheet(planted, "ink", NAMES, ["a < b"], why, 6)
+    shown = embedded_pictures(html)
+    assert len(shown) == 6 * 4 == html.count(' alt="')
     wanted = {
-        image_figures.pictures(make_set().images[[row]], "ink").tobytes() for row in (0, 3, 6, 9)
+        image_sheets.pictures(make_set().images[[row]], "ink").tobytes() for row in (0, 3, 6, 9)
     }
     assert wanted <= {picture.tobytes() for picture in shown}
-    assert svg.count("a0: right") == 2 and svg.count("a tie of 2") == 1
-    assert svg.count("wrong, the right one ranks 2 of 3") == 3
-    assert ">9.00<" in svg
+    assert html.count("a &lt; b: right") == 2 and html.count("a tie of 2") == 1
+    assert html.count("wrong, the right one ranks 2 of 3") == 3
+    assert ">9.00<" in html
+    # The first query of run 0 is image 0; image 4 is answered with 5, where image 1 is right with 1.
+    said = "The query is file0.png. Answered: file4.png (5.00). Right: file1.png (1.00)."
+    assert said in words(html)
+    assert "query: file0.png" in html and "file4.png, score 5.00, answered" in html
+    assert "file1.png, score 1.00, the right class" in html
+    # Each wrong answer is explained beside the right class; a tie is not.
+    assert len(asked) == 6 and html.count("because") == 6
+    assert {(0, 4, 3.0), (0, 1, 3.0)} <= set(asked)
+    assert "Why?" not in image_sheets.trial_sheet(planted, "ink", NAMES, ["a"], None, 6)
 
 
-def test_trial_grid_says_when_scores_are_not_finite(planted):
+def test_trial_sheet_says_when_scores_are_not_finite(planted):
     scores = planted.scores.copy()
     scores[1, 1, 0] = np.nan
     result = dataclasses.replace(
         planted, scores=scores, correct=np.where(np.isnan(scores).any(-1), 1 / 3, planted.correct)
     )
-    svg = drawing.to_svg(image_figures.trial_grid_figure(result, "ink", 6), "")
-    assert svg.count("no answer, a score is not finite") == 1 and ">nan<" in svg
+    html = image_sheets.trial_sheet(result, "ink", NAMES, ["a"], None, 6)
+    assert html.count("no answer, a score is not finite") == 1 and ">nan<" in html
 
 
 @pytest.mark.parametrize("shape", [(20, 12, 1), (9, 16, 3)])
 def test_pictures_of_photos_keep_shape_and_colour(shape):
     images = make_set(shape, "photo")
     pixels = images.images[:8].reshape(4, 2, *shape) / np.float32(255)
-    svg = drawing.to_svg(image_figures.pairs_figure(pixels, np.array([1, 1, 0, 0]), "photo"), "")
-    shown = embedded_pictures(svg)
+    html = image_sheets.training_pair_sheet(pixels, np.array([1, 1, 0, 0]), "photo")
+    shown = embedded_pictures(html)
     assert len(shown) == 8
     expected = np.broadcast_to(images.images[0], (*shape[:2], 3))
     np.testing.assert_array_equal(shown[0], expected)
-    assert svg.count("same (1)") == 2 and svg.count("different (0)") == 2
-    height, width = (float(x) for x in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups()[::-1])
-    assert math.isclose(width, 72 * drawing.WIDTH, rel_tol=1e-6) and height < width
+    assert words(html).count("same (1)") == 2 and words(html).count("different (0)") == 2
 
-    svg = drawing.to_svg(image_figures.confusion_figure([(0, 2, 1.5, 7)], images, examples=2), "")
-    assert len(embedded_pictures(svg)) == 4
-    assert ">a0 1 and 3<" in svg and ">1.5 of 7 wrong<" in svg
+    html = image_sheets.confusion_sheet([(0, 2, 1.5, 7)], images, examples=2)
+    assert len(embedded_pictures(html)) == 4
+    assert {"a0 1 and 3", "1.5 of 7 wrong"} <= set(words(html))
+
+
+def test_a_large_photo_becomes_a_jpeg_and_ink_never_does():
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    assert image_sheets.data_uri(noise).startswith("data:image/jpeg;base64,")
+    ink = np.repeat(np.where(noise[..., :1] > 128, 255, 0), 3, -1).astype(np.uint8)
+    assert image_sheets.data_uri(ink).startswith("data:image/png;base64,")
+    np.testing.assert_array_equal(embedded_pictures(f'"{image_sheets.data_uri(ink)}"'), [ink])
 
 
 def test_episode_sheet_leaves_masked_columns_out():
     pixels = np.random.default_rng(0).random((2, 2, 4, 6, 6, 1))
     mask = np.array([[True] * 4, [True, True, True, False]])
-    svg = drawing.to_svg(image_figures.episode_figure(pixels, mask, "ink"), "")
-    assert len(embedded_pictures(svg)) == 2 * 4 + 2 * 3
+    html = image_sheets.episode_sheet(pixels, mask, "ink")
+    assert len(embedded_pictures(html)) == 2 * 4 + 2 * 3
+    assert "class 4, side B" in html.partition("Episode 2")[0]
+    assert "class 4" not in html.partition("Episode 2")[2]
 
 
 def test_names_of_classes_are_short():
@@ -179,74 +207,50 @@ def test_names_of_classes_are_short():
 def test_filters_are_scaled_each_to_its_own_largest_weight():
     kernel = np.zeros((3, 3, 1, 2))
     kernel[0, 0, 0] = [0.5, -20.0]
-    svg = drawing.to_svg(network_figures.filters_figure(kernel), "")
-    first, second = embedded_pictures(svg)
-    assert first.shape == (24, 24, 3)
+    first, second = embedded_pictures(image_sheets.filter_sheet(kernel))
+    assert first.shape == (3, 3, 3)
     red, blue, zero = first[0, 0], second[0, 0], first[-1, -1]
     assert red[0] > 2 * red[2] and blue[2] > 2 * blue[0] and zero.min() > 240
 
 
-def test_embedding_map_joins_each_class_to_its_mean():
-    images = make_set(num_classes=4, per_class=3, alphabets=2)
-    rng = np.random.default_rng(1)
-    embeddings = rng.normal(size=(len(images), 7))
-    svg = drawing.to_svg(network_figures.embedding_figure([("one", embeddings, images)]), "")
-    assert len(embedded_pictures(svg)) == 4
-    assert "% of the variance" in svg
-
-
 def test_principal_components_are_those_of_the_covariance():
     x = np.random.default_rng(0).normal(size=(30, 6)) * [5, 3, 1, 1, 1, 1] + 10
-    points, explained = network_figures.principal_components(x)
+    points, explained = embedding_map.principal_components(x)
     values, vectors = np.linalg.eigh(np.cov(x.T))
     projected = (x - x.mean(0)) @ vectors[:, ::-1][:, :2]
     np.testing.assert_allclose(np.abs(points), np.abs(projected), atol=1e-9)
     np.testing.assert_allclose(explained, values[::-1][:2] / values.sum(), atol=1e-12)
-    points, explained = network_figures.principal_components(np.ones((3, 1)))
+    points, explained = embedding_map.principal_components(np.ones((3, 1)))
     assert points.shape == (3, 2) and not points.any() and not explained.any()
 
 
 @pytest.mark.parametrize("shape", [(20, 12, 3), (9, 16, 1)])
-def test_trials_and_maps_of_photos_keep_shape_and_colour(shape):
+def test_trials_of_photos_keep_shape_and_colour_and_name_their_classes(shape):
     images = make_set(shape, "photo")
     result = evaluate(images, [[0, 3]], [[1, 4]], [[0, 1]], [[[2, 1], [2, 1]]])
-    svg = drawing.to_svg(image_figures.trial_grid_figure(result, "photo", 2), "")
-    shown = embedded_pictures(svg)
+    html = image_sheets.trial_sheet(result, "photo", NAMES, ["a"], None, 2)
+    shown = embedded_pictures(html)
     assert len(shown) == 2 * 3
     expected = np.broadcast_to(images.images[1], (*shape[:2], 3))
     assert any(np.array_equal(picture, expected) for picture in shown)
-    embeddings = np.random.default_rng(1).normal(size=(len(images), 7))
-    svg = drawing.to_svg(network_figures.embedding_figure([("one", embeddings, images)]), "")
-    assert {picture.shape for picture in embedded_pictures(svg)} == {(*shape[:2], 3)}
+    assert words(html).count("class 0") == words(html).count("class 1") == 2
 
 
-def test_map_of_vectors_has_names_and_no_pictures():
-    rng = np.random.default_rng(0)
-    images = dataclasses.replace(
-        make_set(), images=rng.normal(size=(12, 1, 5, 1)).astype(np.float32), kind="vector"
-    )
-    svg = drawing.to_svg(
-        network_figures.embedding_figure([("one", rng.normal(size=(12, 3)), images)]), ""
-    )
-    assert not embedded_pictures(svg)
-    assert all(f">{c}<" in svg for c in (1, 2, 3, 4))
-
-
-def test_episode_sheet_has_a_line_for_each_of_three_sides():
+def test_episode_sheet_shows_each_of_three_sides():
     pixels = np.random.default_rng(0).random((1, 3, 4, 6, 6, 1))
-    svg = drawing.to_svg(image_figures.episode_figure(pixels, np.ones((1, 4), bool), "ink"), "")
-    assert len(embedded_pictures(svg)) == 3 * 4
-    assert [side for side in "ABCD" if f">{side}<" in svg] == ["A", "B", "C"]
+    html = image_sheets.episode_sheet(pixels, np.ones((1, 4), bool), "ink")
+    assert len(embedded_pictures(html)) == 3 * 4
+    assert [side for side in "ABCD" if f"side {side}" in html] == ["A", "B", "C"]
 
 
 def test_single_images_stand_with_their_names():
     pixels = np.random.default_rng(0).random((5, 8, 6, 3))
-    figure = image_figures.images_figure(pixels, ["a", "b c", "a", "d" * 30, "e"], "photo", count=4)
-    svg = drawing.to_svg(figure, "")
-    shown = embedded_pictures(svg)
+    names = ["a", "b & c", "a", "d" * 30, "e"]
+    html = image_sheets.image_sheet(pixels, names, "photo", count=4)
+    shown = embedded_pictures(html)
     assert len(shown) == 4
     np.testing.assert_array_equal(shown[0], np.rint(255 * pixels[0]))
-    assert [text.get_text() for text in figure.axes[0].texts] == ["a", "b c", "a", "d" * 16 + "…"]
+    assert words(html) == names[:4]
 
 
 # ------------------------------------------------------------------------------ pairs and curves
@@ -294,20 +298,20 @@ def eight_pairs():
 
 
 def test_pairs_to_show_are_of_each_kind_and_the_hardest_errors_come_first(eight_pairs):
-    rows = dict(image_figures.sample_pairs(eight_pairs, count=6))
-    assert len(rows["same, by chance"]) == 3  # pairs 0 and 3 are the same two pictures
-    assert {1, 2} < set(rows["same, by chance"]) < {0, 1, 2, 3}
-    assert set(rows["different, by chance"]) == {4, 5, 6, 7}
-    assert list(rows["same, the least alike of those rejected"]) == [2, 1]
-    assert list(rows["different, the most alike of those accepted"]) == [6, 5]
-    few = image_figures.sample_pairs(eight_pairs, count=1, seed=1)
+    rows = dict(image_sheets.sample_pairs(eight_pairs, count=6))
+    assert len(rows["Same, by chance"]) == 3  # pairs 0 and 3 are the same two pictures
+    assert {1, 2} < set(rows["Same, by chance"]) < {0, 1, 2, 3}
+    assert set(rows["Different, by chance"]) == {4, 5, 6, 7}
+    assert list(rows["Same, the least alike of those rejected"]) == [2, 1]
+    assert list(rows["Different, the most alike of those accepted"]) == [6, 5]
+    few = image_sheets.sample_pairs(eight_pairs, count=1, seed=1)
     assert [len(members) for _, members in few] == [1] * 4
-    again = image_figures.sample_pairs(eight_pairs, count=1, seed=1)
+    again = image_sheets.sample_pairs(eight_pairs, count=1, seed=1)
     assert [list(x) for _, x in few] == [list(x) for _, x in again]
     clean = verification_errors([1, 0], [1, 0], [0, 0], [1, 3])
-    assert [what for what, _ in image_figures.sample_pairs(clean)] == [
-        "same, by chance",
-        "different, by chance",
+    assert [what for what, _ in image_sheets.sample_pairs(clean)] == [
+        "Same, by chance",
+        "Different, by chance",
     ]
 
 
@@ -321,33 +325,35 @@ def test_pairs_are_shown_with_dissimilarity_and_probability(shape, kind):
         return -result.scores[members]
 
     rows = [("some", np.array([0, 2])), ("others", np.array([1]))]
-    figure = image_figures.verification_pairs_figure(result, rows, apart, kind)
-    assert asked == [[0, 2], [1]] and len(figure.axes) == 1
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts == [
-        "some",
-        f"dissimilarity -0.90\nP(same) {100 * special.expit(0.8):.1f} %",
-        "dissimilarity -5.00\nP(same) > 99.9 %",
-        "others",
-        "dissimilarity 3.00\nP(same) < 0.1 %",
+    html = image_sheets.pair_sheet(result, rows, apart, kind, NAMES, lambda *_: "<p>because</p>")
+    assert asked == [[0, 2], [1]]
+    assert words(html) == [
+        *("some", "✓", "dissimilarity -0.90", f"P(same) {100 * special.expit(0.8):.1f} %"),
+        *("file0.png", "file1.png"),
+        *(
+            "✗",
+            "dissimilarity -5.00",
+            "P(same) > 99.9 %",
+            "file6.png",
+            "file9.png",
+            "Why?",
+            "because",
+        ),
+        *("others", "✗", "dissimilarity 3.00", "P(same) < 0.1 %", "file6.png", "file7.png"),
+        *("Why?", "because"),
     ]
-    colours = [text.get_color() for text in figure.axes[0].texts]
-    assert colours[1] != colours[2] == colours[4]  # right, wrong, wrong
-    shown = embedded_pictures(drawing.to_svg(figure, ""))
+    shown = embedded_pictures(html)
     images = make_set(shape, kind).images
-    expected = image_figures.pictures(images[[0, 1, 6, 9, 6, 7]], kind)
+    expected = image_sheets.pictures(images[[0, 1, 6, 9, 6, 7]], kind)
     np.testing.assert_array_equal(shown, expected)
 
 
 def test_a_claim_is_shown_by_its_first_reference():
     result = verification_errors([0.9, -3], [1, 0], [0, 6], [[1, 2], [9, -1]])
-    rows = image_figures.sample_pairs(result)
-    figure = image_figures.verification_pairs_figure(
-        result, rows, lambda members: members / 7, "ink"
-    )
-    shown = embedded_pictures(drawing.to_svg(figure, ""))
+    rows = image_sheets.sample_pairs(result)
+    html = image_sheets.pair_sheet(result, rows, lambda members: members / 7, "ink", NAMES)
     np.testing.assert_array_equal(
-        shown, image_figures.pictures(make_set().images[[0, 1, 6, 9]], "ink")
+        embedded_pictures(html), image_sheets.pictures(make_set().images[[0, 1, 6, 9]], "ink")
     )
 
 

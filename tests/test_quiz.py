@@ -71,7 +71,7 @@ def write(path, content):
 
 
 def test_the_page_holds_the_very_trials(small):
-    html = quiz.page(small)
+    html = quiz.render(small)
     content = content_of(html)
     assert content["hash"] == small.trials.hash and content["network"] == "a </script> network"
 
@@ -91,7 +91,7 @@ def test_the_page_holds_the_very_trials(small):
 
 
 def test_the_page_knows_no_other_address(small):
-    html = quiz.page(small)
+    html = quiz.render(small)
     html = html.replace(json.dumps(content_of(html)["images"], separators=(",", ":")), "")
     assert not re.search(r"https?:|//[a-z]|@import|<link(?! rel=\"icon\" href=\"data:)", html)
     assert "default-src 'none'" in html and "{{" not in html

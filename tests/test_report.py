@@ -1,7 +1,9 @@
 """The report of a smoke run, of vectors, of colour pictures, of every objective; the layers."""
 
+import base64
 import dataclasses
 import html.parser
+import io
 import math
 import pathlib
 import re
@@ -14,7 +16,6 @@ import numpy as np
 import optax
 import PIL.Image
 import pytest
-from matplotlib.image import AxesImage
 
 from siamese_jax.data import augment, loading
 from siamese_jax.evaluation import baselines
@@ -27,8 +28,7 @@ from siamese_jax.models.comparators import Cosine
 from siamese_jax.models.siamese import SiameseNet
 from siamese_jax.reporting import (
     curves,
-    drawing,
-    image_figures,
+    image_sheets,
     published,
     run_figures,
     run_page,
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.slow  # they train
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SECTIONS = ["results", "learning", "curve", "trials", "confusions", "verification"]
-SECTIONS += ["retrieval", "open_set", "alphabets", "training", "network", "run"]
+SECTIONS += ["retrieval", "open_set", "parts", "training", "network", "run"]
 FIGURES = {"learning", "curve", "trials", "confusions", "roc"}
 FIGURES |= {"reliability", "pairs", "training", "filters", "embeddings"}
 SMALL = {"n_way": 5, "num_trials": 40, "num_pairs": 80, "curve_trials": 20, "curve_n_ways": (2, 9)}
@@ -144,7 +144,7 @@ def test_page_is_whole_and_needs_no_other_file(page):
     assert "://" not in page  # no address of anything; base64 has no colon
     assert "<script" not in page and "<link" not in page and "@import" not in page
     assert all(
-        link.startswith(("#", "data:image/png;base64,"))
+        link.startswith(("#", "data:image/png;base64,", "data:image/jpeg;base64,"))
         for link in re.findall(r'(?:href|src)="([^"]*)"', page)
     )
     assert len(page) < 5e6
@@ -154,7 +154,11 @@ def test_page_is_whole_and_needs_no_other_file(page):
 def test_page_holds_every_section_and_figure(page):
     assert re.findall(r'<section id="([^"]*)"', page) == SECTIONS
     assert [link[1:] for link in re.findall(r'<a href="([^"]*)"', page)] == SECTIONS
-    assert page.count("<svg") == page.count("<figcaption>") == len(FIGURES)
+    assert page.count("<figcaption>") == len(FIGURES)
+    charts = FIGURES - {"trials", "confusions", "pairs", "training", "filters", "embeddings"}
+    assert page.count('<svg role="img"') == 2 * len(charts)  # a broad and a slim one
+    pictures = re.findall(r"<img [^>]*>", page)
+    assert len(pictures) > 100 and all(re.search(r' alt="[^"]+"', tag) for tag in pictures)
     assert "Not evaluated here" not in page
 
 
@@ -226,11 +230,25 @@ def test_page_holds_the_calibration_and_the_pairs(page, smoke_run):
     rejected = int(((own.scores < f["threshold"]) & (own.trials.labels == 1)).sum())
     accepted = int(((own.scores >= f["threshold"]) & (own.trials.labels == 0)).sum())
     assert f"{rejected} same pairs are rejected and {accepted} different ones accepted" in text
-    assert "The dissimilarity is minus the score" in text  # of a cosine
-    chosen = dict(image_figures.sample_pairs(own))["same, by chance"]
-    shown = run_figures.draw(smoke_run)["pairs"].axes[0].texts
-    wanted = [f"dissimilarity {-own.scores[pair]:.2f}" for pair in chosen]
-    assert [text.get_text().split("\n")[0] for text in shown[1 : 1 + len(chosen)]] == wanted
+    assert "The dissimilarity is the distance of the two embeddings" in text
+    head = smoke_run.net.variables["params"]["head"]
+    similarity = (own.scores - float(head["bias"])) / float(head["scale"])
+    apart = np.sqrt(np.maximum(2 - 2 * similarity, 0))  # as of unit vectors with this cosine
+    chosen = dict(image_sheets.sample_pairs(own))["Same, by chance"]
+    shown = re.findall(r">(dissimilarity [-\d.]+)<", page)
+    wanted = [apart[pair] for pair in chosen]
+    np.testing.assert_allclose(
+        [float(x.split()[1]) for x in shown[: len(chosen)]], wanted, atol=0.006
+    )
+
+
+def test_errors_are_explained_by_places(page, smoke_run):
+    """The comparator is `local`: each wrong answer shown has a figure for it and for the right class."""
+    text = visible(page)
+    wrong = [part for part in page.split('<p class="card-title bad">')[1:] if "ranks" in part[:200]]
+    assert wrong and all(part.count('class="explanation"') >= 2 for part in wrong[:-1])
+    assert "from the middle of the two scores" in text and "from the threshold" in text
+    assert "“Why?” below an error shows the two pictures" in text
 
 
 def test_published_figures_stand_beside_official_runs_only(smoke_run, tmp_path):
@@ -247,8 +265,9 @@ def test_published_figures_stand_beside_official_runs_only(smoke_run, tmp_path):
     assert "Not Omniglot" not in text
     assert "matching network" not in text  # `between` was not evaluated
     # The curve, the verification, the retrieval and the open set.
-    assert text.count("Not evaluated here") == 4
-    assert re.findall(r'<section id="([^"]*)"', page) == SECTIONS
+    assert "Not evaluated here: verification, retrieval, open_set, curve." in text
+    absent = ("curve", "verification", "retrieval", "open_set")
+    assert re.findall(r'<section id="([^"]*)"', page) == [s for s in SECTIONS if s not in absent]
 
 
 def test_published_figures_between_alphabets_stand_beside_their_split_only(smoke_run):
@@ -280,12 +299,17 @@ def test_there_is_no_report_without_a_saved_evaluation(smoke_run, tmp_path):
         report.write_saved_report(smoke_run.path)
 
 
-def test_draw_gives_figures_that_save_as_pictures(smoke_run, tmp_path):
-    drawn = run_figures.draw(smoke_run)
-    assert set(drawn) == FIGURES
-    path = drawing.save(drawn["trials"], tmp_path / "trials.png", dpi=50)
-    with PIL.Image.open(path) as picture:
-        assert picture.size[0] == 480 and np.asarray(picture.convert("L")).std() > 10
+def test_draw_gives_every_figure(smoke_run):
+    assert set(run_figures.draw(smoke_run)) == FIGURES
+
+
+def test_the_tiles_say_what_chance_is_and_what_a_score_means(smoke_run):
+    text = visible(section_run.head(smoke_run))
+    assert f"chance {100 / smoke_run.network_results['official'].n_way:.2f} %" in text
+    assert "chance 20.00 %" in text and "chance 50.00 %" in text  # 5-way trials, pairs
+    found = smoke_run.network_results["retrieval"].trials
+    assert f"chance {100 * 7 / (len(found.images) - 1):.2f} %" in text  # 7 others of its class
+    assert "A score says how alike two pictures are" in text
 
 
 # ---------------------------------------------------------------------------- other runs and sets
@@ -318,7 +342,7 @@ def test_the_sheet_of_every_objective(smoke_run, name):
     inputs = dataclasses.replace(smoke_run, config=config, training=training)
     figures = {
         "training": run_figures.training_batch(training, "ink"),
-        "learning": curves.training_figure(inputs.log_rows, "training", "validation"),
+        "learning": "",
     }
     learning, sheet = (
         section(inputs, figures) for section in (section_training.learning, section_training.batch)
@@ -327,7 +351,7 @@ def test_the_sheet_of_every_objective(smoke_run, name):
     assert f"objective “{name}”" in visible(section_run.head(inputs))
     assert sheet.count("data:image/png;base64") == pictures
     if name == "classifier":
-        names = set(re.findall(r"<text[^>]*>([^<]*)</text>", sheet))
+        names = set(re.findall(r"<span>([^<]*)</span>", sheet))
         known = {wording.class_name(x) for x in smoke_run.data.train.class_names}
         assert names and names <= known
 
@@ -391,9 +415,10 @@ def test_a_run_of_vectors(tmp_path):
     results = evaluate.evaluate_run(request)
     page = (path / "report.html").read_text(encoding="utf-8")
     text = visible(page)
-    assert re.findall(r'<section id="([^"]*)"', page) == SECTIONS
-    # The course, the curve, the ROC, the reliability and the map: none with pictures.
-    assert page.count("<svg") == 5 and "data:image/png" not in page
+    shown = [name for name in SECTIONS if name != "trials"]
+    assert re.findall(r'<section id="([^"]*)"', page) == shown
+    # The course, the curve, the ROC and the reliability, each broad and slim: none with pictures.
+    assert page.count('<svg role="img"') == 8 and "data:image/png" not in page
     assert "two vectors of 4 features are" in text and "picture" not in text.replace(
         "There are no pictures to show", ""
     ).replace("there are no pictures to show", "")
@@ -452,19 +477,23 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     drawn = run_figures.draw(report.gather(path, config, data, net, results))
     expected = {"learning", "trials", "roc", "pairs", "reliability", "file_roc", "file_pairs"}
     assert expected <= set(drawn) and {"training", "filters", "embeddings"} <= set(drawn)
-    assert len(drawn["learning"].axes) == 3 and len(drawn["reliability"].axes) == 2
     # The distance that is written below a pair is the one that its score was made of.
     own = results["run @ 4"]["verification"]
     head = net.variables["params"]["head"]
     apart = (float(head["bias"]) - own.scores) / float(head["scale"])
-    rows = image_figures.sample_pairs(own)
+    rows = image_sheets.sample_pairs(own)
     wanted = [f"{apart[pair]:.2f}" for _, members in rows for pair in members]
-    texts = [x.get_text() for x in drawn["pairs"].axes[0].texts]
-    assert [re.search(r"y (-?[\d.]+)", x).group(1) for x in texts if "diss" in x] == wanted
-    for name in ("trials", "pairs", "file_pairs", "training", "embeddings"):
-        shown = [image.get_array() for image in drawn[name].findobj(AxesImage)]
-        assert {picture.shape for picture in shown} == {(16, 12, 3)}
-        assert any(np.ptp(picture, axis=-1).max() > 20 for picture in shown)  # in colour
+    assert re.findall(r">dissimilarity (-?[\d.]+)<", drawn["pairs"]) == wanted
+    for name in ("trials", "pairs", "file_pairs", "training"):
+        data = re.findall(r'src="data:image/png;base64,([^"]+)"', drawn[name])
+        shown = [PIL.Image.open(io.BytesIO(base64.b64decode(x))) for x in data]
+        assert {(picture.mode, picture.size) for picture in shown} == {("RGB", (12, 16))}
+    # Photos are called by their files and classes, and nothing is said of alphabets.
+    assert re.search(r"The query is person\d/\d.png", text)
+    assert "faces/person0/0.png" in text  # of the file of pairs
+    assert "alphabet" not in re.sub(r"whole groups \(alphabets, runs or classes\)", "", text)
+    assert "Class by class" in text and "person" in text.partition("Class by class")[2]
+    assert "cannot be shown: the comparator “euclidean”" in text
 
 
 # ------------------------------------------------------------------------ the network, the batch

@@ -45,6 +45,7 @@ class Row:
         amount: units a call.
         seconds: median time of a call; None where it could not run, and `note` says why.
         quartiles: first and third quartile of that time, seconds.
+        processor: median processor time of a call, of all threads, seconds.
         repetitions: number of repeats.
         calls: calls a repeat.
         first: seconds of the very first call, compilation included where there is any.
@@ -63,6 +64,7 @@ class Row:
     amount: float = 0
     seconds: float | None = None
     quartiles: tuple[float, float] | None = None
+    processor: float | None = None
     repetitions: int = 0
     calls: int = 0
     first: float | None = None
@@ -100,13 +102,14 @@ def compare(
         One row a case.
     """
     firsts, calls = zip(*(_warm(case, repeat_seconds, clock) for case in cases), strict=True)
-    seconds = np.empty((repetitions, len(cases)))
+    seconds, processor = np.empty((2, repetitions, len(cases)))
     for r in range(repetitions):
         for s, case in enumerate(cases):
-            begin = clock()
+            begin, begin_processor = clock(), time.process_time()
             for _ in range(calls[s]):
                 jax.block_until_ready(case.call())
             seconds[r, s] = (clock() - begin) / calls[s]
+            processor[r, s] = (time.process_time() - begin_processor) / calls[s]
     amounts = np.array([case.amount for case in cases], float)
     operations = np.array([case.operations for case in cases], float)
     names = [case.name for case in cases]
@@ -129,7 +132,8 @@ def compare(
                 unit=case.unit,
                 amount=case.amount,
                 seconds=float(medians[s]),
-                quartiles=(low, high),
+                quartiles=tuple(np.quantile(seconds[:, s], (0.25, 0.75)).tolist()),
+                processor=float(np.median(processor[:, s])),
                 repetitions=repetitions,
                 calls=calls[s],
                 first=firsts[s],

@@ -7,7 +7,7 @@ import functools
 import jax
 import numpy as np
 
-from siamese_jax.benchmarks import workload
+from siamese_jax.benchmarks import galleries, workload
 from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.workload import Plan, Workload
 from siamese_jax.inference import network
@@ -49,8 +49,8 @@ class References:
 
 
 def run_recognition(plan: Plan) -> list[Row]:
-    """Enrols and identifies with the quickstart's network, with and without the encoder."""
-    net = Workload(plan.config("quickstart")).network()
+    """Enrols and identifies with the quickstart's `:vector`, with and without the encoder."""
+    net = Workload(plan.config("quickstart:vector")).network()
     pictures = workload.random_images(16 if plan.smoke else 256, net.image_shape, plan.seed)
     encoder = Case("embed", lambda: net.embed(pictures), len(pictures), "images")
     rows = plan.compare("quickstart, pictures to enrol", [encoder])
@@ -90,7 +90,7 @@ def run_recognition(plan: Plan) -> list[Row]:
                 ),
             ]
         rows += plan.compare(f"{count:,} references of {width} numbers", cases)
-    return rows
+    return rows + galleries.run_galleries(plan)
 
 
 def _identify(net: network.Siamese, references: References, pictures: np.ndarray) -> tuple:

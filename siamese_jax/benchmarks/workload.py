@@ -76,11 +76,13 @@ class Plan:
         """The config `configs/{name}.py` on data that need no network.
 
         Args:
-            name: one of `NETWORKS`.
+            name: one of `NETWORKS`, and after a colon perhaps a variant of it.
             changes: values by dotted field.
         """
+        name, _, variant = name.partition(":")
+        words = [word for word in (variant, "smoke" * self.smoke) if word]
         path = self.root / "configs" / f"{name}.py"
-        config = runpy.run_path(str(path))["get_config"]("smoke" if self.smoke else "")
+        config = runpy.run_path(str(path))["get_config"](",".join(words))
         config.seed = self.seed
         config.num_devices = 1
         config.model.dtype = self.dtype

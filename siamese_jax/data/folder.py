@@ -168,7 +168,37 @@ def _image_set(
         kind=kind,
         name=stem,
         digests=digests,
+        files=tuple("/".join(parts) for parts in files),
     )
+
+
+def picture_files(path: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
+    """The pictures of a folder laid out as `<name>/<picture>`, by name; none is read.
+
+    Order, hidden files and a single folder on top are as of `load_folder`.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        ValueError: no such folder, no pictures in it, or files at another depth, all told at once.
+    """
+    path = pathlib.Path(path).expanduser()
+    names = _folder_names(path)
+    top = _top(names)
+    parts = sorted(
+        (name[len(top) :] for name in names), key=lambda parts: [natural_key(p) for p in parts]
+    )
+    astray = ["/".join(p) for p in parts if len(p) != 2]
+    if astray:
+        more = f" and {len(astray) - _SHOWN} more" if len(astray) > _SHOWN else ""
+        raise ValueError(f"{path}: not at <name>/<picture>: {', '.join(astray[:_SHOWN])}{more}")
+    if not parts:
+        raise ValueError(f"{path}: holds no pictures; expected <name>/<picture>")
+    files = {}
+    for name, picture in parts:
+        files.setdefault(name, []).append(path.joinpath(*top, name, picture))
+    return files
 
 
 def read_picture(path: str | os.PathLike, mode: str) -> np.ndarray:

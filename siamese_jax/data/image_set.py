@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -98,6 +99,8 @@ class ImageSet:
         name: what the set is called in logs and reports.
         digests: (M,) uint64 digest of each image's pixels, where the set was prepared with them: the
             fingerprint then reads no pixels. None where it was not.
+        files: the file of each image, its path below the set's folder; for people to read, and no
+            part of the fingerprint. None where images have no files of their own.
     """
 
     images: np.ndarray | StreamedImages
@@ -109,6 +112,7 @@ class ImageSet:
     kind: str
     name: str
     digests: np.ndarray | None = None
+    files: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -125,6 +129,8 @@ class ImageSet:
                 f"{len(self.images)} images, {len(self.classes)} classes and "
                 f"{len(self.drawers)} drawers: the three must be equally many"
             )
+        if self.files is not None and len(self.files) != len(self.images):
+            raise ValueError(f"{len(self.images)} images need as many files: {len(self.files)}")
         if len(self.images) == 0:
             raise ValueError(f"the set {self.name!r} holds no images")
         order = np.lexsort((self.drawers, self.classes))
@@ -279,6 +285,7 @@ class ImageSet:
             kind=self.kind,
             name=name or self.name,
             digests=None if self.digests is None else self.digests[keep],
+            files=None if self.files is None else tuple(itertools.compress(self.files, keep)),
         )
 
     def resized(self, height: int, width: int) -> ImageSet:

@@ -253,6 +253,7 @@ def joined(a: ImageSet, b: ImageSet, name: str) -> ImageSet:
         alphabet_names=a.alphabet_names + b.alphabet_names,
         kind=a.kind,
         name=name,
+        files=a.files + b.files if a.files and b.files else None,
     )
 
 

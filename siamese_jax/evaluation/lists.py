@@ -139,6 +139,8 @@ class VerificationPairs(TrialList):
             references, its row ending in -1 where it has fewer.
         labels: (P,) int, 1 = same class, 0 = different.
         groups: (P,) int, of the first image.
+        names: what each image is called, such as its file; empty where they have none. No part of
+            the hash.
 
     Raises:
         ValueError: the shapes do not fit, or an image is paired with itself.
@@ -150,12 +152,15 @@ class VerificationPairs(TrialList):
     first: np.ndarray
     second: np.ndarray
     labels: np.ndarray
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shapes = {x.shape for x in (self.first, self.labels, self.groups)}
         shapes.add(self.second.shape[:1])
         if len(shapes) != 1 or self.first.ndim != 1 or len(self.first) == 0:
             raise ValueError(f"first, second, labels and groups must be (P,), got {sorted(shapes)}")
+        if len(self.names) not in (0, len(self.images)):
+            raise ValueError(f"{len(self.images)} images need as many names: {len(self.names)}")
         references = self.references
         gaps = (references[:, 1:] >= 0)[references[:, :-1] < 0]
         if (self.num_references < 1).any() or gaps.any():

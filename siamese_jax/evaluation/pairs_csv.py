@@ -82,6 +82,7 @@ def read_pairs(
         first=np.array([row[claim.questioned] for claim in claims]),
         second=second[:, 0] if most == 1 else second,
         labels=labels,
+        names=tuple(os.path.relpath(file, path.parent) for file in row),
         groups=groups,
         group_names=tuple(os.path.relpath(x, path.parent) for x in names),
         grouped_by="folder" if by_folder else "image",

@@ -25,6 +25,7 @@ from siamese_jax.data import loading
 from siamese_jax.evaluation import metrics, protocols
 from siamese_jax.evaluation import trials as trials_lib
 from siamese_jax.inference.network import Siamese
+from siamese_jax.reporting import page
 
 MOST_RUNS = {"official": 20, "within": 1000}  # by kind of trials
 FORMAT = "siamese_jax quiz 1"
@@ -99,10 +100,10 @@ def answer(net: Siamese, trials: trials_lib.Trials, alphabets: Sequence[str]) ->
 
 def write_page(quiz: Quiz, path: str | os.PathLike) -> None:
     """Writes the page of a quiz, one file of UTF-8."""
-    pathlib.Path(path).write_text(page(quiz), encoding="utf-8")
+    pathlib.Path(path).write_text(render(quiz), encoding="utf-8")
 
 
-def page(quiz: Quiz) -> str:
+def render(quiz: Quiz) -> str:
     """The page of a quiz as HTML."""
     trials = quiz.trials
     rows = np.unique(np.concatenate([trials.queries.ravel(), trials.supports.ravel()]))
@@ -125,7 +126,7 @@ def page(quiz: Quiz) -> str:
         ],
     }
     packed = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
-    return _TEMPLATE.read_text(encoding="utf-8").replace("{{quiz}}", packed)
+    return page.filled(_TEMPLATE).replace("{{quiz}}", packed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -346,6 +346,7 @@ def _ablation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], l
 def _benchmark(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     header = ["what", "median time", "middle half", "rate", "ratio"]
     with_aim = any("aim" in row for row in table["row"])
+    more = [name for name in ("processor", "recall") if table.get(name)]
     rows = []
     for row in table["row"]:
         record = read_record(results, row["record"], records.Benchmark)
@@ -367,7 +368,14 @@ def _benchmark(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], 
         ratio = f"{entry['ratio']:.2f}" if "ratio" in entry else "-"
         cells = [row["label"], _time(entry["seconds"])]
         cells += [" - ".join(_time(limit) for limit in entry["quartiles"]), rate, ratio]
+        if table.get("processor"):
+            cells.append(_time(entry["processor"]) if "processor" in entry else "-")
+        if table.get("recall"):
+            exact = entry.get("share_of") == "exact answers"
+            cells.append(f"{100 * entry['share']:.1f}" if exact else "-")
         rows.append([*cells, *([row.get("aim", "-")] if with_aim else [])])
+    titles = {"processor": "processor time", "recall": "recall@1, %"}
+    header += [titles[name] for name in more]
     return [*header, *(["aim"] if with_aim else [])], rows
 
 

@@ -50,6 +50,14 @@ def explains(net: Siamese) -> bool:
     return isinstance(net.model.head, Local) and net.model.context is None
 
 
+def no_places(net: Siamese) -> str:
+    """One line that says why a network's scores cannot be explained."""
+    return (
+        f"{net.name} compares with {type(net.model.head).__name__}, which knows no places: only a "
+        "network with model.comparator 'local' can say which places of two pictures met"
+    )
+
+
 def explain(
     net: Siamese, image1: np.ndarray, image2: np.ndarray, threshold: float = 0.0
 ) -> Explanation:
@@ -65,10 +73,7 @@ def explain(
         ValueError: the network does not compare places.
     """
     if not explains(net):
-        raise ValueError(
-            f"{net.name} compares with {type(net.model.head).__name__}, which knows no places: only "
-            "a network with model.comparator 'local' can be explained"
-        )
+        raise ValueError(no_places(net))
     h1, h2 = net.embed(np.stack([image1, image2]))
     head = net.model.head
     parameters = net.devices.first(net.variables)["params"]["head"]

@@ -6,13 +6,15 @@ What needs jax is imported by the commands that use it, so that the others and u
 from __future__ import annotations
 
 import dataclasses
+import glob
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from siamese_jax.evaluation import bounds, calibration
 from siamese_jax.recognition import gallery
-from siamese_jax.recognition.storage import GalleryFile
+from siamese_jax.recognition.storage import LARGE, GalleryFile
+from siamese_jax.recognition.store import Store, is_store
 from siamese_jax.runs import files
 
 if TYPE_CHECKING:
@@ -31,11 +33,13 @@ class Settings:
         tta: as in `inference.network.load`.
         add: whether `enrol` gives further references to a name that is enrolled already.
         top: how many names or references are shown.
-        page: file for the page of `search`; None for one beside the gallery.
+        page: file for the page of `search` or `compare`; None for one beside the gallery, and for
+            `compare` for none.
         false_accept_rate: of `calibrate`.
         seed: of `calibrate`.
         confidence: of the bound that `calibrate` makes.
         threshold: which one `calibrate` lets decide, `plain` or `bound`.
+        progress: whether long commands show a progress bar.
     """
 
     workdir: str | None = None
@@ -49,6 +53,7 @@ class Settings:
     seed: int = 0
     confidence: float = bounds.CONFIDENCE
     threshold: str = "plain"
+    progress: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,24 +107,47 @@ def _enrol(words: Sequence[str], settings: Settings) -> Output:
     name, *paths = words
     file, known, net = _open(settings, create=True)
     new = [pictures.read(net, path) for path in paths]
-    known = gallery.enrol(known, net, name, new, settings.add)
-    file.write(known)
-    count = _plural(gallery.reference_counts(known)[name], "picture")
+    known = _enrolled(file, known, net, {name: new}, settings)
+    count = _plural(known.count_of(name), "picture")
     return Output((f"enrolled {name} with {count}; {gallery.size(known)}",))
 
 
+def _enrol_folder(words: Sequence[str], settings: Settings) -> Output:
+    from siamese_jax.data import folder
+    from siamese_jax.recognition import pictures
+
+    files_of = folder.picture_files(words[0])
+    file, known, net = _open(settings, create=True)
+    paths = [path for of_name in files_of.values() for path in of_name]
+    read, faults = pictures.read_all(net, paths, settings.progress)
+    by_source = {picture.source: picture for picture in read}
+    people = {
+        name: [by_source[str(p.absolute())] for p in paths if str(p.absolute()) in by_source]
+        for name, paths in files_of.items()
+    }
+    whole = {name: new for name, new in people.items() if new}
+    gallery.check([*faults, *gallery.faults(known, whole, settings.add)])
+    known = _enrolled(file, known, net, people, settings)
+    names, count = _plural(len(people), "name"), _plural(len(paths), "picture")
+    return Output((f"enrolled {names} with {count}; {gallery.size(known)}",))
+
+
 def _remove(words: Sequence[str], settings: Settings) -> Output:
-    file = _file(settings)
-    known = gallery.remove(file.read(), words[0])
-    file.write(known)
+    file, known = _read(settings)
+    if file is None:
+        known.remove(words[0])
+    else:
+        known = gallery.remove(known, words[0])
+        file.write(known)
     return Output((f"removed {words[0]}; {gallery.size(known)}",))
 
 
 def _list(_: Sequence[str], settings: Settings) -> Output:
-    known = _file(settings).read()
-    first = {r.name: r.source for r in reversed(known.references)}
-    counts = gallery.reference_counts(known)
-    rows = ((n, _plural(count, "picture"), f"first {first[n]}") for n, count in counts.items())
+    _, known = _read(settings)
+    rows = (
+        (name, _plural(count, "picture"), f"first {first}")
+        for name, count, first in known.summary()
+    )
     network_line = f"{gallery.size(known)}, of the network {known.network} ({known.fingerprint})"
     return Output((network_line, *calibration.describe(known.calibration)), tuple(rows))
 
@@ -127,19 +155,38 @@ def _list(_: Sequence[str], settings: Settings) -> Output:
 def _identify(paths: Sequence[str], settings: Settings) -> Output:
     from siamese_jax.recognition import identification, pictures
 
+    paths = _globbed(paths)
     _, known, net = _open(settings)
-    probes = [pictures.read(net, path) for path in paths]
+    probes, faults = pictures.read_all(net, paths, settings.progress)
+    gallery.check(faults)
     answers = identification.identify(known, net, probes, settings.top)
     lines = []
     for path, answer in zip(paths, answers, strict=True):
         name = "no threshold" if answer.threshold is None else answer.name or gallery.UNKNOWN
         nearest = ", ".join(f"{m.name} ({_score(m)})" for m in answer.matches)
         lines.append(f"{path}: {name}; nearest {nearest}")
-    return Output((*lines, _threshold_line(known, net, answers[0])))
+    return Output((*lines, _threshold_line(known, net, answers[0]), *_index_lines(known)))
+
+
+def _globbed(paths: Sequence[str]) -> list[str]:
+    """The paths, with the pictures that a pattern stands for in its place, in natural order."""
+    from siamese_jax.data import folder
+
+    found = []
+    for path in paths:
+        if pathlib.Path(path).exists() or not glob.has_magic(path):
+            found.append(path)
+            continue
+        names = glob.glob(str(pathlib.Path(path).expanduser()), recursive=True)
+        matches = [name for name in names if pathlib.Path(name).is_file()]
+        if not matches:
+            raise ValueError(f"{path}: no picture has such a name")
+        found += sorted(matches, key=folder.natural_key)
+    return found
 
 
 def _compare(paths: Sequence[str], settings: Settings) -> Output:
-    from siamese_jax.recognition import identification, pictures
+    from siamese_jax.recognition import compare_page, identification, pictures
 
     calibrated = None
     if settings.gallery is None:
@@ -147,17 +194,35 @@ def _compare(paths: Sequence[str], settings: Settings) -> Output:
     else:
         _, known, net = _open(settings)
         calibrated = known.calibration
+    page = settings.page and _page_path(settings.page, settings.gallery, paths)
     first, second = (pictures.read(net, path) for path in paths)
     comparison = identification.compare(net, first, second, calibrated)
     probability = "no probability: launch/calibrate.py calibrates the network"
     if comparison.probability is not None:
         probability = f"probability of same {comparison.probability:.4f}"
-    return Output(
-        (
-            f"dissimilarity {comparison.dissimilarity:.4f}, score {comparison.score:.4f}, "
-            f"{probability}",
-        )
-    )
+    lines = [
+        f"dissimilarity {comparison.dissimilarity:.4f}, score {comparison.score:.4f}, {probability}"
+    ]
+    if page:
+        calibrated = calibrated or net.calibrations.get("pictures")
+        files.replace_text(page, compare_page.render(net, first, second, comparison, calibrated))
+        lines.append(f"page: {page}")
+    return Output(tuple(lines))
+
+
+def _page_path(path: str | pathlib.Path, gallery_file: str | None, pictures) -> pathlib.Path:
+    """The file of a page, in a folder that exists; none of the command's other files is replaced."""
+    page = pathlib.Path(path).expanduser()
+    if not page.parent.is_dir():
+        raise ValueError(f"{page.parent}: no such folder for a page")
+    others = [(gallery_file, "the gallery itself")] if gallery_file is not None else []
+    for other, what in (*others, *((picture, "one of the pictures") for picture in pictures)):
+        other = pathlib.Path(other).expanduser()
+        if page.resolve() == other.resolve() or (
+            page.exists() and other.exists() and page.samefile(other)
+        ):
+            raise ValueError(f"--page={page} is {what}: give the page another name")
+    return page
 
 
 def _verify(words: Sequence[str], settings: Settings) -> Output:
@@ -174,15 +239,12 @@ def _verify(words: Sequence[str], settings: Settings) -> Output:
 def _search(paths: Sequence[str], settings: Settings) -> Output:
     from siamese_jax.recognition import identification, pictures, search_page
 
-    file, known, net = _open(settings)
-    page = settings.page or file.path.with_name(f"{file.path.stem}-search.html")
-    page = pathlib.Path(page).expanduser()
-    if page.resolve() == file.path or (page.exists() and page.samefile(file.path)):
-        raise ValueError(f"--page={page} is the gallery itself: give the page another name")
+    _, known, net = _open(settings)
+    path = pathlib.Path(settings.gallery).expanduser().resolve()
+    page = settings.page or path.with_name(f"{path.stem}-search.html")
+    page = _page_path(page, settings.gallery, paths)
     probe = pictures.read(net, paths[0])
     matches = identification.search(known, net, probe, settings.top)
-    if not page.parent.is_dir():
-        raise ValueError(f"{page.parent}: no such folder for a page")
     files.replace_text(page, search_page.render(known, probe, matches))
     rows = tuple(
         (str(rank), match.name, _score(match), match.reference.source)
@@ -200,13 +262,16 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
     labelled = folder.load_folder(
         paths[0], image_size=net.image_shape[:2], ink=net.kind == "ink", min_images=2
     )
-    known = gallery.calibrate(
+    learned = gallery.learn(
         *(known, net, labelled, settings.false_accept_rate, settings.seed),
         confidence=settings.confidence,
         decided_by=settings.threshold,
     )
-    file.write(known)
-    lines = calibration.describe(known.calibration)
+    if file is None:
+        known.calibrate(learned)
+    else:
+        file.write(dataclasses.replace(known, calibration=learned))
+    lines = calibration.describe(learned)
     if _trained_on(settings, paths[0]):
         lines = (
             f"WARNING: the network was trained on {paths[0]}: on classes that it knows it scores too "
@@ -233,18 +298,30 @@ def _resolved(path: str) -> pathlib.Path:
 
 
 def _rebuild(_: Sequence[str], settings: Settings) -> Output:
-    file = _file(settings)
-    old = file.read()
-    net = _network(settings)
-    new, from_thumbnails = gallery.rebuild(old, net)
-    file.write(new)
+    file, known = _read(settings)
+    net, calibrated = _network(settings), known.calibration is not None
+    if file is None:
+        from_thumbnails = known.rebuild(net, settings.progress)
+    else:
+        known, from_thumbnails = gallery.rebuild(known, net)
+        file.write(known)
     lines = [
-        f"rebuilt {gallery.size(new)} with {net.name}: {len(new) - from_thumbnails} from their files, "
-        f"{from_thumbnails} from kept thumbnails"
+        f"rebuilt {gallery.size(known)} with {net.name}: {len(known) - from_thumbnails} from their "
+        f"files, {from_thumbnails} from kept thumbnails"
     ]
-    if old.calibration is not None:
+    if calibrated:
         lines.append("the calibration was of the old network and is dropped: calibrate again")
     return Output(tuple(lines))
+
+
+def _index(_: Sequence[str], settings: Settings) -> Output:
+    file, known, net = _open(settings)
+    if file is not None:
+        raise ValueError(
+            f"{file.path} holds {gallery.size(known)}: an index is for {LARGE:,} pictures or more"
+        )
+    added = known.index(net, settings.progress)
+    return Output((f"took {_plural(added, 'picture')} into the index; {gallery.size(known)}",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +343,7 @@ class Command:
 
 COMMANDS = {
     "enrol": Command(_enrol, "NAME IMAGE..."),
+    "enrol-folder": Command(_enrol_folder, "PEOPLE"),
     "remove": Command(_remove, "NAME", needs_network=False),
     "list": Command(_list, needs_network=False),
     "identify": Command(_identify, "IMAGE..."),
@@ -274,15 +352,37 @@ COMMANDS = {
     "search": Command(_search, "IMAGE"),
     "calibrate": Command(_calibrate, "FOLDER"),
     "rebuild": Command(_rebuild),
+    "index": Command(_index),
 }
+
+
+def _read(settings: Settings) -> tuple[GalleryFile | None, gallery.Gallery | Store]:
+    """The gallery and its file; of a large gallery, which writes itself, no file."""
+    file = GalleryFile(settings.gallery)
+    if is_store(file.path):
+        return None, Store(file.path)
+    return file, file.read()
+
+
+def _enrolled(
+    file: GalleryFile | None, known: gallery.Gallery | Store, net, people, settings: Settings
+) -> gallery.Gallery | Store:
+    """The gallery with more references, in its file."""
+    if file is None:
+        known.enrol_all(net, people, settings.add, settings.progress)
+        return known
+    known = gallery.enrol_all(known, net, people, settings.add, settings.progress)
+    file.write(known)
+    return known
 
 
 def _open(
     settings: Settings, create: bool = False
-) -> tuple[GalleryFile, gallery.Gallery, network.Siamese]:
-    """The gallery's file, the gallery and its network; with `create` a new gallery for a new file."""
-    file = _file(settings)
-    known = None if create and not file.exists() else file.read()
+) -> tuple[GalleryFile | None, gallery.Gallery | Store, network.Siamese]:
+    """As `_read`, and the network; with `create` a new gallery for a new file."""
+    file, known = GalleryFile(settings.gallery), None
+    if not create or file.exists():
+        file, known = _read(settings)
     net = _network(settings)
     if known is None:
         return file, gallery.empty(net), net
@@ -311,8 +411,14 @@ def _score(match: identification.Match) -> str:
     return f"probability {match.probability:.3f}, score {match.score:.3f}"
 
 
+def _index_lines(known: gallery.Gallery | Store) -> tuple[str, ...]:
+    """What is to be said of a large gallery's index."""
+    line = known.index_line() if isinstance(known, Store) else ""
+    return (line,) if line else ()
+
+
 def _threshold_line(
-    known: gallery.Gallery, net: network.Siamese, answer: identification.Answer
+    known: gallery.Gallery | Store, net: network.Siamese, answer: identification.Answer
 ) -> str:
     calibrated = known.calibration or net.calibrations.get("pictures")
     if calibrated is None:

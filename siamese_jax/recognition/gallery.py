@@ -21,19 +21,22 @@ import difflib
 import functools
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tqdm
 
 from siamese_jax.evaluation import bounds, calibration
 
 if TYPE_CHECKING:  # what needs jax is imported where it is used: a gallery is listed without it
     from siamese_jax.data.image_set import ImageSet
     from siamese_jax.inference import network as network_lib
-    from siamese_jax.recognition import pictures, scoring
+    from siamese_jax.recognition import pictures, scoring, store
 
 UNKNOWN = "unknown"
+BATCH = 256  # pictures embedded at a time
+_SHOWN = 20  # faults that a message lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +90,60 @@ class Gallery:
         """Every name once, in the order of enrolment."""
         return tuple(dict.fromkeys(reference.name for reference in self.references))
 
+    @property
+    def name_count(self) -> int:
+        """How many names it holds."""
+        return len(self._counts)
+
+    def similar(self, name: str) -> tuple[str, ...]:
+        """Names to look for one that is not there in."""
+        del name
+        return self.names
+
+    def summary(self) -> list[tuple[str, int, str]]:
+        """Each name, how many references it has and the file of the first, in order of enrolment."""
+        first = {r.name: r.source for r in reversed(self.references)}
+        return [(name, count, first[name]) for name, count in self._counts.items()]
+
+    def part(self, name: str) -> Gallery:
+        """The gallery of one name's references.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        check_name(self, name)
+        rows = [row for row, reference in enumerate(self.references) if reference.name == name]
+        references = tuple(self.references[row] for row in rows)
+        return dataclasses.replace(self, references=references, embeddings=self.embeddings[rows])
+
+    def nearest(
+        self, net: network_lib.Siamese, h: np.ndarray, count: int
+    ) -> list[list[tuple[float, Reference]]]:
+        """The references most like each embedding (Q, D), best first: (score, reference)."""
+        return [
+            [(float(row[i]), self.references[i]) for i in np.argsort(-row, kind="stable")[:count]]
+            for row in self._scores(net, h)
+        ]
+
+    def best_names(
+        self, net: network_lib.Siamese, h: np.ndarray, count: int
+    ) -> list[list[tuple[float, Reference]]]:
+        """The best reference of each of the names most like each embedding (Q, D), best name first."""
+        chosen = []
+        for row in self._scores(net, h):
+            best = {}
+            for i in np.argsort(-row, kind="stable"):
+                best.setdefault(self.references[i].name, (float(row[i]), self.references[i]))
+                if len(best) == count:
+                    break
+            chosen.append(list(best.values()))
+        return chosen
+
+    def _scores(self, net: network_lib.Siamese, h: np.ndarray) -> np.ndarray:
+        from siamese_jax.recognition import scoring
+
+        return scoring.score(net, h, self.scored)
+
     @functools.cached_property
     def scored(self) -> scoring.References:
         """The embeddings, prepared once for scoring."""
@@ -94,8 +151,21 @@ class Gallery:
 
         return scoring.References(self.embeddings)
 
+    @functools.cached_property
+    def _counts(self) -> collections.Counter:
+        return collections.Counter(reference.name for reference in self.references)
+
     def __len__(self) -> int:
         return len(self.references)
+
+    def count_of(self, name: str) -> int:
+        """How many references a name has."""
+        return self._counts[name]
+
+    def owners(self, digests: Sequence[str]) -> dict[str, str]:
+        """The names that pictures with these digests are references of, by digest."""
+        wanted = set(digests)
+        return {r.digest: r.name for r in self.references if r.digest in wanted}
 
 
 def network_fingerprint(net: network_lib.Siamese) -> str:
@@ -139,7 +209,7 @@ def _check_suits(net: network_lib.Siamese) -> None:
         )
 
 
-def check_network(gallery: Gallery, net: network_lib.Siamese) -> None:
+def check_network(gallery: Gallery | store.Store, net: network_lib.Siamese) -> None:
     """Refuses another network than that of the gallery.
 
     Raises:
@@ -154,28 +224,23 @@ def check_network(gallery: Gallery, net: network_lib.Siamese) -> None:
         )
 
 
-def size(gallery: Gallery) -> str:
+def size(gallery: Gallery | store.Store) -> str:
     """`3 names, 6 pictures`."""
-    counts = ((len(gallery.names), "name"), (len(gallery), "picture"))
+    counts = ((gallery.name_count, "name"), (len(gallery), "picture"))
     return ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts)
 
 
-def check_name(gallery: Gallery, name: str) -> None:
+def check_name(gallery: Gallery | store.Store, name: str) -> None:
     """Refuses a name that is not in the gallery, and says which are near.
 
     Raises:
         ValueError: an unknown name.
     """
-    if name in gallery.names:
+    if gallery.count_of(name):
         return
-    near = difflib.get_close_matches(name, gallery.names, n=3)
+    near = difflib.get_close_matches(name, gallery.similar(name), n=3)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise ValueError(f"{name!r} is not in the gallery of {len(gallery.names)} names{hint}")
-
-
-def reference_counts(gallery: Gallery) -> dict[str, int]:
-    """Each name and how many references it has."""
-    return dict(collections.Counter(reference.name for reference in gallery.references))
+    raise ValueError(f"{name!r} is not in the gallery of {gallery.name_count} names{hint}")
 
 
 def enrol(
@@ -198,29 +263,94 @@ def enrol(
         ValueError: another network, a name that is there already, one that cannot be a name, no
             picture, or a picture that is enrolled already.
     """
+    return enrol_all(gallery, net, {name: new}, add)
+
+
+def enrol_all(
+    gallery: Gallery,
+    net: network_lib.Siamese,
+    people: Mapping[str, Sequence[pictures.Picture]],
+    add: bool = False,
+    progress: bool = False,
+) -> Gallery:
+    """The gallery with the references of several names, all of them or none.
+
+    Args:
+        gallery: the old one.
+        net: its network.
+        people: one or more pictures of each name.
+        add: as of `enrol`.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: another network, or all that `faults` finds.
+    """
+    check_network(gallery, net)
+    check(faults(gallery, people, add))
+    references, new = listed(people)
+    calibrated = gallery.calibration and gallery.calibration.before_enrolment()
+    enrolled = _with_references(gallery, references, embed_all(net, new, progress))
+    return dataclasses.replace(enrolled, calibration=calibrated)
+
+
+def listed(
+    people: Mapping[str, Sequence[pictures.Picture]],
+) -> tuple[tuple[Reference, ...], list[pictures.Picture]]:
+    """The references of several names, and their pictures, in one order."""
+    rows = [(name, picture) for name, new in people.items() for picture in new]
+    references = (Reference(name, p.source, p.digest, p.thumbnail) for name, p in rows)
+    return tuple(references), [picture for _, picture in rows]
+
+
+def embed_all(
+    net: network_lib.Siamese, new: Sequence[pictures.Picture], progress: bool = False
+) -> np.ndarray:
+    """(B, D) embeddings of pictures, with a progress bar if wanted."""
     from siamese_jax.recognition import scoring
 
-    check_network(gallery, net)
-    if not name.strip() or not name.isprintable() or name == UNKNOWN:
-        raise ValueError(f"{name!r} cannot be a name")
-    if name in gallery.names and not add:
-        raise ValueError(
-            f"{name!r} is enrolled already, with {reference_counts(gallery)[name]} pictures: --add "
-            "gives it more"
-        )
-    if not new:
-        raise ValueError(f"{name!r} needs at least one picture")
-    owners = {reference.digest: reference.name for reference in gallery.references}
-    for picture in new:
-        if picture.digest in owners:
-            raise ValueError(
-                f"{picture.source} is a reference of {owners[picture.digest]!r} already"
+    starts = range(0, len(new), BATCH)
+    bar = tqdm.tqdm(starts, "embedding", unit_scale=BATCH, disable=not progress, leave=False)
+    return np.concatenate([scoring.embed(net, new[start : start + BATCH]) for start in bar])
+
+
+def check(faults: Sequence[str]) -> None:
+    """Raises ValueError with all faults in one line, if there are any."""
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise ValueError("; ".join(faults[:_SHOWN]) + more)
+
+
+def faults(
+    known: Gallery | store.Store,
+    people: Mapping[str, Sequence[pictures.Picture]],
+    add: bool = False,
+) -> list[str]:
+    """What stands in the way of enrolling these pictures.
+
+    Args:
+        known: the gallery.
+        people: the pictures of each name.
+        add: whether a name may be there already and gets further references.
+    """
+    found = []
+    owners = known.owners([picture.digest for new in people.values() for picture in new])
+    for name, new in people.items():
+        if not name.strip() or not name.isprintable() or name == UNKNOWN:
+            found.append(f"{name!r} cannot be a name")
+        elif not add and (count := known.count_of(name)):
+            found.append(
+                f"{name!r} is enrolled already, with {count} picture{'' if count == 1 else 's'}: --add "
+                "gives it more"
             )
-        owners[picture.digest] = name
-    references = tuple(Reference(name, p.source, p.digest, p.thumbnail) for p in new)
-    calibrated = gallery.calibration and gallery.calibration.before_enrolment()
-    enrolled = _with_references(gallery, references, scoring.embed(net, new))
-    return dataclasses.replace(enrolled, calibration=calibrated)
+        if not new:
+            found.append(f"{name!r} needs at least one picture")
+        for picture in new:
+            if picture.digest in owners:
+                found.append(
+                    f"{picture.source} is a reference of {owners[picture.digest]!r} already"
+                )
+            owners[picture.digest] = name
+    return found
 
 
 def remove(gallery: Gallery, name: str) -> Gallery:
@@ -261,14 +391,34 @@ def calibrate(
     Raises:
         ValueError: another network, or what `calibration_of` refuses.
     """
-    check_network(gallery, net)
-    calibrated = calibration_of(
+    learned = learn(
+        *(gallery, net, labelled, rate, seed), confidence=confidence, decided_by=decided_by
+    )
+    return dataclasses.replace(gallery, calibration=learned)
+
+
+def learn(
+    known: Gallery | store.Store,
+    net: network_lib.Siamese,
+    labelled: ImageSet,
+    rate: float,
+    seed: int = 0,
+    *,
+    confidence: float = bounds.CONFIDENCE,
+    decided_by: str = "plain",
+) -> calibration.Calibration:
+    """The threshold and probabilities of `calibrate`, whose arguments and errors it has.
+
+    The bound of a large gallery is of any gallery.
+    """
+    check_network(known, net)
+    of_gallery = isinstance(known, Gallery) and known.references
+    return calibration_of(
         *(net, labelled, rate, seed),
         confidence=confidence,
         decided_by=decided_by,
-        references=gallery.scored if gallery.references else None,
+        references=known.scored if of_gallery else None,
     )
-    return dataclasses.replace(gallery, calibration=calibrated)
 
 
 def calibration_of(
@@ -343,11 +493,25 @@ def rebuild(gallery: Gallery, net: network_lib.Siamese) -> tuple[Gallery, int]:
     Raises:
         ValueError: the network is not one for galleries, see `empty`.
     """
-    from siamese_jax.recognition import pictures, scoring
+    from siamese_jax.recognition import scoring
 
     fresh = empty(net)
+    originals, from_thumbnails = read_again(net, gallery.references)
+    if not originals:
+        return fresh, 0
+    return _with_references(
+        fresh, gallery.references, scoring.embed(net, originals)
+    ), from_thumbnails
+
+
+def read_again(
+    net: network_lib.Siamese, references: Iterable[Reference]
+) -> tuple[list[pictures.Picture], int]:
+    """The pictures of references, see `rebuild`, and how many came from thumbnails."""
+    from siamese_jax.recognition import pictures
+
     originals, from_thumbnails = [], 0
-    for reference in gallery.references:
+    for reference in references:
         picture = None
         if pathlib.Path(reference.source).is_file():
             try:
@@ -360,11 +524,7 @@ def rebuild(gallery: Gallery, net: network_lib.Siamese) -> tuple[Gallery, int]:
             )
             from_thumbnails += 1
         originals.append(picture)
-    if not originals:
-        return fresh, 0
-    return _with_references(
-        fresh, gallery.references, scoring.embed(net, originals)
-    ), from_thumbnails
+    return originals, from_thumbnails
 
 
 def _with_references(

@@ -1,6 +1,7 @@
 """Who is on a picture: identify, verify, search and compare, by a gallery.
 
-A probe is compared with all references at once. The score of a name is that of its **best** reference.
+A probe is compared with all references at once, or with those that the index of a large gallery chooses.
+The score of a name is that of its **best** reference.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from siamese_jax.evaluation import calibration
 from siamese_jax.inference import network as network_lib
 from siamese_jax.recognition import pictures, scoring
 from siamese_jax.recognition.gallery import Gallery, Reference, check_name, check_network
+from siamese_jax.recognition.store import Store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,10 @@ class Comparison:
 
 
 def identify(
-    gallery: Gallery, net: network_lib.Siamese, probes: Sequence[pictures.Picture], top: int = 3
+    gallery: Gallery | Store,
+    net: network_lib.Siamese,
+    probes: Sequence[pictures.Picture],
+    top: int = 3,
 ) -> list[Answer]:
     """Names who is on each picture.
 
@@ -87,24 +92,17 @@ def identify(
     Raises:
         ValueError: another network, or a gallery without names.
     """
-    scores = score(gallery, net, probes)
+    h = _embed(gallery, net, probes)
     calibrated = _calibration(gallery, net)
     threshold, covered = _threshold(calibrated, len(gallery))
-    answers = []
-    for row in scores:
-        # the place of each name's best reference; names in the order of their scores
-        best: dict[str, int] = {}
-        for place in np.argsort(-row, kind="stable"):
-            best.setdefault(gallery.references[place].name, int(place))
-            if len(best) == top:
-                break
-        matches = tuple(_match(gallery, calibrated, row, place) for place in best.values())
-        answers.append(Answer(matches, threshold, covered))
-    return answers
+    return [
+        Answer(tuple(_match(calibrated, *best) for best in row), threshold, covered)
+        for row in gallery.best_names(net, h, top)
+    ]
 
 
 def verify(
-    gallery: Gallery, net: network_lib.Siamese, name: str, probe: pictures.Picture
+    gallery: Gallery | Store, net: network_lib.Siamese, name: str, probe: pictures.Picture
 ) -> Answer:
     """Checks whether a picture shows whom it is claimed to show.
 
@@ -120,14 +118,11 @@ def verify(
         raise ValueError(
             "this gallery has no threshold to accept or reject by: `calibrate` it first"
         )
-    rows = [r for r, reference in enumerate(gallery.references) if reference.name == name]
-    references = tuple(gallery.references[r] for r in rows)
-    part = dataclasses.replace(gallery, references=references, embeddings=gallery.embeddings[rows])
-    return identify(part, net, [probe], top=1)[0]
+    return identify(gallery.part(name), net, [probe], top=1)[0]
 
 
 def search(
-    gallery: Gallery, net: network_lib.Siamese, probe: pictures.Picture, top: int = 10
+    gallery: Gallery | Store, net: network_lib.Siamese, probe: pictures.Picture, top: int = 10
 ) -> list[Match]:
     """The references nearest to a picture, best first.
 
@@ -136,10 +131,9 @@ def search(
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
-    row = score(gallery, net, [probe])[0]
+    h = _embed(gallery, net, [probe])
     calibrated = _calibration(gallery, net)
-    order = np.argsort(-row, kind="stable")[:top]
-    return [_match(gallery, calibrated, row, place) for place in order]
+    return [_match(calibrated, *best) for best in gallery.nearest(net, h, top)[0]]
 
 
 def compare(
@@ -179,10 +173,15 @@ def score(
     Raises:
         ValueError: another network, or a gallery without names.
     """
+    return scoring.score(net, _embed(gallery, net, probes), gallery.scored)
+
+
+def _embed(gallery: Gallery | Store, net, probes) -> np.ndarray:
+    """(Q, D) embeddings of probes of a gallery with names, by its network."""
     check_network(gallery, net)
-    if not gallery.references:
+    if not len(gallery):
         raise ValueError("the gallery holds no names: `enrol` some first")
-    return scoring.score(net, scoring.embed(net, probes), gallery.scored)
+    return scoring.embed(net, probes)
 
 
 def _calibration(gallery: Gallery, net: network_lib.Siamese) -> calibration.Calibration | None:
@@ -199,10 +198,6 @@ def _threshold(
     return calibrated.threshold(references), references <= calibrated.max_references
 
 
-def _match(
-    gallery: Gallery, calibrated: calibration.Calibration | None, row: np.ndarray, place: int
-) -> Match:
-    value = float(row[place])
+def _match(calibrated, value: float, reference: Reference) -> Match:
     probability = None if calibrated is None else float(calibrated.probability(value))
-    reference = gallery.references[place]
     return Match(reference.name, value, probability, reference)

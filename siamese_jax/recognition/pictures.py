@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import concurrent.futures
 import dataclasses
 import hashlib
+import html
 import io
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
+import tqdm
 from PIL import Image
 
 from siamese_jax.data import folder
@@ -65,12 +70,54 @@ def read(net: network.Siamese, path: str | os.PathLike) -> Picture:
     )
 
 
+def read_all(
+    net: network.Siamese,
+    paths: Sequence[str | os.PathLike],
+    progress: bool = False,
+) -> tuple[list[Picture], list[str]]:
+    """Reads pictures in threads.
+
+    Args:
+        net: the network that they are for.
+        paths: of the files.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The pictures that could be read, in order, and what is wrong with the others.
+    """
+
+    def attempt(path):
+        try:
+            return read(net, path)
+        except ValueError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        bar = tqdm.tqdm(
+            pool.map(attempt, paths),
+            "reading",
+            total=len(paths),
+            unit=" pictures",
+            disable=not progress,
+            leave=False,
+        )
+        done = list(bar)
+    whole = [picture for picture in done if isinstance(picture, Picture)]
+    return whole, [fault for fault in done if isinstance(fault, str)]
+
+
 def from_thumbnail(net: network.Siamese, thumbnail: bytes, source: str, digest: str) -> Picture:
     """The picture of a kept thumbnail, for another network than it was kept by."""
     with Image.open(io.BytesIO(thumbnail)) as file:
         pixels = np.asarray(file)
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     return Picture(source, digest, thumbnail, shape_for(net, pixels[None])[0])
+
+
+def thumbnail_html(png: bytes, name: str) -> str:
+    """An `<img>` of a kept thumbnail."""
+    data = base64.b64encode(png).decode()
+    return f'<img src="data:image/png;base64,{data}" height="96" alt="{html.escape(name)}">'
 
 
 def shape_for(net: network.Siamese, pixels: np.ndarray, inverted: bool = False) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import pathlib
 from collections.abc import Sequence
@@ -10,11 +9,12 @@ from collections.abc import Sequence
 from siamese_jax.evaluation import calibration
 from siamese_jax.recognition import gallery
 from siamese_jax.recognition.identification import Match
-from siamese_jax.recognition.pictures import Picture
+from siamese_jax.recognition.pictures import Picture, thumbnail_html
+from siamese_jax.recognition.store import Store
 from siamese_jax.reporting import page
 
 
-def render(known: gallery.Gallery, probe: Picture, matches: Sequence[Match]) -> str:
+def render(known: gallery.Gallery | Store, probe: Picture, matches: Sequence[Match]) -> str:
     """The page, which needs no other file.
 
     Args:
@@ -26,22 +26,15 @@ def render(known: gallery.Gallery, probe: Picture, matches: Sequence[Match]) -> 
     head = ["", "", "name", "score", *(["probability of same"] if calibrated else []), "file"]
     rows = []
     for rank, match in enumerate(matches, 1):
-        thumbnail = _thumbnail(match.reference.thumbnail, match.name)
+        thumbnail = page.Html(thumbnail_html(match.reference.thumbnail, match.name))
         probability = [f"{match.probability:.3f}"] if calibrated else []
         cells = [str(rank), thumbnail, match.name, f"{match.score:.3f}", *probability]
         rows.append((False, [*cells, match.reference.source]))
     title = f"Nearest to {pathlib.Path(probe.source).name}"
     facts = [("picture", probe.source), ("gallery", gallery.size(known))]
     facts.append(("network", known.network))
-    top = f"<h1>{html.escape(title)}</h1>\n{_thumbnail(probe.thumbnail, title)}\n"
+    top = f"<h1>{html.escape(title)}</h1>\n{thumbnail_html(probe.thumbnail, title)}\n"
     table = page.table(head, rows, numbers=(0, *range(3, len(head) - 1)))
     notes = "".join(page.note(line) for line in calibration.describe(known.calibration))
     section = ("nearest", "Nearest references", table + notes)
     return page.document(title, top + page.facts(facts), [section])
-
-
-def _thumbnail(png: bytes, name: str) -> page.Html:
-    data = base64.b64encode(png).decode()
-    return page.Html(
-        f'<img src="data:image/png;base64,{data}" height="96" alt="{html.escape(name)}">'
-    )

@@ -29,6 +29,7 @@ from siamese_jax.inference.network import Siamese
 from siamese_jax.recognition import identification, symbols
 from siamese_jax.recognition.gallery import Gallery
 from siamese_jax.recognition.storage import GalleryFile
+from siamese_jax.reporting import page
 
 _T = TypeVar("_T")
 HOST = "127.0.0.1"
@@ -143,7 +144,7 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
         redirect_slashes=False,
     )
     session, lock, waiting = _Session(known, file), asyncio.Lock(), [0]
-    page = _TEMPLATE.read_text(encoding="utf-8")
+    template = page.filled(_TEMPLATE)
 
     async def compute(function: Callable[..., _T], *arguments: Any) -> _T:
         """One at a time, away from the loop that answers requests."""
@@ -171,8 +172,8 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
         )
 
     @app.get("/", response_class=HTMLResponse, summary="The drawing page")
-    async def show_page() -> HTMLResponse:
-        return HTMLResponse(page)
+    async def show_page():
+        return template
 
     @app.get("/api/symbols", summary="What is taught")
     async def list_symbols() -> State:

@@ -1,4 +1,7 @@
-"""A gallery in one file: written whole or not at all, and never over another process's changes."""
+"""A gallery in one file: written whole or not at all, and never over another process's changes.
+
+From `LARGE` references on the file is a large gallery, see `store`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import io
 import json
 import os
 import pathlib
+import tempfile
 import zipfile
 import zlib
 from typing import Any, BinaryIO
@@ -18,9 +22,11 @@ import numpy as np
 
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.readers import check_file, read_npz
+from siamese_jax.recognition import store
 from siamese_jax.recognition.gallery import Gallery, Reference
 from siamese_jax.runs import digests, files
 
+LARGE = 10_000  # references
 _FORMAT = 2
 _LARGEST = 2**32  # bytes of a gallery
 _DAMAGES = (
@@ -30,7 +36,7 @@ _DAMAGES = (
 
 
 class GalleryFile:
-    """A file that holds a gallery (an NPZ archive), whatever its name ends in.
+    """A file that holds a small gallery (an NPZ archive), whatever its name ends in.
 
     It remembers what it has read last. `write` refuses if the file holds something else by then. So of
     two processes that change one gallery at once, the later one does not undo the other's work. A new
@@ -38,9 +44,11 @@ class GalleryFile:
 
     Args:
         path: of the file, which need not be there yet.
+        large: number of references from which on the file becomes a large gallery.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, large: int = LARGE):
+        self._large = large
         self.path = pathlib.Path(path).expanduser().resolve()
         self._last_read: str | None = None  # digest of what was read; None: there was no file
 
@@ -56,6 +64,11 @@ class GalleryFile:
         """
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such gallery; `enrol NAME IMAGE...` makes one")
+        if store.is_store(self.path):
+            raise ValueError(
+                f"{self.path}: a large gallery, of {self._large:,} references or more: "
+                "launch/recognize.py and store.Store read it"
+            )
         data = check_file(self.path, _LARGEST).read_bytes()
         try:
             gallery = _from_bytes(data)
@@ -70,12 +83,14 @@ class GalleryFile:
     def write(self, gallery: Gallery) -> None:
         """Replaces the file at once: a crash leaves the old gallery or the new one.
 
+        A gallery of `large` references becomes a large one, which `store.Store` reads from then on.
+
         Raises:
             ValueError: the file is not the one that was read, or its folder does not exist.
         """
         if not self.path.parent.is_dir():
             raise ValueError(f"{self.path.parent}: no such folder for a gallery")
-        data = _to_bytes(gallery)
+        data = _to_bytes(gallery) if len(gallery) < self._large else _to_store(gallery)
 
         def write(file: BinaryIO) -> None:
             os.fchmod(file.fileno(), 0o600)  # of a new file; that of an old one is kept
@@ -85,7 +100,7 @@ class GalleryFile:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed; writers come one by one
             current = _digest(self.path.read_bytes()) if self.path.exists() else None
-            if current != self._last_read:
+            if current != self._last_read or store.is_store(self.path):  # which writes itself
                 raise ValueError(
                     f"{self.path} was changed by another process in the meantime: nothing is "
                     "written, give the command again"
@@ -103,6 +118,13 @@ class GalleryFile:
             if side.is_dir() and not side.is_symlink():
                 (side / self.path.name).unlink(missing_ok=True)
                 side.rmdir()
+
+
+def _to_store(gallery: Gallery) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "gallery"
+        store.create(path, gallery)
+        return path.read_bytes()
 
 
 def _digest(data: bytes) -> str:

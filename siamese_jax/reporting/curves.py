@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -25,8 +24,7 @@ from siamese_jax.reporting.drawing import (
     RULE,
     TEXT,
     WRONG,
-    charts,
-    full_width,
+    canvas,
     styled,
     write_beside,
     write_ends,
@@ -40,6 +38,7 @@ def training_figure(
     validation_label: str,
     loss_unit: str = "nats",
     margin: float | None = None,
+    narrow: bool = False,
 ) -> Figure:
     """Loss, training accuracy and validation accuracy against the step.
 
@@ -52,13 +51,21 @@ def training_figure(
         validation_label: what the validation accuracy is of.
         loss_unit: of the loss.
         margin: a distance to mark among the distances.
+        narrow: whether the charts stand below each other, for a narrow window.
     """
     train = [row for row in rows if row["phase"] == "train"]
     validation = [row for row in rows if row["phase"] == "validation"]
     has_distances = bool(train) and "distance_same" in train[0]
-    figure = full_width(4.6 if has_distances else 3.1)
-    mosaic: Any = [["loss", "accuracy"], ["distance", "accuracy"]]
-    parts: dict[str, Axes] = figure.subplot_mosaic(mosaic if has_distances else mosaic[:1])
+    places = [("loss", "accuracy"), ("distance", "accuracy")][: 1 + has_distances]
+    if narrow:
+        places = (
+            [("loss",), ("distance",), ("accuracy",)]
+            if has_distances
+            else [("loss",), ("accuracy",)]
+        )
+    height = 2.6 * len(places) if narrow else (3.1, 4.6)[has_distances]
+    parts = canvas(height, narrow).subplot_mosaic(places)
+    figure = parts["loss"].get_figure()
     steps = [r["step"] for r in train]
     parts["loss"].set_title(f"Training loss ({loss_unit})")
     parts["loss"].plot(steps, [r["loss"] for r in train], color=MODEL)
@@ -102,11 +109,11 @@ def training_figure(
             ends.append((at[-1], values[-1], label, colour))
     axes.yaxis.set_major_formatter(PERCENT)
     axes.set_ylim(0, 1.02)
-    for panel in parts.values():
-        panel.set_xlabel("step")
-        panel.set_xlim(left=0)
-        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if has_distances:  # the same steps as those of the distances below
+    for part in parts.values():
+        part.set_xlabel("step")
+        part.set_xlim(left=0)
+        part.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if has_distances and not narrow:  # the same steps as those of the distances below
         parts["loss"].set_xlabel("")
     if validation:
         best = max(validation, key=lambda r: r["accuracy"])
@@ -124,7 +131,8 @@ def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
         lines: a label and (step, loss in nats) of each. Lines share a colour if their labels are the
             same up to the first comma.
     """
-    figure, axes = charts(1, 1, 4.0)
+    figure = canvas(4.0)
+    axes = figure.subplots()
     axes.set_title("Training loss (nats)")
     families = list(dict.fromkeys(label.partition(",")[0] for label, _ in lines))
     alone = len(families) == len(lines)
@@ -150,13 +158,15 @@ def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
 
 
 @styled
-def curve_figure(lines: Sequence[tuple[str, Sequence[Result]]]) -> Figure:
+def curve_figure(lines: Sequence[tuple[str, Sequence[Result]]], narrow: bool = False) -> Figure:
     """Accuracy against the number of classes N: filled points within alphabets, rings between.
 
     Args:
         lines: a label and the results at each N. The third line and later ones are grey.
+        narrow: for a narrow window.
     """
-    figure, axes = charts(1, 1, 4.0)
+    figure = canvas(3.2 if narrow else 4.0, narrow)
+    axes = figure.subplots()
     colours = (MODEL, OTHER, *(BASELINE, LIGHT) * len(lines))
     ends, largest = [], max(_n_way(r) for _, results in lines for r in results)
     for (label, results), colour in zip(lines, colours, strict=False):
@@ -176,7 +186,10 @@ def curve_figure(lines: Sequence[tuple[str, Sequence[Result]]]) -> Figure:
     axes.set_xlim(0, largest * 1.01)
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PERCENT)
-    axes.set_xticks([1, *range(5, largest + 1, 5)] if largest >= 10 else range(1, largest + 1))
+    step = 10 if narrow and largest > 40 else 5
+    axes.set_xticks(
+        [1, *range(step, largest + 1, step)] if largest >= 10 else range(1, largest + 1)
+    )
     write_ends(axes, ends)
     return figure
 
@@ -186,13 +199,15 @@ def _n_way(result: Result) -> int:
 
 
 @styled
-def roc_figure(results: Sequence[Result]) -> Figure:
+def roc_figure(results: Sequence[Result], narrow: bool = False) -> Figure:
     """The ROC of each system, and the scores of the first one's same and different pairs.
 
     Args:
         results: of one list of pairs, the network's first.
+        narrow: whether the charts stand below each other, for a narrow window.
     """
-    figure, (left, right) = charts(1, 2, 4.3)
+    figure = canvas(7.4 if narrow else 4.3, narrow)
+    left, right = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
     left.plot([0, 1], [1, 0], color=RULE, linewidth=1.2)
     colours = (MODEL, *(BASELINE, LIGHT) * len(results))
     for place, (result, colour) in enumerate(zip(results, colours, strict=False)):
@@ -245,13 +260,16 @@ def roc_figure(results: Sequence[Result]) -> Figure:
 
 
 @styled
-def reliability_figure(panels: Sequence[tuple[str, Result]]) -> Figure:
+def reliability_figure(panels: Sequence[tuple[str, Result]], narrow: bool = False) -> Figure:
     """The share of same pairs against the probability of "same", one panel a list of pairs.
 
     Args:
         panels: title and result, whose figures have the `slope` and `offset` of the probability.
+        narrow: whether the panels stand below each other, for a narrow window.
     """
-    figure, axes_row = charts(1, 2, 3.4)
+    count = min(2, len(panels))
+    figure = canvas(3.9 * count if narrow else 3.4, narrow)
+    axes_row = np.ravel(figure.subplots(count, 1) if narrow else figure.subplots(1, 2))
     for axes, panel in itertools.zip_longest(axes_row, panels[:2]):
         if panel is None:
             axes.remove()

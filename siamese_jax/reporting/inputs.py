@@ -17,6 +17,8 @@ from siamese_jax.evaluation.lists import Trials
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.inference import network
 from siamese_jax.models import summary
+from siamese_jax.reporting.image_sheets import Names
+from siamese_jax.reporting.wording import class_name, group_noun, plain
 from siamese_jax.runs import workdir
 
 Results = Mapping[str, Mapping[str, Result]]
@@ -119,6 +121,28 @@ class ReportInputs:
         return "picture" if self.has_pictures else "vector"
 
     @property
+    def group_noun(self) -> str:
+        """What a group of test classes is called."""
+        return group_noun(self.data.test.kind)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the test classes are of several alphabets, or groups."""
+        return self.data.test.num_alphabets > 1
+
+    def scope_words(self, scope: str) -> str:
+        """Where the images of trials come from, in the words of the data set."""
+        if not self.has_groups:
+            alone = {
+                "within alphabets": "among the test classes",
+                "between alphabets": "among the test classes",
+                "negatives of any alphabet": "negatives of any class",
+                "negatives of the same alphabet": "negatives of any class",
+            }
+            return alone.get(scope, scope)
+        return scope.replace("alphabet", self.group_noun)
+
+    @property
     def runs_title(self) -> str:
         """What the page calls the fixed runs."""
         return "official 20 runs" if self.is_omniglot else "fixed runs"
@@ -154,9 +178,35 @@ class ReportInputs:
             return f"joint answers, one to one: {title}"
         if result.grouped_by == "run":
             return self.runs_title
-        if result.name == "within" and result.grouped_by == "class":  # a set without alphabets
-            return "among the test classes"
+        if result.name in ("within", "koch", "between"):
+            title = self.scope_words(_PROTOCOL_TITLES[result.name].partition(",")[0])
+            return title + (", as Koch et al." if result.name == "koch" else "")
         return _PROTOCOL_TITLES.get(result.name, result.name)
+
+    def names(self, result: Result) -> Names:
+        """What the images of a list of trials are called."""
+        trials, test, runs = result.trials, self.data.test, self.data.runs
+        if getattr(trials, "names", ()):
+            return Names(lambda row: trials.names[row], lambda row: "")
+        if trials.fingerprint == test.fingerprint:
+            by_class = test.kind == "photo"
+            return Names(
+                lambda row: image_name(test, row),
+                lambda row: class_name(test.class_names[test.classes[row]]) if by_class else "",
+            )
+        if runs is not None and result.grouped_by == "run":
+            queries = runs.answers.size
+
+            def run_name(row):
+                side, drawers = "query", runs.query_drawers
+                if row >= queries:
+                    side, drawers, row = "choice", runs.support_drawers, row - queries
+                run, place = divmod(int(row), runs.answers.shape[1])
+                drawer = f", drawer {drawers[run]}"
+                return f"{plain(runs.alphabets[run])}, run {run + 1}{drawer}, {side} {place + 1}"
+
+            return Names(run_name, lambda row: "")
+        return Names(lambda row: f"image {row + 1}", lambda row: "")
 
     @functools.cached_property
     def curve_lines(self) -> list[tuple[str, list[Result]]]:
@@ -191,6 +241,14 @@ class ReportInputs:
 
     def _first_of(self, *keys: str) -> Result | None:
         return next((self.network_results[k] for k in keys if k in self.network_results), None)
+
+
+def image_name(images: loading.ImageSet, row: int) -> str:
+    """The file of an image, else its class and number in it."""
+    if images.files:
+        return images.files[row]
+    noun = {"ink": "drawer", "photo": "picture"}.get(images.kind, "row")
+    return f"{class_name(images.class_names[images.classes[row]])}, {noun} {images.drawers[row]}"
 
 
 def count_confusions(result: Result, classes: np.ndarray) -> list[tuple[int, int, float, int]]:

@@ -1,13 +1,13 @@
-"""A plain HTML page that needs no other file: its frame, tables and figures."""
+"""A plain HTML page that needs no other file: its frame, its style, tables and figures."""
 
 from __future__ import annotations
 
+import functools
 import html
+import pathlib
 from collections.abc import Iterable, Sequence
 
-from matplotlib.figure import Figure
-
-from siamese_jax.reporting import drawing
+_STYLE = pathlib.Path(__file__).with_name("style.css")
 
 
 class Html(str):
@@ -19,6 +19,17 @@ def escape(value: str) -> str:
     return value if isinstance(value, Html) else html.escape(value)
 
 
+@functools.cache
+def style() -> str:
+    """The stylesheet of every page of the package."""
+    return _STYLE.read_text(encoding="utf-8")
+
+
+def filled(template: pathlib.Path) -> str:
+    """The text of a page's template with the stylesheet in place of `{{style}}`."""
+    return template.read_text(encoding="utf-8").replace("{{style}}", style())
+
+
 def document(title: str, head: str, sections: Sequence[tuple[str, str, str]]) -> str:
     """The whole page.
 
@@ -28,6 +39,7 @@ def document(title: str, head: str, sections: Sequence[tuple[str, str, str]]) ->
         sections: (name in links, heading, HTML) of each.
     """
     links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in sections)
+    nav = f'<nav aria-label="Sections">{links}</nav>' if len(sections) > 1 else ""
     body = "\n".join(
         f'<section id="{key}">\n<h2>{escape(name)}</h2>\n{content}\n</section>'
         for key, name, content in sections
@@ -35,15 +47,19 @@ def document(title: str, head: str, sections: Sequence[tuple[str, str, str]]) ->
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n"
-        f"<header>\n{head}\n</header>\n<nav>{links}</nav>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{style()}</style>\n</head>\n<body>\n"
+        f"<header>\n{head}\n</header>\n{nav}\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 
-def figure_of(figure: Figure, description: str, caption: str) -> str:
-    """A figure as an `<svg>`, with a description for those who cannot see it and a caption."""
-    svg = drawing.to_svg(figure, description)
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+def figure(content: str, caption: str) -> str:
+    """HTML as a figure with a caption."""
+    return f"<figure>{content}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def chart(broad: str, slim: str) -> str:
+    """A chart in two forms, of which the window's width chooses one; each an `<svg>`."""
+    return f"<div class=broad>{broad}</div><div class=slim>{slim}</div>"
 
 
 def table(
@@ -60,20 +76,21 @@ def table(
     """
     in_figures = set(numbers)
 
-    def cells(values: Iterable[str], tag: str) -> str:
+    def cells(values, tag):
+        scope = " scope=col" if tag == "th" else ""
         return "".join(
-            f"<{tag}{' class=n' if i in in_figures else ''}>{escape(value)}</{tag}>"
+            f"<{tag}{scope}{' class=n' if i in in_figures else ''}>{escape(value)}</{tag}>"
             for i, value in enumerate(values)
         )
 
     lines = [
-        f"<tr class=group><th colspan={len(head)}>{escape(row)}</th></tr>"
+        f"<tr class=group><th colspan={len(head)}><span>{escape(row)}</span></th></tr>"
         if isinstance(row, str)
         else f"<tr{' class=stressed' if row[0] else ''}>{cells(row[1], 'td')}</tr>"
         for row in rows
     ]
     return (
-        f"<div class=wide><table><thead><tr>{cells(head, 'th')}</tr></thead>\n<tbody>"
+        f"<div class=wide tabindex=0><table><thead><tr>{cells(head, 'th')}</tr></thead>\n<tbody>"
         + "\n".join(lines)
         + "</tbody></table></div>"
     )
@@ -105,55 +122,3 @@ def bar(share: float, stressed: bool) -> Html:
         f'<span class="bar{" stressed" if stressed else ""}">'
         f'<i style="width:{100 * share:.1f}%"></i></span>'
     )
-
-
-_CSS = """
-:root { color-scheme: light; --text: #1c1c1c; --muted: #5f6368; --rule: #e2e2e2; --accent: #0b5fa5; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.5rem 5rem; max-width: 63rem; background: #fff;
-  color: var(--text); font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial,
-  sans-serif; font-variant-numeric: tabular-nums; }
-svg text { font-family: inherit !important; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .5rem; }
-h2 { font-size: 1.35rem; margin: 3.2rem 0 .8rem; padding-top: .9rem;
-  border-top: 2px solid var(--text); }
-h3 { font-size: 1.05rem; margin: 2.2rem 0 .5rem; }
-p { max-width: 46rem; margin: .6rem 0; }
-.lead { font-size: 1.1rem; }
-.notice { max-width: none; border-left: 4px solid #b3261e; background: #fdf3f2;
-  padding: .7rem 1rem; }
-.note, figcaption { color: var(--muted); font-size: .9rem; line-height: 1.45; max-width: 50rem; }
-nav { display: flex; flex-wrap: wrap; gap: .2rem 1.3rem; margin-top: 1.6rem; font-size: .9rem; }
-a { color: var(--accent); text-underline-offset: .2em; }
-.tiles { list-style: none; display: grid; gap: 1.5rem; padding: 0; margin: 1.6rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); }
-.tiles li { border-top: 2px solid var(--accent); padding-top: .5rem; display: grid;
-  align-content: start; }
-.tiles b { font-size: 2rem; line-height: 1.25; font-weight: 600; }
-.tiles span { font-size: .85rem; color: var(--muted); }
-.tiles span:first-child { color: var(--text); font-size: .95rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.4rem; font-size: .9rem;
-  margin: 1rem 0; }
-dt { color: var(--muted); }
-dd { margin: 0; overflow-wrap: anywhere; }
-dd span { display: inline-block; }
-.wide { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; font-size: .875rem; line-height: 1.35; }
-th, td { text-align: left; padding: .34rem 1rem .34rem 0; border-bottom: 1px solid var(--rule);
-  vertical-align: baseline; }
-th:last-child, td:last-child { padding-right: 0; }
-th { font-weight: 600; border-bottom-color: var(--text); vertical-align: bottom; }
-.n { text-align: right; white-space: nowrap; }
-.group th { padding-top: 1.1rem; border-bottom-color: var(--rule); color: var(--muted);
-  font-weight: 400; }
-.stressed td { font-weight: 600; }
-.bar { display: inline-block; width: 7rem; height: .55rem; background: #f1f1f1; }
-.bar i { display: block; height: 100%; background: #b5b5b5; }
-.bar.stressed i { background: var(--accent); }
-figure { margin: 1rem 0 0; }
-figure svg { display: block; width: 100%; height: auto; }
-figcaption { margin-top: .7rem; }
-details { margin: 1rem 0; }
-summary { cursor: pointer; color: var(--accent); font-size: .9rem; }
-@media print { nav { display: none; } figure { break-inside: avoid; } }
-"""

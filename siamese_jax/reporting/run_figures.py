@@ -7,12 +7,17 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.figure import Figure
 
-from siamese_jax.data import loading
 from siamese_jax.evaluation.lists import VerificationPairs
 from siamese_jax.evaluation.protocols import Result
+from siamese_jax.inference import explain as explain_lib
 from siamese_jax.models import summary
-from siamese_jax.reporting import curves, image_figures, network_figures
-from siamese_jax.reporting.inputs import BASELINES_WITHOUT_CURVES, ReportInputs, Training
+from siamese_jax.reporting import curves, drawing, embedding_map, explain, image_sheets, page
+from siamese_jax.reporting.inputs import (
+    BASELINES_WITHOUT_CURVES,
+    ReportInputs,
+    Training,
+    image_name,
+)
 from siamese_jax.reporting.wording import class_name, percent, plain
 
 MAX_CONFUSIONS = 12  # pairs of classes that are shown
@@ -20,8 +25,8 @@ MAX_MAPPED_CLASSES = 10  # an alphabet, on the map of embeddings
 _LOSS_UNITS = {"contrastive": "half a squared distance", "triplet": "distance"}
 
 
-def draw(inputs: ReportInputs) -> dict[str, Figure]:
-    """The figures of a run, to be saved with `drawing.save`.
+def draw(inputs: ReportInputs) -> dict[str, str]:
+    """The figures of a run as HTML.
 
     Returns:
         Those that the results and the data allow (vectors have no pictures), out of `learning`,
@@ -29,9 +34,51 @@ def draw(inputs: ReportInputs) -> dict[str, Figure]:
         `file_roc` and `file_pairs` (the same of a file of pairs), `training`, `filters` and
         `embeddings`.
     """
-    figures = {}
+    figures = {
+        name: page.chart(drawing.to_svg(broad, words), drawing.to_svg(slim, words))
+        for name, (words, broad, slim) in _charts(inputs).items()
+    }
+    if inputs.shown_trials is not None and inputs.has_pictures:
+        figures["trials"] = _trials(inputs, inputs.shown_trials)
+    if inputs.confusions and inputs.has_pictures:
+        figures["confusions"] = image_sheets.confusion_sheet(
+            inputs.confusions[:MAX_CONFUSIONS], inputs.data.test
+        )
+    for key, prefix, kind in (
+        ("verification", "", inputs.data.test.kind),
+        ("pairs", "file_", inputs.net.kind),  # as they were read
+    ):
+        if inputs.has_pictures and key in inputs.network_results:
+            result = inputs.network_results[key]
+            figures[f"{prefix}pairs"] = image_sheets.pair_sheet(
+                result,
+                image_sheets.sample_pairs(result),
+                dissimilarity(inputs, result)[0],
+                kind,
+                inputs.names(result),
+                why(inputs, result, kind),
+            )
+    if inputs.training.pixels is not None:
+        figures["training"] = training_batch(inputs.training, inputs.data.train.kind)
+    params = inputs.net.devices.first(inputs.net.variables)["params"]
+    kernel = summary.first_kernel(inputs.layers, params)
+    if kernel is not None:
+        figures["filters"] = image_sheets.filter_sheet(kernel)
+    figures["embeddings"] = _embeddings(inputs)
+    return figures
+
+
+def _charts(inputs: ReportInputs) -> dict[str, tuple[str, Figure, Figure]]:
+    """The figures of numbers: what each shows, and it for a broad and for a narrow window."""
+    charts = {}
+
+    def add(name, words, draw_chart, *arguments):
+        broad, slim = (draw_chart(*arguments, narrow=narrow) for narrow in (False, True))
+        charts[name] = words, broad, slim
+
     if inputs.log_rows:
-        figures["learning"] = curves.training_figure(
+        add(
+            *("learning", "Training loss and accuracies against the step", curves.training_figure),
             inputs.log_rows,
             "training",
             f"validation, {inputs.config.eval.n_way}-way",
@@ -39,35 +86,39 @@ def draw(inputs: ReportInputs) -> dict[str, Figure]:
             inputs.training.margin,
         )
     if inputs.curve_lines:
-        figures["curve"] = curves.curve_figure(inputs.curve_lines)
-    if inputs.shown_trials is not None and inputs.has_pictures:
-        figures["trials"] = _trials(inputs, inputs.shown_trials)
-    if inputs.confusions and inputs.has_pictures:
-        figures["confusions"] = image_figures.confusion_figure(
-            inputs.confusions[:MAX_CONFUSIONS], inputs.data.test
-        )
-    for key, prefix, kind in (
-        ("verification", "", inputs.data.test.kind),
-        ("pairs", "file_", inputs.net.kind),  # as they were read
-    ):
+        words = "Accuracy against the number of classes N"
+        add("curve", words, curves.curve_figure, inputs.curve_lines)
+    for key, prefix in (("verification", ""), ("pairs", "file_")):
         results = [r for r in inputs.of_protocol(key) if r.system not in BASELINES_WITHOUT_CURVES]
         if results:
-            figures[f"{prefix}roc"] = curves.roc_figure(results)
-        if inputs.has_pictures and key in inputs.network_results:
-            result = inputs.network_results[key]
-            figures[f"{prefix}pairs"] = image_figures.verification_pairs_figure(
-                result, image_figures.sample_pairs(result), dissimilarity(inputs, result)[0], kind
-            )
+            words = "ROC curve and histograms of scores"
+            add(f"{prefix}roc", words, curves.roc_figure, results)
     if fitted := calibrated(inputs):
-        figures["reliability"] = curves.reliability_figure(fitted)
-    if inputs.training.pixels is not None:
-        figures["training"] = training_batch(inputs.training, inputs.data.train.kind)
-    params = inputs.net.devices.first(inputs.net.variables)["params"]
-    kernel = summary.first_kernel(inputs.layers, params)
-    if kernel is not None:
-        figures["filters"] = network_figures.filters_figure(np.asarray(kernel))
-    figures["embeddings"] = network_figures.embedding_figure(_embedded_alphabets(inputs))
-    return figures
+        words = "Reliability diagram of the probabilities of same"
+        add("reliability", words, curves.reliability_figure, fitted)
+    return charts
+
+
+def why(inputs: ReportInputs, result: Result, kind: str) -> image_sheets.Why | None:
+    """Explains scores of the images of a result; None where the network compares no places."""
+    if not explain_lib.explains(inputs.net):
+        return None
+    names, images = inputs.names(result), result.trials.images
+    threshold = result.figures.get("threshold", 0.0)
+
+    def fragment(first, second, middle):
+        two = images[first], images[second]
+        measured = threshold if middle is None else middle
+        return explain.fragment(
+            explain_lib.explain(inputs.net, *two, threshold=measured),
+            *two,
+            names=(names.image(first), names.image(second)),
+            ink=kind == "ink",
+            reference="the threshold" if middle is None else "the middle of the two scores",
+            legend=False,
+        )
+
+    return fragment
 
 
 def calibrated(inputs: ReportInputs) -> list[tuple[str, Result]]:
@@ -108,38 +159,38 @@ def dissimilarity(
     return distances, "the distance of the two embeddings"
 
 
-def _trials(inputs: ReportInputs, result: Result) -> Figure:
-    titles = [plain(name) for name in result.trials.group_names]
-    if result.grouped_by == "run" and inputs.data.runs is not None:
+def _trials(inputs: ReportInputs, result: Result) -> str:
+    titles = [class_name(name) for name in result.trials.group_names]
+    if result.grouped_by == "run":
         alphabets = enumerate(inputs.data.runs.alphabets, 1)
         titles = [f"{plain(alphabet)}, run {number}" for number, alphabet in alphabets]
-    return image_figures.trial_grid_figure(result, inputs.data.test.kind, titles=titles)
+    kind = inputs.data.test.kind
+    return image_sheets.trial_sheet(
+        result, kind, inputs.names(result), titles, why(inputs, result, kind)
+    )
 
 
-def training_batch(training: Training, kind: str) -> Figure:
+def training_batch(training: Training, kind: str) -> str:
     """The first batch of a run; `kind` is that of the training set, `ink` or `photo`."""
     if training.pixels is None:
         raise ValueError("a batch of vectors has no pictures")
     if training.mask is not None:
-        return image_figures.episode_figure(training.pixels, training.mask, kind)
+        return image_sheets.episode_sheet(training.pixels, training.mask, kind)
     if training.labels is not None:
-        return image_figures.pairs_figure(training.pixels, training.labels, kind)
-    names = [class_name(name) for name in training.class_names or ()]
-    return image_figures.images_figure(training.pixels, names, kind)
+        return image_sheets.training_pair_sheet(training.pixels, training.labels, kind)
+    names = [class_name(name) for name in training.class_names]
+    return image_sheets.image_sheet(training.pixels, names, kind)
 
 
-def _embedded_alphabets(
-    inputs: ReportInputs,
-) -> list[tuple[str, np.ndarray, loading.ImageSet]]:
-    """Classes of two test alphabets, the easiest and the hardest if that is known."""
-    test = inputs.data.test
-    accuracy: dict[str, float] = {}
+def _embeddings(inputs: ReportInputs) -> str:
+    """Maps of classes of two test alphabets, the easiest and the hardest if that is known."""
+    test, accuracy = inputs.data.test, {}
     order = list(test.alphabet_names)
     within = inputs.network_results.get("within")
     if within is not None and within.grouped_by == "alphabet":
         accuracy = {name: part["accuracy"] for name, part in within.per_group.items()}
-        order = sorted(accuracy, key=lambda name: accuracy[name], reverse=True)
-    panels = []
+        order = sorted(accuracy, key=accuracy.get, reverse=True)
+    maps = []
     for alphabet in dict.fromkeys((order[0], order[-1])):
         part = test.select(alphabets=[alphabet])
         classes = np.linspace(0, part.num_classes - 1, min(MAX_MAPPED_CLASSES, part.num_classes))
@@ -148,6 +199,7 @@ def _embedded_alphabets(
         )
         title = plain(alphabet)
         if alphabet in accuracy:
-            title += f": {percent(accuracy[alphabet])} within the alphabet"
-        panels.append((title, inputs.net.embed(part.images), part))
-    return panels
+            title += f": {percent(accuracy[alphabet])} within the {inputs.group_noun}"
+        names = [image_name(part, row) for row in range(len(part))]
+        maps.append(embedding_map.map_of(title, inputs.net.embed(part.images[:]), part, names))
+    return "".join(maps)

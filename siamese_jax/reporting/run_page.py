@@ -31,10 +31,10 @@ def write(inputs: ReportInputs) -> pathlib.Path:
 
 
 def render(inputs: ReportInputs) -> str:
-    """The page as HTML."""
+    """The page as HTML; what was not evaluated, or has nothing to show, has no section."""
     figures = run_figures.draw(inputs)
     sections = [
-        ("results", "Results", section_results.results(inputs)),
+        ("results", "Results", section_results.results(inputs) + _absent(inputs)),
         ("learning", "Learning curves", section_training.learning(inputs, figures)),
         (
             "curve",
@@ -50,7 +50,7 @@ def render(inputs: ReportInputs) -> str:
         ),
         ("retrieval", f"Search among all {inputs.noun}s", section_retrieval.retrieval(inputs)),
         ("open_set", "Known or unknown", section_retrieval.open_set(inputs)),
-        ("alphabets", "Alphabet by alphabet", section_trials.alphabets(inputs)),
+        ("parts", section_trials.parts_title(inputs), section_trials.parts(inputs)),
         (
             "training",
             "What the network sees in training",
@@ -59,4 +59,19 @@ def render(inputs: ReportInputs) -> str:
         ("network", "The network", section_network.network(inputs, figures)),
         ("run", "The run", section_run.provenance(inputs)),
     ]
+    sections = [section for section in sections if section[2]]
     return page.document(f"{inputs.path.name}: report", section_run.head(inputs), sections)
+
+
+def _absent(inputs: ReportInputs) -> str:
+    """Which protocols would add a section."""
+    own = inputs.network_results
+    absent = [key for key in ("within", "verification", "retrieval", "open_set") if key not in own]
+    if not any(key.startswith("curve/") for key in own):
+        absent.append("curve")
+    if not absent:
+        return ""
+    names = ", ".join(absent)
+    return page.note(
+        f"Not evaluated here: {names}. launch/evaluate.py with them among its --protocols adds them."
+    )

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from matplotlib.figure import Figure
-
-from siamese_jax.reporting import page
+from siamese_jax.reporting import embedding_map, page
 from siamese_jax.reporting.inputs import ReportInputs
 from siamese_jax.reporting.run_figures import MAX_MAPPED_CLASSES
 from siamese_jax.reporting.wording import shape
 
 
-def network(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
+def network(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     """The layers, the first filters, and a map of embeddings."""
     parameters = sum(layer.parameters for layer in inputs.layers)
     encoder = sum(x.multiply_adds for x in inputs.layers if x.name.startswith("encoder"))
@@ -55,15 +53,19 @@ def network(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
         )
         caption = f"Each filter is scaled to its own largest weight: {zero}."
         parts.append("<h3>First-layer filters</h3>")
-        parts.append(page.figure_of(figures["filters"], "Filters of the first layer", caption))
+        parts.append(page.figure(figures["filters"], caption))
+    of_group = f" of {'an' if inputs.group_noun == 'alphabet' else 'a'} {inputs.group_noun}"
+    mark, shows = (
+        ("one picture", "picture and name") if inputs.has_pictures else ("the name", "name")
+    )
     caption = (
-        f"Up to {MAX_MAPPED_CLASSES} test classes of an alphabet, on the first two principal components "
-        f"of their embeddings. Each point is a {inputs.noun}. A line joins it to the mean of its class, "
-        f"which is marked by {'one picture' if inputs.has_pictures else 'the name'} of the class. The "
-        "axes state how much of the variance they hold."
+        f"Up to {MAX_MAPPED_CLASSES} test classes{of_group if inputs.has_groups else ''}. Each point is "
+        f"the embedding of a {inputs.noun}: near points look alike to the network. Point at one (or tap "
+        f"it) to see its {shows}. A line joins it to the mean of its class, which is marked by {mark} "
+        "of the class."
     )
     parts.append("<h3>A map of embeddings</h3>")
-    parts.append(
-        page.figure_of(figures["embeddings"], "Embeddings on two principal components", caption)
-    )
+    parts.append(page.figure(figures["embeddings"], caption))
+    if not embedding_map.has_tsne():
+        parts.append(page.note(embedding_map.NO_TSNE))
     return "\n".join(parts)

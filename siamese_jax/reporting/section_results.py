@@ -13,28 +13,24 @@ from siamese_jax.reporting.wording import capital, count, interval, percent
 
 def results(inputs: ReportInputs) -> str:
     """Every result in one table, and published figures where the trials are the same."""
-    head = (
-        *("System", "Accuracy", "", "Wilson 95 %", "Clustered 95 %", "Position bias", "Ties"),
-        *("Asymmetry", "Not finite"),
-    )
-    groups: dict[str, list[tuple[bool, tuple[str, ...]]]] = {}
-    unknown: dict[str, str] = {}
+    groups, checks, unknown = {}, {}, {}
     for key in [key for key in inputs.network_results if not key.startswith("curve/")]:
         for r in inputs.of_protocol(key):
-            groups.setdefault(_trials_line(inputs, r), []).append(
-                (inputs.is_network(r), _result_cells(inputs, r))
-            )
+            own, line = inputs.is_network(r), _trials_line(inputs, r)
+            groups.setdefault(line, []).append((own, _result_cells(inputs, r)))
+            checks.setdefault(line, []).append((own, _check_cells(r)))
             if np.isnan(r.accuracy):
                 name = capital(inputs.protocol_title(r))
                 notes = [x for x in r.figures["notes"] if x.startswith("1 %") and "test set" in x]
                 unknown[name] = f"{name} has no accuracy (–): {'; '.join(notes)}."
-    rows: list[str | tuple[bool, tuple[str, ...]]] = []
-    for heading, members in groups.items():
-        rows += [heading, *members]
+    rows, check_rows = (
+        [row for heading, members in lines.items() for row in (heading, *members)]
+        for lines in (groups, checks)
+    )
     shown = [result for by_key in inputs.results.values() for result in by_key.values()]
     parts = [
         *(page.notice(line) for line in warnings(shown)),
-        page.table(head, rows, numbers=(1, *range(3, 9))),
+        page.table(("System", "Accuracy", "", "Wilson 95 %", "Clustered 95 %"), rows, (1, 3, 4)),
         *(page.note(text) for text in unknown.values()),
         page.note(
             f"In an N-way trial the system names one {inputs.noun} among N classes, each represented "
@@ -49,12 +45,20 @@ def results(inputs: ReportInputs) -> str:
             "comparable with answers that are given one by one. Results with the same hash are on the "
             "same trials."
         ),
-        page.note(
-            "Four columns show whether a system is broken. Position bias: by how many points the most "
-            "favoured of the N positions is answered more often than it is right; a few points are "
-            "chance where trials are few. Ties: trials whose highest score is shared; the credit is "
-            "shared too. Asymmetry: the largest difference of score(a, b) and score(b, a). Not finite: "
-            "scores that are not a number; they count as chance."
+        page.folded(
+            "Is a system broken? Position bias, ties, asymmetry",
+            page.table(
+                ("System", "Position bias", "Ties", "Asymmetry", "Not finite"),
+                check_rows,
+                range(1, 5),
+            )
+            + page.note(
+                "Position bias: by how many points the most favoured of the N positions is answered "
+                "more often than it is right; a few points are chance where trials are few. Ties: "
+                "trials whose highest score is shared; the credit is shared too. Asymmetry: the "
+                "largest difference of score(a, b) and score(b, a). Not finite: scores that are not a "
+                "number; they count as chance."
+            ),
         ),
     ]
     if inputs.is_omniglot and "official" in inputs.network_results:
@@ -72,19 +76,20 @@ def results(inputs: ReportInputs) -> str:
 
 def _trials_line(inputs: ReportInputs, result: Result) -> str:
     """The protocol, trials and hash of a result, in one line."""
-    groups = count(len(result.per_group), result.grouped_by)
+    grouped_by = inputs.group_noun if result.grouped_by == "alphabet" else result.grouped_by
+    groups, scope = count(len(result.per_group), grouped_by), inputs.scope_words(result.scope)
     number_of, f = f"{result.num_trials:,}", result.figures
     if result.name == "retrieval":
-        what = f"{number_of} queries {result.scope}"
+        what = f"{number_of} queries {scope}"
     elif result.name == "open_set":
         what = (
-            f"{result.scope}, {result.k_shot}-shot, {number_of} probes of them and "
+            f"{scope}, {result.k_shot}-shot, {number_of} probes of them and "
             f"{f['num_impostors']:,} of others"
         )
     elif result.n_way:
         what = f"{result.n_way}-way {result.k_shot}-shot, {number_of} trials"
     else:
-        what = f"{result.scope}, {number_of} pairs"
+        what = f"{scope}, {number_of} pairs"
     if result.shot_aggregation is not None:
         what += f", shots aggregated by {result.shot_aggregation}"
     name = capital(inputs.protocol_title(result))
@@ -92,13 +97,19 @@ def _trials_line(inputs: ReportInputs, result: Result) -> str:
 
 
 def _result_cells(inputs: ReportInputs, result: Result) -> tuple[str, ...]:
-    checks = result.diagnostics
     return (
         result.system,
         percent(result.accuracy),
         _bar(result.accuracy, inputs.is_network(result)),
         interval(result.wilson),
         interval(result.clustered),
+    )
+
+
+def _check_cells(result: Result) -> tuple[str, ...]:
+    checks = result.diagnostics
+    return (
+        result.system,
         f"{100 * checks['position_bias']:+.1f}" if "position_bias" in checks else "–",
         percent(checks["tied_trials"]) if "tied_trials" in checks else "–",
         "–" if checks["asymmetry"] is None else f"{checks['asymmetry']:.2g}",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from siamese_jax.evaluation.lists import OpenSet, Retrieval
 from siamese_jax.reporting import page
 from siamese_jax.reporting.inputs import ReportInputs
-from siamese_jax.reporting.wording import ABSENT, capital, count, interval, number, percent, span
+from siamese_jax.reporting.wording import capital, count, interval, number, percent, span
 
 
 def retrieval(inputs: ReportInputs) -> str:
-    """How well each system finds the class of a query among all other images."""
+    """How well each system finds the class of a query among all others; empty if not evaluated."""
     result = inputs.network_results.get("retrieval")
     if result is None:
-        return page.note(ABSENT.format("retrieval"))
+        return ""
     rows = []
     for r in inputs.of_protocol("retrieval"):
         f = r.figures
@@ -36,11 +36,11 @@ def retrieval(inputs: ReportInputs) -> str:
 
 
 def open_set(inputs: ReportInputs) -> str:
-    """How well each system names the enrolled class of a probe, or says that it is unknown."""
+    """How well each system names a probe or says that it is unknown; empty if not evaluated."""
     result = inputs.network_results.get("open_set")
     if result is None:
-        return page.note(ABSENT.format("open_set"))
-    rows: list[str | tuple[bool, tuple[str, ...]]] = []
+        return ""
+    rows = []
     for r in inputs.of_protocol("open_set"):
         rows.append(f"{r.system}: rank 1 {percent(r.figures['rank_1'])}")
         for rate, at in r.figures["at"].items():

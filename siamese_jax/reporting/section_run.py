@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 
+from siamese_jax.evaluation.protocols import Result
 from siamese_jax.reporting import page
 from siamese_jax.reporting.inputs import BASELINES_WITHOUT_CURVES, ReportInputs
 from siamese_jax.reporting.wording import (
@@ -12,6 +13,7 @@ from siamese_jax.reporting.wording import (
     classes,
     count,
     duration,
+    group_noun,
     interval,
     percent,
     shape,
@@ -47,6 +49,13 @@ def head(inputs: ReportInputs) -> str:
         )
     tiles = "".join(_tile(inputs, key) for key in _TILES if key in inputs.network_results)
     parts.append(f"<ul class=tiles>{tiles}</ul>")
+    parts.append(
+        page.note(
+            f"A score says how alike two {inputs.noun}s are to the network: the higher, the more alike. "
+            "It has no unit and no zero; a threshold, or a probability fitted to it, makes an answer of "
+            "it. Ranges are 95 % intervals. Chance is what guessing would reach."
+        )
+    )
     command = " ".join(f"<span>{html.escape(argument)}</span>" for argument in start["command"])
     hardware = [start["device"], count(start["num_devices"], "device")]
     restarts = f", {len(inputs.starts)} starts" if len(inputs.starts) > 1 else ""
@@ -87,6 +96,7 @@ def _tile(inputs: ReportInputs, key: str) -> str:
         for r in inputs.of_protocol(key)
         if not inputs.is_network(r) and r.system not in BASELINES_WITHOUT_CURVES
     ]
+    lines += [f"chance {percent(_chance(result))}"]
     lines += [f"{r.system} {percent(r.accuracy)}" for r in others]
     return (
         f"<li><span>{html.escape(name)}</span>"
@@ -94,6 +104,18 @@ def _tile(inputs: ReportInputs, key: str) -> str:
         + "".join(f"<span>{html.escape(line)}</span>" for line in lines)
         + "</li>"
     )
+
+
+def _chance(result: Result) -> float:
+    """What guessing reaches."""
+    if result.name == "retrieval":
+        return float(result.trials.relevant.mean()) / (len(result.trials.images) - 1)
+    if result.name == "open_set":  # the right name, by a score that 1 % of all probes reach
+        return 0.01 / result.n_way
+    if result.n_way:
+        return 1 / result.n_way
+    same = float(result.trials.labels.mean())
+    return max(same, 1 - same)
 
 
 def _training_time(inputs: ReportInputs) -> str:
@@ -123,7 +145,8 @@ def provenance(inputs: ReportInputs) -> str:
     for part in ("train", "validation", "test"):
         images = getattr(inputs.data, part)
         counts = [count(len(images), inputs.noun), count(images.num_classes, "class")]
-        counts.append(count(images.num_alphabets, "alphabet"))
+        if images.num_alphabets > 1:
+            counts.append(count(images.num_alphabets, group_noun(images.kind)))
         of = " (thresholds)" if inputs.on_other_data and part == "validation" else ""
         facts.append((f"{part.capitalize()} set{of}", f"{images.name}: {', '.join(counts)}"))
     rows = [(False, (name, str(value))) for name, value in workdir.flatten(inputs.config).items()]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from matplotlib.figure import Figure
-
 from siamese_jax.reporting import page
 from siamese_jax.reporting.inputs import ReportInputs
 from siamese_jax.reporting.wording import listed, side_name
 
 
-def learning(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
-    """Loss and accuracies against the step."""
+def learning(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
+    """Loss and accuracies against the step; empty before the run has logged any."""
     if "learning" not in figures:
-        return page.note("The run has logged nothing yet.")
+        return ""
     config = inputs.config
     warped = f"; warped {inputs.noun}s" if config.augment.distort else ""
     caption = (
@@ -31,9 +29,7 @@ def learning(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
         )
     if "active" in logged:
         caption += " A triplet is active while its loss is above zero."
-    return page.figure_of(
-        figures["learning"], "Training loss and accuracies against the step", caption
-    )
+    return page.figure(figures["learning"], caption)
 
 
 def _training_task(inputs: ReportInputs) -> str:
@@ -59,7 +55,7 @@ def _training_task(inputs: ReportInputs) -> str:
     return "same or different"
 
 
-def batch(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
+def batch(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     """The first training batch of the run."""
     config, train = inputs.config, inputs.data.train
     if "training" not in figures:
@@ -78,7 +74,7 @@ def batch(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
         if train.kind == "ink" and train.num_alphabets > 1:
             columns = (
                 "All characters of an episode are of one alphabet. Each column shows one character, on "
-                f"the sides {listed(sides)} by different drawers."
+                f"the sides {listed(sides)} by different drawers, A on top."
             )
         same, different = "are of the same class", "are of different classes"
         if name == "info_nce":
@@ -98,6 +94,4 @@ def batch(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
     else:
         caption = "Pairs of the run’s first batch with their labels, 1 = same."
     caption += symmetries + warped
-    return page.figure_of(
-        figures["training"], "Training pictures as the network sees them", caption
-    )
+    return page.figure(figures["training"], caption)

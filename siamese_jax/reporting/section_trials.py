@@ -1,36 +1,50 @@
-"""The sections on N-way trials: accuracy against N, samples, confusions, alphabets."""
+"""The sections on N-way trials: accuracy against N, samples, confusions, groups or classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from matplotlib.figure import Figure
-
 from siamese_jax.evaluation import metrics
-from siamese_jax.reporting import page
+from siamese_jax.inference import explain as explain_lib
+from siamese_jax.reporting import explain, image_sheets, page
 from siamese_jax.reporting.inputs import ReportInputs
 from siamese_jax.reporting.run_figures import MAX_CONFUSIONS
-from siamese_jax.reporting.wording import ABSENT, capital, interval, pair_name, percent, plain, span
+from siamese_jax.reporting.wording import (
+    capital,
+    class_name,
+    interval,
+    pair_name,
+    percent,
+    plain,
+    span,
+)
+
+MAX_ROWS = 30  # classes that a table shows before it is folded
 
 
-def curve(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
-    """Accuracy against N, with the figures behind it."""
+def curve(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
+    """Accuracy against N, with the figures behind it; empty where that was not evaluated."""
     if "curve" not in figures:
-        return page.note(ABSENT.format("curve"))
+        return ""
     results = [r for _, points in inputs.curve_lines for r in points]
     caption = (
         f"{span(r.num_trials for r in results)} trials a point, {results[0].k_shot}-shot. Bands are "
-        "95 % Wilson intervals. The dotted line is 1 / N, the accuracy of guessing. Filled points are "
-        "trials within alphabets. Rings are trials between alphabets, which are easier; they stand "
-        "where N is larger than the smallest alphabet of all lines. No line joins the two."
+        "95 % Wilson intervals. The dotted line is 1 / N, the accuracy of guessing."
     )
+    if inputs.has_groups:
+        groups = f"{inputs.group_noun}s"
+        caption += (
+            f" Filled points are trials within {groups}. Rings are trials between {groups}, which are "
+            f"easier; they stand where N is larger than the smallest {inputs.group_noun} of all lines. "
+            "No line joins the two."
+        )
     rows = [
         (
             label == inputs.curve_lines[0][0],
             (
                 label,
                 str(r.n_way),
-                r.scope,
+                inputs.scope_words(r.scope),
                 f"{r.num_trials:,}",
                 percent(r.accuracy),
                 interval(r.wilson),
@@ -43,37 +57,41 @@ def curve(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
     ]
     head = ("Line", "N", "Scope", "Trials", "Accuracy", "Wilson 95 %", "Clustered 95 %", "Hash")
     table = page.table(head, rows, numbers=(1, 3, 4, 5, 6))
-    return page.figure_of(
-        figures["curve"], "Accuracy against the number of classes N", caption
-    ) + page.folded("The figures behind the curve", table)
+    return page.figure(figures["curve"], caption) + page.folded(
+        "The figures behind the curve", table
+    )
 
 
-def trials(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
-    """Some N-way trials as pictures."""
+def trials(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
+    """Some N-way trials as pictures; empty without trials or pictures."""
     result = inputs.shown_trials
-    if result is None:
-        return page.note(ABSENT.format("within"))
-    if "trials" not in figures:
-        return page.note("The set holds vectors, of which there are no pictures to show.")
+    if result is None or "trials" not in figures:
+        return ""
     wrong = int((result.correct < 1).sum())
     shots = f" (the first of {result.k_shot} pictures of each)" if (result.k_shot or 1) > 1 else ""
     caption = (
         f"{wrong:,} of {result.num_trials:,} trials ({inputs.protocol_title(result)}) are wrong. Up to "
         "half of the trials shown are wrong ones, so errors look more frequent here than they are. The "
-        f"query is on the left. On the right are the classes to choose from{shots} with their scores, "
-        "the highest in bold. A tick marks the right class. A thick border is a right answer, a dashed "
-        "border with a cross a wrong one."
+        f"query is the large picture. Beside it are the classes to choose from{shots}, with their "
+        "scores, the highest in bold. A tick marks the right class, a dashed border and a cross a wrong "
+        "answer."
     )
-    return page.figure_of(figures["trials"], "Sample N-way trials with the answers given", caption)
+    more = page.note(why_note(inputs)) if wrong else ""
+    return page.figure(figures["trials"], caption) + more
 
 
-def confusions(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
-    """Pairs of classes that are taken for each other."""
+def why_note(inputs: ReportInputs) -> str:
+    """How to read what explains an error, or why nothing does."""
+    if explain_lib.explains(inputs.net):
+        return f"“Why?” below an error shows the two pictures. {explain.LEGEND}"
+    return capital(explain_lib.no_places(inputs.net)) + "."
+
+
+def confusions(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
+    """Pairs of classes that are taken for each other; empty where none is."""
     result = inputs.confusion_trials
-    if result is None:
-        return page.note(ABSENT.format("within"))
-    if not inputs.confusions:
-        return page.note(f"None: all {result.num_trials:,} trials are right.")
+    if result is None or not inputs.confusions:
+        return ""
     text = (
         f"Pairs of classes by how often one was answered in place of the other, in "
         f"{result.num_trials:,} {result.n_way}-way trials {inputs.protocol_title(result)}. The second "
@@ -89,44 +107,76 @@ def confusions(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
         ]
         return page.table(("Classes", "Wrong", "Of"), rows, numbers=(1, 2)) + page.note(text)
     caption = f"{text} Each line shows pictures of one class."
-    return page.figure_of(figures["confusions"], "Pairs of classes most often confused", caption)
+    return page.figure(figures["confusions"], caption)
 
 
-def alphabets(inputs: ReportInputs) -> str:
-    """The network alphabet by alphabet, beside other systems."""
+def parts_title(inputs: ReportInputs) -> str:
+    """The heading of `parts`."""
+    noun = inputs.group_noun if inputs.has_groups else "class"
+    return f"{capital(noun)} by {noun}"
+
+
+def parts(inputs: ReportInputs) -> str:
+    """The network by group, or by class where there is one group; empty where not evaluated."""
     result = inputs.network_results.get("within")
     if result is None:
-        return page.note(ABSENT.format("within"))
-    if result.grouped_by != "alphabet":
-        return page.note("The test set has one alphabet only.")
+        return ""
     others = [
         r for r in inputs.of_protocol("within") if not inputs.is_network(r) and r.system != "random"
     ]
+    ranked = sorted(result.per_group.items(), key=lambda item: -item[1]["accuracy"])
+    heads = [r.system for r in others]
+    if result.grouped_by == "alphabet":
+        return _group_table(inputs, result, ranked, others, heads)
+    test = inputs.data.test
+    number = {name: c for c, name in enumerate(test.class_names)}
+    rows = []
+    for name, part in ranked:
+        thumbnail = ""
+        if inputs.has_pictures and name in number:
+            first = test.images[test.class_start[number[name]]][None]
+            picture = image_sheets.pictures(first, test.kind)[0]
+            thumbnail = page.Html(image_sheets.img(picture, class_name(name)))
+        rows.append((False, (class_name(name), thumbnail, *_figures(part, name, others))))
+    head = (inputs.group_noun if inputs.has_groups else "Class", "", "Trials", "Accuracy", "")
+    table = page.table((*head, "Wilson 95 %", *heads), rows, (2, 3, *range(5, 6 + len(heads))))
+    if len(rows) > MAX_ROWS:
+        table = page.folded(f"All {len(rows)} classes", table)
+    return table + page.note(
+        f"{result.n_way}-way {result.k_shot}-shot trials among the test classes by the class of the "
+        "query, the easiest first."
+    )
+
+
+def _group_table(inputs: ReportInputs, result, ranked, others, heads) -> str:
     runs = _right_by_alphabet(inputs)
     sizes = dict(zip(inputs.data.test.alphabet_names, inputs.data.test.alphabet_count, strict=True))
     rows = []
-    for alphabet, part in sorted(result.per_group.items(), key=lambda item: -item[1]["accuracy"]):
-        share, trials = part["accuracy"], part["num_trials"]
-        right, count = runs.get(alphabet, (0.0, 0))
-        cells = (
-            plain(alphabet),
-            str(sizes[alphabet]),
-            f"{trials:,}",
-            percent(share),
-            page.bar(share, True),
-            interval(metrics.wilson_interval(share * trials, trials)),
-            *(percent(r.per_group[alphabet]["accuracy"]) for r in others),
-            f"{right:.4g} of {count}" if count else "–",
+    for group, part in ranked:
+        right, count = runs.get(group, (0.0, 0))
+        of_runs = (f"{right:.4g} of {count}" if count else "–",) if runs else ()
+        rows.append(
+            (False, (plain(group), str(sizes[group]), *_figures(part, group, others), *of_runs))
         )
-        rows.append((False, cells))
-    head = (
-        *("Alphabet", "Characters", "Trials", "Accuracy", "", "Wilson 95 %"),
-        *(r.system for r in others),
-        capital(inputs.runs_title),
-    )
+    members = "Characters" if inputs.group_noun == "alphabet" else "Classes"
+    head = (capital(inputs.group_noun), members, "Trials", "Accuracy", "", "Wilson 95 %", *heads)
+    head += (capital(inputs.runs_title),) if runs else ()
     return page.table(head, rows, numbers=(1, 2, 3, *range(5, len(head)))) + page.note(
-        f"{result.n_way}-way {result.k_shot}-shot trials within each test alphabet, the easiest first. "
-        "The last column counts the right answers in the fixed runs."
+        f"{result.n_way}-way {result.k_shot}-shot trials within each test {inputs.group_noun}, the "
+        "easiest first."
+        + (" The last column counts the right answers in the fixed runs." * bool(runs))
+    )
+
+
+def _figures(part: Mapping, name: str, others) -> tuple[str, ...]:
+    """Trials, accuracy, its bar and interval, and the accuracies of other systems."""
+    share, trials = part["accuracy"], part["num_trials"]
+    return (
+        f"{trials:,}",
+        percent(share),
+        page.bar(share, True),
+        interval(metrics.wilson_interval(share * trials, trials)),
+        *(percent(r.per_group[name]["accuracy"]) for r in others),
     )
 
 

@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from siamese_jax.evaluation.lists import VerificationPairs
 from siamese_jax.evaluation.protocols import Result
-from siamese_jax.reporting import page
+from siamese_jax.reporting import page, section_trials
 from siamese_jax.reporting.inputs import ReportInputs
 from siamese_jax.reporting.run_figures import calibrated, dissimilarity
-from siamese_jax.reporting.wording import ABSENT, capital, count, interval, percent
+from siamese_jax.reporting.wording import capital, count, interval, percent
 
 _BINS = 15  # of the reliability error
 
 
-def verification(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
-    """Pairs of the test set, and of a file if there are: figures, ROC, calibration, pictures."""
+def verification(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
+    """Pairs of the test set, and of a file: figures, ROC, calibration, pictures; empty without any."""
     parts = []
     if "verification" in inputs.network_results:
         parts.append(_pair_list(inputs, figures, "verification", ""))
-    else:
-        parts.append(page.note(ABSENT.format("verification")))
     if "pairs" in inputs.network_results:
         parts.append("<h3>Pairs of a file</h3>")
         parts.append(_pair_list(inputs, figures, "pairs", "file_"))
@@ -32,7 +29,7 @@ def verification(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
     return "\n".join(parts)
 
 
-def _pair_list(inputs: ReportInputs, figures: Mapping[str, Figure], key: str, prefix: str) -> str:
+def _pair_list(inputs: ReportInputs, figures: Mapping[str, str], key: str, prefix: str) -> str:
     """The figures of one list of pairs."""
     rows = []
     for r in inputs.of_protocol(key):
@@ -50,9 +47,10 @@ def _pair_list(inputs: ReportInputs, figures: Mapping[str, Figure], key: str, pr
     head = ("System", "Accuracy", "AUC", "Equal error", "Threshold", "False accepts")
     parts = [page.table((*head, "False rejects"), rows, numbers=range(1, 7))]
     result = inputs.network_results[key]
-    same, total = int(result.list_of(VerificationPairs).labels.sum()), result.num_trials
+    same, total = int(result.trials.labels.sum()), result.num_trials
+    scope = inputs.scope_words(result.scope)
     caption = (
-        f"{total:,} pairs, {same:,} of one class and {total - same:,} of two ({result.scope}). Left: "
+        f"{total:,} pairs, {same:,} of one class and {total - same:,} of two ({scope}). Left: "
         "the ROC, with a ring at the equal error rate. Right: the scores of the network. Thresholds "
         "were chosen on validation pairs. Intervals are from a bootstrap over "
         f"{count(len(result.per_group), result.grouped_by)}."
@@ -62,15 +60,13 @@ def _pair_list(inputs: ReportInputs, figures: Mapping[str, Figure], key: str, pr
             " Koch et al. (2015, table 1) report 93.42 % for 150,000 training pairs with distortions, "
             "on test pairs of their own."
         )
-    parts.append(
-        page.figure_of(figures[f"{prefix}roc"], "ROC curve and histograms of scores", caption)
-    )
+    parts.append(page.figure(figures[f"{prefix}roc"], caption))
     if f"{prefix}pairs" in figures:
         parts.append(_pairs(inputs, figures[f"{prefix}pairs"], result))
     return "\n".join(parts)
 
 
-def _pairs(inputs: ReportInputs, figure: Figure, result: Result) -> str:
+def _pairs(inputs: ReportInputs, figure: str, result: Result) -> str:
     """Some pairs side by side, as the network evaluates them."""
     pairs = result.list_of(VerificationPairs)
     errors = [int(((result.correct == 0) & (pairs.labels == x)).sum()) for x in (1, 0)]
@@ -83,16 +79,15 @@ def _pairs(inputs: ReportInputs, figure: Figure, result: Result) -> str:
         "different ones accepted. The errors shown are the worst, not a fair sample."
         + (" Of several references the first is shown." if several else "")
     )
-    return "<h3>Pairs and their dissimilarities</h3>" + page.figure_of(
-        figure, "Pairs side by side with their dissimilarities", caption
-    )
+    more = page.note(section_trials.why_note(inputs)) if sum(errors) else ""
+    return "<h3>Pairs and their dissimilarities</h3>" + page.figure(figure, caption) + more
 
 
 def _fitted(result: Result) -> bool:
     return "slope" in result.figures
 
 
-def _calibration(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
+def _calibration(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     """The logistic fit of each system, and how reliable its probabilities are."""
     rows: list[str | tuple[bool, tuple[str, ...]]] = []
     for title, result in calibrated(inputs):
@@ -115,6 +110,6 @@ def _calibration(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
         f"chance alone may give {0.4 * np.sqrt(_BINS / fewest):.3f}. A system that knows nothing has a "
         "log loss of 0.6931."
     )
-    return page.table(head, rows, numbers=range(1, 5)) + page.figure_of(
-        figures["reliability"], "Reliability diagram of the probabilities of same", caption
+    return page.table(head, rows, numbers=range(1, 5)) + page.figure(
+        figures["reliability"], caption
     )

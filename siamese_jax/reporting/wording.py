@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 
 from siamese_jax.data import loading
 
-ABSENT = "Not evaluated here: launch/evaluate.py with {} among its --protocols adds it."
-
 
 def percent(share: float) -> str:
     """A share in per cent; a dash where it is not known."""
@@ -70,10 +68,16 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def group_noun(kind: str) -> str:
+    """What a group of classes is called: characters have alphabets, photos and vectors have not."""
+    return "alphabet" if kind == "ink" else "group"
+
+
 def classes(images: loading.ImageSet) -> str:
-    """How many classes a set has, and of how many alphabets if it has such."""
+    """How many classes a set has, and of how many groups if it has such."""
     text = count(images.num_classes, "class")
-    return f"{text} of {images.num_alphabets:,} alphabets" if images.num_alphabets > 1 else text
+    groups = count(images.num_alphabets, group_noun(images.kind))
+    return f"{text} of {groups}" if images.num_alphabets > 1 else text
 
 
 def class_name(name: str) -> str:

@@ -1,0 +1,219 @@
+"""Galleries in their files: enrolling one more, identifying one, and how often an index is right."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import tempfile
+
+import numpy as np
+
+from siamese_jax.benchmarks.measure import Case, Row
+from siamese_jax.benchmarks.workload import Plan, Workload
+from siamese_jax.data import loading
+from siamese_jax.inference import network
+from siamese_jax.recognition import gallery, shortlist, storage, store
+
+COUNTS = (1_000, 10_000, 100_000, 1_000_000)
+_SMALL = 100_000  # references up to which the NPZ is repeated as often as all else
+_EACH = 10  # references of a name
+_QUERIES = 400  # of which the recall is measured
+_BLOCK = 50_000  # references made at a time
+_SPARE = 100_000  # references that may be enrolled while enrolling is timed
+_ANY = 2**62  # references of an NPZ
+_THUMBNAIL = bytes(range(256)) * 2  # as large as a small character's
+
+
+def run_galleries(plan: Plan) -> list[Row]:
+    """Both kinds of file at several sizes, with made-up and with real embeddings."""
+    net = Workload(plan.config("quickstart:vector")).network()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (20, 60) if plan.smoke else COUNTS:
+            made = Clusters(count, net.embedding_size, plan.seed)
+            rows += _npz(plan, net, made, pathlib.Path(folder))
+            rows += _large(plan, net, made, pathlib.Path(folder))
+    if plan.archives is not None:
+        rows += _real(plan)
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Clusters:
+    """Made-up embeddings: `_EACH` a name around its centre, and all centres in few directions.
+
+    The spread of the centres falls along the directions, as that of trained embeddings does.
+
+    Attributes:
+        count: of the references.
+        width: of an embedding.
+        seed: of the draw.
+    """
+
+    count: int
+    width: int
+    seed: int
+
+    def embeddings(self, begin: int, end: int) -> np.ndarray:
+        """(end - begin, width) float32 of these references."""
+        return self._near(np.arange(begin, end) // _EACH, begin)
+
+    def queries(self, number: int) -> np.ndarray:
+        """(number, width) float32 of further pictures of some names."""
+        names = np.linspace(0, (self.count - 1) // _EACH, number).astype(int)
+        return self._near(names, 2**40)
+
+    def references(self, begin: int, end: int) -> tuple[gallery.Reference, ...]:
+        """The references with these numbers."""
+        return tuple(
+            gallery.Reference(f"name{i // _EACH}", f"/people/{i}.png", f"{i:016x}", _THUMBNAIL)
+            for i in range(begin, end)
+        )
+
+    @functools.cached_property
+    def _centres(self) -> np.ndarray:
+        shape = -(-(self.count + _SPARE) // _EACH), self.width
+        return np.random.default_rng((self.seed, 1)).standard_normal(shape, np.float32)
+
+    def _near(self, names: np.ndarray, draw: int) -> np.ndarray:
+        spread = 1 / np.sqrt(1 + np.arange(self.width, dtype=np.float32) / 8)
+        rng = np.random.default_rng((self.seed, 2, draw))
+        noise = rng.standard_normal((len(names), self.width), np.float32)
+        h = spread * (self._centres[names] + 0.6 * noise)
+        return h / np.linalg.norm(h, axis=1, keepdims=True)
+
+
+def _npz(plan: Plan, net: network.Siamese, made: Clusters, folder: pathlib.Path) -> list[Row]:
+    """The small gallery's file, read and written whole."""
+    fresh, path = gallery.empty(net), folder / "small.npz"
+    known = gallery.Gallery(
+        fresh.fingerprint,
+        fresh.network,
+        made.references(0, made.count),
+        made.embeddings(0, made.count),
+    )
+    storage.GalleryFile(path, _ANY).write(known)
+    del known
+    number = iter(range(made.count, 10**9))
+
+    def enrol():
+        file, i = storage.GalleryFile(path, _ANY), next(number)
+        one = gallery._with_references(
+            file.read(), made.references(i, i + 1), made.embeddings(i, i + 1)
+        )
+        file.write(one)
+
+    def identify():
+        return storage.GalleryFile(path, _ANY).read().best_names(net, made.queries(1), 3)
+
+    cases = [Case("NPZ, enrol one", enrol, 1, "pictures")]
+    cases.append(Case("NPZ, read and identify one", identify, 1, "queries"))
+    once = made.count > _SMALL
+    repeats = dataclasses.replace(plan, repetitions=1, repeat_seconds=0.0) if once else plan
+    rows = repeats.compare(_group(made), cases)
+    path.unlink()
+    return rows
+
+
+def _large(plan: Plan, net: network.Siamese, made: Clusters, folder: pathlib.Path) -> list[Row]:
+    """The large gallery's file, with an index and without."""
+    path = folder / "large.db"
+    fresh = gallery.empty(net)
+    first = min(_BLOCK, made.count)
+    store.create(
+        path,
+        gallery.Gallery(
+            fresh.fingerprint, fresh.network, made.references(0, first), made.embeddings(0, first)
+        ),
+    )
+    known = store.Store(path)
+    for begin in range(first, made.count, _BLOCK):
+        end = min(begin + _BLOCK, made.count)
+        with known._writing():
+            known._insert(made.references(begin, end), made.embeddings(begin, end))
+    number = iter(range(made.count, 10**9))
+
+    def enrol():
+        i = next(number)
+        opened = store.Store(path)
+        with contextlib.closing(opened), opened._writing():
+            opened._insert(made.references(i, i + 1), made.embeddings(i, i + 1))
+
+    cases = [
+        Case("large gallery, enrol one", enrol, 1, "pictures"),
+        _identify(known, net, made, "all compared"),
+    ]
+    rows = plan.compare(_group(made), cases)
+    if shortlist.is_installed():
+        queries = made.queries(min(_QUERIES, made.count // _EACH))
+        exact = known.nearest(net, queries, 1)
+        known._held = None
+        known.index(net)
+        recall = _recall(exact, known.nearest(net, queries, 1))
+        [row] = plan.compare(_group(made), [_identify(known, net, made, "index")])
+        rows.append(dataclasses.replace(row, share=recall, share_of="exact answers"))
+    known.close()
+    for file in folder.glob("large.db*"):
+        file.unlink()
+    return rows
+
+
+def _identify(known, net, made, how: str) -> Case:
+    queries = made.queries(64)
+    turn = iter(range(10**9))
+
+    def identify():
+        i = next(turn) % len(queries)
+        return known.best_names(net, queries[i : i + 1], 3)
+
+    return Case(f"large gallery, identify one, {how}", identify, 1, "queries")
+
+
+def _real(plan: Plan) -> list[Row]:
+    """Omniglot's test characters and the package's network, whose comparator is `local`."""
+    if not shortlist.is_installed():
+        return []
+    net = network.load("omniglot")
+    test = loading.load({"name": "omniglot", "archives": plan.archives}).test
+    if plan.smoke:
+        test = test.select(classes=range(20))
+    asked = test.drawers == test.drawers.max()
+    h = net.embed(test.images[:])
+    fresh = gallery.empty(net)
+    references = tuple(
+        gallery.Reference(test.class_names[c], f"/{row}", f"{row:016x}", _THUMBNAIL)
+        for row, c in enumerate(test.classes[~asked])
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "omniglot.db"
+        store.create(path, gallery.Gallery(fresh.fingerprint, fresh.network, references, h[~asked]))
+        known = store.Store(path)
+        queries = h[asked]
+        exact = known.nearest(net, queries, 1)
+        known.index(net)
+        recall = _recall(exact, known.nearest(net, queries, 1))
+        case = Case(
+            "large gallery, identify one, index",
+            functools.partial(known.best_names, net, queries[:1], 3),
+            1,
+            "queries",
+        )
+        group = f"Omniglot, {len(references):,} references of {h.shape[1]} numbers, local"
+        [row] = plan.compare(group, [case])
+        known.close()
+    return [dataclasses.replace(row, share=recall, share_of="exact answers")]
+
+
+def _recall(exact, found) -> float:
+    """Share of queries whose best reference is the exact one, or scores as high."""
+    right = [
+        bool(b) and (a[0][1] == b[0][1] or b[0][0] >= a[0][0])
+        for a, b in zip(exact, found, strict=True)
+    ]
+    return float(np.mean(right))
+
+
+def _group(made: Clusters) -> str:
+    return f"gallery of {made.count:,} references of {made.width} numbers"

@@ -1,0 +1,396 @@
+"""Large galleries: the answers of small ones, an index, crashes, readers beside a writer, damage."""
+
+import dataclasses
+import logging
+import os
+import shutil
+import sqlite3
+import stat
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from siamese_jax.inference import network
+from siamese_jax.inference.devices import Devices
+from siamese_jax.models import siamese
+from siamese_jax.recognition import (
+    commands,
+    gallery,
+    identification,
+    pictures,
+    shortlist,
+    storage,
+    store,
+)
+
+SHAPE = (12, 12, 1)
+
+
+def make_net(comparator, seed=0, **encoder):
+    """A tiny network with random parameters."""
+    fields = {
+        "encoder": "small",
+        "comparator": comparator,
+        "dtype": "float32",
+        "encoder_args": {"filters": (4,), "hidden": (), "units": 8, **encoder},
+        "head_args": {},
+    }
+    config = ml_collections.ConfigDict({"model": fields})
+    images = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
+    model = siamese.build(config.model, SHAPE)
+    rng = np.random.default_rng(seed)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
+    variables = jax.tree.map(lambda x: rng.normal(0.1, 0.2, x.shape).astype(x.dtype), variables)
+    variables["params"]["head"] |= {"scale": np.float32(5.0)}
+    devices = Devices(1)
+    return network.bind(config, devices.replicate(variables), SHAPE, "photo", comparator, devices)
+
+
+@pytest.fixture(scope="module")
+def nets():
+    return {
+        "cosine": make_net("cosine"),
+        "euclidean": make_net("euclidean"),
+        "local": make_net("local", local=True),
+    }
+
+
+def make_gallery(net, names=40, each=3, seed=0):
+    """A gallery of made-up references: embeddings near a centre a name."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(names, net.embedding_size))
+    embeddings = np.repeat(centres, each, 0) + 0.2 * rng.normal(
+        size=(names * each, len(centres[0]))
+    )
+    references = tuple(
+        gallery.Reference(f"n{row // each}", f"/x/{row}.png", f"{row:016x}", bytes([row % 256]) * 9)
+        for row in range(names * each)
+    )
+    fresh = gallery.empty(net)
+    return gallery.Gallery(fresh.fingerprint, fresh.network, references, embeddings)
+
+
+@pytest.fixture
+def large(nets, tmp_path):
+    known = make_gallery(nets["cosine"])
+    store.create(tmp_path / "g.db", known)
+    return store.Store(tmp_path / "g.db")
+
+
+def picture(seed=0):
+    """A picture of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, SHAPE).astype(np.uint8)
+    return pictures.Picture(f"/p/{seed}.png", f"picture{seed:09}", b"png", pixels)
+
+
+def same_ranks(left, right):
+    for a, b in zip(left, right, strict=True):
+        assert [r for _, r in a] == [r for _, r in b]
+        np.testing.assert_allclose([s for s, _ in a], [s for s, _ in b], rtol=1e-4, atol=1e-4)
+
+
+# ----------------------------------------------------------------------------- as a small gallery
+
+
+@pytest.mark.parametrize(
+    "name", ["cosine", "euclidean", pytest.param("local", marks=pytest.mark.slow)]
+)
+def test_answers_are_those_of_a_small_gallery(nets, tmp_path, name):
+    net, known = nets[name], make_gallery(nets[name])
+    store.create(tmp_path / "g.db", known)
+    large = store.Store(tmp_path / "g.db")
+    h = known.embeddings[::17] + 0.1
+    same_ranks(large.nearest(net, h, 5), known.nearest(net, h, 5))
+    same_ranks(large.best_names(net, h, 4), known.best_names(net, h, 4))
+    probes = [picture(seed) for seed in range(3)]
+    small_answers = identification.identify(known, net, probes)
+    for a, b in zip(identification.identify(large, net, probes), small_answers, strict=True):
+        assert [m.reference for m in a.matches] == [m.reference for m in b.matches]
+    assert gallery.size(large) == gallery.size(known) == "40 names, 120 pictures"
+    assert large.summary() == known.summary() and large.count_of("n7") == 3
+    part, wanted = large.part("n7"), known.part("n7")
+    assert part.references == wanted.references
+    np.testing.assert_array_equal(part.embeddings, wanted.embeddings)
+    with pytest.raises(
+        ValueError, match=r"'n77' is not in the gallery of 40 names; did you mean 'n7'"
+    ):
+        large.part("n77")
+
+
+def test_enrolling_and_removing_are_kept(nets, large):
+    net, known = nets["cosine"], make_gallery(nets["cosine"])
+    large.enrol_all(net, {"new one": [picture(1), picture(2)], "n3": [picture(3)]}, add=True)
+    large.remove("n5")
+    again = store.Store(large.path)
+    assert gallery.size(again) == "40 names, 120 pictures"
+    assert again.count_of("n3") == 4 and again.count_of("n5") == 0
+    (best,) = again.nearest(net, net.embed(picture(2).image[None]), 1)
+    assert best[0][1] == gallery.Reference("new one", "/p/2.png", "picture000000002", b"png")
+    again.close()
+    large.close()  # the last one takes the log into the file
+    gone = known.embeddings[15].tobytes()
+    assert (
+        gone not in large.path.read_bytes()
+        and known.embeddings[3].tobytes() in large.path.read_bytes()
+    )
+
+
+def test_what_enrol_refuses_a_large_gallery_refuses(nets, large):
+    net = nets["cosine"]
+    large.enrol_all(net, {"x": [picture(1)]})
+    with pytest.raises(ValueError) as told:
+        large.enrol_all(net, {"n3": [picture(2)], "unknown": [picture(3)], "y": [picture(1)]})
+    assert "'n3' is enrolled already" in str(told.value) and str(told.value).count(";") == 2
+    assert "'unknown' cannot be a name" in str(told.value)
+    assert "/p/1.png is a reference of 'x' already" in str(told.value)
+    with pytest.raises(ValueError, match="belongs to the network"):
+        large.enrol_all(nets["euclidean"], {"z": [picture(4)]})
+    assert len(large) == 121
+
+
+def test_a_path_that_is_no_text_is_kept(nets, large):
+    odd = dataclasses.replace(picture(1), source=os.fsdecode(b"/p/\xff.png"))
+    large.enrol_all(nets["cosine"], {"odd": [odd]})
+    assert large.part("odd").references[0].source == odd.source
+    assert large.summary()[-1] == ("odd", 1, odd.source)
+
+
+def test_another_network_takes_a_large_gallery_over(nets, large, monkeypatch):
+    other = nets["local"]  # whose embeddings have another size
+    monkeypatch.setattr(gallery, "BATCH", 50)
+    monkeypatch.setattr(
+        gallery,
+        "read_again",
+        lambda net, refs: ([picture(int(r.digest, 16)) for r in refs], len(refs)),
+    )
+    assert large.rebuild(other) == 120
+    whole = [picture(row).image for row in range(120)]
+    h = other.embed(np.stack(whole))
+    ids, embeddings = store.Store(large.path)._range(0, 1000)
+    np.testing.assert_allclose(embeddings, h, rtol=1e-4, atol=1e-5)
+    assert large.network == "local" and len(ids) == 120 and large.calibration is None
+
+
+def test_a_gallery_that_grows_large_changes_its_file(nets, tmp_path, monkeypatch):
+    net, path = nets["cosine"], tmp_path / "g.npz"
+    monkeypatch.setattr(commands, "_network", lambda settings: net)
+    settings = commands.Settings(workdir="x", gallery=str(path))
+    file = storage.GalleryFile(path, large=100)
+    file.write(make_gallery(net, names=30))
+    assert not store.is_store(path) and file.read().name_count == 30
+    with pytest.raises(ValueError, match="an index is for 10,000 pictures or more"):
+        commands.run("index", [], settings)
+    file.write(make_gallery(net))
+    assert store.is_store(path) and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert commands.run("remove", ["n3"], settings).lines == ("removed n3; 39 names, 117 pictures",)
+    rows = commands.run("list", [], settings).table
+    assert len(rows) == 39 and rows[0] == ("n0", "3 pictures", "first /x/0.png")
+    with pytest.raises(ValueError, match="a large gallery"):
+        storage.GalleryFile(path).read()
+    with pytest.raises(ValueError, match="was changed by another process"):
+        file.write(make_gallery(net, names=30))  # what was read is not what is there
+
+
+# ---------------------------------------------------------------------------------------- the index
+
+
+needs_index = pytest.mark.skipif(not shortlist.is_installed(), reason="no extra [ann]: usearch")
+
+
+@needs_index
+@pytest.mark.parametrize(
+    "name", ["cosine", "euclidean", pytest.param("local", marks=pytest.mark.slow)]
+)
+def test_an_index_finds_what_the_comparison_of_all_finds(nets, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(shortlist, "SIZE", 32)
+    net, known = nets[name], make_gallery(nets[name], names=200)
+    store.create(tmp_path / "g.db", known)
+    large = store.Store(tmp_path / "g.db")
+    rng = np.random.default_rng(1)
+    h = known.embeddings[::12] + 0.2 * rng.normal(size=known.embeddings[::12].shape)
+    h = h.astype(np.float32)
+    exact = large.nearest(net, h, 1)
+    assert large.index_line().startswith("no index") and large.index(net) == 600
+    assert large.index_line() == ""
+    monkeypatch.setattr(store.Store, "_blocks", None)  # nobody compares all any more
+    found = large.nearest(net, h, 1)
+    recall = np.mean([a[0][1] == b[0][1] for a, b in zip(exact, found, strict=True)])
+    assert recall >= 0.99
+    for a, b in zip(exact, found, strict=True):
+        if a[0][1] == b[0][1]:  # scored by the comparator, not by the index
+            assert a[0][0] == pytest.approx(b[0][0], rel=1e-4)
+
+
+@needs_index
+def test_an_index_follows_what_is_enrolled_and_removed(nets, large, monkeypatch):
+    monkeypatch.setattr(shortlist, "SIZE", 16)
+    net = nets["cosine"]
+    assert large.index(net) == 120
+    (first,) = large.path.parent.glob("*.ann")
+    assert stat.S_IMODE(first.stat().st_mode) == 0o600
+    large.enrol_all(net, {"later": [picture(1)]})
+    h = net.embed(picture(1).image[None])
+    assert large.best_names(net, h, 1)[0][0][1].name == "later"  # though no index knows it
+    large.remove("n0")
+    near = large.part("n1").embeddings[:1]
+    assert "n0" not in [r.name for _, r in large.best_names(net, near, 8)[0]]
+    assert large.index(net) == 1
+    (second,) = large.path.parent.glob("*.ann")
+    assert second != first
+    index = shortlist.opened(second, large._fact("index")["digest"])
+    assert len(index) == 118
+    assert large.best_names(net, h, 1)[0][0][1].name == "later"
+
+
+@needs_index
+def test_a_damaged_index_is_passed_over_with_a_warning(nets, large, caplog):
+    net = nets["cosine"]
+    large.index(net)
+    (path,) = large.path.parent.glob("*.ann")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    h = large.part("n9").embeddings[:1]
+    with caplog.at_level(logging.WARNING):
+        assert store.Store(large.path).best_names(net, h, 1)[0][0][1].name == "n9"
+    assert "not what was written" in caplog.text
+    path.unlink()
+    assert store.Store(large.path).best_names(net, h, 1)[0][0][1].name == "n9"
+    assert large.index(net) == 120  # made anew
+
+
+def test_an_index_needs_its_extra_and_a_comparator_that_it_suits(nets, large, monkeypatch):
+    monkeypatch.setattr(shortlist, "is_installed", lambda: False)
+    with pytest.raises(ValueError, match=r"extra \[ann\]"):
+        large.index(nets["cosine"])
+
+
+def test_the_features_of_local_are_near_where_places_moved():
+    """A map moved by one place is nearer, as `local` with reach 1 sees it, than another map."""
+    from siamese_jax.models.comparators import Local
+
+    rng = np.random.default_rng(0)
+    head = Local(places=(6, 6), units=5, reach=1)
+    maps = rng.normal(size=(50, 6, 6, 5)).astype(np.float32)
+    moved = np.roll(maps, 1, axis=2).reshape(50, -1)
+    here, there = (shortlist.features(head, h.reshape(50, -1)) for h in (maps, moved))
+    distances = ((here[:, None] - there[None]) ** 2).sum(-1)
+    assert (distances.argmin(1) == np.arange(50)).all()
+
+
+# --------------------------------------------------------------------- crashes, readers, cost, damage
+
+
+def test_a_crash_leaves_the_old_gallery_or_the_new_one(nets, large, tmp_path):
+    """What lies on the disk before and after a commit is opened as after a crash."""
+    net, copies = nets["cosine"], [tmp_path / "before", tmp_path / "after"]
+
+    def copy(folder):
+        folder.mkdir()
+        for path in large.path.parent.glob("g.db*"):
+            if not path.name.endswith("-shm"):  # which a crash takes along
+                shutil.copy(path, folder)
+
+    with large._writing():
+        large._insert(
+            [gallery.Reference("x", "/x.png", "x", b"1")], np.ones((1, net.embedding_size))
+        )
+        copy(copies[0])
+    copy(copies[1])
+    for folder, count in zip(copies, (120, 121), strict=True):
+        crashed = store.Store(folder / "g.db")
+        assert len(crashed) == count and len(crashed._range(0, 1000)[0]) == count
+
+
+def test_a_fault_within_an_enrolment_changes_nothing(nets, large):
+    with pytest.raises(RuntimeError), large._writing():
+        large._insert(
+            [gallery.Reference("x", "/x.png", "x", b"1")],
+            np.ones((1, nets["cosine"].embedding_size)),
+        )
+        raise RuntimeError
+    assert len(large) == 120 and large.count_of("x") == 0
+
+
+def test_readers_go_on_beside_a_writer_and_a_second_writer_is_told(nets, large, monkeypatch):
+    monkeypatch.setattr(store, "_WAIT", 0.05)
+    net, reader, second = nets["cosine"], store.Store(large.path), store.Store(large.path)
+    h = np.ones((1, net.embedding_size), np.float32)
+    with large._writing():
+        large._insert(
+            [gallery.Reference("x", "/x.png", "x", b"1")], np.ones((1, net.embedding_size))
+        )
+        assert len(reader) == 120 and reader.nearest(net, h, 1)[0][0][1].name != "x"
+        with pytest.raises(ValueError, match="another process has been writing"):
+            second.remove("n1")
+    assert len(reader) == 121 and reader.nearest(net, h, 1)[0][0][1].name == "x"  # read again
+    second.remove("x")
+    assert len(reader) == 120 and reader.nearest(net, h, 1)[0][0][1].name != "x"
+
+
+def test_two_writers_do_not_undo_each_other(nets, large):
+    net, second = nets["cosine"], store.Store(large.path)
+    large.enrol_all(net, {"x": [picture(1)]})
+    second.enrol_all(net, {"y": [picture(2)]})
+    assert large.count_of("x") == large.count_of("y") == 1
+    with pytest.raises(ValueError, match="'x' is enrolled already"):
+        second.enrol_all(net, {"x": [picture(3)]})
+
+
+def test_all_files_are_the_owners_alone(nets, large):
+    large.enrol_all(nets["cosine"], {"x": [picture(1)]})
+    files = sorted(large.path.parent.glob("g.db*"))
+    assert len(files) == 3  # with the log and its index
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_enrolling_one_writes_no_more_into_a_larger_gallery(nets, tmp_path):
+    net, written = nets["cosine"], []
+    for names in (20, 2000):
+        path = tmp_path / f"{names}.db"
+        store.create(path, make_gallery(net, names=names, each=2))
+        large = store.Store(path)
+        large.enrol_all(net, {"x": [picture(1)]})
+        written.append((tmp_path / f"{names}.db-wal").stat().st_size)
+    assert written[1] <= 1.5 * written[0] and written[1] < 200_000
+
+
+DAMAGES = {
+    "embedding": "UPDATE embedding SET data = zeroblob(length(data)) WHERE id = 4",
+    "row": "DELETE FROM embedding WHERE id = 50",
+    "length": "UPDATE embedding SET data = x'00' WHERE id = 50",
+    "thumbnail": "UPDATE thumbnail SET png = x'00' WHERE id = 4",
+    "source": "UPDATE reference SET source = x'00' WHERE id = 4",
+    "name": "UPDATE name SET text = 'somebody' WHERE text = 'n1'",
+    "fact": "UPDATE fact SET value = replace(value, '120', '121') WHERE key = 'counts'",
+    "facts": "DELETE FROM fact",
+    "table": "DROP TABLE reference",
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_damage_is_told_in_one_line(nets, large, what):
+    net, h = nets["cosine"], large.part("n1").embeddings[1:2]
+    large.close()
+    with sqlite3.connect(large.path, isolation_level=None) as db:
+        db.execute(DAMAGES[what])
+    with pytest.raises(ValueError, match=r"g\.db: (damaged|cannot)") as told:
+        hurt = store.Store(large.path)
+        gallery.size(hurt)
+        hurt.best_names(net, h, 3)
+    assert "\n" not in str(told.value)
+
+
+def test_what_is_no_large_gallery_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no such gallery"):
+        store.Store(tmp_path / "none.db")
+    (tmp_path / "text.db").write_text("x" * 5000)
+    with pytest.raises(ValueError, match=r"text\.db: damaged, or no gallery"):
+        store.Store(tmp_path / "text.db")
+    sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE x (y)").connection.close()
+    with pytest.raises(ValueError, match="another program's"):
+        store.Store(tmp_path / "other.db")
+    assert not store.is_store(tmp_path / "none.db") and not store.is_store(tmp_path / "text.db")
