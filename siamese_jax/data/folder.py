@@ -195,7 +195,7 @@ def picture_files(path: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
         raise ValueError(f"{path}: not at <name>/<picture>: {', '.join(astray[:_SHOWN])}{more}")
     if not parts:
         raise ValueError(f"{path}: holds no pictures; expected <name>/<picture>")
-    files = {}
+    files: dict[str, list[pathlib.Path]] = {}
     for name, picture in parts:
         files.setdefault(name, []).append(path.joinpath(*top, name, picture))
     return files

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from siamese_jax.evaluation import bounds, calibration
@@ -19,7 +19,7 @@ from siamese_jax.runs import files
 
 if TYPE_CHECKING:
     from siamese_jax.inference import network
-    from siamese_jax.recognition import identification
+    from siamese_jax.recognition import identification, pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _enrol_folder(words: Sequence[str], settings: Settings) -> Output:
 
 def _remove(words: Sequence[str], settings: Settings) -> Output:
     file, known = _read(settings)
-    if file is None:
+    if isinstance(known, Store):
         known.remove(words[0])
     else:
         known = gallery.remove(known, words[0])
@@ -143,7 +143,7 @@ def _remove(words: Sequence[str], settings: Settings) -> Output:
 
 
 def _list(_: Sequence[str], settings: Settings) -> Output:
-    _, known = _read(settings)
+    known = _read(settings)[1]
     rows = (
         (name, _plural(count, "picture"), f"first {first}")
         for name, count, first in known.summary()
@@ -210,14 +210,16 @@ def _compare(paths: Sequence[str], settings: Settings) -> Output:
     return Output(tuple(lines))
 
 
-def _page_path(path: str | pathlib.Path, gallery_file: str | None, pictures) -> pathlib.Path:
+def _page_path(
+    path: str | pathlib.Path, gallery_file: str | None, images: Sequence[str]
+) -> pathlib.Path:
     """The file of a page, in a folder that exists; none of the command's other files is replaced."""
     page = pathlib.Path(path).expanduser()
     if not page.parent.is_dir():
         raise ValueError(f"{page.parent}: no such folder for a page")
     others = [(gallery_file, "the gallery itself")] if gallery_file is not None else []
-    for other, what in (*others, *((picture, "one of the pictures") for picture in pictures)):
-        other = pathlib.Path(other).expanduser()
+    for name, what in (*others, *((image, "one of the pictures") for image in images)):
+        other = pathlib.Path(name).expanduser()
         if page.resolve() == other.resolve() or (
             page.exists() and other.exists() and page.samefile(other)
         ):
@@ -240,7 +242,7 @@ def _search(paths: Sequence[str], settings: Settings) -> Output:
     from siamese_jax.recognition import identification, pictures, search_page
 
     _, known, net = _open(settings)
-    path = pathlib.Path(settings.gallery).expanduser().resolve()
+    path = _file(settings).path
     page = settings.page or path.with_name(f"{path.stem}-search.html")
     page = _page_path(page, settings.gallery, paths)
     probe = pictures.read(net, paths[0])
@@ -267,7 +269,7 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
         confidence=settings.confidence,
         decided_by=settings.threshold,
     )
-    if file is None:
+    if isinstance(known, Store):
         known.calibrate(learned)
     else:
         file.write(dataclasses.replace(known, calibration=learned))
@@ -300,7 +302,7 @@ def _resolved(path: str) -> pathlib.Path:
 def _rebuild(_: Sequence[str], settings: Settings) -> Output:
     file, known = _read(settings)
     net, calibrated = _network(settings), known.calibration is not None
-    if file is None:
+    if isinstance(known, Store):
         from_thumbnails = known.rebuild(net, settings.progress)
     else:
         known, from_thumbnails = gallery.rebuild(known, net)
@@ -316,7 +318,7 @@ def _rebuild(_: Sequence[str], settings: Settings) -> Output:
 
 def _index(_: Sequence[str], settings: Settings) -> Output:
     file, known, net = _open(settings)
-    if file is not None:
+    if not isinstance(known, Store):
         raise ValueError(
             f"{file.path} holds {gallery.size(known)}: an index is for {LARGE:,} pictures or more"
         )
@@ -356,19 +358,21 @@ COMMANDS = {
 }
 
 
-def _read(settings: Settings) -> tuple[GalleryFile | None, gallery.Gallery | Store]:
-    """The gallery and its file; of a large gallery, which writes itself, no file."""
-    file = GalleryFile(settings.gallery)
-    if is_store(file.path):
-        return None, Store(file.path)
-    return file, file.read()
+def _read(settings: Settings) -> tuple[GalleryFile, gallery.Gallery | Store]:
+    """The gallery's file and the gallery; a large one, a `Store`, writes itself."""
+    file = _file(settings)
+    return file, Store(file.path) if is_store(file.path) else file.read()
 
 
 def _enrolled(
-    file: GalleryFile | None, known: gallery.Gallery | Store, net, people, settings: Settings
+    file: GalleryFile,
+    known: gallery.Gallery | Store,
+    net: network.Siamese,
+    people: Mapping[str, Sequence[pictures.Picture]],
+    settings: Settings,
 ) -> gallery.Gallery | Store:
     """The gallery with more references, in its file."""
-    if file is None:
+    if isinstance(known, Store):
         known.enrol_all(net, people, settings.add, settings.progress)
         return known
     known = gallery.enrol_all(known, net, people, settings.add, settings.progress)
@@ -378,14 +382,14 @@ def _enrolled(
 
 def _open(
     settings: Settings, create: bool = False
-) -> tuple[GalleryFile | None, gallery.Gallery | Store, network.Siamese]:
+) -> tuple[GalleryFile, gallery.Gallery | Store, network.Siamese]:
     """As `_read`, and the network; with `create` a new gallery for a new file."""
-    file, known = GalleryFile(settings.gallery), None
-    if not create or file.exists():
-        file, known = _read(settings)
-    net = _network(settings)
-    if known is None:
+    file = _file(settings)
+    if create and not file.exists():
+        net = _network(settings)
         return file, gallery.empty(net), net
+    file, known = _read(settings)
+    net = _network(settings)
     gallery.check_network(known, net)
     return file, known, net
 

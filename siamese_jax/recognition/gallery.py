@@ -131,7 +131,7 @@ class Gallery:
         """The best reference of each of the names most like each embedding (Q, D), best name first."""
         chosen = []
         for row in self._scores(net, h):
-            best = {}
+            best: dict[str, tuple[float, Reference]] = {}
             for i in np.argsort(-row, kind="stable"):
                 best.setdefault(self.references[i].name, (float(row[i]), self.references[i]))
                 if len(best) == count:
@@ -412,12 +412,12 @@ def learn(
     The bound of a large gallery is of any gallery.
     """
     check_network(known, net)
-    of_gallery = isinstance(known, Gallery) and known.references
+    references = known.scored if isinstance(known, Gallery) and known.references else None
     return calibration_of(
         *(net, labelled, rate, seed),
         confidence=confidence,
         decided_by=decided_by,
-        references=known.scored if of_gallery else None,
+        references=references,
     )
 
 

@@ -86,7 +86,7 @@ def read_all(
         The pictures that could be read, in order, and what is wrong with the others.
     """
 
-    def attempt(path):
+    def attempt(path: str | os.PathLike) -> Picture | str:
         try:
             return read(net, path)
         except ValueError as error:

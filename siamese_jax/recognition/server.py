@@ -172,8 +172,8 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
         )
 
     @app.get("/", response_class=HTMLResponse, summary="The drawing page")
-    async def show_page():
-        return template
+    async def show_page() -> HTMLResponse:
+        return HTMLResponse(template)
 
     @app.get("/api/symbols", summary="What is taught")
     async def list_symbols() -> State:

@@ -20,7 +20,7 @@ import pathlib
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tqdm
@@ -30,6 +30,8 @@ from siamese_jax.recognition import gallery as gallery_lib
 from siamese_jax.recognition.gallery import Gallery, Reference
 
 if TYPE_CHECKING:
+    from usearch.index import Index
+
     from siamese_jax.inference import network as network_lib
     from siamese_jax.recognition import pictures, shortlist
 
@@ -101,8 +103,9 @@ class Store:
         self.path = pathlib.Path(path).expanduser().resolve()
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such gallery; `enrol NAME IMAGE...` makes one")
-        self._held = None  # (change, blocks), see `_blocks`
-        self._opened = None  # (index's file, index), see `_index`
+        # (change, blocks), see `_blocks`; and (index's file, index), see `_index`
+        self._held: tuple[tuple, list[tuple[np.ndarray, np.ndarray]]] | None = None
+        self._opened: tuple[str, Index | None] | None = None
         with self._clearly():
             self._db = _connect(self.path)
             application, version = (
@@ -193,18 +196,19 @@ class Store:
             fields = self.fingerprint, self.network, references, self._embeddings(ids)[1]
             return Gallery(*fields, self.calibration)
 
-    def references(self, ids: Sequence[int]) -> dict[int, Reference]:
+    def references(self, ids: Iterable[int]) -> dict[int, Reference]:
         """References by their numbers, in this order.
 
         Raises:
             ValueError: one is not what was written.
         """
+        numbers = [int(number) for number in ids]
         rows = self._in(
             "SELECT reference.id, text, source, picture, png, embedding.digest, seal FROM reference "
             "JOIN name ON name.id = name JOIN thumbnail ON thumbnail.id = reference.id "
             "JOIN embedding ON embedding.id = reference.id",
             "reference.id",
-            [int(number) for number in ids],
+            numbers,
         )
         found = {}
         for number, name, source, picture, png, embedding, seal in rows:
@@ -214,7 +218,7 @@ class Store:
                     f"{self.path}: damaged: reference {number} is not what was written"
                 )
             found[number] = reference
-        return {int(number): found[int(number)] for number in ids if int(number) in found}
+        return {number: found[number] for number in numbers if number in found}
 
     # ---------------------------------------------------------------------------------- changing it
 
@@ -233,6 +237,10 @@ class Store:
         with self._writing():  # what another process has done meanwhile counts
             gallery_lib.check_network(self, net)
             gallery_lib.check(gallery_lib.faults(self, people, add))
+            old = self.calibration
+            still = old and old.before_enrolment()
+            if still is not None and still is not old:
+                self._set("calibration", dataclasses.asdict(still))
             self._insert(references, embeddings)
 
     def remove(self, name: str) -> None:
@@ -359,7 +367,7 @@ class Store:
             name_of = dict(self._in("SELECT id, name FROM reference", "id", sorted(everyone)))
             chosen = []
             for ids, scores in ranked:
-                best = {}
+                best: dict[int, tuple[float, int]] = {}
                 for i, score in zip(ids.tolist(), scores, strict=True):
                     best.setdefault(name_of[i], (float(score), i))
                     if len(best) == count:
@@ -397,7 +405,7 @@ class Store:
         if old is not None and projection is not None:
             known = shortlist.opened(self._beside(old["file"]), old["digest"], view=False)
             begin = old["covers"] if known is not None else 0
-        if known is None:
+        if known is None or projection is None:
             sample = self._sample(shortlist.SAMPLE)
             projection = shortlist.Projection.fit(shortlist.features(head, sample))
             known = shortlist.empty(projection.matrix.shape[1])
@@ -437,7 +445,9 @@ class Store:
             return ""
         return f"{newer:,} references are newer than the index: `index` takes them in"
 
-    def _ranked(self, net, h: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _ranked(
+        self, net: network_lib.Siamese, h: np.ndarray, count: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Numbers and scores of the best references of each embedding, best first."""
         from siamese_jax.recognition import shortlist
 
@@ -448,9 +458,10 @@ class Store:
         starts = range(covers, following, _BLOCK)
         later = (self._range(start, min(start + _BLOCK, following)) for start in starts)
         tails = self._best(net, h, later, count)
-        projected = self._projection()(shortlist.features(net.model.head, h))
-        found = index.search(projected, shortlist.SIZE)
-        keys = np.asarray(found.keys).reshape(len(h), -1)
+        projection = self._projection()
+        assert projection is not None  # it is written with the index
+        projected = projection(shortlist.features(net.model.head, h))
+        keys = np.asarray(index.search(projected, shortlist.SIZE).keys).reshape(len(h), -1)
         ranked = []
         for row, tail in enumerate(tails):
             found = self._embeddings(np.unique(keys[row].astype(np.int64)))
@@ -461,7 +472,11 @@ class Store:
         return ranked
 
     def _best(
-        self, net, h: np.ndarray, blocks: Iterable[tuple[np.ndarray, np.ndarray]], count: int
+        self,
+        net: network_lib.Siamese,
+        h: np.ndarray,
+        blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+        count: int,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """The best of given references for each embedding, exactly.
 
@@ -487,7 +502,7 @@ class Store:
                 best[row] = both[0][order], both[1][order]
         return best
 
-    def _index(self, net) -> tuple[object | None, int]:
+    def _index(self, net: network_lib.Siamese) -> tuple[Index | None, int]:
         """The index, opened once, and the number that the first reference outside of it has."""
         from siamese_jax.recognition import shortlist
 
@@ -587,7 +602,7 @@ class Store:
 
     # ----------------------------------------------------------------------------------- SQLite
 
-    def _fact(self, key: str):
+    def _fact(self, key: str) -> Any:
         rows = self._rows("SELECT value FROM fact WHERE key = ?", [key])
         if not rows:
             raise ValueError(f"{self.path}: damaged: it has no {key}")
@@ -596,7 +611,7 @@ class Store:
             raise ValueError(f"{self.path}: damaged: its {key} is not what was written")
         return value["is"]
 
-    def _set(self, key: str, value) -> None:
+    def _set(self, key: str, value: Any) -> None:
         value = json.loads(json.dumps(value))
         kept = {"is": value, "digest": _blake(json.dumps(value).encode()).hex()}
         self._db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", [key, json.dumps(kept)])
@@ -605,7 +620,7 @@ class Store:
         with self._clearly():
             return self._db.execute(query, values).fetchall()
 
-    def _in(self, query: str, column: str, values) -> Iterator[tuple]:
+    def _in(self, query: str, column: str, values: Iterable) -> Iterator[tuple]:
         """The rows in which a column has one of many values."""
         values = list(values)
         for start in range(0, len(values), 500):
