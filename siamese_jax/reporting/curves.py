@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -56,7 +57,7 @@ def training_figure(
     train = [row for row in rows if row["phase"] == "train"]
     validation = [row for row in rows if row["phase"] == "validation"]
     has_distances = bool(train) and "distance_same" in train[0]
-    places = [("loss", "accuracy"), ("distance", "accuracy")][: 1 + has_distances]
+    places: list[Any] = [("loss", "accuracy"), ("distance", "accuracy")][: 1 + has_distances]
     if narrow:
         places = (
             [("loss",), ("distance",), ("accuracy",)]
@@ -64,8 +65,8 @@ def training_figure(
             else [("loss",), ("accuracy",)]
         )
     height = 2.6 * len(places) if narrow else (3.1, 4.6)[has_distances]
-    parts = canvas(height, narrow).subplot_mosaic(places)
-    figure = parts["loss"].get_figure()
+    figure = canvas(height, narrow)
+    parts: dict[str, Axes] = figure.subplot_mosaic(places)
     steps = [r["step"] for r in train]
     parts["loss"].set_title(f"Training loss ({loss_unit})")
     parts["loss"].plot(steps, [r["loss"] for r in train], color=MODEL)
@@ -109,10 +110,10 @@ def training_figure(
             ends.append((at[-1], values[-1], label, colour))
     axes.yaxis.set_major_formatter(PERCENT)
     axes.set_ylim(0, 1.02)
-    for part in parts.values():
-        part.set_xlabel("step")
-        part.set_xlim(left=0)
-        part.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for panel in parts.values():
+        panel.set_xlabel("step")
+        panel.set_xlim(left=0)
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if has_distances and not narrow:  # the same steps as those of the distances below
         parts["loss"].set_xlabel("")
     if validation:

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 
 WIDTH = 9.6  # of a figure, inches; a page shows them 960 pixels wide
@@ -101,9 +102,8 @@ def save(figure: Figure, path: str | pathlib.Path, dpi: int = 150) -> pathlib.Pa
 
 def canvas(height: float, narrow: bool = False) -> Figure:
     """An empty figure for charts, of full width or for a narrow window; `height` in inches."""
-    figure = Figure(figsize=(NARROW if narrow else WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.04, wspace=0.06)
-    return figure
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.04, wspace=0.06)
+    return Figure(figsize=(NARROW if narrow else WIDTH, height), layout=layout)
 
 
 def write_beside(axes: Axes, x: float, y: float, text: str, colour: str, points: float) -> None:
@@ -122,7 +122,9 @@ def write_beside(axes: Axes, x: float, y: float, text: str, colour: str, points:
 def write_ends(axes: Axes, ends: Iterable[tuple[float, float, str, str]]) -> None:
     """Writes each line's name at its right end; names that would overlap are moved apart."""
     bottom, top = axes.get_ylim()
-    inches = axes.get_position().height * axes.get_figure().get_figheight()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    inches = axes.get_position().height * figure.get_figheight()
     gap = 12 / 72 / inches * (top - bottom)  # 12 points
     for x in {end[0] for end in ends}:
         here = sorted((end for end in ends if end[0] == x), key=lambda end: end[1])
@@ -149,7 +151,8 @@ def spread(heights: Sequence[float], gap: float, bottom: float, top: float) -> l
         bottom: lowest height, unless there is no room for all.
         top: highest height.
     """
-    groups = []  # (mean of height - place * gap, count): those that touch are moved together
+    # (mean of height - place * gap, count): those that touch are moved together
+    groups: list[tuple[float, int]] = []
     for place, height in enumerate(heights):
         mean, count = height - place * gap, 1
         while groups and groups[-1][0] > mean:

@@ -91,7 +91,15 @@ def summary(explanation: Explanation, reference: str = "the threshold") -> str:
     )
 
 
-def _picture(contributions, moves, image, left, height, name, ink) -> str:
+def _picture(
+    contributions: np.ndarray,
+    moves: np.ndarray,
+    image: np.ndarray,
+    left: float,
+    height: float,
+    name: str,
+    ink: bool,
+) -> str:
     """One picture with its heat map and arrows; contributions in [-1, 1]."""
     rows, columns = contributions.shape
     tall, wide = height / rows, _SIDE / columns
@@ -124,7 +132,7 @@ def _picture(contributions, moves, image, left, height, name, ink) -> str:
     return "".join(parts)
 
 
-def _arrow(x, y, across, down, ink) -> str:
+def _arrow(x: float, y: float, across: float, down: float, ink: bool) -> str:
     """An arrow from a point, or a dot where it leads nowhere; it stops short of its end."""
     colour = "#111827" if ink else "#ffe14d"  # a photo is dark here and light there
     length = float(np.hypot(across, down))
@@ -141,7 +149,14 @@ def _arrow(x, y, across, down, ink) -> str:
     )
 
 
-def _line(place, move, shape, tall, colour, dash) -> str:
+def _line(
+    place: tuple[int, ...],
+    move: np.ndarray,
+    shape: tuple[int, ...],
+    tall: float,
+    colour: str,
+    dash: str,
+) -> str:
     """A curve from a place of the first picture to the one that it met in the second."""
     x1, y1 = (place[1] + 0.5) * _SIDE / shape[1], _TOP + (place[0] + 0.5) * tall / shape[0]
     x2 = _SIDE + _GAP + (move[1] + 0.5) * _SIDE / shape[1]

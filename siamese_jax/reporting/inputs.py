@@ -13,7 +13,7 @@ import numpy as np
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import metrics
-from siamese_jax.evaluation.lists import Trials
+from siamese_jax.evaluation.lists import Trials, VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.inference import network
 from siamese_jax.models import summary
@@ -186,8 +186,8 @@ class ReportInputs:
     def names(self, result: Result) -> Names:
         """What the images of a list of trials are called."""
         trials, test, runs = result.trials, self.data.test, self.data.runs
-        if getattr(trials, "names", ()):
-            return Names(lambda row: trials.names[row], lambda row: "")
+        if isinstance(trials, VerificationPairs) and trials.names:
+            return Names(trials.names.__getitem__, lambda row: "")
         if trials.fingerprint == test.fingerprint:
             by_class = test.kind == "photo"
             return Names(
@@ -197,7 +197,7 @@ class ReportInputs:
         if runs is not None and result.grouped_by == "run":
             queries = runs.answers.size
 
-            def run_name(row):
+            def run_name(row: int) -> str:
                 side, drawers = "query", runs.query_drawers
                 if row >= queries:
                     side, drawers, row = "choice", runs.support_drawers, row - queries

@@ -76,7 +76,7 @@ def table(
     """
     in_figures = set(numbers)
 
-    def cells(values, tag):
+    def cells(values: Sequence[str], tag: str) -> str:
         scope = " scope=col" if tag == "th" else ""
         return "".join(
             f"<{tag}{scope}{' class=n' if i in in_figures else ''}>{escape(value)}</{tag}>"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 
 from siamese_jax.evaluation.lists import Trials
@@ -10,10 +12,14 @@ from siamese_jax.reporting import page, published
 from siamese_jax.reporting.inputs import ReportInputs
 from siamese_jax.reporting.wording import capital, count, interval, percent
 
+_Row = tuple[bool, tuple[str, ...]]  # whether it is stressed, and its cells
+
 
 def results(inputs: ReportInputs) -> str:
     """Every result in one table, and published figures where the trials are the same."""
-    groups, checks, unknown = {}, {}, {}
+    groups: dict[str, list[_Row]] = {}
+    checks: dict[str, list[_Row]] = {}
+    unknown: dict[str, str] = {}
     for key in [key for key in inputs.network_results if not key.startswith("curve/")]:
         for r in inputs.of_protocol(key):
             own, line = inputs.is_network(r), _trials_line(inputs, r)
@@ -23,10 +29,7 @@ def results(inputs: ReportInputs) -> str:
                 name = capital(inputs.protocol_title(r))
                 notes = [x for x in r.figures["notes"] if x.startswith("1 %") and "test set" in x]
                 unknown[name] = f"{name} has no accuracy (–): {'; '.join(notes)}."
-    rows, check_rows = (
-        [row for heading, members in lines.items() for row in (heading, *members)]
-        for lines in (groups, checks)
-    )
+    rows, check_rows = _under_headings(groups), _under_headings(checks)
     shown = [result for by_key in inputs.results.values() for result in by_key.values()]
     parts = [
         *(page.notice(line) for line in warnings(shown)),
@@ -72,6 +75,14 @@ def results(inputs: ReportInputs) -> str:
             _published_between(inputs, between),
         ]
     return "\n".join(parts)
+
+
+def _under_headings(groups: Mapping[str, Iterable[_Row]]) -> list[str | _Row]:
+    """The rows of a table: each heading, and its rows after it."""
+    rows: list[str | _Row] = []
+    for heading, members in groups.items():
+        rows += [heading, *members]
+    return rows
 
 
 def _trials_line(inputs: ReportInputs, result: Result) -> str:

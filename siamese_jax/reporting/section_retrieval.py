@@ -40,7 +40,7 @@ def open_set(inputs: ReportInputs) -> str:
     result = inputs.network_results.get("open_set")
     if result is None:
         return ""
-    rows = []
+    rows: list[str | tuple[bool, tuple[str, ...]]] = []
     for r in inputs.of_protocol("open_set"):
         rows.append(f"{r.system}: rank 1 {percent(r.figures['rank_1'])}")
         for rate, at in r.figures["at"].items():

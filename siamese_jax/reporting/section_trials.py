@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation.protocols import Result
 from siamese_jax.inference import explain as explain_lib
 from siamese_jax.reporting import explain, image_sheets, page
 from siamese_jax.reporting.inputs import ReportInputs
@@ -148,7 +149,13 @@ def parts(inputs: ReportInputs) -> str:
     )
 
 
-def _group_table(inputs: ReportInputs, result, ranked, others, heads) -> str:
+def _group_table(
+    inputs: ReportInputs,
+    result: Result,
+    ranked: Sequence[tuple[str, Mapping]],
+    others: Sequence[Result],
+    heads: Sequence[str],
+) -> str:
     runs = _right_by_alphabet(inputs)
     sizes = dict(zip(inputs.data.test.alphabet_names, inputs.data.test.alphabet_count, strict=True))
     rows = []
@@ -159,8 +166,11 @@ def _group_table(inputs: ReportInputs, result, ranked, others, heads) -> str:
             (False, (plain(group), str(sizes[group]), *_figures(part, group, others), *of_runs))
         )
     members = "Characters" if inputs.group_noun == "alphabet" else "Classes"
-    head = (capital(inputs.group_noun), members, "Trials", "Accuracy", "", "Wilson 95 %", *heads)
-    head += (capital(inputs.runs_title),) if runs else ()
+    last = [capital(inputs.runs_title)] if runs else []
+    head = (
+        *(capital(inputs.group_noun), members, "Trials", "Accuracy", "", "Wilson 95 %"),
+        *(*heads, *last),
+    )
     return page.table(head, rows, numbers=(1, 2, 3, *range(5, len(head)))) + page.note(
         f"{result.n_way}-way {result.k_shot}-shot trials within each test {inputs.group_noun}, the "
         "easiest first."
@@ -168,7 +178,7 @@ def _group_table(inputs: ReportInputs, result, ranked, others, heads) -> str:
     )
 
 
-def _figures(part: Mapping, name: str, others) -> tuple[str, ...]:
+def _figures(part: Mapping, name: str, others: Sequence[Result]) -> tuple[str, ...]:
     """Trials, accuracy, its bar and interval, and the accuracies of other systems."""
     share, trials = part["accuracy"], part["num_trials"]
     return (

@@ -47,7 +47,7 @@ def _pair_list(inputs: ReportInputs, figures: Mapping[str, str], key: str, prefi
     head = ("System", "Accuracy", "AUC", "Equal error", "Threshold", "False accepts")
     parts = [page.table((*head, "False rejects"), rows, numbers=range(1, 7))]
     result = inputs.network_results[key]
-    same, total = int(result.trials.labels.sum()), result.num_trials
+    same, total = int(result.list_of(VerificationPairs).labels.sum()), result.num_trials
     scope = inputs.scope_words(result.scope)
     caption = (
         f"{total:,} pairs, {same:,} of one class and {total - same:,} of two ({scope}). Left: "
