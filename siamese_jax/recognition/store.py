@@ -102,7 +102,7 @@ class Store:
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such gallery; `enrol NAME IMAGE...` makes one")
         self._held = None  # (change, blocks), see `_blocks`
-        self._opened = None  # (index's file, index), see `_index`
+        self._opened = None  # (index's file, index, components), see `_index`
         with self._clearly():
             self._db = _connect(self.path)
             application, version = (
@@ -441,14 +441,14 @@ class Store:
         """Numbers and scores of the best references of each embedding, best first."""
         from siamese_jax.recognition import shortlist
 
-        index, covers = self._index(net)
+        index, projection, covers = self._index(net)
         if index is None:
             return self._best(net, h, self._blocks(), count)
         following = self._fact("counts")[2]
         starts = range(covers, following, _BLOCK)
         later = (self._range(start, min(start + _BLOCK, following)) for start in starts)
         tails = self._best(net, h, later, count)
-        projected = self._projection()(shortlist.features(net.model.head, h))
+        projected = projection(shortlist.features(net.model.head, h))
         found = index.search(projected, shortlist.SIZE)
         keys = np.asarray(found.keys).reshape(len(h), -1)
         ranked = []
@@ -487,17 +487,17 @@ class Store:
                 best[row] = both[0][order], both[1][order]
         return best
 
-    def _index(self, net) -> tuple[object | None, int]:
-        """The index, opened once, and the number that the first reference outside of it has."""
+    def _index(self, net) -> tuple[object | None, shortlist.Projection | None, int]:
+        """The index and its components, opened once, and the number of the first one outside of it."""
         from siamese_jax.recognition import shortlist
 
         facts = self._fact("index")
         if facts is None or not shortlist.suits(net.model.head) or not shortlist.is_installed():
-            return None, 0
+            return None, None, 0
         if self._opened is None or self._opened[0] != facts["file"]:
             index = shortlist.opened(self._beside(facts["file"]), facts["digest"])
-            self._opened = (facts["file"], index)
-        return self._opened[1], facts["covers"]
+            self._opened = facts["file"], index, self._projection()
+        return *self._opened[1:], facts["covers"]
 
     def _projection(self) -> shortlist.Projection | None:
         """The principal components of the index."""

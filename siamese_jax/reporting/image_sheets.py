@@ -148,7 +148,7 @@ def trial_sheet(
         if why and not right and len(answers) and answer not in answers:
             middle = (scores[answers[0]] + scores[answer]) / 2
             both = (why(query, supports[n], middle) for n in (answers[0], answer))
-            more = f"<details><summary>Why?</summary>{''.join(both)}</details>"
+            more = f"<details class=why><summary>Why?</summary>{''.join(both)}</details>"
         title = html.escape(f"{titles[trials.groups[r, q]]}: {verdict}")
         cards.append(
             f'<li><p class="card-title {_good(right)}">{title}</p><div class="trial">'
@@ -283,7 +283,7 @@ def pair_sheet(
             called = [names.image(row) for row in two]
             more = ""
             if why and not right:
-                more = f"<details><summary>Why?</summary>{why(*two, None)}</details>"
+                more = f"<details class=why><summary>Why?</summary>{why(*two, None)}</details>"
             cards.append(
                 f"<li>{_two(pictures(pairs.images[two], kind), called, _SIGNS[right])}"
                 f'<p class="card-text {_good(right)}">{text}</p>'
