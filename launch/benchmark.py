@@ -5,9 +5,9 @@
 Suites: training and embedding (images/s and GFLOP/s of Koch's, the quickstart's and the best network,
 PyTorch beside them), convolution (Koch's layers directly and in the frequency domain), input (drawing
 and warping, Pillow beside it), oneshot (trials/s, passes of pairs beside them), recognition (enrol and
-identify). Without PyTorch everything else is timed; --torch_python names an interpreter that has it.
-Nothing is downloaded. Times are medians of repeats in which the cases alternate: leave the machine alone
-meanwhile. --smoke only shows that everything runs.
+identify), galleries (the same in their files). Without PyTorch everything else is timed; --torch_python
+names an interpreter that has it. Nothing is downloaded. Times are medians of repeats in which the cases
+alternate: leave the machine alone meanwhile. --smoke only shows that everything runs.
 """
 
 import os
@@ -22,7 +22,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # PyTorch has th
 siamese_jax.tune_cpu()
 
 _SUITE = flags.DEFINE_list(
-    "suite", "training,embedding,convolution,input,oneshot,recognition", "What to measure."
+    "suite",
+    "training,embedding,convolution,input,oneshot,recognition,galleries",
+    "What to measure.",
 )
 _NETWORKS = flags.DEFINE_list(
     "networks", "koch2015,quickstart,best", "What the suites training and embedding time."

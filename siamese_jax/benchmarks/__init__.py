@@ -19,6 +19,7 @@ import PIL
 from siamese_jax.benchmarks import report
 from siamese_jax.benchmarks.convolution import run_convolution
 from siamese_jax.benchmarks.embedding import run_embedding
+from siamese_jax.benchmarks.galleries import run_galleries
 from siamese_jax.benchmarks.inputs import run_input
 from siamese_jax.benchmarks.oneshot import run_oneshot
 from siamese_jax.benchmarks.recognition import run_recognition
@@ -36,6 +37,7 @@ SUITES = {
     "input": run_input,
     "oneshot": run_oneshot,
     "recognition": run_recognition,
+    "galleries": run_galleries,
 }
 
 _log = logging.getLogger(__name__)

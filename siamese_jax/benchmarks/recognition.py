@@ -7,7 +7,7 @@ import functools
 import jax
 import numpy as np
 
-from siamese_jax.benchmarks import galleries, workload
+from siamese_jax.benchmarks import workload
 from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.workload import Plan, Workload
 from siamese_jax.inference import network
@@ -90,7 +90,7 @@ def run_recognition(plan: Plan) -> list[Row]:
                 ),
             ]
         rows += plan.compare(f"{count:,} references of {width} numbers", cases)
-    return rows + galleries.run_galleries(plan)
+    return rows
 
 
 def _identify(net: network.Siamese, references: References, pictures: np.ndarray) -> tuple:

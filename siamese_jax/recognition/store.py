@@ -103,9 +103,9 @@ class Store:
         self.path = pathlib.Path(path).expanduser().resolve()
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such gallery; `enrol NAME IMAGE...` makes one")
-        # (change, blocks), see `_blocks`; and (index's file, index), see `_index`
+        # (change, blocks), see `_blocks`; and (index's file, index, components), see `_index`
         self._held: tuple[tuple, list[tuple[np.ndarray, np.ndarray]]] | None = None
-        self._opened: tuple[str, Index | None] | None = None
+        self._opened: tuple[str, Index | None, shortlist.Projection | None] | None = None
         with self._clearly():
             self._db = _connect(self.path)
             application, version = (
@@ -451,17 +451,17 @@ class Store:
         """Numbers and scores of the best references of each embedding, best first."""
         from siamese_jax.recognition import shortlist
 
-        index, covers = self._index(net)
+        index, projection, covers = self._index(net)
         if index is None:
             return self._best(net, h, self._blocks(), count)
         following = self._fact("counts")[2]
         starts = range(covers, following, _BLOCK)
         later = (self._range(start, min(start + _BLOCK, following)) for start in starts)
         tails = self._best(net, h, later, count)
-        projection = self._projection()
-        assert projection is not None  # it is written with the index
+        assert projection is not None  # it is opened with the index
         projected = projection(shortlist.features(net.model.head, h))
-        keys = np.asarray(index.search(projected, shortlist.SIZE).keys).reshape(len(h), -1)
+        found = index.search(projected, shortlist.SIZE)
+        keys = np.asarray(found.keys).reshape(len(h), -1)
         ranked = []
         for row, tail in enumerate(tails):
             found = self._embeddings(np.unique(keys[row].astype(np.int64)))
@@ -502,17 +502,19 @@ class Store:
                 best[row] = both[0][order], both[1][order]
         return best
 
-    def _index(self, net: network_lib.Siamese) -> tuple[Index | None, int]:
-        """The index, opened once, and the number that the first reference outside of it has."""
+    def _index(
+        self, net: network_lib.Siamese
+    ) -> tuple[Index | None, shortlist.Projection | None, int]:
+        """The index and its components, opened once, and the number of the first one outside of it."""
         from siamese_jax.recognition import shortlist
 
         facts = self._fact("index")
         if facts is None or not shortlist.suits(net.model.head) or not shortlist.is_installed():
-            return None, 0
+            return None, None, 0
         if self._opened is None or self._opened[0] != facts["file"]:
             index = shortlist.opened(self._beside(facts["file"]), facts["digest"])
-            self._opened = (facts["file"], index)
-        return self._opened[1], facts["covers"]
+            self._opened = facts["file"], index, self._projection()
+        return *self._opened[1:], facts["covers"]
 
     def _projection(self) -> shortlist.Projection | None:
         """The principal components of the index."""

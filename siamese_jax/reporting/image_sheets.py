@@ -149,7 +149,7 @@ def trial_sheet(
         if why and not right and len(answers) and answer not in answers:
             middle = (scores[answers[0]] + scores[answer]) / 2
             both = (why(query, supports[n], middle) for n in (answers[0], answer))
-            more = f"<details><summary>Why?</summary>{''.join(both)}</details>"
+            more = f"<details class=why><summary>Why?</summary>{''.join(both)}</details>"
         title = html.escape(f"{titles[trials.groups[r, q]]}: {verdict}")
         cards.append(
             f'<li><p class="card-title {_good(right)}">{title}</p><div class="trial">'
@@ -286,7 +286,7 @@ def pair_sheet(
             called = [names.image(row) for row in (first, second)]
             more = ""
             if why and not right:
-                more = f"<details><summary>Why?</summary>{why(first, second, None)}</details>"
+                more = f"<details class=why><summary>Why?</summary>{why(first, second, None)}</details>"
             shown = pictures(pairs.images[[first, second]], kind)
             cards.append(
                 f"<li>{_two(shown, called, _SIGNS[right])}"

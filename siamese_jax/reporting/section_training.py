@@ -16,15 +16,15 @@ def learning(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     config = inputs.config
     warped = f"; warped {inputs.noun}s" if config.augment.distort else ""
     caption = (
-        f"Left: training loss, each point the mean of {config.log_every} steps. Right: accuracy on the "
-        f"training task ({_training_task(inputs)}{warped}), and on {config.eval.num_trials:,} "
+        f"The loss is the mean of {config.log_every} steps a point. The accuracies are on the training "
+        f"task ({_training_task(inputs)}{warped}), and on {config.eval.num_trials:,} "
         f"{config.eval.n_way}-way trials of the validation classes. The two tasks differ, so only their "
         "trends can be compared. The checkpoint was chosen by validation, without the test classes."
     )
     logged = next((row for row in inputs.log_rows if row["phase"] == "train"), {})
     if "distance_same" in logged:
         caption += (
-            " Below the loss: the mean Euclidean distance of same and of different pairs of a batch. "
+            " The distances are the mean Euclidean ones of same and of different pairs of a batch. "
             "Both are zero in a network that has collapsed."
         )
     if "active" in logged:

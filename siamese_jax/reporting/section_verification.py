@@ -50,9 +50,9 @@ def _pair_list(inputs: ReportInputs, figures: Mapping[str, str], key: str, prefi
     same, total = int(result.list_of(VerificationPairs).labels.sum()), result.num_trials
     scope = inputs.scope_words(result.scope)
     caption = (
-        f"{total:,} pairs, {same:,} of one class and {total - same:,} of two ({scope}). Left: "
-        "the ROC, with a ring at the equal error rate. Right: the scores of the network. Thresholds "
-        "were chosen on validation pairs. Intervals are from a bootstrap over "
+        f"{total:,} pairs, {same:,} of one class and {total - same:,} of two ({scope}). "
+        "The ROC has a ring at the equal error rate; the histograms are of the network’s scores. "
+        "Thresholds were chosen on validation pairs. Intervals are from a bootstrap over "
         f"{count(len(result.per_group), result.grouped_by)}."
     )
     if inputs.is_omniglot and key == "verification":
