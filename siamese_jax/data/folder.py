@@ -155,6 +155,22 @@ def _image_set(images, files, digests, kind: str, name: str, with_alphabets: boo
     )
 
 
+def file_sizes(path: str | os.PathLike) -> collections.Counter[tuple[int, int]]:
+    """How many picture files have each (height, width), by their headers; broken ones are left out.
+
+    Args:
+        path: a folder or a zip, see `load_folder`.
+
+    Raises:
+        ValueError: no such folder.
+    """
+    path = pathlib.Path(path).expanduser()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        files = _readers(path).items()
+        headers = pool.map(lambda file: _attempt(_header, path, *file)[0], files)
+        return collections.Counter(header[0] for header in headers if header is not None)
+
+
 def read_picture(path: str | os.PathLike, mode: str) -> np.ndarray:
     """Reads one picture file, the right way up; transparency becomes white.
 
