@@ -258,5 +258,5 @@ def test_the_commands_of_readme_run(desk):
         words += ["--suite=recognition", "--nopeers"] if words[1] == "launch/benchmark.py" else []
         run(desk, words)
         seen.append(words[1])
-    assert len(seen) == 7
+    assert len(seen) == 8
     assert (desk / "runs" / "quickstart" / "report.html").exists()
