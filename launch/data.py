@@ -17,7 +17,7 @@ from siamese_jax import cli
 siamese_jax.tune_cpu()
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the config of a training.")
-_PAGE = flags.DEFINE_string("page", "data.html", "File of the page.")
+_PAGE = flags.DEFINE_string("page", "look.html", "File of the page.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared sets.")
 
 
