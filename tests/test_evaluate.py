@@ -431,6 +431,7 @@ def test_prototypes_are_mean_embeddings(small):
     assert np.abs(mean.scores - result.scores).max() > 1  # it is not the mean of the distances
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_of_each_run(small):
     trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=40)
     result = protocols_lib.evaluate_trials(EMBEDDER, trials, shot_aggregation="finetune")
@@ -916,6 +917,7 @@ def test_pairs_of_a_file(signatures):
     assert photos.hash != pairs.hash == pairs_csv.read_pairs(path, (4, 5, 1), "ink").hash
 
 
+@pytest.mark.slow
 def test_claims_of_several_references(signatures, small):
     path = write(
         signatures,

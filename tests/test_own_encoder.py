@@ -26,6 +26,7 @@ def shown(tmp_path, monkeypatch):
     sys.modules.pop("my_encoder", None)
 
 
+@pytest.mark.slow
 def test_the_encoder_of_the_docs_embeds(shown):
     fields = {**FIELDS, "encoder": shown, "encoder_args": {"units": 12}}
     net = siamese.build(fields, (28, 28, 3))

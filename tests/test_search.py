@@ -233,6 +233,7 @@ def run(formula, num_trials, **more):
     return search.run_search(config_of("quickstart"), formula.path, num_trials=num_trials, **more)
 
 
+@pytest.mark.slow
 def test_the_config_is_first_and_the_search_improves_on_it(formula):
     found = run(formula, 25)
     assert formula.rates[0] == 0.002 and len(formula.rates) == 25
@@ -250,6 +251,7 @@ def test_the_config_is_first_and_the_search_improves_on_it(formula):
     assert f"{100 * found['accuracy']:.2f}" in (formula.path / "search.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_resumed_search_proposes_what_an_unbroken_one_does(formula, tmp_path):
     run(formula, 6)
     run(formula, 14)
@@ -262,6 +264,7 @@ def test_a_resumed_search_proposes_what_an_unbroken_one_does(formula, tmp_path):
     assert formula.rates[0] == broken[0] and formula.rates[1:] != broken[1:4]
 
 
+@pytest.mark.slow
 def test_another_config_is_refused(formula):
     run(formula, 1)
     config = config_of("quickstart")
@@ -270,6 +273,7 @@ def test_another_config_is_refused(formula):
         search.run_search(config, formula.path, num_trials=2)
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_counts_what_it_reached(formula, monkeypatch):
     def diverge(config, path, *, on_validation, **_):
         if config.optim.learning_rate == 0.002:
@@ -294,6 +298,7 @@ def test_an_error_of_the_users_ends_the_search(formula):
     assert [t.state for t in study_of(formula.path).trials] == [TrialState.FAIL]
 
 
+@pytest.mark.slow
 def test_an_impossible_network_is_not_trained_and_not_counted(tmp_path, monkeypatch):
     trained = []
 
@@ -341,6 +346,7 @@ def die(study, path, *fields):
     return trial.number
 
 
+@pytest.mark.slow
 def test_a_dead_workers_trial_is_begun_again_in_its_folder(formula):
     run(formula, 1)
     study = open_like(formula)
@@ -358,6 +364,7 @@ def test_a_dead_workers_trial_is_begun_again_in_its_folder(formula):
     assert [t.number for t in results.last_attempts(study)] == [0, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_workers_is_given_up(formula):
     run(formula, 1)
     study = open_like(formula)
@@ -369,6 +376,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(formula):
     assert run(formula, 2)["finished"] and len(formula.rates) == 1
 
 
+@pytest.mark.slow
 def test_a_crash_ends_the_worker_and_its_trial_goes_on_later(formula):
     def crash():
         raise OSError("no space left on device")
@@ -380,6 +388,7 @@ def test_a_crash_ends_the_worker_and_its_trial_goes_on_later(formula):
     assert run(formula, 2)["finished"] and formula.rates[:2] == [0.002, 0.002]
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_waits_to_be_gone_on_with(formula):
     calls = []
 
