@@ -26,7 +26,7 @@ SCRIPT = ROOT / "launch" / "recognize.py"
 def run(tmp_path_factory):
     """A run with checkpoints 2 (best) and 4, of the smoke variant's network with random parameters."""
     path = tmp_path_factory.mktemp("runs") / "smoke"
-    config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]("smoke")
+    config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]("vector,smoke")
     config.num_devices, config.keep_best = 1, 2
     experiment = Experiment.from_config(config)
     details = {"image_shape": experiment.image_shape, "kind": experiment.kind, "data": "none"}
