@@ -125,11 +125,11 @@ def test_each_process_reads_the_rows_of_its_own_devices(small):
 
 
 def smoke(**changes):
-    """The config `quickstart.py:smoke`, with changes."""
+    """The config `quickstart.py:vector,smoke`, with changes."""
     spec = importlib.util.spec_from_file_location("quickstart", CONFIG)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config("smoke")
+    config = module.get_config("vector,smoke")
     config.update_from_flattened_dict(changes)
     return config
 

@@ -42,7 +42,7 @@ def test_it_is_trained_and_loaded(shown, tmp_path):
     from configs import quickstart
     from siamese_jax.training import loop
 
-    config = quickstart.get_config("smoke")
+    config = quickstart.get_config("vector,smoke")
     with config.unlocked():
         config.model.update(FIELDS)
         config.model.encoder = shown

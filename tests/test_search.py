@@ -28,9 +28,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 def config_of(name, arg="smoke"):
     scope = {}
     exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
-    config = scope["get_config"](arg)
+    small = name == "quickstart" and arg == "smoke"
+    config = scope["get_config"]("vector,smoke" if small else arg)  # which compiles more quickly
     config.num_devices = 1
-    if name == "quickstart" and arg == "smoke":  # what the tests below start from
+    if small:  # what the tests below start from
         config.optim.learning_rate, config.optim.weight_decay = 0.002, 0.05
     return config
 
@@ -435,9 +436,9 @@ def test_a_worker_that_is_killed_is_replaced_by_another(tmp_path):
     """Two workers share a study; one is killed in a trial, and the other goes on with that trial."""
     path = tmp_path / "search"
     command = [sys.executable, str(ROOT / "launch" / "search.py"), f"--workdir={path}"]
-    command += [f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke", "--config.num_devices=1"]
-    command += ["--config.num_steps=400", "--config.eval.every=50", "--only=optim"]
-    command += ["--config.augment.distort=False", "--trials=2", "--stale_seconds=4"]
+    command += [f"--config={ROOT / 'configs' / 'vectors.py'}:smoke", "--only=optim"]
+    command += ["--config.num_steps=2000", "--config.eval.every=100"]
+    command += ["--trials=2", "--stale_seconds=4"]
     environment = {name: x for name, x in os.environ.items() if not name.startswith("XLA_")}
     workers = []
     for name in "ab":
@@ -459,7 +460,7 @@ def _kill_one_of(workers, path, tmp_path):
         for folder in path.glob("trials/*"):
             rows = workdir.read_metrics(folder)
             evaluated = [row["step"] for row in rows if row["phase"] == "validation"]
-            if not evaluated or evaluated[-1] >= 350:
+            if not evaluated or evaluated[-1] >= 1500:
                 continue
             trial = study_of(path).trials[int(folder.name)]
             if trial.state == TrialState.RUNNING:
