@@ -298,7 +298,7 @@ def test_split_by_classes(tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"image_size": (28, 28)}, r"image_size must be None, got \(28, 28\)"),
+        ({"image_size": (28, 28)}, r"cannot be resized to 28 x 28: set data.image_size to None"),
         ({"path": None}, "'vectors' needs a path"),
         ({"stream": True}, "stream goes with Omniglot and folders; 'vectors'"),
         ({"class_column": None}, "no class column 'class'"),

@@ -104,7 +104,7 @@ def test_each_process_reads_the_rows_of_its_own_devices(small):
     index, rng = SetIndex.of(small), jax.random.key(3)
     rows = np.asarray(make_rows(objective)(rng, np.int32(5), index))
     devices = Devices(4)
-    np.testing.assert_array_equal(devices.own(rows), rows)
+    np.testing.assert_array_equal(devices.local_part(rows), rows)
     devices._mine = slice(2, 4)
     rows_read = []
 

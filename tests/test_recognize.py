@@ -111,6 +111,17 @@ def test_the_whole_story(act, run, people, tmp_path):
     assert "on the 3 classes held out (12 pictures): reliability error of the probabilities" in text
     assert act("list")[1].endswith("\n" + text)
 
+    needs = (
+        "6 classes cannot show a false-accept rate of 0.25 with 90 % confidence for this gallery"
+    )
+    assert text.endswith(f"no bound: {needs}: 9 are needed\n")
+    with pytest.raises(ValueError, match=needs):
+        act("calibrate", people, false_accept_rate=0.25, threshold="bound")
+    act("calibrate", people, false_accept_rate=0.25, confidence=0.8, threshold="bound")
+    line = act("identify", a / "0.png")[1].splitlines()[-1]
+    assert line.endswith("a false-accept rate of 0.25 on fresh classes with 80 % confidence")
+    act("calibrate", people, false_accept_rate=0.25)
+
     known = storage.GalleryFile(tmp_path / "g.npz").read()
     answer = act("identify", a / "0.png", c / "0.png")[1].splitlines()
     assert answer[0].startswith(f"{a / '0.png'}: anna; nearest anna (probability ")

@@ -88,6 +88,24 @@ def page(smoke_run):
     return path.read_text(encoding="utf-8")
 
 
+def test_the_page_warns_of_answers_that_depend_on_company(smoke_run):
+    assert "Its figures do not hold" not in section_results.results(smoke_run)
+    name, trials = smoke_run.net.name, smoke_run.network_results["within"]
+    bad = dataclasses.replace(trials, diagnostics={**trials.diagnostics, "batch_dependence": 0.3})
+    joint = dataclasses.replace(
+        trials,
+        name="assignment/within",
+        diagnostics={**trials.diagnostics, "joint": "one to one, protocol assignment"},
+    )
+    results = {**smoke_run.results, name: {"within": bad, "assignment/within": joint}}
+    text = visible(section_results.results(dataclasses.replace(smoke_run, results=results)))
+    assert (
+        f"{name}: its answers depend on what else is asked with them (batch_dependence 0.3," in text
+    )
+    assert f"{name}: joint answers (one to one, protocol assignment)." in text
+    assert "Joint answers, one to one: within alphabets: " in text
+
+
 class Balance(html.parser.HTMLParser):
     """Raises where a tag is closed that is not the open one; collects the visible text."""
 

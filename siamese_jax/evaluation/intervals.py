@@ -14,7 +14,7 @@ from scipy import special
 
 
 def cluster_interval(
-    accuracies: Sequence[float], num_trials: Sequence[int], confidence: float = 0.95
+    accuracies: Sequence[float], num_trials: Sequence[float], confidence: float = 0.95
 ) -> tuple[float, float]:
     """The interval of an accuracy over clusters: Wilson's, at the effective number of trials.
 
