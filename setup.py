@@ -51,7 +51,7 @@ setuptools.setup(
         "array_record",  # tfds writes and reads the prepared sets with it, without TensorFlow
         "flax>=0.12",
         "importlib_resources",  # tfds imports it without declaring it
-        "jax>=0.10.2,<0.12",
+        "jax>=0.10.2,<0.13",
         "jaxtyping>=0.3",
         "matplotlib",
         "ml_collections",
@@ -59,11 +59,13 @@ setuptools.setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<1.0",
         "pillow>=10.1",
+        "pydantic>=2.6",  # checks records that are read again against what they must hold
         "requests",  # asks whether the public download answers
         "scipy",
         "tensorboardX",
         "tensorflow-datasets>=4.9.10",
         "tqdm",
+        "typing_extensions",  # its TypedDict, which pydantic asks for before Python 3.12
     ],
     extras_require={
         "bench": ["torch"],
@@ -74,6 +76,7 @@ setuptools.setup(
             *(
                 "beartype",
                 "hypothesis",
+                "mypy",
                 "optuna>=5.0,<6",
                 "pytest",
                 "pytest-xdist",

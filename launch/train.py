@@ -6,13 +6,13 @@ Any field of the config can be set: --config.seed=1 (after --config). The same c
 that was interrupted. Exit codes: 0 finished, 1 an error, 75 stopped by SIGTERM after saving (start it
 again), 130 stopped by Ctrl-C after saving.
 
+--minutes=N measures this machine's speed first, and makes the training as long as N minutes hold: the
+learning rate takes its whole course in them. A run that was begun keeps its length.
+
 Several processes, one on each host: give each --coordinator, --num_processes and --process_id. Where
 jax finds these by itself (Slurm, TPU pods), give --distributed. See local.sh, slurm.sh and tpu.sh.
 """
 
-import logging
-import os
-import re
 import signal
 import sys
 
@@ -27,6 +27,9 @@ siamese_jax.tune_cpu()
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the config.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
+_MINUTES = flags.DEFINE_float(
+    "minutes", None, "Length of the training, in place of the config's.", lower_bound=0.01
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
 _PROCESSES = flags.DEFINE_integer("num_processes", 1, "Number of processes.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process_id", 0, "Number of this process.", lower_bound=0)
@@ -42,25 +45,17 @@ def main(argv):
     caught = cli.catch_signals()
     import jax  # after the flags are parsed: --help should not wait for it
 
-    from siamese_jax.training import loop
+    from siamese_jax.training import loop, pace, processes
 
-    known = re.fullmatch(r"\S+:\d{1,5}", _COORDINATOR.value or "")
-    if _PROCESSES.value > 1 and not (known and _PROCESS.value < _PROCESSES.value):
-        raise ValueError("--num_processes needs --coordinator=host:port and a lower --process_id")
-    together = _DISTRIBUTED.value or _PROCESSES.value > 1
-    if together:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
-        place = () if _DISTRIBUTED.value else (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        try:
-            jax.distributed.initialize(*place, heartbeat_timeout_seconds=_HEARTBEAT.value)
-        except Exception as error:
-            raise ValueError(f"the processes do not find each other: {error}") from error
-        if jax.process_index() > 0:  # only the first process speaks of what goes well
-            logging.getLogger("siamese_jax").setLevel(logging.WARNING)
-            sys.stdout = open(os.devnull, "w")
+    place = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    together = processes.join(*place, _DISTRIBUTED.value, _HEARTBEAT.value)
+    if together and _MINUTES.value is not None:
+        raise ValueError("--minutes is for one process: set --config.num_steps")
+    config = _CONFIG.value
+    if _MINUTES.value is not None:
+        config = pace.within(config, _WORKDIR.value, _MINUTES.value)
     summary = loop.train_and_evaluate(
-        _CONFIG.value, _WORKDIR.value, should_stop=lambda: bool(caught), progress=_PROGRESS.value
+        config, _WORKDIR.value, should_stop=lambda: bool(caught), progress=_PROGRESS.value
     )
     if together:
         jax.distributed.shutdown()

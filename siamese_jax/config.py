@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
-class Field(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Field:
     """What a field of a config may hold.
 
     Attributes:
@@ -45,7 +47,7 @@ class Field(NamedTuple):
                 noun = f"{many} {noun}s {start}{end}{', none below the one before' * self.rising}"
         return noun + " or None" * self.optional
 
-    def accepts(self, value) -> bool:
+    def accepts(self, value: Any) -> bool:
         """Whether a value is of the type and in the range."""
         if value is None:
             return self.optional
@@ -57,7 +59,7 @@ class Field(NamedTuple):
             self.rising and any(a > b for a, b in zip(value, value[1:], strict=False))
         )
 
-    def _accepts_one(self, value) -> bool:
+    def _accepts_one(self, value: Any) -> bool:
         if self.kind in (bool, str):
             return isinstance(value, self.kind)
         if isinstance(value, bool) or not isinstance(
@@ -204,7 +206,7 @@ def _values(section: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _is_finite(value) -> bool:
+def _is_finite(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)

@@ -19,7 +19,7 @@ VARIANTS = {
     "keras_tutorial": ("long", "smoke"),
     "koch2015": ("pairs=30k", "affine", "dense", "reduced", "smoke"),
     "mnist_to_omniglot": ("smoke",),
-    "quickstart": ("smoke",),
+    "quickstart": ("vector", "smoke"),
     "vectors": ("smoke",),
 }
 CASES = [

@@ -33,7 +33,7 @@ def data():
 
 def test_data_that_are_handed_in_are_resized_when_they_are_needed(data):
     experiment = Experiment.from_config(config_of("quickstart"), data=data)
-    assert data.train.image_shape != experiment.image_shape == (20, 20, 1)
+    assert data.train.image_shape != experiment.image_shape == (24, 24, 1)
     assert "train_set" not in vars(experiment) and "train_step" not in vars(experiment)
     loaded = Experiment.from_config(config_of("quickstart"))
     for part in ("train_set", "validation_set"):
@@ -81,7 +81,7 @@ def test_what_does_not_go_together_is_refused(data):
             }
         Experiment.from_config(config, data=data)
     photos = dataclasses.replace(data, train=dataclasses.replace(data.train, kind="photo"))
-    with pytest.raises(ValueError, match="these are 20 x 20, photo: set objective.symmetries"):
+    with pytest.raises(ValueError, match="these are 24 x 24, photo: set objective.symmetries"):
         Experiment.from_config(config_of("quickstart"), data=photos)
 
 
@@ -92,5 +92,5 @@ def test_the_preview_is_the_batch_of_that_step(data):
     state = experiment.init_state()
     expected = experiment.objective.sample(state.rng, np.int32(2), experiment.index)
     np.testing.assert_array_equal(batch.rows, expected.rows)
-    assert pixels.shape == (*batch.rows.shape, 20, 20, 1)
+    assert pixels.shape == (*batch.rows.shape, 24, 24, 1)
     assert objectives.OBJECTIVES[experiment.config.objective.name].settings

@@ -60,7 +60,7 @@ def get_config(name, variant=""):
 def smoke_run(tmp_path_factory):
     """A trained network of the quickstart's smoke variant, evaluated beside two baselines."""
     path = tmp_path_factory.mktemp("runs") / "a<b"  # a name that HTML must escape
-    config = get_config("quickstart", "smoke")
+    config = get_config("quickstart", "vector,smoke")
     config.num_devices = 1
     loop.train_and_evaluate(config, str(path))
     config = workdir.read_config(path)
@@ -86,6 +86,24 @@ def page(smoke_run):
     assert path == smoke_run.path / "report.html"
     assert sorted(p.name for p in smoke_run.path.glob("report*")) == ["report.html"]
     return path.read_text(encoding="utf-8")
+
+
+def test_the_page_warns_of_answers_that_depend_on_company(smoke_run):
+    assert "Its figures do not hold" not in section_results.results(smoke_run)
+    name, trials = smoke_run.net.name, smoke_run.network_results["within"]
+    bad = dataclasses.replace(trials, diagnostics={**trials.diagnostics, "batch_dependence": 0.3})
+    joint = dataclasses.replace(
+        trials,
+        name="assignment/within",
+        diagnostics={**trials.diagnostics, "joint": "one to one, protocol assignment"},
+    )
+    results = {**smoke_run.results, name: {"within": bad, "assignment/within": joint}}
+    text = visible(section_results.results(dataclasses.replace(smoke_run, results=results)))
+    assert (
+        f"{name}: its answers depend on what else is asked with them (batch_dependence 0.3," in text
+    )
+    assert f"{name}: joint answers (one to one, protocol assignment)." in text
+    assert "Joint answers, one to one: within alphabets: " in text
 
 
 class Balance(html.parser.HTMLParser):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from siamese_jax.benchmarks.measure import Case, Row
@@ -14,14 +16,18 @@ def run_training(plan: Plan) -> list[Row]:
 
     Operations are those of direct convolution, however it is computed; on a CPU one case computes
     Koch's so. PyTorch trains the same network on one batch that lies ready, with AdamW where the
-    config has Muon; the step alone is what to compare it with.
+    config has Muon; compare it with the step alone, by AdamW where that is a case.
     """
     rows = []
     for name in plan.networks:
         work = Workload(plan.config(name))
         product = plan.product()
         images = work.images_per_step
-        counted = {"amount": images, "unit": "images", "operations": work.operations()}
+        counted: dict[str, Any] = {
+            "amount": images,
+            "unit": "images",
+            "operations": work.operations(),
+        }
         group = f"{name}, {images} images a step, {plan.dtype}"
         cases = [
             product,
@@ -32,6 +38,9 @@ def run_training(plan: Plan) -> list[Row]:
             changes = {"model.encoder_args.convolution": "direct"}
             direct = Workload(plan.config(name, changes))
             cases.append(Case("step alone, direct convolution", direct.fixed_call(), **counted))
+        if work.config.optim.name == "muon":  # which PyTorch does not train convolutions with
+            plain = Workload(plan.config(name, {"optim.name": "adamw"}))
+            cases.append(Case("step alone, AdamW", plain.fixed_call(), **counted))
         with torch_cases(plan, work, "training", group, **counted) as (peers, absent):
             base = [case.name for case in peers]
             rows += plan.compare(group, [*cases, *peers], base=base, product=product.name) + absent

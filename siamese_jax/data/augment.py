@@ -136,7 +136,9 @@ def affine_matrices(key: jax.Array, ranges: Affine) -> tuple[jax.Array, jax.Arra
     return _einsum("ij,jk,kl->il", rotation, shear, scale), jnp.array([shift_x, shift_y])
 
 
-def elastic_displacement(key: jax.Array, height: int, width: int, grid: int, size: float):
+def elastic_displacement(
+    key: jax.Array, height: int, width: int, grid: int, size: float
+) -> jax.Array:
     """A smooth random displacement field.
 
     Normal displacements at `grid` x `grid` knots, interpolated with a cubic kernel.
@@ -242,8 +244,8 @@ def warp(
     first = jnp.arange(batch)[:, None, None] * ((height + 2) * (width + 2))
     corner = first + top * (width + 2) + left
 
-    def warp_channel(pixels):
-        def read(step):
+    def warp_channel(pixels: jax.Array) -> jax.Array:
+        def read(step: int) -> jax.Array:
             return pixels.at[corner + step].get(mode="promise_in_bounds")
 
         upper = read(0) * (1 - across) + read(1) * across

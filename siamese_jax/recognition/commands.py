@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from siamese_jax.evaluation import calibration
+from siamese_jax.evaluation import bounds, calibration
 from siamese_jax.recognition import gallery
 from siamese_jax.recognition.storage import GalleryFile
 from siamese_jax.runs import files
@@ -34,6 +34,8 @@ class Settings:
         page: file for the page of `search`; None for one beside the gallery.
         false_accept_rate: of `calibrate`.
         seed: of `calibrate`.
+        confidence: of the bound that `calibrate` makes.
+        threshold: which one `calibrate` lets decide, `plain` or `bound`.
     """
 
     workdir: str | None = None
@@ -45,6 +47,8 @@ class Settings:
     page: str | None = None
     false_accept_rate: float = 0.01
     seed: int = 0
+    confidence: float = bounds.CONFIDENCE
+    threshold: str = "plain"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +109,14 @@ def _enrol(words: Sequence[str], settings: Settings) -> Output:
 
 
 def _remove(words: Sequence[str], settings: Settings) -> Output:
-    file = GalleryFile(settings.gallery)
+    file = _file(settings)
     known = gallery.remove(file.read(), words[0])
     file.write(known)
     return Output((f"removed {words[0]}; {gallery.size(known)}",))
 
 
 def _list(_: Sequence[str], settings: Settings) -> Output:
-    known = GalleryFile(settings.gallery).read()
+    known = _file(settings).read()
     first = {r.name: r.source for r in reversed(known.references)}
     counts = gallery.reference_counts(known)
     rows = ((n, _plural(count, "picture"), f"first {first[n]}") for n, count in counts.items())
@@ -196,7 +200,11 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
     labelled = folder.load_folder(
         paths[0], image_size=net.image_shape[:2], ink=net.kind == "ink", min_images=2
     )
-    known = gallery.calibrate(known, net, labelled, settings.false_accept_rate, settings.seed)
+    known = gallery.calibrate(
+        *(known, net, labelled, settings.false_accept_rate, settings.seed),
+        confidence=settings.confidence,
+        decided_by=settings.threshold,
+    )
     file.write(known)
     lines = calibration.describe(known.calibration)
     if _trained_on(settings, paths[0]):
@@ -212,6 +220,7 @@ def _trained_on(settings: Settings, path: str) -> bool:
     """Whether a folder is the one that the network was trained on."""
     from siamese_jax.runs import workdir
 
+    assert settings.workdir is not None  # which `run` has checked
     place = pathlib.Path(settings.workdir)
     if not (place / "config.json").exists():
         return False
@@ -224,7 +233,7 @@ def _resolved(path: str) -> pathlib.Path:
 
 
 def _rebuild(_: Sequence[str], settings: Settings) -> Output:
-    file = GalleryFile(settings.gallery)
+    file = _file(settings)
     old = file.read()
     net = _network(settings)
     new, from_thumbnails = gallery.rebuild(old, net)
@@ -272,7 +281,7 @@ def _open(
     settings: Settings, create: bool = False
 ) -> tuple[GalleryFile, gallery.Gallery, network.Siamese]:
     """The gallery's file, the gallery and its network; with `create` a new gallery for a new file."""
-    file = GalleryFile(settings.gallery)
+    file = _file(settings)
     known = None if create and not file.exists() else file.read()
     net = _network(settings)
     if known is None:
@@ -281,9 +290,15 @@ def _open(
     return file, known, net
 
 
+def _file(settings: Settings) -> GalleryFile:
+    assert settings.gallery is not None  # which `run` has checked
+    return GalleryFile(settings.gallery)
+
+
 def _network(settings: Settings) -> network.Siamese:
     from siamese_jax.inference import network
 
+    assert settings.workdir is not None  # which `run` has checked
     checkpoint = settings.checkpoint
     if isinstance(checkpoint, str) and checkpoint.isdigit():
         checkpoint = int(checkpoint)
@@ -306,11 +321,15 @@ def _threshold_line(
         f"threshold {answer.threshold:.3f} of the score, for a false-accept rate of "
         f"{calibrated.rate:g}"
     )
+    if calibrated.decided_by == "bound" and calibrated.bound is not None:
+        line += f" on fresh classes with {100 * calibrated.bound.confidence:g} % confidence"
     if known.calibration is None:
         line += f", by the network's own calibration ({calibrated.source})"
     if answer.rate_covered:
         return line
-    return f"{line}, which was shown for at most {calibrated.max_references} references only"
+    return (
+        f"{line}, a rate that was measured for at most {calibrated.max_references} references only"
+    )
 
 
 def _plural(count: int, noun: str) -> str:

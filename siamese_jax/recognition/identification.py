@@ -92,9 +92,10 @@ def identify(
     threshold, covered = _threshold(calibrated, len(gallery))
     answers = []
     for row in scores:
-        best = {}  # the place of each name's best reference; names in the order of their scores
+        # the place of each name's best reference; names in the order of their scores
+        best: dict[str, int] = {}
         for place in np.argsort(-row, kind="stable"):
-            best.setdefault(gallery.references[place].name, place)
+            best.setdefault(gallery.references[place].name, int(place))
             if len(best) == top:
                 break
         matches = tuple(_match(gallery, calibrated, row, place) for place in best.values())
@@ -184,19 +185,23 @@ def score(
     return scoring.score(net, scoring.embed(net, probes), gallery.scored)
 
 
-def _calibration(gallery, net) -> calibration.Calibration | None:
+def _calibration(gallery: Gallery, net: network_lib.Siamese) -> calibration.Calibration | None:
     """The gallery's calibration, else the one that came with the network."""
     return gallery.calibration or net.calibrations.get("pictures")
 
 
-def _threshold(calibrated, references: int) -> tuple[float | None, bool]:
+def _threshold(
+    calibrated: calibration.Calibration | None, references: int
+) -> tuple[float | None, bool]:
     """The threshold for the best of so many references, and whether its rate was shown."""
     if calibrated is None:
         return None, False
     return calibrated.threshold(references), references <= calibrated.max_references
 
 
-def _match(gallery, calibrated, row, place) -> Match:
+def _match(
+    gallery: Gallery, calibrated: calibration.Calibration | None, row: np.ndarray, place: int
+) -> Match:
     value = float(row[place])
     probability = None if calibrated is None else float(calibrated.probability(value))
     reference = gallery.references[place]

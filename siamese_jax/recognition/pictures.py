@@ -50,7 +50,7 @@ def read(net: network.Siamese, path: str | os.PathLike) -> Picture:
     if (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]  # a third of the room
     digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     height, width = pixels.shape[:2]
     small = pixels
     if max(height, width) > SIDE:

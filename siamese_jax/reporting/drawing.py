@@ -7,12 +7,15 @@ import html
 import io
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import FuncFormatter
 
@@ -23,7 +26,9 @@ MODEL, OTHER, BASELINE = "#0b5fa5", "#b4690e", "#7a7a7a"
 LIGHT, FRAME = "#a8a8a8", "#c9c9c9"
 RIGHT, WRONG = "#00755f", "#b3261e"
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.0f} %")
-_STYLE = {
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "text.color": TEXT,
@@ -48,11 +53,11 @@ _STYLE = {
 }
 
 
-def styled(draw: Callable) -> Callable:
+def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
     """Lets a function draw in the style of the report, whatever matplotlib style the user has set."""
 
     @functools.wraps(draw)
-    def in_style(*args, **kwargs):
+    def in_style(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         with matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
@@ -78,8 +83,8 @@ def to_svg(figure: Figure, description: str) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # would repeat from figure to figure
     svg = svg.replace("image-rendering:crisp-edges;image-rendering:pixelated", "")
     head, _, body = svg.partition(">")
-    size = re.search(r'viewBox="[^"]*"', head).group()
-    return f'<svg role="img" aria-label="{html.escape(description)}" {size}>{body}'
+    size = head[head.index('viewBox="') :].split('"')[1]
+    return f'<svg role="img" aria-label="{html.escape(description)}" viewBox="{size}">{body}'
 
 
 @styled
@@ -97,14 +102,19 @@ def save(figure: Figure, path: str | pathlib.Path, dpi: int = 150) -> pathlib.Pa
     return pathlib.Path(path)
 
 
-def charts(rows: int, columns: int, height: float, squeeze: bool = True):
+def full_width(height: float) -> Figure:
+    """An empty figure of full width whose parts keep apart, `height` in inches."""
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.04, wspace=0.06)
+    return Figure(figsize=(WIDTH, height), layout=layout)
+
+
+def charts(rows: int, columns: int, height: float, squeeze: bool = True) -> tuple[Figure, Any]:
     """A figure of full width with charts in it, `height` in inches."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.04, wspace=0.06)
+    figure = full_width(height)
     return figure, figure.subplots(rows, columns, squeeze=squeeze)
 
 
-def canvas(wide: float, tall: float):
+def canvas(wide: float, tall: float) -> tuple[Figure, Axes]:
     """A figure of full width for pictures, in units of one picture's width, y going down."""
     figure = Figure(figsize=(WIDTH, WIDTH * tall / wide))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -119,7 +129,9 @@ def point_of(wide: float) -> float:
     return wide / (72 * WIDTH)
 
 
-def put_picture(axes, picture, x, y, wide, tall, up: bool = False):
+def put_picture(
+    axes: Axes, picture: np.ndarray, x: float, y: float, wide: float, tall: float, up: bool = False
+) -> None:
     """One picture with its upper left (`up`: lower left) corner at (x, y)."""
     limits = axes.get_xlim(), axes.get_ylim()
     extent = (x, x + wide, y, y + tall) if up else (x, x + wide, y + tall, y)
@@ -128,9 +140,18 @@ def put_picture(axes, picture, x, y, wide, tall, up: bool = False):
     axes.set_ylim(limits[1])
 
 
-def put_frame(axes, x, y, wide, tall, colour, thick, dashed=False):
+def put_frame(
+    axes: Axes,
+    x: float,
+    y: float,
+    wide: float,
+    tall: float,
+    colour: str,
+    thick: float,
+    dashed: bool = False,
+) -> None:
     """A border of `thick` points; its upper left corner at (x, y)."""
-    style = (0, (2.2, 1.4)) if dashed else "-"
+    style: Any = (0, (2.2, 1.4)) if dashed else "-"
     axes.add_patch(
         Rectangle(
             (x, y),
@@ -145,11 +166,16 @@ def put_frame(axes, x, y, wide, tall, colour, thick, dashed=False):
     )
 
 
-def put_sign(axes, x, y, right: bool, point: float):
+def put_sign(axes: Axes, x: float, y: float, right: bool, point: float) -> None:
     """A tick or a cross on a disc at (x, y), whatever the colours; `point` as of `point_of`."""
     radius = 4.6 * point
     axes.add_patch(Circle((x, y), radius, color=RIGHT if right else WRONG, zorder=5))
-    line = {"color": "white", "linewidth": 1.3, "zorder": 6, "solid_capstyle": "round"}
+    line: dict[str, Any] = {
+        "color": "white",
+        "linewidth": 1.3,
+        "zorder": 6,
+        "solid_capstyle": "round",
+    }
     r = 0.45 * radius
     if right:
         axes.plot([x - 1.1 * r, x - 0.3 * r, x + 1.1 * r], [y, y + 0.85 * r, y - 0.9 * r], **line)
@@ -158,7 +184,7 @@ def put_sign(axes, x, y, right: bool, point: float):
         axes.plot([x - r, x + r], [y + r, y - r], **line)
 
 
-def write_beside(axes, x, y, text, colour, points):
+def write_beside(axes: Axes, x: float, y: float, text: str, colour: str, points: float) -> None:
     """Writes to the right of (x, y), or to the left for less than 0 points."""
     axes.annotate(
         text,
@@ -171,11 +197,14 @@ def write_beside(axes, x, y, text, colour, points):
     )
 
 
-def write_ends(axes, ends):
+def write_ends(axes: Axes, ends: Iterable[tuple[float, float, str, str]]) -> None:
     """Writes each line's name at its right end; names that would overlap are moved apart."""
     bottom, top = axes.get_ylim()
-    inches = axes.get_position().height * axes.get_figure().get_figheight()
-    gap, lowest = 12 / 72 / inches * (top - bottom), {}  # 12 points
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    inches = axes.get_position().height * figure.get_figheight()
+    gap = 12 / 72 / inches * (top - bottom)  # 12 points
+    lowest: dict[float, float] = {}
     for x, y, label, colour in sorted(ends, key=lambda end: end[1]):
         lowest[x] = max(y, lowest.get(x, -np.inf) + gap)
         axes.annotate(

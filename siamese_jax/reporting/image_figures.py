@@ -13,6 +13,7 @@ from scipy import special
 
 from siamese_jax.data.image_set import ImageSet, resize_images
 from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation.lists import Trials, VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.reporting.drawing import (
     FRAME,
@@ -83,7 +84,7 @@ def trial_grid_figure(
         count: how many trials (see `sample_trials`).
         titles: a name of each of the result's groups; by default the group's own.
     """
-    trials = result.trials
+    trials = result.list_of(Trials)
     chosen = sample_trials(result.correct, count)
     titles = trials.group_names if titles is None else titles
     columns = next((n for n in (5, 10) if trials.n_way <= n), 20)  # supports a line
@@ -225,7 +226,7 @@ def sample_pairs(result: Result, count: int = 6, seed: int = 0) -> list[tuple[st
     Returns:
         For each kind that has any, what it is and the numbers of its pairs.
     """
-    pairs, scores = result.trials, result.scores
+    pairs, scores = result.list_of(VerificationPairs), result.scores
     both = np.sort(np.column_stack([pairs.first, pairs.references]), 1)
     order = np.random.default_rng(seed).permutation(len(both))
     once = order[np.sort(np.unique(both[order], axis=0, return_index=True)[1])]
@@ -255,7 +256,7 @@ def verification_pairs_figure(
         dissimilarity: (n,) numbers of pairs -> (n,), lower = more alike.
         kind: `ink` or `photo`.
     """
-    pairs, f = result.trials, result.figures
+    pairs, f = result.list_of(VerificationPairs), result.figures
     columns = max(len(members) for _, members in rows)
     columns = min(max(columns, 4), 6)
     height, width = pairs.images.shape[1:3]

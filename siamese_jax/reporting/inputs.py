@@ -13,6 +13,7 @@ import numpy as np
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation.lists import Trials
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.inference import network
 from siamese_jax.models import summary
@@ -83,7 +84,7 @@ class ReportInputs:
         default_factory=lambda: datetime.datetime.now(datetime.UTC).date().isoformat()
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.starts:
             raise ValueError(f"{self.path} holds no run (it has no provenance.json)")
         if self.net.name not in self.results:
@@ -110,7 +111,7 @@ class ReportInputs:
     @property
     def has_pictures(self) -> bool:
         """Whether the network takes images, of which pictures can be shown."""
-        return self.net.kind != "vector"
+        return self.net.has_pictures
 
     @property
     def noun(self) -> str:
@@ -148,6 +149,9 @@ class ReportInputs:
 
     def protocol_title(self, result: Result) -> str:
         """What the page calls the protocol of a result."""
+        if result.name.startswith("assignment/"):
+            title = self.runs_title if result.name.endswith("official") else "within alphabets"
+            return f"joint answers, one to one: {title}"
         if result.grouped_by == "run":
             return self.runs_title
         if result.name == "within" and result.grouped_by == "class":  # a set without alphabets
@@ -201,7 +205,7 @@ def count_confusions(result: Result, classes: np.ndarray) -> list[tuple[int, int
         asked for one and answered the other (ties shared), and the number that could have. Most
         wrong answers first; of equally many the higher share of wrong ones, then the lower classes.
     """
-    trials = result.trials
+    trials = result.list_of(Trials)
     queries = classes[trials.queries][..., None]  # (R, Q, 1)
     supports = classes[trials.supports[..., 0]][:, None]  # (R, 1, N)
     low, high = np.minimum(queries, supports).ravel(), np.maximum(queries, supports).ravel()

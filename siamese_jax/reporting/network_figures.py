@@ -71,8 +71,9 @@ def embedding_figure(panels: Sequence[tuple[str, np.ndarray, ImageSet]]) -> Figu
         height, width, _ = images.image_shape
         pixels = 0.034 * figure.bbox.width * np.array([1, height / width])
         side = pixels * [(right - left) / box.width, (top - bottom) / box.height]
-        has_pictures = images.kind != "vector"
-        tiles = pictures(images.images[images.class_start], images.kind) if has_pictures else ()
+        tiles: Sequence[np.ndarray] = ()
+        if images.has_pictures:
+            tiles = list(pictures(images.images[images.class_start], images.kind))
         for c in range(images.num_classes):
             colour = matplotlib.colormaps["tab10"](c % 10)
             members = points[images.classes == c]
@@ -80,13 +81,13 @@ def embedding_figure(panels: Sequence[tuple[str, np.ndarray, ImageSet]]) -> Figu
             for point in members:
                 axes.plot(*zip(mean, point, strict=True), color=colour, linewidth=0.6, alpha=0.5)
             axes.plot(*members.T, linestyle="", marker="o", markersize=3.2, color=colour)
-            if not has_pictures:
+            if not images.has_pictures:
                 name = shortened(class_parts(images.class_names[c])[1], 24)
                 around = {"facecolor": "white", "edgecolor": colour, "boxstyle": "square,pad=0.25"}
                 axes.text(*mean, name, ha="center", va="center", zorder=4, bbox=around)
                 continue
             corner = mean - side / 2
-            put_picture(axes, tiles[c], corner[0], corner[1], *side, up=True)
+            put_picture(axes, tiles[c], corner[0], corner[1], side[0], side[1], up=True)
             axes.add_patch(
                 Rectangle(corner, *side, fill=False, edgecolor=colour, linewidth=1.4, zorder=4)
             )

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from siamese_jax.data import loading
+from siamese_jax.evaluation.lists import VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.models import summary
 from siamese_jax.reporting import curves, image_figures, network_figures
@@ -64,7 +65,7 @@ def draw(inputs: ReportInputs) -> dict[str, Figure]:
     params = inputs.net.devices.first(inputs.net.variables)["params"]
     kernel = summary.first_kernel(inputs.layers, params)
     if kernel is not None:
-        figures["filters"] = network_figures.filters_figure(kernel)
+        figures["filters"] = network_figures.filters_figure(np.asarray(kernel))
     figures["embeddings"] = network_figures.embedding_figure(_embedded_alphabets(inputs))
     return figures
 
@@ -92,12 +93,12 @@ def dissimilarity(
     Returns:
         A function of (n,) numbers of pairs to (n,) values, and what the values are.
     """
-    pairs, head = result.trials, inputs.net.model.head
+    pairs, head = result.list_of(VerificationPairs), inputs.net.model.head
     single_references = inputs.net.model.context is None and pairs.num_references.max() == 1
     if not (head.falls_with_distance and single_references):
         return lambda members: -result.scores[members], "minus the score"
 
-    def distances(members):
+    def distances(members: np.ndarray) -> np.ndarray:
         first, second = (
             inputs.net.embed(pairs.images[rows[members]])
             for rows in (pairs.first, pairs.references[:, 0])
@@ -109,7 +110,7 @@ def dissimilarity(
 
 def _trials(inputs: ReportInputs, result: Result) -> Figure:
     titles = [plain(name) for name in result.trials.group_names]
-    if result.grouped_by == "run":
+    if result.grouped_by == "run" and inputs.data.runs is not None:
         alphabets = enumerate(inputs.data.runs.alphabets, 1)
         titles = [f"{plain(alphabet)}, run {number}" for number, alphabet in alphabets]
     return image_figures.trial_grid_figure(result, inputs.data.test.kind, titles=titles)
@@ -117,11 +118,13 @@ def _trials(inputs: ReportInputs, result: Result) -> Figure:
 
 def training_batch(training: Training, kind: str) -> Figure:
     """The first batch of a run; `kind` is that of the training set, `ink` or `photo`."""
+    if training.pixels is None:
+        raise ValueError("a batch of vectors has no pictures")
     if training.mask is not None:
         return image_figures.episode_figure(training.pixels, training.mask, kind)
     if training.labels is not None:
         return image_figures.pairs_figure(training.pixels, training.labels, kind)
-    names = [class_name(name) for name in training.class_names]
+    names = [class_name(name) for name in training.class_names or ()]
     return image_figures.images_figure(training.pixels, names, kind)
 
 
@@ -129,12 +132,13 @@ def _embedded_alphabets(
     inputs: ReportInputs,
 ) -> list[tuple[str, np.ndarray, loading.ImageSet]]:
     """Classes of two test alphabets, the easiest and the hardest if that is known."""
-    test, accuracy = inputs.data.test, {}
+    test = inputs.data.test
+    accuracy: dict[str, float] = {}
     order = list(test.alphabet_names)
     within = inputs.network_results.get("within")
     if within is not None and within.grouped_by == "alphabet":
         accuracy = {name: part["accuracy"] for name, part in within.per_group.items()}
-        order = sorted(accuracy, key=accuracy.get, reverse=True)
+        order = sorted(accuracy, key=lambda name: accuracy[name], reverse=True)
     panels = []
     for alphabet in dict.fromkeys((order[0], order[-1])):
         part = test.select(alphabets=[alphabet])

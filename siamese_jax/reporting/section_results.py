@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from siamese_jax.evaluation.protocols import Result
+from siamese_jax.evaluation.lists import Trials
+from siamese_jax.evaluation.protocols import Result, warnings
 from siamese_jax.reporting import page, published
 from siamese_jax.reporting.inputs import ReportInputs
 from siamese_jax.reporting.wording import capital, count, interval, percent
@@ -12,9 +13,12 @@ from siamese_jax.reporting.wording import capital, count, interval, percent
 
 def results(inputs: ReportInputs) -> str:
     """Every result in one table, and published figures where the trials are the same."""
-    head = ("System", "Accuracy", "", "Wilson 95 %", "Clustered 95 %", "Position bias", "Ties")
-    head += ("Asymmetry", "Not finite")
-    groups, unknown = {}, {}
+    head = (
+        *("System", "Accuracy", "", "Wilson 95 %", "Clustered 95 %", "Position bias", "Ties"),
+        *("Asymmetry", "Not finite"),
+    )
+    groups: dict[str, list[tuple[bool, tuple[str, ...]]]] = {}
+    unknown: dict[str, str] = {}
     for key in [key for key in inputs.network_results if not key.startswith("curve/")]:
         for r in inputs.of_protocol(key):
             groups.setdefault(_trials_line(inputs, r), []).append(
@@ -24,8 +28,12 @@ def results(inputs: ReportInputs) -> str:
                 name = capital(inputs.protocol_title(r))
                 notes = [x for x in r.figures["notes"] if x.startswith("1 %") and "test set" in x]
                 unknown[name] = f"{name} has no accuracy (–): {'; '.join(notes)}."
-    rows = [row for heading, members in groups.items() for row in (heading, *members)]
+    rows: list[str | tuple[bool, tuple[str, ...]]] = []
+    for heading, members in groups.items():
+        rows += [heading, *members]
+    shown = [result for by_key in inputs.results.values() for result in by_key.values()]
     parts = [
+        *(page.notice(line) for line in warnings(shown)),
         page.table(head, rows, numbers=(1, *range(3, 9))),
         *(page.note(text) for text in unknown.values()),
         page.note(
@@ -120,7 +128,7 @@ def _published_runs(inputs: ReportInputs) -> str:
 def _published_between(inputs: ReportInputs, between: Result) -> str:
     rows = [_measured(inputs, between)]
     for name, by_shots, source in published.BETWEEN:
-        value = by_shots[between.k_shot]
+        value = by_shots[between.list_of(Trials).k_shot]
         rows.append((value, f"{value:.1f}\N{NO-BREAK SPACE}%", name, "", source, False))
     return _ranking(rows) + page.note(
         "The published figures are on their authors’ own splits, with 1,200 characters to train on and "

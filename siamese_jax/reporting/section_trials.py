@@ -10,7 +10,7 @@ from siamese_jax.evaluation import metrics
 from siamese_jax.reporting import page
 from siamese_jax.reporting.inputs import ReportInputs
 from siamese_jax.reporting.run_figures import MAX_CONFUSIONS
-from siamese_jax.reporting.wording import ABSENT, interval, pair_name, percent, plain, span
+from siamese_jax.reporting.wording import ABSENT, capital, interval, pair_name, percent, plain, span
 
 
 def curve(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
@@ -22,7 +22,7 @@ def curve(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
         f"{span(r.num_trials for r in results)} trials a point, {results[0].k_shot}-shot. Bands are "
         "95 % Wilson intervals. The dotted line is 1 / N, the accuracy of guessing. Filled points are "
         "trials within alphabets. Rings are trials between alphabets, which are easier; they stand "
-        "where N is larger than the smallest alphabet. No line joins the two."
+        "where N is larger than the smallest alphabet of all lines. No line joins the two."
     )
     rows = [
         (
@@ -39,7 +39,7 @@ def curve(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
             ),
         )
         for label, points in inputs.curve_lines
-        for r in sorted(points, key=lambda r: r.n_way)
+        for r in sorted(points, key=lambda r: r.n_way or 0)
     ]
     head = ("Line", "N", "Scope", "Trials", "Accuracy", "Wilson 95 %", "Clustered 95 %", "Hash")
     table = page.table(head, rows, numbers=(1, 3, 4, 5, 6))
@@ -56,7 +56,7 @@ def trials(inputs: ReportInputs, figures: Mapping[str, Figure]) -> str:
     if "trials" not in figures:
         return page.note("The set holds vectors, of which there are no pictures to show.")
     wrong = int((result.correct < 1).sum())
-    shots = f" (the first of {result.k_shot} pictures of each)" if result.k_shot > 1 else ""
+    shots = f" (the first of {result.k_shot} pictures of each)" if (result.k_shot or 1) > 1 else ""
     caption = (
         f"{wrong:,} of {result.num_trials:,} trials ({inputs.protocol_title(result)}) are wrong. Up to "
         "half of the trials shown are wrong ones, so errors look more frequent here than they are. The "
@@ -119,8 +119,11 @@ def alphabets(inputs: ReportInputs) -> str:
             f"{right:.4g} of {count}" if count else "–",
         )
         rows.append((False, cells))
-    head = ("Alphabet", "Characters", "Trials", "Accuracy", "", "Wilson 95 %")
-    head += (*(r.system for r in others), inputs.runs_title[0].upper() + inputs.runs_title[1:])
+    head = (
+        *("Alphabet", "Characters", "Trials", "Accuracy", "", "Wilson 95 %"),
+        *(r.system for r in others),
+        capital(inputs.runs_title),
+    )
     return page.table(head, rows, numbers=(1, 2, 3, *range(5, len(head)))) + page.note(
         f"{result.n_way}-way {result.k_shot}-shot trials within each test alphabet, the easiest first. "
         "The last column counts the right answers in the fixed runs."
@@ -129,10 +132,11 @@ def alphabets(inputs: ReportInputs) -> str:
 
 def _right_by_alphabet(inputs: ReportInputs) -> dict[str, tuple[float, int]]:
     """Right answers and trials of the fixed runs by alphabet."""
-    counts = {}
-    if "official" in inputs.network_results:
+    counts: dict[str, tuple[float, int]] = {}
+    runs = inputs.data.runs
+    if runs is not None and "official" in inputs.network_results:
         correct = inputs.network_results["official"].correct
-        for alphabet, of_run in zip(inputs.data.runs.alphabets, correct, strict=True):
+        for alphabet, of_run in zip(runs.alphabets, correct, strict=True):
             right, trials = counts.get(alphabet, (0.0, 0))
             counts[alphabet] = (right + float(of_run.sum()), trials + of_run.size)
     return counts

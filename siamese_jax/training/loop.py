@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -10,9 +11,11 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from siamese_jax.evaluation import protocols
@@ -24,10 +27,11 @@ from siamese_jax.training.experiment import Experiment
 from siamese_jax.training.step import TrainState
 
 _log = logging.getLogger(__name__)
+_STEPS_OF_ESTIMATE = 10
 
 
 def train_and_evaluate(
-    config,
+    config: ConfigDict,
     path: str,
     *,
     should_stop: Callable[[], bool] = lambda: False,
@@ -61,21 +65,21 @@ def train_and_evaluate(
         raise ValueError(f"{path} holds a network without its checkpoints: choose another workdir")
     experiment = Experiment.from_config(config)
     config, devices = experiment.config, experiment.devices
-    state = _prepare(experiment, path)
+    state = _prepare(experiment)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(_open_run(experiment, path, on_log))
         identity = workdir.identity(config, _facts(experiment))
         saved = checkpoints.Checkpoints(path, config.keep_best, run=identity)
         stack.callback(saved.close)
         state, step, validations = _resume(run, saved, state)
-        batches = stack.enter_context(_batches(experiment, state, step))
+        images = stack.enter_context(batches(experiment, state, step))
         state, index = devices.replicate((state, experiment.index))
         train_step, net = _programs(experiment, state, programs)
         bar = stack.enter_context(_Progress(experiment, step, progress))
         while not _finished(config, step, validations):
-            state, metrics = train_step(state, next(batches), index)
+            state, metrics = train_step(state, next(images), index)
             step += 1
-            bar.update()
+            bar.update(step)
             stopping = devices.agree(should_stop())
             logging_now = step % config.log_every == 0
             validating = step % config.eval.every == 0 or step == config.num_steps
@@ -87,7 +91,7 @@ def train_and_evaluate(
                 state = _log_training(run, state, sums, step, bar, validations)
             _log_layers(run, config.optim, state.params, step)
             if validating:
-                values = _validate(experiment, net.with_variables(state.variables))
+                values = validate(experiment, net.with_variables(state.variables))
                 validations.append(run.log(step, "validation", values))
                 log = run.log_digest(step)
                 saved.save(step, devices.first(state), values["accuracy"], log)
@@ -109,7 +113,7 @@ def train_and_evaluate(
 # ------------------------------------------------------------------------------- before the first step
 
 
-def _prepare(experiment: Experiment, path: str) -> TrainState:
+def _prepare(experiment: Experiment) -> TrainState:
     """Builds every part of a run before its workdir is taken, so that a mistake leaves no folder.
 
     Returns:
@@ -162,7 +166,7 @@ def _resume(
 
 
 @contextlib.contextmanager
-def _batches(experiment: Experiment, state: TrainState, step: int) -> Iterator[Iterator[jax.Array]]:
+def batches(experiment: Experiment, state: TrainState, step: int) -> Iterator[Iterator[jax.Array]]:
     """The `images` of every training step: fed by the host, or always the whole set on the devices."""
     images, devices = experiment.train_set.images, experiment.devices
     if not experiment.fed:
@@ -184,8 +188,8 @@ def _programs(
     return programs.setdefault(program_key(experiment.config), compiled)
 
 
-def program_key(config) -> str:
-    """What the steps of a config are compiled from; all else is data, or belongs to the loop."""
+def program_key(config: ConfigDict) -> str:
+    """What the compiled steps of a config depend on; all else is data, or belongs to the loop."""
     fields = workdir.plain(config)
     for name in ("seed", "log_every", "keep_best", "eval", "search_space"):
         fields.pop(name, None)
@@ -196,7 +200,7 @@ def program_key(config) -> str:
 # ------------------------------------------------------------------------------------ between two steps
 
 
-def _finished(config, step: int, validations: Sequence[Mapping]) -> bool:
+def _finished(config: ConfigDict, step: int, validations: Sequence[Mapping]) -> bool:
     """Whether all steps are made, or `eval.patience` (0: never) validations brought nothing better."""
     values = [row["accuracy"] for row in validations]
     patience = config.eval.patience
@@ -204,7 +208,7 @@ def _finished(config, step: int, validations: Sequence[Mapping]) -> bool:
     return step >= config.num_steps or bool(impatient)
 
 
-def _check_finite(sums: Mapping, params, step: int, saved: checkpoints.Checkpoints) -> None:
+def _check_finite(sums: Mapping, params: Any, step: int, saved: checkpoints.Checkpoints) -> None:
     """Ends a training whose loss, or whose parameters that are about to be saved, are not finite."""
     if math.isfinite(sums["loss"]) and all(
         bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(params)
@@ -233,13 +237,13 @@ def _log_training(
         "cpu_seconds": round(time.process_time(), 3),
     }
     run.log(step, "train", {**means, **spent})
-    state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
+    state = dataclasses.replace(state, sums=jax.tree.map(lambda x: x * 0, state.sums))
     bar.show(means["loss"], speed, validations)
     bar.restart_clock(step)
     return state
 
 
-def _log_layers(run: workdir.RunFolder, fields: Mapping, params, step: int) -> None:
+def _log_layers(run: workdir.RunFolder, fields: Mapping, params: Any, step: int) -> None:
     """Logs, at the end of an epoch, each parameter's learning rate, momentum and L2 weight in it."""
     if fields["name"] != "layerwise" or step % fields["steps_per_epoch"]:
         return
@@ -251,9 +255,10 @@ def _log_layers(run: workdir.RunFolder, fields: Mapping, params, step: int) -> N
     run.log(step, "layers", values)
 
 
-def _validate(experiment: Experiment, net: network.Siamese) -> dict[str, float]:
+def validate(experiment: Experiment, net: network.Siamese) -> dict[str, float]:
     """The accuracy on the validation trials, and the figures of the validation pairs, if any."""
-    system, cache = net.system(), {}
+    system = net.system()
+    cache: dict = {}
     result = protocols.evaluate_trials(
         system,
         experiment.validation_trials,
@@ -275,8 +280,9 @@ class _Progress:
         shown: whether to show the bar.
     """
 
-    def __init__(self, experiment: Experiment, step: int, shown: bool):
+    def __init__(self, experiment: Experiment, step: int, shown: bool) -> None:
         self._images = experiment.objective.images
+        self._steps, self._made, self._begun = experiment.config.num_steps, 0, 0.0
         self._bar = tqdm(
             total=experiment.config.num_steps,
             initial=step,
@@ -289,12 +295,20 @@ class _Progress:
     def __enter__(self) -> _Progress:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def update(self) -> None:
-        """Counts one step."""
+    def update(self, step: int) -> None:
+        """Counts a step; says how long the rest will take once some steps were made."""
         self._bar.update()
+        self._made += 1
+        if self._made == 1:  # it waited for the compiler
+            self._begun = time.perf_counter()
+        elif self._made == _STEPS_OF_ESTIMATE + 1:
+            pace = (time.perf_counter() - self._begun) / _STEPS_OF_ESTIMATE
+            minutes = pace * (self._steps - step) / 60
+            self._bar.clear()
+            _log.info("%.3g s a step: %s more, besides validations", pace, _minutes(minutes))
 
     def restart_clock(self, step: int) -> None:
         """Starts the clock anew at a step."""
@@ -310,3 +324,7 @@ class _Progress:
         if validations:
             figures["validation"] = f"{validations[-1]['accuracy']:.2%}"
         self._bar.set_postfix(figures)
+
+
+def _minutes(minutes: float) -> str:
+    return f"about {minutes:.0f} minutes" if minutes >= 1.5 else "about a minute or less"

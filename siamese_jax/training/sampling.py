@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from siamese_jax.data.image_set import ImageSet
+
 NEGATIVES = ("any", "same_alphabet")
 SYMMETRIES = ("none", "alphabet", "character")
 NUM_SYMMETRIES = 8
@@ -40,7 +42,7 @@ class SetIndex(NamedTuple):
     weight_end: jax.Array | None = None
 
     @classmethod
-    def of(cls, image_set, balance: float = 1.0) -> SetIndex:
+    def of(cls, image_set: ImageSet, balance: float = 1.0) -> SetIndex:
         """The index of an `ImageSet`.
 
         Args:
@@ -139,7 +141,9 @@ def step_keys(rng: jax.Array, step: jax.Array) -> jax.Array:
     return jax.random.split(jax.random.fold_in(rng, step), 3)
 
 
-def _different_images(key, index: SetIndex, classes, shape, count=2):
+def _different_images(
+    key: jax.Array, index: SetIndex, classes: jax.Array, shape: tuple[int, ...], count: int = 2
+) -> jax.Array:
     """Rows of different images of each class, (count, *classes.shape).
 
     Equal (key, number of images) gives equal slots, drawn with `shape`, which must broadcast against
@@ -149,7 +153,8 @@ def _different_images(key, index: SetIndex, classes, shape, count=2):
     first, *others = jax.random.uniform(key, (count, *shape))
     images = index.class_count[classes]
     slots = [jnp.minimum((first * images).astype(jnp.int32), images - 1)]
-    steps = []  # from the first slot on, round the images of the class: different, and not 0
+    # from the first slot on, round the images of the class: different, and not 0
+    steps: list[jax.Array] = []
     for i, draw in enumerate(others):
         left = images - 1 - i
         step = 1 + jnp.minimum((draw * left).astype(jnp.int32), jnp.maximum(left - 1, 0))
@@ -304,12 +309,12 @@ def sample_episodes(
     )
 
 
-def _floor_uniform(key, size):
+def _floor_uniform(key: jax.Array, size: jax.Array) -> jax.Array:
     """Integers in 0 .. size - 1, one for each entry of the int32 array `size`."""
     draw = (jax.random.uniform(key, size.shape) * size).astype(jnp.int32)
     return jnp.minimum(draw, size - 1)
 
 
-def _check(field, value, allowed):
+def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{field} must be one of {allowed}, got {value!r}")

@@ -22,8 +22,8 @@ from siamese_jax.evaluation.protocols.protocol import (
 from siamese_jax.evaluation.protocols.result import Result, make_result
 from siamese_jax.evaluation.scoring import (
     DEFAULT_AGGREGATION,
-    Embedder,
     Scorer,
+    System,
     effective_aggregation,
 )
 from siamese_jax.evaluation.trials import (
@@ -36,7 +36,7 @@ from siamese_jax.evaluation.trials import (
 
 
 def evaluate_trials(
-    system: Embedder | Callable,
+    system: System,
     trials: Trials,
     *,
     shot_aggregation: str = DEFAULT_AGGREGATION,
@@ -117,7 +117,9 @@ def _protocol(
 ) -> Protocol:
     """The protocol that evaluates by the lists, by their keys, of `draw(data, **settings)`."""
 
-    def run(system, data: EvaluationData, chosen: Mapping, options: Mapping) -> dict[str, Result]:
+    def run(
+        system: System, data: EvaluationData, chosen: Mapping, options: Mapping
+    ) -> dict[str, Result]:
         lists = draw(data, **{key: chosen[key] for key in settings})
         aggregation = chosen["shot_aggregation"]
         return {
@@ -129,11 +131,15 @@ def _protocol(
 
 
 def _curve(data: EvaluationData, **settings: Any) -> dict[str, Trials]:
-    """A list for each N, of the test classes and, if they are there, of the training classes."""
+    """A list for each N, of the test classes and, if they are there, of the training classes.
+
+    At each N both are within alphabets, or both between them.
+    """
     lists = {}
-    for part, image_set in (("unseen", data.test), ("training", data.train)):
-        if image_set is None:
-            continue
+    parts = {"unseen": data.test, "training": data.train}
+    sets = {part: image_set for part, image_set in parts.items() if image_set is not None}
+    smallest = min(int(image_set.alphabet_count.min()) for image_set in sets.values())
+    for part, image_set in sets.items():
         for drawn in curve_trials(
             image_set,
             n_ways=settings["curve_n_ways"],
@@ -141,6 +147,7 @@ def _curve(data: EvaluationData, **settings: Any) -> dict[str, Trials]:
             num_trials=settings["curve_trials"],
             seed=settings["seed"],
             scope=settings["curve_scope"],
+            largest_within=smallest,
         ):
             lists[f"curve/{part}/{drawn.n_way}"] = dataclasses.replace(drawn, name=f"curve/{part}")
     return lists
