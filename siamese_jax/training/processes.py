@@ -34,9 +34,12 @@ def join(coordinator: str | None, count: int, number: int, found: bool, heartbea
         return False
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
-    place = () if found else (coordinator, count, number)
     try:
-        jax.distributed.initialize(*place, heartbeat_timeout_seconds=heartbeat)
+        if found:
+            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+        else:
+            place = coordinator, count, number
+            jax.distributed.initialize(*place, heartbeat_timeout_seconds=heartbeat)
     except Exception as error:
         raise ValueError(f"the processes do not find each other: {error}") from error
     if jax.process_index() > 0:
