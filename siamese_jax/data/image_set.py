@@ -301,7 +301,7 @@ class ImageSet:
 
 def pixel_digest(image: np.ndarray) -> int:
     """A number of 64 bits that stands for the pixels of one image; its shape is not in it."""
-    digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=8)
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8)
     return int.from_bytes(digest.digest(), "big")
 
 

@@ -6,9 +6,10 @@ after the warp.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,10 @@ class Photo(NamedTuple):
         unknown = sorted(set(fields) - set(cls._fields))
         if unknown:
             raise ValueError(f"augment.photo has no field {unknown[0]!r}: it has {cls._fields}")
-        return cls(**{k: tuple(x) if isinstance(x, list) else x for k, x in fields.items()})
+        values: dict[str, Any] = {
+            k: tuple(x) if isinstance(x, list) else x for k, x in fields.items()
+        }
+        return cls(**values)
 
 
 def crop(key: jax.Array, photo: Photo, height: int, width: int) -> tuple[jax.Array, jax.Array]:
@@ -176,10 +180,11 @@ def blur(images: jax.Array, sigmas: jax.Array, reach: int) -> jax.Array:
         edge = [(0, 0)] * 4
         edge[axis] = (reach, reach)
         padded, size = jnp.pad(images, edge, mode="edge"), images.shape[axis]
-        images = sum(
+        shifted = [
             weights[:, k, None, None, None] * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
             for k in range(2 * reach + 1)
-        )
+        ]
+        images = functools.reduce(jnp.add, shifted)
     return images
 
 
@@ -199,7 +204,7 @@ def erase(
     """
     _, height, width, _ = images.shape
 
-    def rectangle(key):
+    def rectangle(key: jax.Array) -> jax.Array:
         k_crop, k_keep = jax.random.split(key)
         photo = Photo(crop_area=area, crop_ratio=(0.3, 1 / 0.3))
         matrix, shift = crop(k_crop, photo, height, width)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -42,20 +43,20 @@ def look(
         raise ValueError("name a folder, a zip, tfds:NAME or a built-in set, or give a --config")
     fields = _fields_of(place) if place is not None else {}
     if data_dir is not None:
-        fields["data_dir"] = data_dir
+        fields["data_dir"] = os.fspath(data_dir)
     if config is None:
         data = loading.load({"skip_broken": True, **fields} if "path" in fields else fields)
     else:
-        config = ConfigDict(workdir.plain(config))
-        config.data.update(fields)
-        fields = dict(config.data)
-        data = loading.load(config.data)
+        changed = ConfigDict(workdir.plain(config))
+        changed.data.update(fields)
+        config, fields = changed, dict(changed.data)
+        data = loading.load(changed.data)
     parts = {"training": data.train, "validation": data.validation, "test": data.test}
     sizes = None
     if fields["name"] == "folder":
         sizes = folder.file_sizes(fields["path"])
     seen = {} if config is None else _training(config, data)
-    title = str(place or config.data.name)
+    title = str(place or fields["name"])
     return Look(title, data.note, parts, duplicates.find(parts), sizes, **seen)
 
 
@@ -83,7 +84,7 @@ def _fields_of(place: str) -> dict[str, str]:
     return {"name": "folder", "path": place}
 
 
-def _training(config: ConfigDict, data: loading.Data) -> Mapping[str, object]:
+def _training(config: ConfigDict, data: loading.Data) -> dict[str, Any]:
     """The fields of a `Look` that show the training."""
     experiment = Experiment.from_config(config, data=data, devices=Devices(1))
     training = report.preview(config, data)
@@ -91,12 +92,12 @@ def _training(config: ConfigDict, data: loading.Data) -> Mapping[str, object]:
         return {}
     train = experiment.train_set
     rows = np.linspace(0, len(train) - 1, min(_PICTURES, len(train))).round().astype(int)
-    plain = to_float(train.images[rows])
+    plain = to_float(jnp.asarray(train.images[rows]))
     keys = jax.random.split(jax.random.key(config.seed), (_VIEWS - 1, len(rows)))
 
     @jax.jit
-    def one(keys, plain):
-        turns = np.zeros(len(rows), np.int32)
+    def one(keys: jax.Array, plain: jax.Array) -> jax.Array:
+        turns = jnp.zeros(len(rows), jnp.int32)
         return augment.augment(keys, plain, turns, fill=experiment.fill, **experiment.augmentation)
 
     views = np.stack([np.asarray(plain), *(np.asarray(one(k, plain)) for k in keys)], 1)

@@ -108,7 +108,7 @@ def render(look: Look) -> str:
             for name, images in look.parts.items()
         )
         sections.append(("samples", "Samples", sheets))
-    if look.views is not None:
+    if look.views is not None and look.batch is not None:
         kind = next(iter(look.parts.values())).kind
         caption = (
             "Each row: a training picture as it was prepared, then as training sees it, every time "
@@ -135,24 +135,24 @@ def _lists(look: Look) -> str:
     """Sizes, classes and duplicates by name, each shown on a click."""
     parts = []
     if look.sizes is not None:
-        rows = sorted(look.sizes.items(), key=lambda item: -item[1])[:_LISTED]
-        rows = [(False, (f"{h} x {w}", f"{n:,}")) for (h, w), n in rows]
-        table = page.table(("height x width", "files"), rows, numbers=(1,))
+        sizes = sorted(look.sizes.items(), key=lambda item: -item[1])[:_LISTED]
+        lines = [(False, (f"{h} x {w}", f"{n:,}")) for (h, w), n in sizes]
+        table = page.table(("height x width", "files"), lines, numbers=(1,))
         parts.append(page.folded(_first(len(look.sizes), "file size"), table))
     for name, images in look.parts.items():
         order = np.argsort(images.class_count, kind="stable")[:_LISTED]
-        rows = [(False, (images.class_names[c], f"{images.class_count[c]:,}")) for c in order]
-        table = page.table(("class", "pictures"), rows, numbers=(1,))
+        lines = [(False, (images.class_names[c], f"{images.class_count[c]:,}")) for c in order]
+        table = page.table(("class", "pictures"), lines, numbers=(1,))
         title = f"{name}: {_first(images.num_classes, 'class')}, the smallest first"
         parts.append(page.folded(title, table))
     if look.duplicates:
         worst = sorted(look.duplicates, key=lambda g: -duplicates.WHERE.index(duplicates.where(g)))
-        rows = [
+        lines = [
             (False, (duplicates.where(group), "; ".join(map(str, group))))
             for group in worst[:_LISTED]
         ]
         title = _first(len(look.duplicates), "group") + " of equal pictures"
-        parts.append(page.folded(title, page.table(("where", "pictures"), rows)))
+        parts.append(page.folded(title, page.table(("where", "pictures"), lines)))
     return "".join(parts)
 
 

@@ -68,19 +68,22 @@ def _weight_end(counts: np.ndarray, balance: float) -> jax.Array:
     return jnp.asarray(np.cumsum(weights), jnp.int32)
 
 
-def _draw_classes(key, index: SetIndex, shape) -> jax.Array:
+def _draw_classes(key: jax.Array, index: SetIndex, shape: tuple[int, ...]) -> jax.Array:
     """Classes by their weights, or each equally often."""
     if index.weight_end is None:
         return jax.random.randint(key, shape, 0, index.class_start.shape[0])
-    return _class_at(index, jax.random.randint(key, shape, 0, index.weight_end[-1]))
+    place = jax.random.randint(key, shape, 0, index.weight_end[-1])
+    return _class_at(index.weight_end, place)
 
 
-def _class_at(index: SetIndex, place) -> jax.Array:
+def _class_at(weight_end: jax.Array, place: jax.Array) -> jax.Array:
     """The class whose stretch of the cumulative weights holds each place."""
-    return jnp.searchsorted(index.weight_end, place, side="right").astype(jnp.int32)
+    return jnp.searchsorted(weight_end, place, side="right").astype(jnp.int32)
 
 
-def _other_classes(key, index: SetIndex, left, begin, size) -> jax.Array:
+def _other_classes(
+    key: jax.Array, index: SetIndex, left: jax.Array, begin: jax.Array, size: jax.Array
+) -> jax.Array:
     """Other classes than `left` of `begin` .. `begin + size - 1`, by their weights."""
     if index.weight_end is None:
         shift = 1 + _floor_uniform(key, size - 1)
@@ -88,7 +91,7 @@ def _other_classes(key, index: SetIndex, left, begin, size) -> jax.Array:
     starts = jnp.concatenate([jnp.zeros(1, jnp.int32), index.weight_end])
     own, first = starts[left + 1] - starts[left], starts[begin]
     place = first + jax.random.randint(key, left.shape, 0, starts[begin + size] - first - own)
-    return _class_at(index, jnp.where(place < starts[left], place, place + own))
+    return _class_at(index.weight_end, jnp.where(place < starts[left], place, place + own))
 
 
 class PairBatch(NamedTuple):
