@@ -204,6 +204,7 @@ def test_probability_zero_is_the_identity_and_the_default_is_the_paper():
     assert Affine() == (10.0, 0.3, (0.8, 1.2), 2.0, 0.5)
 
 
+@pytest.mark.slow
 def test_shifts_are_pixels_of_a_105_pixel_image():
     """The same key shifts a small picture by as large a part of it as a large one."""
     keys = jax.random.split(jax.random.key(3), 8)
@@ -396,6 +397,7 @@ def test_relighting_by_hand():
     assert factor.min() >= 0.6 and factor.max() <= 1.4 and factor.std() > 0.15
 
 
+@pytest.mark.slow
 def test_strokes_and_light_have_keys_of_their_own():
     images = random_images(4, 8, 6, 6, 1)
     keys = jax.random.split(jax.random.key(2), 8)
