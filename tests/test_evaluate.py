@@ -5,6 +5,7 @@ import json
 import math
 import types
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -438,7 +439,7 @@ def test_fine_tuning_is_of_each_run(small):
     h = project(small.images)
     for r in (0, len(trials.queries) - 1):
         weights = finetune.finetune(h[trials.supports[r]][None])
-        expected = finetune.cosine_logits(h[trials.queries[r]][None], weights)[0]
+        expected = jax.jit(finetune.cosine_logits)(h[trials.queries[r]][None], weights)[0]
         np.testing.assert_allclose(result.scores[r], expected, rtol=1e-4, atol=1e-5)
     assert result.diagnostics["asymmetry"] is None and result.shot_aggregation == "finetune"
     alone = trial_lists.within_trials(small, n_way=1, num_trials=6)

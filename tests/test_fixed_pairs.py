@@ -205,6 +205,7 @@ def test_the_order_of_the_largest_set_is_a_bijection():
     assert np.corrcoef(order, np.arange(size))[0, 1] == pytest.approx(0, abs=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [5, 12, 30])
 @pytest.mark.slow
 def test_every_place_takes_every_example_equally_often(size):
@@ -277,6 +278,7 @@ def test_late_steps_do_not_overflow():
     np.testing.assert_array_equal(pair, expected)
 
 
+@pytest.mark.slow
 def test_a_copys_warp_depends_on_the_pair_and_the_copy_alone():
     """The same pair and copy has the same two keys in every epoch; no two images share one."""
     pair, copy, keys = collect(jax.random.key(0), range(19), 10, 7, 8)  # three epochs of 63
