@@ -273,6 +273,7 @@ def test_initialisation_and_rate_of_koch(arg, field):
 
 
 @pytest.mark.parametrize("name", axes.AXES)
+@pytest.mark.slow
 def test_every_label_builds(name, data):
     config = config_of("quickstart", "")  # of maps, which not every encoder has
     if name == "initialisation":  # the published one is of Koch's networks

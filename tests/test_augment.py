@@ -135,6 +135,7 @@ def uniform(values, low, high):
     return inside and scipy.stats.kstest(values, "uniform", (low, high - low)).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_rotations_are_degrees():
     matrices, shifts = draws(rotation=10.0)
     angles = np.rad2deg(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
@@ -204,6 +205,7 @@ def test_probability_zero_is_the_identity_and_the_default_is_the_paper():
     assert Affine() == (10.0, 0.3, (0.8, 1.2), 2.0, 0.5)
 
 
+@pytest.mark.slow
 def test_shifts_are_pixels_of_a_105_pixel_image():
     """The same key shifts a small picture by as large a part of it as a large one."""
     keys = jax.random.split(jax.random.key(3), 8)
@@ -263,6 +265,7 @@ def cubic_weights(knots, pixels):
     return weights / weights.sum(1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_elastic_displacements_are_smooth_normal_fields():
     height, width, grid, size = 20, 36, 4, 0.03
     keys = jax.random.split(jax.random.key(0), 400)
@@ -281,6 +284,7 @@ def test_elastic_displacements_are_smooth_normal_fields():
     np.testing.assert_allclose(fields, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_turned_picture_is_distorted_after_its_turn(everything):
     function, keys, _, _ = everything
     image = scipy.ndimage.gaussian_filter(random_images(8, 16, 16), 1)[..., None]
@@ -396,6 +400,7 @@ def test_relighting_by_hand():
     assert factor.min() >= 0.6 and factor.max() <= 1.4 and factor.std() > 0.15
 
 
+@pytest.mark.slow
 def test_strokes_and_light_have_keys_of_their_own():
     images = random_images(4, 8, 6, 6, 1)
     keys = jax.random.split(jax.random.key(2), 8)

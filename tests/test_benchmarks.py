@@ -210,6 +210,7 @@ def test_pillows_warps_are_drawn_anew(glyphs):
     assert len(set(draws)) > 40
 
 
+@pytest.mark.slow
 def test_references_find_the_best_row_over_blocks(monkeypatch):
     monkeypatch.setattr(recognition, "_BLOCK", 7)
     net = workload.Workload(PLAN.config("quickstart:vector")).network()

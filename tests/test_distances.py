@@ -47,9 +47,10 @@ def test_the_gradient_of_unit_is_finite_at_zero():
 
 
 @pytest.mark.parametrize("reach", [0, 1, 5])
+@pytest.mark.slow
 def test_local_similarity_against_a_loop(reach):
-    rows, columns, features = 4, 3, 2
-    h1, h2 = noise(2, 2, 3, 24), noise(3, 2, 5, 24)
+    rows, columns, features = 3, 2, 2
+    h1, h2 = noise(2, 2, 3, 12), noise(3, 2, 5, 12)
 
     def best(a, b):
         a, b = (x.reshape(rows, columns, features).astype(float) for x in (a, b))

@@ -5,6 +5,7 @@ import json
 import math
 import types
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -431,13 +432,14 @@ def test_prototypes_are_mean_embeddings(small):
     assert np.abs(mean.scores - result.scores).max() > 1  # it is not the mean of the distances
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_of_each_run(small):
     trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=40)
     result = protocols_lib.evaluate_trials(EMBEDDER, trials, shot_aggregation="finetune")
     h = project(small.images)
     for r in (0, len(trials.queries) - 1):
         weights = finetune.finetune(h[trials.supports[r]][None])
-        expected = finetune.cosine_logits(h[trials.queries[r]][None], weights)[0]
+        expected = jax.jit(finetune.cosine_logits)(h[trials.queries[r]][None], weights)[0]
         np.testing.assert_allclose(result.scores[r], expected, rtol=1e-4, atol=1e-5)
     assert result.diagnostics["asymmetry"] is None and result.shot_aggregation == "finetune"
     alone = trial_lists.within_trials(small, n_way=1, num_trials=6)
@@ -916,6 +918,7 @@ def test_pairs_of_a_file(signatures):
     assert photos.hash != pairs.hash == pairs_csv.read_pairs(path, (4, 5, 1), "ink").hash
 
 
+@pytest.mark.slow
 def test_claims_of_several_references(signatures, small):
     path = write(
         signatures,

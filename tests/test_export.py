@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import siamese_jax
-from siamese_jax.data import loading
+from siamese_jax.data import loading, omniglot
+from siamese_jax.data.image_set import resize_images
 from siamese_jax.inference import export, network
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models.comparators import COMPARATORS
@@ -53,7 +54,9 @@ ENCODER_CASES = {
 }
 HEAD_ARGS = {"bilinear": ({"symmetric": True}, {"symmetric": False}), "local": ({"reach": 2},)}
 COMPARATOR_CASES = [
-    (name, arguments) for name in COMPARATORS for arguments in HEAD_ARGS.get(name, ({},))
+    pytest.param(name, arguments, marks=[pytest.mark.slow] if name == "local" else [])
+    for name in COMPARATORS
+    for arguments in HEAD_ARGS.get(name, ({},))
 ]
 
 
@@ -204,10 +207,9 @@ def test_the_shipped_network_answers_alike_in_every_format(exported):
 @pytest.mark.slow
 def test_the_shipped_network_answers_alike_on_real_pictures(exported, prepared_omniglot):
     size = exported[1].image_shape[:2]
-    runs = loading.load(
-        {"name": "omniglot", "image_size": size, "data_dir": str(prepared_omniglot.data_dir_root)}
-    ).runs
-    _check_the_shipped_network(exported, runs.queries[0], runs.supports[0])
+    runs = omniglot.load_runs(prepared_omniglot)
+    pictures = (resize_images(x[0], *size) for x in (runs.queries, runs.supports))
+    _check_the_shipped_network(exported, *pictures)
 
 
 @pytest.mark.slow

@@ -205,7 +205,9 @@ def test_the_order_of_the_largest_set_is_a_bijection():
     assert np.corrcoef(order, np.arange(size))[0, 1] == pytest.approx(0, abs=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [5, 12, 30])
+@pytest.mark.slow
 def test_every_place_takes_every_example_equally_often(size):
     epochs = 3000
     order = jax.jit(jax.vmap(fixed_pairs.epoch_order, (None, 0, None, None)), static_argnums=3)
@@ -251,6 +253,7 @@ def test_batches_run_on_across_epochs():
     assert len({tuple(examples) for examples in epochs}) == 3
 
 
+@pytest.mark.slow
 def test_a_batch_may_be_larger_than_the_set():
     pair, copy, _ = collect(jax.random.key(0), range(2), 25, 10, 0)
     assert (copy == 0).all()
@@ -258,6 +261,7 @@ def test_a_batch_may_be_larger_than_the_set():
         np.testing.assert_array_equal(np.sort(pair[10 * e : 10 * (e + 1)]), np.arange(10))
 
 
+@pytest.mark.slow
 def test_late_steps_do_not_overflow():
     # The place of an example, 2^38, does not fit into 32 bits; whole epochs are counted modulo 2^32.
     step, size, batch = 2**31 - 8, 30, 128
@@ -274,6 +278,7 @@ def test_late_steps_do_not_overflow():
     np.testing.assert_array_equal(pair, expected)
 
 
+@pytest.mark.slow
 def test_a_copys_warp_depends_on_the_pair_and_the_copy_alone():
     """The same pair and copy has the same two keys in every epoch; no two images share one."""
     pair, copy, keys = collect(jax.random.key(0), range(19), 10, 7, 8)  # three epochs of 63
@@ -301,6 +306,7 @@ def test_the_keys_are_not_those_of_the_steps():
     assert not {np.asarray(jax.random.key_data(k)).tobytes() for k in own} & steps
 
 
+@pytest.mark.slow
 def test_sampled_batches_show_the_pairs_of_the_set():
     image_set = blank((3, 4), 5)
     held = fixed_pairs.make_pairs(image_set, 40, 0)

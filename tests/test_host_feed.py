@@ -125,11 +125,11 @@ def test_each_process_reads_the_rows_of_its_own_devices(small):
 
 
 def smoke(**changes):
-    """The config `quickstart.py:smoke`, with changes."""
+    """The config `quickstart.py:vector,smoke`, with changes."""
     spec = importlib.util.spec_from_file_location("quickstart", CONFIG)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config("smoke")
+    config = module.get_config("vector,smoke")
     config.update_from_flattened_dict(changes)
     return config
 
@@ -320,6 +320,7 @@ def test_damaged_records_are_named(tmp_path):
         images.read(np.array([10_000]))
 
 
+@pytest.mark.slow
 def test_streamed_omniglot_is_omniglot(prepared_omniglot):
     held = omniglot.load_background(prepared_omniglot)
     streamed = omniglot.load_background(prepared_omniglot, stream=True)

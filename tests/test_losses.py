@@ -96,6 +96,7 @@ def test_info_nce_against_numpy():
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_masked_info_nce_is_a_sliced_one():
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(5, 5)).astype(np.float32)
@@ -441,6 +442,7 @@ def test_images_without_company_cost_nothing(name):
         assert value == 0 and not np.any(grad)
 
 
+@pytest.mark.slow
 def test_distance_weights_make_all_distances_as_likely():
     """Of random points of a sphere, weighted by 1 / q, every range of distances holds as much."""
     rng = np.random.default_rng(0)

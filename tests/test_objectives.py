@@ -183,6 +183,7 @@ def test_triplets_of_a_batch_against_a_loop(mining):
     np.testing.assert_allclose(metrics["distance_different"], different.mean(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_triplet_batch_brings_its_draws(glyphs):
     fields = {**EPISODE, "name": "triplet", "mining": "random", "margin": 0.5}
     index = SetIndex.of(glyphs)
@@ -229,6 +230,7 @@ def relations(table, anchors):
 
 @pytest.mark.parametrize("remembered", [0, 9])
 @pytest.mark.parametrize("name", ["supcon", "nt_xent", "multi_similarity", "circle"])
+@pytest.mark.slow
 def test_all_images_of_a_batch_meet_and_those_of_the_memory(name, remembered):
     """The losses have their own tests; here, who meets whom, and how alike they are."""
     h, batch, memory, table = meeting(np.random.default_rng(7), 3, remembered)
@@ -291,6 +293,7 @@ def test_n_pair_against_a_loop():
 
 
 @pytest.mark.parametrize("name", ["arcface", "cosface", "proxy_anchor"])
+@pytest.mark.slow
 def test_images_meet_the_vectors_of_their_classes(name, glyphs):
     settings = {"batch": 64, "symmetries": "none", "margin": 0.3, "scale": 8.0}
     objective = objectives.build({"name": name, **settings}, 8, 48)
@@ -420,6 +423,7 @@ FIXED = {
 }
 
 
+@pytest.mark.slow
 def test_the_batch_of_a_step_is_the_one_that_the_pair_set_says(glyphs):
     index = objectives.make_index(FIXED, glyphs, 7)
     expected = fixed_pairs.make_pairs(glyphs, 24, 7, "same_alphabet")

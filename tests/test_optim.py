@@ -275,6 +275,7 @@ def orthogonalised(m):
     return x.T if m.shape[0] > m.shape[1] else x
 
 
+@pytest.mark.slow
 def test_muon_against_a_plain_loop():
     """Kernels along the orthogonalised momentum, with decay; biases as with NAdam, without."""
     fields = {"name": "muon", "learning_rate": 0.05, "warmup_steps": 2, "weight_decay": 0.3}

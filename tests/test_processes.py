@@ -40,7 +40,7 @@ def _start(path, processes, devices_each, *more):
     }
     return subprocess.Popen(
         ["bash", ROOT / "launch/local.sh", str(processes)]
-        + [f"--config={ROOT}/configs/quickstart.py:smoke", f"--workdir={path}"]
+        + [f"--config={ROOT}/configs/quickstart.py:vector,smoke", f"--workdir={path}"]
         + [f"--config.{name}={value}" for name, value in {**FIELDS, "num_devices": 0}.items()]
         + list(more),
         env=environment,
@@ -76,7 +76,7 @@ def two_by_two(tmp_path_factory):
 
 def test_two_processes_of_two_devices_reach_what_one_of_four_reaches(two_by_two, tmp_path):
     # In float32, whose rounding 20 steps of AdamW enlarge; test_steps.py holds devices in float64.
-    config = runpy.run_path(str(ROOT / "configs/quickstart.py"))["get_config"]("smoke")
+    config = runpy.run_path(str(ROOT / "configs/quickstart.py"))["get_config"]("vector,smoke")
     config.update_from_flattened_dict({**FIELDS, "num_devices": 4})
     loop.train_and_evaluate(config, tmp_path / "one")
     one, two = _figures(tmp_path / "one"), _figures(two_by_two[0])

@@ -247,7 +247,7 @@ def test_your_own_pictures_as_readme_has_it(desk, monkeypatch):
     """Its commands, with the config's smoke variant in place of ten minutes of training."""
     monkeypatch.chdir(desk)
     for words in commands(block(README, "bash", "my_pictures")):
-        words = [word.replace("quickstart.py", "quickstart.py:smoke") for word in words]
+        words = [word.replace("quickstart.py", "quickstart.py:vector,smoke") for word in words]
         run(words + list(FEW if words[1] == "launch/evaluate.py" else ()))
     assert (desk / "runs" / "mine" / "report.html").exists()
     printed = [run(words) for words in commands(block(README, "bash", "enrol anna"))]
@@ -270,12 +270,12 @@ def test_the_commands_of_readme_run(desk, monkeypatch):
     monkeypatch.chdir(desk)
     seen = []
     for words in commands(block(README, "bash", "launch/search.py")):
-        words = [re.sub(r"^(--config=.*\.py)$", r"\1:smoke", word) for word in words]
+        words = [re.sub(r"^(--config=.*\.py)$", r"\1:vector,smoke", word) for word in words]
         words = [word.replace("--trials=20", "--trials=2") for word in words]
         words += ["--dry_run"] if words[1] == "launch/ablate.py" else []
         words += FEW if words[1] == "launch/evaluate.py" else []
         words += ["--suite=recognition", "--nopeers"] if words[1] == "launch/benchmark.py" else []
         run(words, alone=words[1] in ALONE)
         seen.append(words[1])
-    assert len(seen) == 7
+    assert len(seen) == 8
     assert (desk / "runs" / "quickstart" / "report.html").exists()

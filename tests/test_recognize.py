@@ -26,7 +26,7 @@ SCRIPT = ROOT / "launch" / "recognize.py"
 def run(tmp_path_factory):
     """A run with checkpoints 2 (best) and 4, of the smoke variant's network with random parameters."""
     path = tmp_path_factory.mktemp("runs") / "smoke"
-    config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]("smoke")
+    config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]("vector,smoke")
     config.num_devices, config.keep_best = 1, 2
     experiment = Experiment.from_config(config)
     details = {"image_shape": experiment.image_shape, "kind": experiment.kind, "data": "none"}
@@ -84,6 +84,7 @@ def act(run, tmp_path, monkeypatch):
     return act
 
 
+@pytest.mark.slow
 def test_the_whole_story(act, run, people, tmp_path):
     a, b, c = (people / f"p{person}" for person in range(3))
     code, text = act("enrol", "anna", a / "0.png", a / "1.png")
@@ -173,6 +174,7 @@ def test_rebuilding_takes_another_checkpoint(act, run, people):
     assert code == 0 and "nearest bob" in text
 
 
+@pytest.mark.slow
 def test_another_test_time_augmentation_is_another_network(act, people):
     act("enrol", "anna", people / "p0" / "0.png", tta=2)
     code, text = act("compare", people / "p0" / "0.png", people / "p1" / "0.png", tta=2)

@@ -60,7 +60,7 @@ def get_config(name, variant=""):
 def smoke_run(tmp_path_factory):
     """A trained network of the quickstart's smoke variant, evaluated beside two baselines."""
     path = tmp_path_factory.mktemp("runs") / "a<b"  # a name that HTML must escape
-    config = get_config("quickstart", "smoke")
+    config = get_config("quickstart", "vector,smoke")
     config.num_devices = 1
     loop.train_and_evaluate(config, str(path))
     config = workdir.read_config(path)

@@ -118,6 +118,7 @@ def test_two_pictures_a_class_are_enough():
 # --- episodes -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_episode_is_one_alphabet_by_two_drawers(glyphs):
     index = SetIndex.of(glyphs)
     drawn = episodes(jax.random.key(0), index, 1000, 6, max_alphabet=8)
@@ -146,6 +147,7 @@ def test_alphabets_are_drawn_by_their_size():
     assert evenly(classes[rows[:, 0]], 40)
 
 
+@pytest.mark.slow
 def test_a_small_alphabet_takes_fewer_ways():
     index, classes, alphabets, _ = made_set((3, 6), 4)
     drawn = episodes(jax.random.key(2), index, 500, 5, max_alphabet=6)
@@ -161,6 +163,7 @@ def test_a_small_alphabet_takes_fewer_ways():
 
 
 @pytest.mark.parametrize("symmetries", sampling.SYMMETRIES)
+@pytest.mark.slow
 def test_a_small_alphabet_fills_up_with_turned_copies(symmetries):
     index, classes, alphabets, _ = made_set((3, 7), 4)
     drawn = episodes(
@@ -201,6 +204,7 @@ def test_a_tiny_alphabet_runs_out_of_symmetries():
         assert len(set(identities[:16])) == 16
 
 
+@pytest.mark.slow
 def test_episodes_of_a_folder_never_show_one_picture_twice():
     index, classes, _, _ = made_set(*UNEVEN)
     drawn = episodes(jax.random.key(5), index, 800, 3, max_alphabet=9)
@@ -214,6 +218,7 @@ def test_episodes_of_a_folder_never_show_one_picture_twice():
 
 
 @pytest.mark.parametrize("images_per_class", [1, 3, 5])
+@pytest.mark.slow
 def test_episodes_of_several_drawers(glyphs, images_per_class):
     index = SetIndex.of(glyphs)
     drawn = episodes(

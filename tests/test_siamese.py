@@ -50,6 +50,7 @@ def test_the_twins_share_their_weights(koch):
     np.testing.assert_allclose(h2, 1 - embed(net, variables, right), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_full_context_makes_scores_depend_on_the_other_supports():
     fields = {**SMALL_RESIDUAL, "comparator": "cosine", "head_args": {}, "context_steps": 2}
     net, variables = net_and_variables(fields, (17, 20, 1))
@@ -75,6 +76,7 @@ def test_cosine_classifier_by_hand():
     np.testing.assert_allclose(logits, [[6.0, 0.0], [8.0, 10.0]], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_classifier_is_trained_with_and_compared_without():
     fields = {**SMALL_RESIDUAL, "comparator": "cosine", "head_args": {}}
     images = random_images(7, 2, 17, 20, 1)

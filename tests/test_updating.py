@@ -16,7 +16,7 @@ from siamese_jax.training.experiment import Experiment
 from siamese_jax.training.sampling import SetIndex
 from siamese_jax.training.step import TrainState, Updating, make_train_step
 
-from test_loop import config_of  # isort: skip
+from test_loop import VECTOR, config_of  # isort: skip
 from test_steps import NETS, made_up  # isort: skip
 
 ADAMW = {"name": "adamw", "learning_rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.05}
@@ -237,7 +237,7 @@ class Tracker:
 
 @pytest.mark.slow
 def test_all_of_it_is_resumed_bit_for_bit_and_told_to_a_tracker(tmp_path):
-    config = config_of("quickstart", optim__accumulate=2, optim__ema=0.9, optim__clip_norm=1.0)
+    config = config_of(VECTOR, optim__accumulate=2, optim__ema=0.9, optim__clip_norm=1.0)
     with config.unlocked():
         config.optim.schedule = "step"
         config.objective = {"name": "supcon", **NEW["supcon"], "pad_with_symmetries": True}

@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     """(workdir, file) of a finished smoke run of the quickstart and of its best checkpoint."""
     scope = {}
     exec((ROOT / "configs" / "quickstart.py").read_text(), scope)
-    config = scope["get_config"]("smoke")
+    config = scope["get_config"]("vector,smoke")
     path = tmp_path_factory.mktemp("runs") / "run"
     loop.train_and_evaluate(config, path)
     file = path.parent / "network.npz"

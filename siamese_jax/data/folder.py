@@ -201,6 +201,22 @@ def picture_files(path: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
     return files
 
 
+def file_sizes(path: str | os.PathLike) -> collections.Counter[tuple[int, int]]:
+    """How many picture files have each (height, width), by their headers; broken ones are left out.
+
+    Args:
+        path: a folder or a zip, see `load_folder`.
+
+    Raises:
+        ValueError: no such folder.
+    """
+    path = pathlib.Path(path).expanduser()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        files = _readers(path).items()
+        headers = pool.map(lambda file: _attempt(_header, path, *file)[0], files)
+        return collections.Counter(header[0] for header in headers if header is not None)
+
+
 def read_picture(path: str | os.PathLike, mode: str) -> np.ndarray:
     """Reads one picture file, the right way up; transparency becomes white.
 

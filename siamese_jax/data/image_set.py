@@ -306,6 +306,26 @@ class ImageSet:
         return dataclasses.replace(self, images=resize_images(self.images, height, width))
 
 
+def pixel_digest(image: np.ndarray) -> int:
+    """A number of 64 bits that stands for the pixels of one image; its shape is not in it."""
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8)
+    return int.from_bytes(digest.digest(), "big")
+
+
+def pixel_digests(images: ImageSet) -> np.ndarray:
+    """(M,) uint64 `pixel_digest` of every image; those of a prepared set are read, not computed."""
+    if images.digests is not None:
+        return images.digests
+    return np.array(
+        [
+            pixel_digest(image)
+            for begin in range(0, len(images), _CHUNK)
+            for image in images.images[begin : begin + _CHUNK]
+        ],
+        np.uint64,
+    )
+
+
 def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes by exact area averaging when shrinking and bilinear weights when growing.
 

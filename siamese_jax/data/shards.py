@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-import hashlib
 import logging
 import multiprocessing
 import os
@@ -23,6 +22,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from siamese_jax.data import preparation
+from siamese_jax.data.image_set import pixel_digest
 
 _log = logging.getLogger(__name__)
 
@@ -105,9 +105,7 @@ class PicturePart(tfds.core.GeneratorBasedBuilder):
                 broken.append(fault)
                 continue
             kept.append(int(number))
-            digests.append(
-                hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8).hexdigest()
-            )
+            digests.append(f"{pixel_digest(pixels):016x}")
             yield len(kept) - 1, {"image": pixels}
         self.info.metadata.update(kept=kept, digests=digests, broken=broken)
 

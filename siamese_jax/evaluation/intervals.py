@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 
 def cluster_interval(
@@ -51,7 +51,7 @@ def cluster_interval(
     effective = float(counts.sum())
     if variance > 0:
         effective = min(effective, mean * (1 - mean) / variance)
-    quantile = float(stats.t.ppf((1 + confidence) / 2, clusters - 1))
+    quantile = float(special.stdtrit(clusters - 1, (1 + confidence) / 2))
     return wilson(mean, effective, quantile)
 
 

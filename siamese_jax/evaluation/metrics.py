@@ -241,12 +241,13 @@ def auc_eer_intervals(
     scores, labels = _pairs(scores, labels, both=True)
     groups = _group_index(groups, scores)
     drawn = _group_draws(groups, num_resamples, seed)
+    different, times = np.unique(drawn, axis=0, return_counts=True)  # few groups: few draws
     figures = []
-    for counts in drawn:
+    for counts, number in zip(different, times, strict=True):
         weights = counts[groups].astype(np.float64)
         if weights[labels].any() and weights[~labels].any():
             fpr, tpr, _ = roc(scores, labels, weights)
-            figures.append((_area(fpr, tpr), _equal_error(fpr, tpr)))
+            figures += [(_area(fpr, tpr), _equal_error(fpr, tpr))] * number
     if drawn.shape[1] < 2 or not figures:
         return (np.nan, np.nan), (np.nan, np.nan)
     areas, errors = np.transpose(figures)

@@ -55,6 +55,8 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
     | `classifier` | `batch` (images) |
     | `arcface`, `cosface`, `proxy_anchor` | `batch` (images), `margin`, `scale` |
 
+    All may have a `balance`, see `sampling.SetIndex.of`: 1, each class equally often, unless set.
+
     Those that are a softmax (`info_nce`, `prototypical`, `matching`, `classifier`, `arcface`, `cosface`)
     take a `label_smoothing`. `triplet`, `supcon`, `nt_xent`, `multi_similarity` and `circle` take a
     `memory`, the number of embeddings of earlier steps that a batch meets as well (`cross_batch`), and
@@ -81,6 +83,11 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
     if "n_way" in OBJECTIVES[name].settings and fields["n_way"] < 2:
         raise ValueError(f"objective.n_way must be at least 2, got {fields['n_way']}")
     pairs, copies = fields.get("pairs", 0), fields.get("copies", 0)
+    if pairs and fields.get("balance", 1.0) != 1:
+        raise ValueError(
+            "objective.balance weighs the classes of every batch anew, and objective.pairs are fixed: "
+            "set balance to 1 or pairs to 0"
+        )
     if pairs and name != "verification":
         raise ValueError(f"objective.pairs goes with the objective 'verification', not {name!r}")
     if min(pairs, copies) < 0 or copies and not pairs:
@@ -126,14 +133,14 @@ def make_index(fields: Mapping, image_set: ImageSet, seed: int) -> sampling.SetI
     """What an objective samples from: the `SetIndex` of a set, with the fixed pairs if it has any.
 
     Args:
-        fields: as of `build`.
+        fields: as of `build`; of an optional `balance` see `SetIndex.of`.
         image_set: to train on.
         seed: of the run, which its set of pairs depends on.
 
     Raises:
         ValueError: see `fixed_pairs.make_pairs`.
     """
-    index = sampling.SetIndex.of(image_set)
+    index = sampling.SetIndex.of(image_set, fields.get("balance", 1.0))
     if not fields.get("pairs"):
         return index
     pairs = fixed_pairs.make_pairs(image_set, fields["pairs"], seed, fields["negatives"])

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy  # its parts are imported at their first use: they are slow
 
 from siamese_jax.evaluation.lists import Trials
 from siamese_jax.evaluation.protocols.protocol import (
@@ -64,7 +64,9 @@ def assign(scores: np.ndarray, seed: int = 0) -> np.ndarray:
     usable = np.where(finite, scores, low - num_queries * (high - low + 1.0))
     rng = np.random.default_rng(seed)
     rows, columns = rng.permutation(num_queries), rng.permutation(n_way)
-    chosen_rows, chosen = linear_sum_assignment(usable[rows][:, columns], maximize=True)
+    chosen_rows, chosen = scipy.optimize.linear_sum_assignment(
+        usable[rows][:, columns], maximize=True
+    )
     answers = np.empty(num_queries, int)
     answers[rows[chosen_rows]] = columns[chosen]
     return answers
