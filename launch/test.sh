@@ -23,4 +23,5 @@ say "Checking the style and the types ..."
 .venv/bin/python -m ruff format --check .
 .venv/bin/python -m mypy
 say "Running the tests ..."
+export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}  # of each of the two workers
 exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${tier[@]}" "$@"
