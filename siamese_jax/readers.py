@@ -110,7 +110,7 @@ def fitting(value: Any, schema: Any, where: str) -> Any:
 
     try:
         # As JSON, in which an array may be a tuple, and in which nothing else is taken for another.
-        made = _adapter(schema).validate_json(json.dumps(value), strict=True)
+        instance = _adapter(schema).validate_json(json.dumps(value), strict=True)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         place, given = ".".join(map(str, first["loc"])), repr(first["input"])
@@ -118,7 +118,7 @@ def fitting(value: Any, schema: Any, where: str) -> Any:
         raise ValueError(
             f"{where}: {place}: {first['msg']}{given}: put back a whole copy"
         ) from None
-    return made if dataclasses.is_dataclass(schema) else value
+    return instance if dataclasses.is_dataclass(schema) else value
 
 
 @functools.cache

@@ -164,3 +164,17 @@ def test_every_ignored_type_has_its_code_and_its_reason():
         for line in path.read_text().splitlines():
             if "type: ignore" in line:
                 assert re.search(r"# type: ignore\[[a-z-]+\]  # .{10}", line), f"{path}: {line}"
+
+
+VAGUE = {"found", "held", "told", "asked", "made", "own"}
+
+
+@pytest.mark.parametrize("path", [*MODULES, *LAUNCHERS], ids=name_of)
+def test_a_local_name_says_what_it_holds(path):
+    names = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+    assert not names & VAGUE

@@ -33,10 +33,10 @@ def run_galleries(plan: Plan) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for count in (20, 60) if plan.smoke else COUNTS:
-            made = Clusters(count, net.embedding_size, plan.seed)
+            clusters = Clusters(count, net.embedding_size, plan.seed)
             if count <= _LARGEST_NPZ:
-                rows += _npz(plan, net, made, pathlib.Path(folder))
-            rows += _large(plan, net, made, pathlib.Path(folder))
+                rows += _npz(plan, net, clusters, pathlib.Path(folder))
+            rows += _large(plan, net, clusters, pathlib.Path(folder))
     if plan.archives is not None:
         rows += _real(plan)
     return rows
@@ -87,69 +87,72 @@ class Clusters:
         return h / np.linalg.norm(h, axis=1, keepdims=True)
 
 
-def _npz(plan: Plan, net: network.Siamese, made: Clusters, folder: pathlib.Path) -> list[Row]:
+def _npz(plan: Plan, net: network.Siamese, clusters: Clusters, folder: pathlib.Path) -> list[Row]:
     """The small gallery's file, read and written whole."""
     fresh, path = gallery.empty(net), folder / "small.npz"
     known = gallery.Gallery(
         fresh.fingerprint,
         fresh.network,
-        made.references(0, made.count),
-        made.embeddings(0, made.count),
+        clusters.references(0, clusters.count),
+        clusters.embeddings(0, clusters.count),
     )
     storage.GalleryFile(path, _ANY).write(known)
     del known
-    number = iter(range(made.count, 10**9))
+    number = iter(range(clusters.count, 10**9))
 
     def enrol() -> None:
         file, i = storage.GalleryFile(path, _ANY), next(number)
         one = gallery._with_references(
-            file.read(), made.references(i, i + 1), made.embeddings(i, i + 1)
+            file.read(), clusters.references(i, i + 1), clusters.embeddings(i, i + 1)
         )
         file.write(one)
 
     read = storage.GalleryFile(path, _ANY).read
     cases = [Case("NPZ, enrol one", enrol, 1, "pictures"), Case("NPZ, read", read, 1, "reads")]
-    rows = plan.compare(_group(made), cases)
+    rows = plan.compare(_group(clusters), cases)
     path.unlink()
     return rows
 
 
-def _large(plan: Plan, net: network.Siamese, made: Clusters, folder: pathlib.Path) -> list[Row]:
+def _large(plan: Plan, net: network.Siamese, clusters: Clusters, folder: pathlib.Path) -> list[Row]:
     """The large gallery's file, with an index and without."""
     path = folder / "large.db"
     fresh = gallery.empty(net)
-    first = min(_BLOCK, made.count)
+    first = min(_BLOCK, clusters.count)
     store.create(
         path,
         gallery.Gallery(
-            fresh.fingerprint, fresh.network, made.references(0, first), made.embeddings(0, first)
+            fresh.fingerprint,
+            fresh.network,
+            clusters.references(0, first),
+            clusters.embeddings(0, first),
         ),
     )
     known = store.Store(path)
-    for begin in range(first, made.count, _BLOCK):
-        end = min(begin + _BLOCK, made.count)
+    for begin in range(first, clusters.count, _BLOCK):
+        end = min(begin + _BLOCK, clusters.count)
         with known._writing():
-            known._insert(made.references(begin, end), made.embeddings(begin, end))
-    number = iter(range(made.count, 10**9))
+            known._insert(clusters.references(begin, end), clusters.embeddings(begin, end))
+    number = iter(range(clusters.count, 10**9))
 
     def enrol() -> None:
         i = next(number)
         opened = store.Store(path)
         with contextlib.closing(opened), opened._writing():
-            opened._insert(made.references(i, i + 1), made.embeddings(i, i + 1))
+            opened._insert(clusters.references(i, i + 1), clusters.embeddings(i, i + 1))
 
     cases = [
         Case("large gallery, enrol one", enrol, 1, "pictures"),
-        _identify(known, net, made, "all compared"),
+        _identify(known, net, clusters, "all compared"),
     ]
-    rows = plan.compare(_group(made), cases)
+    rows = plan.compare(_group(clusters), cases)
     if shortlist.is_installed():
-        queries = made.queries(min(_QUERIES, made.count // _EACH))
+        queries = clusters.queries(min(_QUERIES, clusters.count // _EACH))
         exact = known.nearest(net, queries, 1)
         known._held = None
         known.index(net)
         recall = _recall(exact, known.nearest(net, queries, 1))
-        [row] = plan.compare(_group(made), [_identify(known, net, made, "index")])
+        [row] = plan.compare(_group(clusters), [_identify(known, net, clusters, "index")])
         rows.append(dataclasses.replace(row, share=recall, share_of="exact answers"))
     known.close()
     for file in folder.glob("large.db*"):
@@ -157,8 +160,8 @@ def _large(plan: Plan, net: network.Siamese, made: Clusters, folder: pathlib.Pat
     return rows
 
 
-def _identify(known: store.Store, net: network.Siamese, made: Clusters, how: str) -> Case:
-    queries = made.queries(64)
+def _identify(known: store.Store, net: network.Siamese, clusters: Clusters, how: str) -> Case:
+    queries = clusters.queries(64)
     turn = iter(range(10**9))
 
     def identify() -> _Answers:
@@ -176,18 +179,20 @@ def _real(plan: Plan) -> list[Row]:
     test = loading.load({"name": "omniglot", "archives": plan.archives}).test
     if plan.smoke:
         test = test.select(classes=range(20))
-    asked = test.drawers == test.drawers.max()
+    is_query = test.drawers == test.drawers.max()
     h = net.embed(test.images[:])
     fresh = gallery.empty(net)
     references = tuple(
         gallery.Reference(test.class_names[c], f"/{row}", f"{row:016x}", _THUMBNAIL)
-        for row, c in enumerate(test.classes[~asked])
+        for row, c in enumerate(test.classes[~is_query])
     )
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "omniglot.db"
-        store.create(path, gallery.Gallery(fresh.fingerprint, fresh.network, references, h[~asked]))
+        store.create(
+            path, gallery.Gallery(fresh.fingerprint, fresh.network, references, h[~is_query])
+        )
         known = store.Store(path)
-        queries = h[asked]
+        queries = h[is_query]
         exact = known.nearest(net, queries, 1)
         known.index(net)
         recall = _recall(exact, known.nearest(net, queries, 1))
@@ -203,14 +208,14 @@ def _real(plan: Plan) -> list[Row]:
     return [dataclasses.replace(row, share=recall, share_of="exact answers")]
 
 
-def _recall(exact: _Answers, found: _Answers) -> float:
+def _recall(exact: _Answers, by_index: _Answers) -> float:
     """Share of queries whose best reference is the exact one, or scores as high."""
     right = [
         bool(b) and (a[0][1] == b[0][1] or b[0][0] >= a[0][0])
-        for a, b in zip(exact, found, strict=True)
+        for a, b in zip(exact, by_index, strict=True)
     ]
     return float(np.mean(right))
 
 
-def _group(made: Clusters) -> str:
-    return f"gallery of {made.count:,} references of {made.width} numbers"
+def _group(clusters: Clusters) -> str:
+    return f"gallery of {clusters.count:,} references of {clusters.width} numbers"

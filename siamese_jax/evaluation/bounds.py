@@ -127,8 +127,8 @@ def bound(
     if score_gallery is not None:
         scores = np.asarray(score_gallery(rows), np.float64)
         references, shown = scores.shape[1], len(rows) >= units
-        found = [(references, upper(scores.max(1), rate, confidence))] if shown else []
-        return Bound(*facts, tuple(found), references)
+        thresholds = [(references, upper(scores.max(1), rate, confidence))] if shown else []
+        return Bound(*facts, tuple(thresholds), references)
     most = len(rows) // units - 1
     if most < 1:
         return Bound(*facts, ())

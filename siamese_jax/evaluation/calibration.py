@@ -260,9 +260,9 @@ def describe(calibration: Calibration | None) -> tuple[str, ...]:
 def warnings(calibration: Calibration) -> tuple[str, ...]:
     """A line where the threshold lets through more than twice its rate on the classes held out."""
     held_out, rate = calibration.held_out, calibration.rate
-    found = {"false accepts of pairs": held_out["false_accepts"]}
-    found["false alarms of galleries"] = held_out["false_alarms"]
-    high = [f"{what} {value:.4f}" for what, value in found.items() if value > 2 * rate]
+    measured = {"false accepts of pairs": held_out["false_accepts"]}
+    measured["false alarms of galleries"] = held_out["false_alarms"]
+    high = [f"{what} {value:.4f}" for what, value in measured.items() if value > 2 * rate]
     if not high:
         return ()
     return (

@@ -333,24 +333,24 @@ def _check_variables(weights: export.Weights, path: str | pathlib.Path) -> None:
     images = jax.ShapeDtypeStruct((1, *shape), np.float32)
     wanted = jax.eval_shape(model.init, jax.random.key(0), images, images)
     params = {k: v for k, v in weights.variables["params"].items() if k != "classifier"}
-    found = {"batch_stats": {}, **weights.variables, "params": params}  # it serves training alone
-    (wanted, found) = (
+    given = {"batch_stats": {}, **weights.variables, "params": params}  # it serves training alone
+    (wanted, given) = (
         {
             jax.tree_util.keystr(place, simple=True, separator="/"): x
             for place, x in jax.tree_util.tree_leaves_with_path(tree)
         }
-        for tree in (wanted, found)
+        for tree in (wanted, given)
     )
-    for name in sorted(wanted.keys() | found.keys()):
-        if name not in found or name not in wanted:
+    for name in sorted(wanted.keys() | given.keys()):
+        if name not in given or name not in wanted:
             side = "has no" if name in wanted else "has a"
             raise ValueError(f"{path} {side} {name}: its network is not that of its config")
-        if found[name].shape != wanted[name].shape:
+        if given[name].shape != wanted[name].shape:
             raise ValueError(
-                f"{path} has {name} of shape {found[name].shape}, its config's network of shape "
+                f"{path} has {name} of shape {given[name].shape}, its config's network of shape "
                 f"{wanted[name].shape}"
             )
-        if not np.isfinite(found[name]).all():
+        if not np.isfinite(given[name]).all():
             raise ValueError(f"{path} has numbers in {name} that are not finite")
 
 

@@ -172,17 +172,17 @@ def _globbed(paths: Sequence[str]) -> list[str]:
     """The paths, with the pictures that a pattern stands for in its place, in natural order."""
     from siamese_jax.data import folder
 
-    found = []
+    matched = []
     for path in paths:
         if pathlib.Path(path).exists() or not glob.has_magic(path):
-            found.append(path)
+            matched.append(path)
             continue
         names = glob.glob(str(pathlib.Path(path).expanduser()), recursive=True)
         matches = [name for name in names if pathlib.Path(name).is_file()]
         if not matches:
             raise ValueError(f"{path}: no picture has such a name")
-        found += sorted(matches, key=folder.natural_key)
-    return found
+        matched += sorted(matches, key=folder.natural_key)
+    return matched
 
 
 def _compare(paths: Sequence[str], settings: Settings) -> Output:

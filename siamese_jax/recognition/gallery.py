@@ -332,25 +332,25 @@ def faults(
         people: the pictures of each name.
         add: whether a name may be there already and gets further references.
     """
-    found = []
+    problems = []
     owners = known.owners([picture.digest for new in people.values() for picture in new])
     for name, new in people.items():
         if not name.strip() or not name.isprintable() or name == UNKNOWN:
-            found.append(f"{name!r} cannot be a name")
+            problems.append(f"{name!r} cannot be a name")
         elif not add and (count := known.count_of(name)):
-            found.append(
+            problems.append(
                 f"{name!r} is enrolled already, with {count} picture{'' if count == 1 else 's'}: --add "
                 "gives it more"
             )
         if not new:
-            found.append(f"{name!r} needs at least one picture")
+            problems.append(f"{name!r} needs at least one picture")
         for picture in new:
             if picture.digest in owners:
-                found.append(
+                problems.append(
                     f"{picture.source} is a reference of {owners[picture.digest]!r} already"
                 )
             owners[picture.digest] = name
-    return found
+    return problems
 
 
 def remove(gallery: Gallery, name: str) -> Gallery:

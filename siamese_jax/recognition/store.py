@@ -79,14 +79,14 @@ def create(path: str | os.PathLike, known: Gallery) -> None:
         db.execute(f"PRAGMA application_id = {_APPLICATION}")
         db.execute(f"PRAGMA user_version = {_FORMAT}")
         db.executescript(_SCHEMA)
-    made = Store(path)
-    with contextlib.closing(made), made._writing():
+    new_store = Store(path)
+    with contextlib.closing(new_store), new_store._writing():
         calibration = known.calibration and dataclasses.asdict(known.calibration)
-        made._set("network", [known.fingerprint, known.network, known.embeddings.shape[1]])
-        made._set("calibration", calibration)
-        made._set("counts", [0, 0, 0])
-        made._set("index", None)
-        made._insert(known.references, known.embeddings)
+        new_store._set("network", [known.fingerprint, known.network, known.embeddings.shape[1]])
+        new_store._set("calibration", calibration)
+        new_store._set("counts", [0, 0, 0])
+        new_store._set("index", None)
+        new_store._insert(known.references, known.embeddings)
 
 
 class Store:
@@ -210,15 +210,15 @@ class Store:
             "reference.id",
             numbers,
         )
-        found = {}
+        by_number = {}
         for number, name, source, picture, png, embedding, seal in rows:
             reference = Reference(name, os.fsdecode(source), picture, png)
             if _seal(number, reference, embedding) != seal:
                 raise ValueError(
                     f"{self.path}: damaged: reference {number} is not what was written"
                 )
-            found[number] = reference
-        return {number: found[number] for number in numbers if number in found}
+            by_number[number] = reference
+        return {number: by_number[number] for number in numbers if number in by_number}
 
     # ---------------------------------------------------------------------------------- changing it
 
@@ -460,12 +460,11 @@ class Store:
         tails = self._best(net, h, later, count)
         assert projection is not None  # it is opened with the index
         projected = projection(shortlist.features(net.model.head, h))
-        found = index.search(projected, shortlist.SIZE)
-        keys = np.asarray(found.keys).reshape(len(h), -1)
+        keys = np.asarray(index.search(projected, shortlist.SIZE).keys).reshape(len(h), -1)
         ranked = []
         for row, tail in enumerate(tails):
-            found = self._embeddings(np.unique(keys[row].astype(np.int64)))
-            [(near, scores)] = self._best(net, h[row : row + 1], [found], count)
+            nearby = self._embeddings(np.unique(keys[row].astype(np.int64)))
+            [(near, scores)] = self._best(net, h[row : row + 1], [nearby], count)
             ids, scores = np.concatenate([near, tail[0]]), np.concatenate([scores, tail[1]])
             order = np.lexsort((ids, -scores))[:count]
             ranked.append((ids[order], scores[order]))
@@ -555,15 +554,15 @@ class Store:
         change = self._rows("PRAGMA data_version")[0][0], counts, self.fingerprint
         if self._held is None or self._held[0] != change:
             self._held = None
-            kept, found = [], 0
+            kept, total_read = [], 0
             for start in range(0, following, _BLOCK):
                 kept.append(self._range(start, min(start + _BLOCK, following)))
-                found += len(kept[-1][0])
+                total_read += len(kept[-1][0])
                 yield kept[-1]
                 if 4 * total * self._width > _HELD:
                     kept.clear()
-            if found != total:
-                raise ValueError(f"{self.path}: damaged: it has {found} of {total} references")
+            if total_read != total:
+                raise ValueError(f"{self.path}: damaged: it has {total_read} of {total} references")
             if kept:
                 self._held = change, kept
             return

@@ -65,9 +65,11 @@ def render(inputs: ReportInputs) -> str:
 
 def _absent(inputs: ReportInputs) -> str:
     """Which protocols would add a section."""
-    own = inputs.network_results
-    absent = [key for key in ("within", "verification", "retrieval", "open_set") if key not in own]
-    if not any(key.startswith("curve/") for key in own):
+    evaluated = inputs.network_results
+    absent = [
+        key for key in ("within", "verification", "retrieval", "open_set") if key not in evaluated
+    ]
+    if not any(key.startswith("curve/") for key in evaluated):
         absent.append("curve")
     if not absent:
         return ""

@@ -22,9 +22,9 @@ def results(inputs: ReportInputs) -> str:
     unknown: dict[str, str] = {}
     for key in [key for key in inputs.network_results if not key.startswith("curve/")]:
         for r in inputs.of_protocol(key):
-            own, line = inputs.is_network(r), _trials_line(inputs, r)
-            groups.setdefault(line, []).append((own, _result_cells(inputs, r)))
-            checks.setdefault(line, []).append((own, _check_cells(r)))
+            is_network, line = inputs.is_network(r), _trials_line(inputs, r)
+            groups.setdefault(line, []).append((is_network, _result_cells(inputs, r)))
+            checks.setdefault(line, []).append((is_network, _check_cells(r)))
             if np.isnan(r.accuracy):
                 name = capital(inputs.protocol_title(r))
                 notes = [x for x in r.figures["notes"] if x.startswith("1 %") and "test set" in x]

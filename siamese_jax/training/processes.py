@@ -10,7 +10,7 @@ import sys
 import jax
 
 
-def join(coordinator: str | None, count: int, number: int, found: bool, heartbeat: int) -> bool:
+def join(coordinator: str | None, count: int, number: int, by_itself: bool, heartbeat: int) -> bool:
     """Connects this process with the others; does nothing for a single one.
 
     Processes after the first keep quiet from then on.
@@ -19,7 +19,7 @@ def join(coordinator: str | None, count: int, number: int, found: bool, heartbea
         coordinator: `host:port` of process 0.
         count: number of processes.
         number: of this process, from 0.
-        found: whether jax finds the other processes by itself.
+        by_itself: whether jax finds the other processes by itself.
         heartbeat: seconds until a silent process counts as lost.
 
     Returns:
@@ -30,12 +30,12 @@ def join(coordinator: str | None, count: int, number: int, found: bool, heartbea
     """
     if count > 1 and not (re.fullmatch(r"\S+:\d{1,5}", coordinator or "") and number < count):
         raise ValueError("--num_processes needs --coordinator=host:port and a lower --process_id")
-    if not found and count == 1:
+    if not by_itself and count == 1:
         return False
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     try:
-        if found:
+        if by_itself:
             jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
         else:
             place = coordinator, count, number

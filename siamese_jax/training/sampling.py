@@ -89,9 +89,11 @@ def _other_classes(
         shift = 1 + _floor_uniform(key, size - 1)
         return begin + (left - begin + shift) % size
     starts = jnp.concatenate([jnp.zeros(1, jnp.int32), index.weight_end])
-    own, first = starts[left + 1] - starts[left], starts[begin]
-    place = first + jax.random.randint(key, left.shape, 0, starts[begin + size] - first - own)
-    return _class_at(index.weight_end, jnp.where(place < starts[left], place, place + own))
+    left_weight, first = starts[left + 1] - starts[left], starts[begin]
+    place = first + jax.random.randint(
+        key, left.shape, 0, starts[begin + size] - first - left_weight
+    )
+    return _class_at(index.weight_end, jnp.where(place < starts[left], place, place + left_weight))
 
 
 class PairBatch(NamedTuple):
