@@ -21,6 +21,7 @@ import difflib
 import functools
 import hashlib
 import pathlib
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # what needs jax is imported where it is used: a gallery is l
 
 UNKNOWN = "unknown"
 BATCH = 256  # pictures embedded at a time
+_FINGERPRINTS = weakref.WeakKeyDictionary()  # of networks, each computed once
 _SHOWN = 20  # faults that a message lists
 
 
@@ -176,6 +178,8 @@ def network_fingerprint(net: network_lib.Siamese) -> str:
     """
     import jax
 
+    if net in _FINGERPRINTS:
+        return _FINGERPRINTS[net]
     variables = net.devices.first(net.variables)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     head = net.model.head
@@ -186,7 +190,8 @@ def network_fingerprint(net: network_lib.Siamese) -> str:
         leaf = np.ascontiguousarray(leaf)
         digest.update(repr((path, leaf.shape, leaf.dtype.str)).encode())
         digest.update(leaf)
-    return digest.hexdigest()[:16]
+    _FINGERPRINTS[net] = digest.hexdigest()[:16]
+    return _FINGERPRINTS[net]
 
 
 def empty(net: network_lib.Siamese) -> Gallery:

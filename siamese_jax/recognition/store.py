@@ -197,7 +197,7 @@ class Store:
         """References by their numbers, in this order.
 
         Raises:
-            ValueError: one is not what was written.
+            ValueError: one is missing, or not what was written.
         """
         rows = self._in(
             "SELECT reference.id, text, source, picture, png, embedding.digest, seal FROM reference "
@@ -214,7 +214,7 @@ class Store:
                     f"{self.path}: damaged: reference {number} is not what was written"
                 )
             found[number] = reference
-        return {int(number): found[int(number)] for number in ids if int(number) in found}
+        return self._each(found, ids)
 
     # ---------------------------------------------------------------------------------- changing it
 
@@ -236,7 +236,7 @@ class Store:
             self._insert(references, embeddings)
 
     def remove(self, name: str) -> None:
-        """Removes a name; its embeddings are overwritten, and its calibration stays.
+        """Removes a name; what the file had of it is overwritten, and the calibration stays.
 
         Raises:
             ValueError: an unknown name.
@@ -252,6 +252,8 @@ class Store:
             self._db.execute("DELETE FROM name WHERE text = ?", [name])
             references, names, following = self._fact("counts")
             self._set("counts", [references - len(rows), names - 1, following])
+        with self._clearly():  # the log goes into the file, unless somebody is reading it
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def calibrate(self, calibration: Calibration) -> None:
         """Sets threshold and probabilities."""
@@ -356,7 +358,8 @@ class Store:
         with self._reading():
             ranked = self._ranked(net, h, shortlist.SIZE)
             everyone = {i for ids, _ in ranked for i in ids.tolist()}
-            name_of = dict(self._in("SELECT id, name FROM reference", "id", sorted(everyone)))
+            names = dict(self._in("SELECT id, name FROM reference", "id", sorted(everyone)))
+            name_of = self._each(names, everyone)
             chosen = []
             for ids, scores in ranked:
                 best = {}
@@ -604,6 +607,14 @@ class Store:
     def _rows(self, query: str, values: Sequence = ()) -> list[tuple]:
         with self._clearly():
             return self._db.execute(query, values).fetchall()
+
+    def _each(self, found: Mapping[int, object], ids: Iterable[int]) -> dict[int, object]:
+        """What was found for each of some numbers, in their order."""
+        ids = [int(number) for number in ids]
+        missing = [number for number in ids if number not in found]
+        if missing:
+            raise ValueError(f"{self.path}: damaged: reference {missing[0]} is missing")
+        return {number: found[number] for number in ids}
 
     def _in(self, query: str, column: str, values) -> Iterator[tuple]:
         """The rows in which a column has one of many values."""
