@@ -31,7 +31,7 @@ _FRAMED = ("auto", "omniglot", "glyphs")  # data sets of characters that fill th
 _PAIRS = 32  # pairs a device in a call of the pair step, which compares all with all
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Siamese:
     """A network with its parameters; `load` reads one, `bind` makes one.
 
