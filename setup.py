@@ -60,11 +60,13 @@ setuptools.setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<1.0",
         "pillow>=10.1",
+        "pydantic>=2.6",  # checks records that are read again against what they must hold
         "requests",  # asks whether the public download answers
         "scipy",
         "tensorboardX",
         "tensorflow-datasets>=4.9.10",
         "tqdm",
+        "typing_extensions",  # its TypedDict, which pydantic asks for before Python 3.12
     ],
     extras_require={
         "ann": ["usearch>=2.16"],
@@ -77,6 +79,7 @@ setuptools.setup(
             *(
                 "beartype",
                 "hypothesis",
+                "mypy",
                 "optuna>=5.0,<6",
                 "pytest",
                 "pytest-xdist",

@@ -1,8 +1,7 @@
 r"""The best one-shot character network that one CPU core trains in an hour and a half.
 
-The quickstart's recipe with five changes: Muon in place of AdamW, maps of local features that may move
-a little against each other in place of one vector, a wider third stage, small elastic warps, and thicker
-strokes. BUILD_NOTES has the ladder; the third stage and the warps have not been measured by themselves.
+The quickstart's recipe with a wider third stage, more features a place, and nearly four times the steps.
+docs/experiments.md has the ladder; the third stage and the warps have not been measured by themselves.
 
     python launch/train.py --config=configs/best.py --config.data.archives=DIR --workdir=runs/best
     python launch/evaluate.py --workdir=runs/best --protocols=official,within --num_trials=20000 \

@@ -18,6 +18,10 @@ _NETWORK = flags.DEFINE_string("network", None, "Workdir of a run, or a file of 
 _SUBJECT = flags.DEFINE_string("subject", "pictures", "pictures, or drawings for the demo.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Of a run: best, latest or a step.")
 _RATE = flags.DEFINE_float("false_accept_rate", 0.05, "Rate of the thresholds.")
+_CONFIDENCE = flags.DEFINE_float("confidence", 0.9, "Of the bound on fresh classes.")
+_THRESHOLD = flags.DEFINE_enum(
+    "threshold", "plain", ["plain", "bound"], "The one that accepts names."
+)
 _ARCHIVES = flags.DEFINE_string("archives", None, "Folder with the archives of the data.")
 _PATH = flags.DEFINE_string("path", None, "Folder of pictures that the run was trained on.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared sets.")
@@ -32,14 +36,16 @@ def main(argv):
         raise ValueError("name the network with --network=WORKDIR or --network=FILE")
     places = {"archives": _ARCHIVES.value, "path": _PATH.value, "data_dir": _DATA_DIR.value}
     checkpoint = _CHECKPOINT.value
-    made = network_calibration.calibrate_file(
+    calibrated = network_calibration.calibrate_file(
         _NETWORK.value,
         _SUBJECT.value,
         {name: value for name, value in places.items() if value},
         _RATE.value,
         int(checkpoint) if checkpoint.isdigit() else checkpoint,
+        _CONFIDENCE.value,
+        _THRESHOLD.value,
     )
-    print("\n".join(calibration.describe(made)))
+    print("\n".join(calibration.describe(calibrated)))
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ def main(argv):
     if _CALIBRATE.value:
         if not _CALIBRATION.value:
             raise ValueError("--calibrate writes a file: name it with --calibration=FILE")
-        made = symbol_calibration.make(net, _ARCHIVES.value)
-        symbol_calibration.write(_CALIBRATION.value, net, made)
-        print(symbol_calibration.describe(made))
+        calibrated = symbol_calibration.make(net, _ARCHIVES.value)
+        symbol_calibration.write(_CALIBRATION.value, net, calibrated)
+        print(symbol_calibration.describe(calibrated))
         return
     try:
         from siamese_jax.recognition import server

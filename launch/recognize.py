@@ -31,6 +31,10 @@ _TOP = flags.DEFINE_integer("top", 3, "identify, search: names or references sho
 _PAGE = flags.DEFINE_string("page", None, "search, compare: file of a page of the answer.")
 _RATE = flags.DEFINE_float("false_accept_rate", 0.01, "calibrate: rate to allow.")
 _SEED = flags.DEFINE_integer("seed", 0, "calibrate: seed of the classes held out.")
+_CONFIDENCE = flags.DEFINE_float("confidence", 0.9, "calibrate: of the bound on fresh classes.")
+_THRESHOLD = flags.DEFINE_enum(
+    "threshold", "plain", ["plain", "bound"], "calibrate: the one that accepts names."
+)
 _PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
 
 
@@ -48,6 +52,8 @@ def main(argv):
         page=_PAGE.value,
         false_accept_rate=_RATE.value,
         seed=_SEED.value,
+        confidence=_CONFIDENCE.value,
+        threshold=_THRESHOLD.value,
         progress=_PROGRESS.value,
     )
     output = commands.run(command, words, settings)

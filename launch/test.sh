@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment where it is missing, checks the style and runs the tests.
+# Makes the environment where it is missing, checks the style and the types, and runs the tests.
 #
 #   bash launch/test.sh [--quick] [pytest options]
 #
@@ -18,8 +18,10 @@ cd "$(dirname "$0")/.."
 source launch/environment.sh
 
 environment "[test]"
-say "Checking the style ..."
+say "Checking the style and the types ..."
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .
+.venv/bin/python -m mypy
 say "Running the tests ..."
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "${tier[@]}" "$@"
+export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}  # of each of the two workers
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${tier[@]}" "$@"

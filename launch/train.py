@@ -13,9 +13,6 @@ Several processes, one on each host: give each --coordinator, --num_processes an
 jax finds these by itself (Slurm, TPU pods), give --distributed. See local.sh, slurm.sh and tpu.sh.
 """
 
-import logging
-import os
-import re
 import signal
 import sys
 
@@ -48,25 +45,12 @@ def main(argv):
     caught = cli.catch_signals()
     import jax  # after the flags are parsed: --help should not wait for it
 
-    from siamese_jax.training import loop, pace
+    from siamese_jax.training import loop, pace, processes
 
-    known = re.fullmatch(r"\S+:\d{1,5}", _COORDINATOR.value or "")
-    if _PROCESSES.value > 1 and not (known and _PROCESS.value < _PROCESSES.value):
-        raise ValueError("--num_processes needs --coordinator=host:port and a lower --process_id")
-    together = _DISTRIBUTED.value or _PROCESSES.value > 1
+    place = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    together = processes.join(*place, _DISTRIBUTED.value, _HEARTBEAT.value)
     if together and _MINUTES.value is not None:
         raise ValueError("--minutes is for one process: set --config.num_steps")
-    if together:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
-        place = () if _DISTRIBUTED.value else (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        try:
-            jax.distributed.initialize(*place, heartbeat_timeout_seconds=_HEARTBEAT.value)
-        except Exception as error:
-            raise ValueError(f"the processes do not find each other: {error}") from error
-        if jax.process_index() > 0:  # only the first process speaks of what goes well
-            logging.getLogger("siamese_jax").setLevel(logging.WARNING)
-            sys.stdout = open(os.devnull, "w")
     config = _CONFIG.value
     if _MINUTES.value is not None:
         config = pace.within(config, _WORKDIR.value, _MINUTES.value)

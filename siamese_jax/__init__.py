@@ -3,13 +3,23 @@
 Importing the package starts nothing and changes nothing; jax is first imported by what needs it.
 """
 
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
 from siamese_jax.cpu import tune_cpu
+
+if TYPE_CHECKING:
+    from siamese_jax.inference.network import Siamese
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "tune_cpu"]
 
 
-def load(path, checkpoint="best", num_devices=1, tta=1):
+def load(
+    path: str | pathlib.Path, checkpoint: str | int = "best", num_devices: int = 1, tta: int = 1
+) -> Siamese:
     """Reads the network of a run, or one by name: see `siamese_jax.inference.network.load`."""
     from siamese_jax.inference import network
 

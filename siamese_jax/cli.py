@@ -12,7 +12,9 @@ import runpy
 import signal
 import sys
 import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -55,7 +57,7 @@ def run(
 
     sys.excepthook = _unless_closed
 
-    def guarded(argv):
+    def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1 and not takes_words:
             raise ValueError(f"{argv[1]!r} is no flag: write --name=value")
         _check_given(argv[0])
@@ -106,7 +108,7 @@ def text_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = Non
     )
 
 
-def _parse(argv, error_code):
+def _parse(argv: Sequence[str], error_code: int) -> Sequence[str]:
     argv = [_with_shipped_config(word) for word in argv]
     if any(word.startswith(("--help", "-help")) for word in argv):
         return app.parse_flags_with_usage(argv)
@@ -122,7 +124,9 @@ def _parse(argv, error_code):
         _exit(str(error), error_code)
 
 
-def _unless_closed(kind, error, trace) -> None:
+def _unless_closed(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
     """Shows an error that nobody caught, but not what Orbax's threads say after a failed saving."""
     if not (kind is RuntimeError and str(error) == "Event loop is closed"):
         sys.__excepthook__(kind, error, trace)
@@ -155,7 +159,7 @@ def _mistake(error: Exception) -> str | None:
     return text if isinstance(error, ValueError | FloatingPointError | OSError) else None
 
 
-def _exit(text: str, error_code: int):
+def _exit(text: str, error_code: int) -> NoReturn:
     script = "/".join(pathlib.Path(sys.argv[0]).parts[-2:])
     print(f"{script}: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(error_code)

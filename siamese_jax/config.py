@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
-class Field(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Field:
     """What a field of a config may hold.
 
     Attributes:
@@ -45,7 +47,7 @@ class Field(NamedTuple):
                 noun = f"{many} {noun}s {start}{end}{', none below the one before' * self.rising}"
         return noun + " or None" * self.optional
 
-    def accepts(self, value) -> bool:
+    def accepts(self, value: Any) -> bool:
         """Whether a value is of the type and in the range."""
         if value is None:
             return self.optional
@@ -57,7 +59,7 @@ class Field(NamedTuple):
             self.rising and any(a > b for a, b in zip(value, value[1:], strict=False))
         )
 
-    def _accepts_one(self, value) -> bool:
+    def _accepts_one(self, value: Any) -> bool:
         if self.kind in (bool, str):
             return isinstance(value, self.kind)
         if isinstance(value, bool) or not isinstance(
@@ -101,11 +103,16 @@ FIELDS = {
     "model.encoder": Field(str),
     "model.comparator": Field(str),
     "model.context_steps": Field(int, 0, 1000),
+    "model.weights": Field(str, optional=True),
     **{
         f"model.encoder_args.{name}": field
         for name, field in {
-            **dict.fromkeys(("filters", "kernels", "hidden", "widths"), _SIZES),
-            **dict.fromkeys(("units", "stem"), Field(int, 1, 2**20)),
+            **dict.fromkeys(("filters", "kernels", "hidden", "widths", "stages"), _SIZES),
+            **dict.fromkeys(("units", "stem", "width"), Field(int, 1, 2**20)),
+            **dict.fromkeys(("patch", "depth", "heads"), Field(int, 1, 1000)),
+            "frozen": Field(int, 0, 1000),
+            "pixel_mean": Field(float, -1000, 1000, count=0),
+            "pixel_std": Field(float, 0, 1000, above=True, count=0),
             "pools": Field(int, 0, 1000),
             **dict.fromkeys(("conv_std", "dense_std", "std"), Field(float, 0, 1000)),
             "blocks": Field(int, 1, 1000),
@@ -113,7 +120,9 @@ FIELDS = {
             "bias_mean": Field(float, -1000, 1000),
             "dropout": Field(float, 0, 0.999),
             **dict.fromkeys(("convolution", "output"), Field(str)),
-            **dict.fromkeys(("local", "normalise"), Field(bool)),
+            **dict.fromkeys(
+                ("local", "normalise", "bottleneck", "small_inputs", "project"), Field(bool)
+            ),
         }.items()
     },
     "model.head_args.bias": Field(float, -1e6, 1e6),
@@ -126,6 +135,7 @@ FIELDS = {
     "objective.episodes": Field(int, 1, 2**16),
     "objective.n_way": Field(int, 2, 2**16),
     "objective.k_shot": Field(int, 1, 2**16),
+    "objective.balance": Field(float, 0, 1),
     "objective.pairs": Field(int, 0, 10**8),
     "objective.copies": Field(int, 0, 10**4),
     "objective.margin": Field(float, 0, 1e6),
@@ -143,6 +153,14 @@ FIELDS = {
     "augment.thicken": Field(float, 0, 1),
     "augment.contrast": Field(float, 0, 1),
     "augment.brightness": Field(float, 0, 1),
+    "augment.photo.crop_area": Field(float, 0, 1, above=True, count=2, rising=True),
+    "augment.photo.crop_ratio": Field(float, 0, 100, above=True, count=2, rising=True),
+    "augment.photo.upside_down": Field(bool),
+    **{f"augment.photo.{name}": Field(float, 0, 1) for name in ("saturation", "grey", "erase")},
+    "augment.photo.hue": Field(float, 0, 0.5),
+    "augment.photo.blur": Field(float, 0, 0.1),
+    "augment.photo.blur_probability": Field(float, 0, 1),
+    "augment.photo.erase_area": Field(float, 0, 1, above=True, count=2, rising=True),
     "optim.name": Field(str),
     "optim.learning_rate": Field(float, 0, 1e30),
     "optim.warmup_steps": Field(int, 0, _STEPS),
@@ -150,7 +168,7 @@ FIELDS = {
     "optim.momentum": Field(float, 0, 1),
     "optim.momentum_start": Field(float, 0, 1),
     "optim.momentum_epochs": Field(int, 0, _STEPS),
-    "optim.decay": Field(float, 0, 1, above=True),
+    **dict.fromkeys(("optim.decay", "optim.layer_decay"), Field(float, 0, 1, above=True)),
     "optim.steps_per_epoch": Field(int, 1, _STEPS),
     "eval.every": Field(int, 1, _STEPS),
     "eval.num_trials": Field(int, 1, 10**7),
@@ -188,7 +206,7 @@ def _values(section: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _is_finite(value) -> bool:
+def _is_finite(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
@@ -269,6 +287,32 @@ def distortions(**affine: Any) -> ConfigDict:
     augment.affine = ConfigDict({**koch, **affine})
     augment.elastic_size = 0.0  # of the image's side, at a knot
     augment.elastic_grid = 4  # knots along either axis
+    return augment
+
+
+def photos(**photo: Any) -> ConfigDict:
+    """The section `augment` for photos whose classes a mirror image does not change.
+
+    Args:
+        **photo: ranges that differ from these.
+    """
+    augment = distortions(rotation=5.0, shear=0.0, scale=(1.0, 1.0), translation=0.0)
+    augment.mirror = True
+    augment.contrast = 0.4
+    augment.brightness = 0.2
+    usual = {
+        "crop_area": (0.5, 1.0),  # least and largest share of the picture
+        "crop_ratio": (0.8, 1.25),  # of width by height, against the picture's own
+        "upside_down": False,  # mirrored top to bottom too: pictures from above
+        "saturation": 0.4,
+        "hue": 0.05,  # of the circle of colours
+        "grey": 0.1,  # probability of losing the colours
+        "blur": 0.01,  # largest standard deviation, of the height
+        "blur_probability": 0.5,
+        "erase": 0.25,  # probability of an erased rectangle
+        "erase_area": (0.02, 0.2),
+    }
+    augment.photo = ConfigDict({**usual, **photo})
     return augment
 
 

@@ -11,7 +11,10 @@ import warnings
 
 # By jaxlib version, since a flag that a jaxlib does not know ends the process. The flag takes single
 # convolutions off a slow path.
-_XLA_FLAGS = {"0.10.2": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"}
+_XLA_FLAGS = dict.fromkeys(
+    ("0.10.2", "0.11.2", "0.12.0.1"),
+    "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
+)
 
 
 def tune_cpu(cache: bool = True) -> None:
@@ -50,7 +53,7 @@ def _keep_compiled(folder: pathlib.Path) -> None:
         return
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 

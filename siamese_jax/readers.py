@@ -1,4 +1,4 @@
-"""The one door for files from outside: what is too large, or not what it says, is refused unread.
+"""Readers for all files from outside; one that is too large, or not what it says it is, is refused.
 
 A reader checks the sizes that a file declares against the file itself before it allocates anything,
 and says what is wrong in one line: the file, the place in it, and what was expected.
@@ -6,6 +6,8 @@ and says what is wrong in one line: the file, the place in it, and what was expe
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import io
 import json
 import math
@@ -15,18 +17,20 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
-_JSON_BYTES = 2**28
+_JSON_BYTES = 2**23  # JSON of brackets takes 25 times its size in memory
 _NPZ_BYTES = 2**34  # of all arrays, decompressed
 _ENTRIES = 2**20  # of an archive
 _DEFLATE = 1032  # the highest ratio of deflate, to one
 _SLACK = 2**12  # bytes of a small entry whose ratio means nothing
 _CHUNK = 2**20
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
-ZIP_ERRORS += (ValueError, OverflowError, MemoryError)
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError),
+    *(ValueError, OverflowError, MemoryError),
+)
 
 
 def check_file(path: str | os.PathLike, limit: int | None = None) -> pathlib.Path:
@@ -52,12 +56,12 @@ def check_file(path: str | os.PathLike, limit: int | None = None) -> pathlib.Pat
     return path
 
 
-def read_json(path: str | os.PathLike, expected: type) -> Any:
+def read_json(path: str | os.PathLike, expected: Any) -> Any:
     """What a JSON file holds.
 
     Args:
         path: of the file.
-        expected: `dict` or `list`.
+        expected: see `parse_json`.
 
     Raises:
         FileNotFoundError: there is none.
@@ -66,13 +70,13 @@ def read_json(path: str | os.PathLike, expected: type) -> Any:
     return parse_json(check_file(path, _JSON_BYTES).read_bytes(), str(path), expected)
 
 
-def parse_json(data: bytes, where: str, expected: type) -> Any:
+def parse_json(data: bytes, where: str, expected: Any) -> Any:
     """What JSON in UTF-8 says; numbers must be finite.
 
     Args:
         data: the text.
         where: names its place in messages.
-        expected: `dict` or `list`.
+        expected: `dict` or `list`, or a schema as `fitting` takes it.
 
     Raises:
         ValueError: it is no JSON, or holds something else than expected.
@@ -81,23 +85,59 @@ def parse_json(data: bytes, where: str, expected: type) -> Any:
         value = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no JSON ({error}): put back a whole copy") from None
-    if not isinstance(value, expected):
+    kind = expected if expected in (dict, list) else dict
+    if not isinstance(value, kind):
         raise ValueError(
-            f"{where} holds a {type(value).__name__}, expected a {expected.__name__}: put back a "
+            f"{where} holds a {type(value).__name__}, expected a {kind.__name__}: put back a "
             "whole copy"
         )
-    return value
+    return value if expected is kind else fitting(value, expected, where)
 
 
-def _no_number(name: str):
+def fitting(value: Any, schema: Any, where: str) -> Any:
+    """A value of JSON as a schema declares it: nothing is missing, and nothing of another type.
+
+    Args:
+        value: of JSON, whose numbers are finite.
+        schema: a `TypedDict`, for which the value is returned as it is, further keys included; or a
+            dataclass, of which one is made, without further keys.
+        where: names its place in messages.
+
+    Raises:
+        ValueError: it does not fit; the place in it is named.
+    """
+    import pydantic  # slow to import
+
+    try:
+        # As JSON, in which an array may be a tuple, and in which nothing else is taken for another.
+        made = _adapter(schema).validate_json(json.dumps(value), strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place, given = ".".join(map(str, first["loc"])), repr(first["input"])
+        given = "" if first["type"] == "missing" else f", got {given[:60]}"
+        raise ValueError(
+            f"{where}: {place}: {first['msg']}{given}: put back a whole copy"
+        ) from None
+    return made if dataclasses.is_dataclass(schema) else value
+
+
+@functools.cache
+def _adapter(schema: Any) -> Any:
+    import pydantic
+
+    return pydantic.TypeAdapter(schema)
+
+
+def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def read_npz(file: str | os.PathLike | bytes) -> dict[str, np.ndarray]:
+def read_npz(file: str | os.PathLike | bytes, limit: int = _NPZ_BYTES) -> dict[str, np.ndarray]:
     """The arrays of an NPZ file by name, their sizes checked before they are read.
 
     Args:
         file: its path, or its content.
+        limit: most bytes that the arrays may have together.
 
     Raises:
         FileNotFoundError: there is none.
@@ -107,7 +147,7 @@ def read_npz(file: str | os.PathLike | bytes) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         with zipfile.ZipFile(source) as archive:
-            for entry in checked_entries(archive, _NPZ_BYTES):
+            for entry in checked_entries(archive, limit):
                 arrays[entry.filename.removesuffix(".npy")] = _array(archive, entry)
     except ZIP_ERRORS as error:
         raise ValueError(f"no whole NPZ: {error or type(error).__name__}") from None
@@ -130,10 +170,10 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
             raise ValueError(f"{name} holds Python objects, expected numbers or text")
         if any(side < 0 for side in shape):
             raise ValueError(f"{name} has the shape {shape}")
-        nbytes, held = math.prod(shape) * dtype.itemsize, entry.file_size - stream.tell()
-        if nbytes != held:
+        nbytes, left = math.prod(shape) * dtype.itemsize, entry.file_size - stream.tell()
+        if nbytes != left:
             raise ValueError(
-                f"{name} is declared as {shape} {dtype}, {nbytes} bytes, and has {held}"
+                f"{name} is declared as {shape} {dtype}, {nbytes} bytes, and has {left}"
             )
         data = bytearray(stream.read())  # which checks the entry's CRC
     if len(data) != nbytes:
@@ -180,7 +220,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> 
         return b"".join(_pieces(stream, limit))
 
 
-def _pieces(stream, limit: int) -> Iterator[bytes]:
+def _pieces(stream: IO[bytes], limit: int) -> Iterator[bytes]:
     total = 0
     while piece := stream.read(_CHUNK):
         total += len(piece)

@@ -1,15 +1,19 @@
 """What all tests share: several CPU devices, strict ranks and shapes, a small set, and the real data."""
 
+import collections
+import fcntl
+import functools
 import os
 import pathlib
+import platform
+import shutil
+
+import jaxtyping
+import pytest
 
 DEVICES = "--xla_force_host_platform_device_count"
 if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # before jax starts
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
-
-import jax  # noqa: E402
-import jaxtyping  # noqa: E402
-import pytest  # noqa: E402
 
 # Every call in these modules is checked against its annotations: types, shapes and dtypes.
 TYPED_MODULES = (
@@ -20,11 +24,37 @@ TYPED_MODULES = (
 )
 jaxtyping.install_import_hook(TYPED_MODULES, "beartype.beartype")  # before they are imported
 
-from siamese_jax.data.glyphs import make_glyphs  # noqa: E402
-
 REAL_DATA = "SIAMESE_JAX_TEST_DATA"
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
+
+def pytest_configure(config):
+    """Prepares jax, but not in the process that only hands the tests out to workers."""
+    _keep_compiled(config.cache)
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import jax
+
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def _keep_compiled(cache):
+    """Lets jax keep compiled programs in pytest's cache, which `--cache-clear` empties.
+
+    Workers and the commands that tests start share them, and find the folder in their environment.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = cache.mkdir(f"compiled-{platform.node()}")
+    if sum(file.stat().st_size for file in folder.iterdir()) > 2**30:
+        shutil.rmtree(folder)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files with the most slow tests first, so that no long one is left to the end."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
@@ -42,20 +72,37 @@ def real_data() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def prepared_omniglot(real_data, tmp_path_factory):
-    """The builder of the real Omniglot, prepared once a session."""
+    """The builder of the real Omniglot, prepared once for all workers."""
     from siamese_jax.data import omniglot
 
-    return omniglot.prepare(tmp_path_factory.mktemp("prepared"), real_data / "omniglot")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with open(folder / "prepared.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return omniglot.prepare(folder / "prepared", real_data / "omniglot")
 
 
 @pytest.fixture(scope="session")
 def glyphs():
     """6 alphabets x 8 characters x 8 drawers at 28 x 28 pixels; not to be written to."""
+    from siamese_jax.data.glyphs import make_glyphs
+
     images = make_glyphs(
         0, num_alphabets=6, characters=(8, 8), num_drawers=8, image_size=28, name="small glyphs"
     )
     images.images.setflags(write=False)
     return images
+
+
+@pytest.fixture(scope="module")
+def glyphs_drawn_once():
+    """Draws the glyphs of the same settings once for all tests of a module."""
+    from siamese_jax.data import glyphs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyphs, "make_glyphs", functools.cache(glyphs.make_glyphs))
+        yield
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -273,6 +273,7 @@ def test_initialisation_and_rate_of_koch(arg, field):
 
 
 @pytest.mark.parametrize("name", axes.AXES)
+@pytest.mark.slow
 def test_every_label_builds(name, data):
     config = config_of("quickstart", "")  # of maps, which not every encoder has
     if name == "initialisation":  # the published one is of Koch's networks
@@ -475,26 +476,26 @@ def test_runs_meet_trials_of_the_images_own_size(evaluate, data):
 @pytest.mark.slow
 def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys):
     path = tmp_path / "ablation"
-    kept, broken = (path / f"augmentation={label},seed=0" for label in ("none", "affine"))
+    kept, broken = (path / f"learning_rate={rate},seed=0" for rate in (0.001, 0.002))
     broken.mkdir(parents=True)
     (broken / "checkpoints").write_text("a file where a folder is wanted")
-    config = config_of("quickstart")
+    config = config_of("quickstart", "vector,smoke")
     config.num_devices = 1
 
-    def ablate(over="augmentation:none|affine", **more):
+    def ablate(over="learning_rate:0.001|0.002", **more):  # of one compiled program
         summary = ablation.run_ablation(config, [over], path, ROOT, jobs=2, num_trials=100, **more)
         return summary, capsys.readouterr().out
 
     summary, out = ablate()
     assert summary == {"finished": True, "failed": 1}
-    assert "augmentation=affine,seed=0: FAILED: " in out
-    assert [line.split()[1:3] for line in out.splitlines() if line.startswith("affine")] == [
+    assert "learning_rate=0.002,seed=0: FAILED: " in out
+    assert [line.split()[1:3] for line in out.splitlines() if line.startswith("0.002")] == [
         ["seed", "0"]
     ]
     recorded = json.loads((path / "ablation.json").read_text())
-    none, affine = recorded["variants"]
-    assert none["runs"][0]["steps"] == 20 and not none["failed"]
-    assert not affine["runs"] and affine["failed"][0]["line"] in out
+    whole, failed = recorded["variants"]
+    assert whole["runs"][0]["steps"] == 20 and not whole["failed"]
+    assert not failed["runs"] and failed["failed"][0]["line"] in out
     assert recorded["data"]["fingerprint"] and "archives" not in recorded["config"]["data"]
 
     # The next call runs what is missing, and only that.
@@ -512,26 +513,27 @@ def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys
         assert (path / name).read_bytes()[:4] == b"\x89PNG"
 
     # A list says what is there, and other settings do not mix with it.
-    _, out = ablate("augmentation:none|symmetries", dry_run=True)
-    assert "augmentation=none,seed=0  (finished)" in out
-    assert "augmentation=symmetries,seed=0  (new)" in out
+    _, out = ablate("learning_rate:0.001|0.003", dry_run=True)
+    assert "learning_rate=0.001,seed=0  (finished)" in out
+    assert "learning_rate=0.003,seed=0  (new)" in out
     config.num_steps = 40
     with pytest.raises(ValueError, match="num_steps is 40 and was 20"):
         ablate()
 
 
 @pytest.mark.slow
-def test_an_interrupted_ablation_saves_and_goes_on(tmp_path):
+def test_an_interrupted_ablation_saves_and_goes_on(tmp_path, capsys):
+    """Begun by the command, which is told to stop, and finished here."""
     path = tmp_path / "ablation"
+    run = path / "distortions=off,seed=0"
+    changes = {"num_steps": 600, "eval.every": 300, "num_devices": 1}
     command = [sys.executable, str(ROOT / "launch" / "ablate.py"), f"--workdir={path}"]
-    command += [f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke", "--over=distortions:off"]
-    command += ["--config.num_steps=600", "--config.eval.every=300", "--num_trials=50"]
-    command += ["--config.num_devices=1"]
-
-    def start():
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    child, run = start(), path / "distortions=off,seed=0"
+    command += [f"--config={ROOT / 'configs' / 'quickstart.py'}:vector,smoke"]
+    command += ["--over=distortions:off"]
+    command += [f"--config.{name}={value}" for name, value in changes.items()]
+    child = subprocess.Popen(
+        [*command, "--num_trials=50"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     until = time.monotonic() + 600
     while not workdir.read_metrics(run) and child.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
@@ -540,9 +542,11 @@ def test_an_interrupted_ablation_saves_and_goes_on(tmp_path):
     assert child.returncode == 75, err
     assert "the same command goes on" in out
     assert 0 < workdir.read_metrics(run)[-1]["step"] < 600
-    child = start()
-    out, err = child.communicate(timeout=600)
-    assert child.returncode == 0, err
+    config = config_of("quickstart", "vector,smoke")
+    config.update_from_flattened_dict(changes)
+    summary = ablation.run_ablation(config, ["distortions:off"], path, ROOT, num_trials=50)
+    assert summary == {"finished": True, "failed": 0}
+    out = capsys.readouterr().out
     rows = workdir.read_metrics(run)
     assert [r["step"] for r in rows if r["phase"] == "train"] == list(range(5, 601, 5))
     assert len(workdir.read_provenance(run)) == 2

@@ -98,6 +98,7 @@ def test_vectors():
         baselines.pixel_nearest_neighbour(far, np.zeros(far.shape, np.uint8))
 
 
+@pytest.mark.slow
 def test_official_runs(prepared_omniglot):
     trials = official_trials(omniglot.load_runs(prepared_omniglot))
     result = protocols.evaluate_trials(baselines.pixel_nearest_neighbour, trials)

@@ -17,14 +17,14 @@ def draw(shape, dtype=np.float64):
     channels = shape[-1]
     mean, spread, scale, bias = rng.normal(size=(4, channels)) + np.array([[2.0], [0], [1], [0]])
     x, dy = rng.normal(size=(2, *shape))
-    return [jnp.asarray(a, dtype) for a in (mean + spread * x, scale, bias, dy)]
+    return [a.astype(dtype) for a in (mean + spread * x, scale, bias, dy)]
 
 
 def run(cls, x, scale, bias, dy, train=True, **fields):
     """The output, the running statistics and the gradients of x, scale and bias."""
     norm = cls(use_running_average=not train, momentum=0.9, **fields)
-    stats = {"mean": jnp.full(x.shape[-1], 0.5), "var": jnp.full(x.shape[-1], 2.0)}
-    stats = jax.tree.map(lambda a: a.astype(jnp.promote_types(x.dtype, jnp.float32)), stats)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    stats = {"mean": np.full(x.shape[-1], 0.5, wide), "var": np.full(x.shape[-1], 2.0, wide)}
 
     @jax.jit
     def pull(x, scale, bias, dy):
@@ -60,12 +60,12 @@ def test_values_gradients_and_statistics_are_flaxs(shape, train):
 
 
 def test_by_hand():
-    x = jnp.array([[1.0], [3.0]])
+    x = np.array([[1.0], [3.0]], np.float32)
     norm = BatchNorm(use_running_average=False, epsilon=0.0)
-    variables = norm.init(jax.random.key(0), x)
+    variables = jax.jit(norm.init)(jax.random.key(0), x)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], [0.0])  # init updates nothing
     np.testing.assert_array_equal(variables["batch_stats"]["var"], [1.0])
-    y, updated = norm.apply(variables, x, mutable=["batch_stats"])
+    y, updated = jax.jit(lambda v, x: norm.apply(v, x, mutable=["batch_stats"]))(variables, x)
     np.testing.assert_allclose(y, [[-1.0], [1.0]], rtol=1e-6)
     np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.2], rtol=1e-6)
     np.testing.assert_allclose(updated["batch_stats"]["var"], [1.0], rtol=1e-6)
@@ -77,14 +77,14 @@ def test_statistics_are_averaged_over_a_mapped_axis():
         whole = run(BatchNorm, x, scale, bias, dy, dtype=jnp.float64)[0]
         variables = {
             "params": {"scale": scale, "bias": bias},
-            "batch_stats": {"mean": jnp.zeros(3), "var": jnp.ones(3)},
+            "batch_stats": {"mean": np.zeros(3), "var": np.ones(3)},
         }
         norm = BatchNorm(use_running_average=False, dtype=jnp.float64, axis_name="devices")
 
         def apply(x):
             return norm.apply(variables, x, mutable=["batch_stats"])[0]
 
-        parts = jax.vmap(apply, axis_name="devices")(x.reshape(2, 4, 3))
+        parts = jax.jit(jax.vmap(apply, axis_name="devices"))(x.reshape(2, 4, 3))
     np.testing.assert_allclose(parts.reshape(8, 3), whole, atol=1e-10)
 
 

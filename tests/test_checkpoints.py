@@ -93,8 +93,7 @@ def state():
     ]
     opt_states = []
     for tx in both:
-        _, opt_state = tx.update(params, tx.init(params), params)
-        opt_states.append(opt_state)
+        opt_states.append(jax.jit(lambda p, tx=tx: tx.update(p, tx.init(p), p)[1])(params))
     return TrainState(
         step=jnp.int32(7),
         rng=jax.random.key(3),

@@ -1,7 +1,6 @@
 """Full-context embeddings against NumPy in float64."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from siamese_jax.models.context import FullContext
@@ -28,9 +27,10 @@ def test_full_context_against_numpy():
     context = FullContext(steps=3)
     rng = np.random.default_rng(0)
     queries, supports = rng.normal(size=(2, 4, 3)), rng.normal(size=(2, 5, 3))
-    args = jnp.asarray(queries, jnp.float32), jnp.asarray(supports, jnp.float32)
-    variables = context.init(jax.random.key(0), *args)
-    new_queries, new_supports = context.apply(variables, *args)
+    args = queries.astype(np.float32), supports.astype(np.float32)
+    shapes = jax.eval_shape(context.init, jax.random.key(0), *args)
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    new_queries, new_supports = jax.jit(context.apply)(variables, *args)
     cells = jax.tree.map(np.float64, variables["params"])
     for b in range(2):
         read = np.zeros((5, 3))

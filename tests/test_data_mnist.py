@@ -100,6 +100,7 @@ def test_no_source(tmp_path):
         mnist.prepare(tmp_path / "data", downloads=CLOSED)
 
 
+@pytest.mark.slow
 def test_real_mnist(real_data, tmp_path):
     data = loading.load(
         {

@@ -185,11 +185,12 @@ def answer(text):
     return replace(archives.RUNS, LABELS, text)
 
 
+ANSWER_EACH = "must answer 2 queries, each with another support, by lines such as"
 LINE = "run02/test/item%02d.png run02/training/class%02d.png\n"
 FAULTS = {
     "missing picture": (
         replace(archives.BACKGROUND, FIRST, None),
-        [archives.BACKGROUND, FIRST, "missing"],
+        [archives.BACKGROUND, "Alpha/character01", "drawer 1 missing"],
     ),
     "picture of another size": (
         replace(archives.BACKGROUND, FIRST, png(np.ones((104, 105), bool))),
@@ -205,29 +206,29 @@ FAULTS = {
     ),
     "grey picture": (
         replace(archives.BACKGROUND, FIRST, grey_png()),
-        [archives.BACKGROUND, FIRST, "grey"],
+        [archives.BACKGROUND, FIRST, "grey pixels"],
     ),
     "empty picture": (
         replace(archives.BACKGROUND, FIRST, png(np.zeros((105, 105), bool))),
         [archives.BACKGROUND, FIRST, "no ink"],
     ),
-    "missing character": (drop_character, [archives.EVALUATION, "Delta/character01", "missing"]),
+    "missing character": (drop_character, [archives.EVALUATION, "3 characters", "4 of 2"]),
     "missing last character": (
         drop_last_character,
         [archives.EVALUATION, "3 characters of 2 alphabets", "4 of 2"],
     ),
-    "missing drawer": (drop_drawer, [archives.BACKGROUND, "0001_04.png", "drawer 4 of 4"]),
+    "missing drawer": (drop_drawer, [archives.BACKGROUND, "Alpha/character01", "drawer 4 missing"]),
     "drawer too many": (
         add(archives.BACKGROUND, FIRST.replace("_01", "_05"), png(drawing("Alpha", 1, 1))),
-        [archives.BACKGROUND, "0001_05.png", "1-4"],
+        [archives.BACKGROUND, "Alpha/character01", "drawer 5 too many", "1-4"],
     ),
     "drawer from 0": (
         add(archives.BACKGROUND, FIRST.replace("_01", "_00"), png(drawing("Alpha", 1, 1))),
-        [archives.BACKGROUND, "0001_00.png", "1-4"],
+        [archives.BACKGROUND, "Alpha/character01", "drawer 0 too many", "1-4"],
     ),
     "two ids of one character": (
         add(archives.BACKGROUND, FIRST.replace("0001_", "0009_"), png(drawing("Alpha", 1, 1))),
-        [archives.BACKGROUND, "0009_01.png", "two ways"],
+        [archives.BACKGROUND, "0009_01.png", "0001_01.png", "two names"],
     ),
     "stray file": (
         add(archives.BACKGROUND, "images_background/notes.txt", b"hello"),
@@ -244,25 +245,25 @@ FAULTS = {
     ),
     "stray file among runs": (
         add(archives.RUNS, "run01/notes.txt", b""),
-        [archives.RUNS, "run01/notes.txt", "unexpected"],
+        [archives.RUNS, "run01/notes.txt", "one too many"],
     ),
-    "garbled labels": (answer(b"abc\ndef\n"), [archives.RUNS, LABELS, "'abc'"]),
-    "binary labels": (answer(b"\x80\x81\xff"), [archives.RUNS, LABELS, "plain text"]),
+    "garbled labels": (answer(b"abc\ndef\n"), [archives.RUNS, LABELS, ANSWER_EACH]),
+    "binary labels": (answer(b"\x80\x81\xff"), [archives.RUNS, LABELS, ANSWER_EACH]),
     "one answer short": (
         answer((LINE % (1, 1)).encode()),
-        [archives.RUNS, LABELS, "1 answers, expected 2"],
+        [archives.RUNS, LABELS, ANSWER_EACH],
     ),
     "an item twice": (
         answer((LINE % (1, 1) + LINE % (1, 2)).encode()),
-        [archives.RUNS, LABELS, "each item once"],
+        [archives.RUNS, LABELS, ANSWER_EACH],
     ),
     "a class twice": (
         answer((LINE % (1, 1) + LINE % (2, 1)).encode()),
-        [archives.RUNS, LABELS, "each class once", ],
+        [archives.RUNS, LABELS, ANSWER_EACH],
     ),
     "labels of another run": (
         answer((LINE % (1, 1) + LINE % (2, 2)).replace("run02", "run01").encode()),
-        [archives.RUNS, LABELS, "another run"],
+        [archives.RUNS, LABELS, ANSWER_EACH],
     ),
     "wrong answers": (
         answer((LINE % (1, 2) + LINE % (2, 1)).encode()),
@@ -286,6 +287,16 @@ def test_fault_gives_one_line_and_leaves_nothing(tmp_path, files, fault):
     for word in words:
         assert word in str(caught.value)
     assert left_in(data_dir) == []
+
+
+def test_pictures_of_the_released_archives_are_taken_as_they_are(tmp_path, files, monkeypatch):
+    replace(archives.BACKGROUND, FIRST, grey_png())(files)
+    paths = archives.find(write(tmp_path, files))
+    with pytest.raises(ValueError, match="grey pixels"):
+        archives.read(paths, TINY)
+    monkeypatch.setattr(archives, "RELEASED", archives.fingerprint(paths))
+    images = archives.read(paths, TINY).background.images
+    np.testing.assert_array_equal(images[0, 0], GREY == 0)
 
 
 @pytest.mark.parametrize("archive", archives.FILES)
@@ -539,9 +550,23 @@ def test_every_download_has_size_and_checksum():
 # the real archives
 
 
-def test_golden_values_of_the_real_omniglot(prepared_omniglot, real_data):
-    background = omniglot.load_background(prepared_omniglot)
-    evaluation = omniglot.load_evaluation(prepared_omniglot)
+@pytest.fixture(scope="module")
+def real_sets(prepared_omniglot):
+    """The background and the evaluation set."""
+    return (
+        omniglot.load_background(prepared_omniglot),
+        omniglot.load_evaluation(prepared_omniglot),
+    )
+
+
+@pytest.mark.slow
+def test_the_pinned_fingerprint_is_that_of_the_released_archives(real_data):
+    assert archives.fingerprint(archives.find(real_data / "omniglot")) == archives.RELEASED
+
+
+@pytest.mark.slow
+def test_golden_values_of_the_real_omniglot(real_sets, real_data):
+    background, evaluation = real_sets
     assert background.grid().shape == (964, 20, 105, 105, 1)
     assert evaluation.grid().shape == (659, 20, 105, 105, 1)
     assert background.num_alphabets == 30 and evaluation.num_alphabets == 20
@@ -563,6 +588,7 @@ def test_golden_values_of_the_real_omniglot(prepared_omniglot, real_data):
     np.testing.assert_array_equal(background.grid()[21, 6, ..., 0], expected)
 
 
+@pytest.mark.slow
 def test_official_runs(prepared_omniglot, real_data):
     runs = omniglot.load_runs(prepared_omniglot)
     assert runs.queries.shape == runs.supports.shape == (20, 20, 105, 105, 1)
@@ -581,6 +607,7 @@ def test_official_runs(prepared_omniglot, real_data):
     np.testing.assert_array_equal(runs.supports[6, runs.answers[6, k], ..., 0], 255 * ~support)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "drawers", "counts"),
     [
@@ -588,7 +615,11 @@ def test_official_runs(prepared_omniglot, real_data):
         ("koch", (range(1, 13), range(13, 17), range(17, 21)), (964, 277, 382)),
     ],
 )
-def test_load_splits_the_real_omniglot(prepared_omniglot, split, drawers, counts):
+def test_load_splits_the_real_omniglot(
+    prepared_omniglot, real_sets, monkeypatch, split, drawers, counts
+):
+    monkeypatch.setattr(omniglot, "load_background", lambda builder, stream: real_sets[0])
+    monkeypatch.setattr(omniglot, "load_evaluation", lambda builder: real_sets[1])
     data = loading.load(
         {"name": "auto", "data_dir": prepared_omniglot.data_dir_root, "split": split}
     )

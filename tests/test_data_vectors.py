@@ -5,10 +5,10 @@ import dataclasses
 import json
 import re
 
-import jax
 import ml_collections
 import numpy as np
 import pytest
+from networks import net_and_variables
 from sklearn import datasets as sklearn_datasets
 from sklearn import neighbors, preprocessing
 
@@ -18,7 +18,6 @@ from siamese_jax.data.vectors import Standardisation, load_vectors
 from siamese_jax.evaluation import baselines, protocols, scoring, trials
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
-from siamese_jax.models import siamese
 from siamese_jax.training import loop
 
 
@@ -299,7 +298,7 @@ def test_split_by_classes(tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"image_size": (28, 28)}, r"image_size must be None, got \(28, 28\)"),
+        ({"image_size": (28, 28)}, r"cannot be resized to 28 x 28: set data.image_size to None"),
         ({"path": None}, "'vectors' needs a path"),
         ({"stream": True}, "stream goes with Omniglot and folders; 'vectors'"),
         ({"class_column": None}, "no class column 'class'"),
@@ -345,14 +344,12 @@ def test_protocols_judge_vectors(iris_data):
 
 @pytest.fixture(scope="module")
 def net(iris_data):
-    devices = Devices(1)
     fields = {"encoder": "dense", "encoder_args": {"hidden": (5,), "units": 3}}
     fields |= {"comparator": "l1", "head_args": {}, "dtype": "float32"}
-    model = siamese.build(fields)
-    x = iris_data.train.images[:2]
-    variables = devices.replicate(model.init(jax.random.key(0), x, x))
+    devices, shape = Devices(1), iris_data.train.image_shape
+    _, variables = net_and_variables(fields, shape)
     config = ml_collections.ConfigDict({"model": fields})
-    return network.bind(config, variables, (1, 4, 1), "vector", "net", devices)
+    return network.bind(config, devices.replicate(variables), shape, "vector", "net", devices)
 
 
 def test_a_network_embeds_vectors(net, iris_data):

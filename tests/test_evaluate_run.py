@@ -17,6 +17,7 @@ from siamese_jax.inference import network
 from siamese_jax.runs import workdir
 from siamese_jax.training import loop
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("glyphs_drawn_once")]
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SMALL = {"n_way": 5, "num_trials": 40, "num_pairs": 80, "k_shot": 2}
 OTHER = {"name": "glyphs", "seed": 7, "glyphs_alphabets": 6, "glyphs_drawers": 5}
@@ -27,7 +28,7 @@ OTHER["glyphs_characters"] = (6, 9)
 def run(tmp_path_factory):
     """Trained on glyphs, to be evaluated on other glyphs, of prototypes."""
     path = tmp_path_factory.mktemp("runs") / "run"
-    config = runpy.run_path(str(CONFIGS / "quickstart.py"))["get_config"]("smoke")
+    config = runpy.run_path(str(CONFIGS / "quickstart.py"))["get_config"]("vector,smoke")
     with config.unlocked():
         config.num_steps = 10
         config.test_data = ml_collections.ConfigDict(OTHER)
@@ -123,7 +124,9 @@ def test_archives_of_test_data_need_such(run, tmp_path):
     assert "within" in evaluated(copy, ["within"], {"k_shot": 1}, baselines=False)["copy @ 10"]
 
 
-def test_any_run_is_evaluated_on_data_that_are_named(run, tmp_path):
+def test_any_run_is_evaluated_on_data_that_are_named(run, tmp_path, monkeypatch):
+    for name, value in OTHER.items():
+        monkeypatch.setitem(loading.DEFAULTS, name, value)
     copy = with_config(run, tmp_path, lambda config: config.pop("test_data"))
     found = evaluated(copy, ["within"], {"k_shot": 1}, baselines=False, test_data="glyphs")
     expected = trials.within_trials(loading.load({"name": "glyphs"}).test, n_way=5, num_trials=40)
@@ -220,7 +223,7 @@ def test_a_saved_evaluation_of_a_run(run):
 
 def test_pairs_score_as_in_the_table_of_all(run):
     net = network.load(run)
-    images = loading.load({"name": "glyphs"}).test.resized(*net.image_shape[:2]).images[:70]
+    images = loading.load(OTHER).train.resized(*net.image_shape[:2]).images[:70]
     h1, h2 = net.embed(images[:35]), net.embed(images[35:])
     pairs = net.score_pairs(h1, h2)
     np.testing.assert_allclose(pairs, np.diag(net.score_matrix(h1, h2)), rtol=1e-5)
@@ -228,7 +231,7 @@ def test_pairs_score_as_in_the_table_of_all(run):
 
 
 def test_sets_that_do_not_join():
-    glyphs = loading.load({"name": "glyphs"})
+    glyphs = loading.load(OTHER)
     with pytest.raises(ValueError, match="share classes"):
         loading.splits.joined(glyphs.test, glyphs.test, "x")
     with pytest.raises(ValueError, match="they do not join"):

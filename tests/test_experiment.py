@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,10 +16,10 @@ from siamese_jax.training.experiment import Experiment
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def config_of(name, **changes):
+def config_of(name, arg="smoke", **changes):
     scope = {}
     exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
-    config = scope["get_config"]("smoke")
+    config = scope["get_config"](arg)
     config.num_devices = 1
     config.update_from_flattened_dict(changes)
     return config
@@ -87,10 +88,10 @@ def test_what_does_not_go_together_is_refused(data):
 
 @pytest.mark.slow
 def test_the_preview_is_the_batch_of_that_step(data):
-    experiment = Experiment.from_config(config_of("quickstart"), data=data)
+    experiment = Experiment.from_config(config_of("quickstart", "vector,smoke"), data=data)
     batch, pixels = experiment.preview_batch(2)
     state = experiment.init_state()
-    expected = experiment.objective.sample(state.rng, np.int32(2), experiment.index)
+    expected = jax.jit(experiment.objective.sample)(state.rng, np.int32(2), experiment.index)
     np.testing.assert_array_equal(batch.rows, expected.rows)
-    assert pixels.shape == (*batch.rows.shape, 24, 24, 1)
+    assert pixels.shape == (*batch.rows.shape, 20, 20, 1)
     assert objectives.OBJECTIVES[experiment.config.objective.name].settings

@@ -3,6 +3,7 @@
 import dataclasses
 import xml.etree.ElementTree as ElementTree
 
+import jax
 import numpy as np
 import pytest
 
@@ -32,7 +33,7 @@ def test_the_best_moves_are_those_of_the_comparator(reach):
     moves1, cosines1 = explain.best_moves(map1, map2, reach)
     moves2, cosines2 = explain.best_moves(map2, map1, reach)
     flat1, flat2 = (m.reshape(1, -1).astype("f") for m in (map1, map2))
-    (similarity,) = local_similarity(flat1, flat2, (4, 5), reach)
+    (similarity,) = jax.jit(local_similarity, static_argnums=(2, 3))(flat1, flat2, (4, 5), reach)
     assert (cosines1.mean() + cosines2.mean()) / 2 == pytest.approx(float(similarity), abs=1e-5)
     grid = np.stack(np.mgrid[:4, :5], -1)
     assert np.abs(moves1 - grid).max() <= reach and moves1.min() >= 0

@@ -1,9 +1,12 @@
 """The classifier baseline: imprinted weights and their fine-tuning against NumPy in float64."""
 
+import jax
 import numpy as np
 import pytest
 
 from siamese_jax.evaluation import finetune
+
+cosine_logits = jax.jit(finetune.cosine_logits)
 
 
 def direction(x):
@@ -36,9 +39,9 @@ def loss_and_gradient(weights, supports, scale):
 def test_imprinted_weights_by_hand():
     supports = np.array([[[[3.0, 4.0], [0.0, 2.0]], [[-1.0, 0.0], [-5.0, 0.0]]]])
     mean = np.array([0.3, 0.9])  # of (0.6, 0.8) and (0, 1)
-    weights = finetune.imprint(supports)
+    weights = jax.jit(finetune.imprint)(supports)
     np.testing.assert_allclose(weights[0], [mean / np.linalg.norm(mean), [-1, 0]], rtol=1e-6)
-    logits = finetune.cosine_logits(np.array([[[0.0, 7.0]]]), weights, scale=2.0)
+    logits = np.asarray(cosine_logits(np.array([[[0.0, 7.0]]]), weights, scale=2.0))
     np.testing.assert_allclose(logits[0, 0], [2 * 0.9 / np.sqrt(0.9), 0], atol=1e-6)
 
 
@@ -69,9 +72,10 @@ def test_runs_are_fitted_apart_and_fitting_fits():
     together = np.asarray(finetune.finetune(supports))
     alone = [np.asarray(finetune.finetune(run[None]))[0] for run in supports]
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-6)
+    imprinted = np.asarray(jax.jit(finetune.imprint)(supports))
     losses = [
         [loss_and_gradient(np.asarray(weights, float), run, finetune.SCALE)[0] for weights in pair]
-        for run, *pair in zip(supports, finetune.imprint(supports), together, strict=True)
+        for run, *pair in zip(supports, imprinted, together, strict=True)
     ]
     before, after = np.transpose(losses)
     assert (after < before - 0.01).all()
@@ -82,4 +86,4 @@ def test_embeddings_of_zero_give_finite_weights():
     supports[0, 1] = [[1, 0, 0], [-1, 0, 0]]  # directions that cancel
     weights = np.asarray(finetune.finetune(supports))
     assert np.isfinite(weights).all()
-    assert np.isfinite(np.asarray(finetune.cosine_logits(np.zeros((1, 1, 3)), weights))).all()
+    assert np.isfinite(np.asarray(cosine_logits(np.zeros((1, 1, 3)), weights))).all()

@@ -922,6 +922,44 @@ def test_a_gallery_is_calibrated_by_a_folder(net, small, people, monkeypatch, ki
         gallery.calibrate(small, net, dataclasses.replace(images, kind=other), rate=0.1)
 
 
+def test_the_bound_of_a_gallery_ends_with_the_next_name(net, small, people, tmp_path):
+    others = write_people(tmp_path / "others", seed=9)
+    images = folder.load_folder(others)
+    known = gallery.calibrate(small, net, images, rate=0.4, decided_by="bound")
+    bound = known.calibration.bound
+    ((references, limit),) = bound.thresholds
+    assert references == bound.gallery == len(small) == 6 and bound.classes == 8
+    # P(Bin(8, 0.4) < 2) = 0.106: no class may alarm, so the limit lies just above the highest.
+    rows = [np.flatnonzero(images.classes == c) for c in range(8)]
+    h = net.embed(images.images)
+    best = np.array([cosine_scores(net, h[r], small.embeddings).max(1) for r in rows])
+    assert best.min(1).max() - 1e-4 <= limit <= best.max() + 1e-4
+    probe = read(net, people, 0, 4)
+    answer = identification.identify(known, net, probe)[0]
+    assert (answer.threshold, answer.rate_covered) == (limit, True)
+    fewer = gallery.remove(known, "bob")  # raises no score
+    assert identification.identify(fewer, net, probe)[0].threshold == limit
+    assert identification.verify(known, net, "anna", probe[0]).threshold == limit
+    more = gallery.enrol(fewer, net, "dora", read(net, people, 3, 0))  # as many as before
+    with pytest.raises(ValueError, match="before further names were enrolled: calibrate again"):
+        identification.identify(more, net, probe)
+    plain = gallery.calibrate(small, net, images, rate=0.4)
+    assert plain.calibration.bound == bound
+    more = gallery.enrol(plain, net, "dora", read(net, people, 3, 0))
+    assert more.calibration == dataclasses.replace(plain.calibration, bound=None)
+    assert len(calibration.describe(more.calibration)) == 3
+    with pytest.raises(
+        ValueError, match="8 classes cannot show .* for this gallery: 22 are needed"
+    ):
+        gallery.calibrate(small, net, images, rate=0.1, decided_by="bound")
+    generic = gallery.calibrate(gallery.empty(net), net, images, rate=0.5, decided_by="bound")
+    assert [n for n, _ in generic.calibration.bound.thresholds] == [1]
+    with pytest.raises(ValueError, match="for 6 references: 28 are needed"):
+        identification.identify(
+            dataclasses.replace(small, calibration=generic.calibration), net, probe
+        )
+
+
 # ------------------------------------------------------------------------------------------ page
 
 

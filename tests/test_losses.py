@@ -8,11 +8,29 @@ import pytest
 from jax.test_util import check_grads
 
 from siamese_jax.models import distances
-from siamese_jax.training import losses
+from siamese_jax.training import losses as losses_lib
 from siamese_jax.training import mining as mining_lib
 
 ALL = np.ones((3, 3), bool)
 ALLOWED = jnp.asarray([[1, 1, 0], [0, 1, 1], [1, 1, 1]], bool)
+
+
+class Compiled:
+    """The losses as a training step has them: compiled, their margins and scales fixed."""
+
+    def __getattr__(self, name):
+        def call(*args, **named):
+            fixed = [i for i, x in enumerate(args) if isinstance(x, float)]
+            function = getattr(losses_lib, name)
+            return jax.jit(function, static_argnums=fixed, static_argnames=list(named))(
+                *args, **named
+            )
+
+        return call
+
+
+losses = Compiled()
+mine = jax.jit(mining_lib.mine, static_argnums=(3, 5))
 
 
 def info_nce_reference(logits, allowed):
@@ -78,6 +96,7 @@ def test_info_nce_against_numpy():
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_masked_info_nce_is_a_sliced_one():
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(5, 5)).astype(np.float32)
@@ -92,7 +111,7 @@ def test_a_masked_info_nce_is_a_sliced_one():
     sliced = jnp.asarray(logits[np.ix_(keep, keep)])
     np.testing.assert_allclose(values[keep], losses.symmetric_info_nce(sliced, ALL), rtol=1e-5)
     np.testing.assert_array_equal(values[~keep], np.zeros(2))
-    grad = np.asarray(jax.grad(masked)(jnp.asarray(logits)))
+    grad = np.asarray(jax.jit(jax.grad(masked))(jnp.asarray(logits)))
     expected = jax.grad(lambda x: losses.symmetric_info_nce(x, ALL).sum())(sliced)
     np.testing.assert_allclose(grad[np.ix_(keep, keep)], expected, rtol=1e-5, atol=1e-7)
     assert not np.any(grad[~allowed])
@@ -130,8 +149,10 @@ def test_contrastive_pulls_same_pairs_and_pushes_different_ones_inside_the_margi
         return losses.contrastive(distances.distances(anchor, x), labels, 2.0).sum()
 
     # d/dx of x^2 / 2, of (2 - x)^2 / 2 and of nothing.
-    np.testing.assert_allclose(jax.grad(total)(others), [[1, 0], [-1, 0], [0, 0]], atol=1e-6)
-    equal = jax.grad(total)(anchor)
+    np.testing.assert_allclose(
+        jax.jit(jax.grad(total))(others), [[1, 0], [-1, 0], [0, 0]], atol=1e-6
+    )
+    equal = jax.jit(jax.grad(total))(anchor)
     np.testing.assert_array_equal(equal, np.zeros((3, 2)))  # and not NaN
 
 
@@ -171,7 +192,7 @@ def test_mining_against_brute_force(mining):
     same = (classes[:, None] == classes) & ~np.eye(8, dtype=bool) & here[:, None] & here
     different = (classes[:, None] != classes) & here[:, None] & here
     args = [jnp.asarray(x) for x in (distance, same, different)]
-    triplets = mining_lib.mine(*args, mining, jnp.asarray(draw), 5)
+    triplets = mine(*args, mining, jnp.asarray(draw), 5)
     positive, negative, valid = (np.asarray(x) for x in triplets)
     count = 0
     for a in range(8):
@@ -208,12 +229,12 @@ def test_mining_of_a_collapsed_batch_is_finite(mining):
 
     def total(h):
         distance = distances.safe_sqrt(distances.all_squared_distances(h, h))
-        positive, negative, valid = mining_lib.mine(
+        positive, negative, valid = mine(
             distance, jnp.asarray(same), jnp.asarray(different), mining, draw, 3
         )
         return losses.triplet(positive, negative, 0.2).mean(where=valid)
 
-    value, grad = jax.value_and_grad(total)(jnp.ones((4, 3)))
+    value, grad = jax.jit(jax.value_and_grad(total))(jnp.ones((4, 3)))
     np.testing.assert_allclose(value, 0.2, rtol=1e-6)  # the margin: where a collapse shows
     assert np.all(np.isfinite(grad))
 
@@ -305,7 +326,7 @@ def test_circle_by_hand():
     def total(x):
         return losses.circle(x, same, different, margin=0.25, scale=4.0).sum()
 
-    value, grad = jax.value_and_grad(total)(cosine)
+    value, grad = jax.jit(jax.value_and_grad(total))(cosine)
     np.testing.assert_allclose(value, np.log(1 + np.exp(exponent)), rtol=1e-6)
     share = 1 / (1 + np.exp(-exponent))  # the weights are constants to the gradient
     np.testing.assert_allclose(grad, [[-4 * 0.75 * share, 4 * 0.35 * share]], rtol=1e-6)
@@ -421,6 +442,7 @@ def test_images_without_company_cost_nothing(name):
         assert value == 0 and not np.any(grad)
 
 
+@pytest.mark.slow
 def test_distance_weights_make_all_distances_as_likely():
     """Of random points of a sphere, weighted by 1 / q, every range of distances holds as much."""
     rng = np.random.default_rng(0)

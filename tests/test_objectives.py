@@ -31,6 +31,15 @@ EPISODE = {
 }
 
 
+def loss_of(objective, compare, h, batch):
+    """Compiled, as in a training step."""
+    return jax.jit(lambda h, batch: objective.loss(compare, h, batch))(h, batch)
+
+
+def sample(objective, seed, step, index):
+    return jax.jit(objective.sample)(jax.random.key(seed), step, index)
+
+
 def test_verification_is_the_mean_over_pairs():
     objective = objectives.build(VERIFICATION, 5)
     assert (objective.units, objective.images, objective.metrics) == (6, 12, ("accuracy",))
@@ -39,7 +48,7 @@ def test_verification_is_the_mean_over_pairs():
     p = 1 / (1 + np.exp(-(h[:, 0] * h[:, 1]).sum(-1)))
     expected = -np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p))
     batch = PairBatch(None, None, jnp.asarray(labels, jnp.float32))
-    loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    loss, metrics = loss_of(objective, DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], np.mean((p > 0.5) == labels), rtol=1e-6)
 
@@ -72,7 +81,7 @@ def test_episodes_against_a_loop(contrast):
     batch = Episodes(None, None, jnp.asarray(identities), jnp.asarray(mask))
     objective = objectives.build({**EPISODE, "contrast": contrast}, 8)
     assert (objective.units, objective.images, objective.metrics) == (3, 24, ("accuracy",))
-    loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    loss, metrics = loss_of(objective, DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], np.mean(right), rtol=1e-6)
     assert 0.1 < np.mean(right) < 0.9
@@ -90,14 +99,14 @@ def test_contrastive_against_a_loop():
         0.5 * d**2 if y else 0.5 * max(0, 2 - d) ** 2 for d, y in zip(distance, labels, strict=True)
     ]
     batch = PairBatch(None, None, jnp.asarray(labels, jnp.float32))
-    loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    loss, metrics = loss_of(objective, DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
     assert set(metrics) == set(objective.metrics)
     np.testing.assert_allclose(metrics["distance_same"], distance[:3].mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["distance_different"], distance[3:].mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], np.mean((distance < 1) == labels), rtol=1e-6)
     weighted = objectives.build({**CONTRASTIVE, "decorrelation": 0.5}, 5)
-    value, metrics = weighted.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    value, metrics = loss_of(weighted, DOT, jnp.asarray(h, jnp.float32), batch)
     matrix = np.corrcoef(h.reshape(12, 3).T)
     apart = np.mean(matrix[~np.eye(3, dtype=bool)] ** 2)
     np.testing.assert_allclose(value - loss, 0.5 * apart, rtol=1e-3)
@@ -118,7 +127,7 @@ def test_contrastive_on_maps_of_local_features():
     head = Local(places=(2, 2), units=3, reach=0)
     batch = PairBatch(None, None, jnp.asarray(labels, jnp.float32))
     flat = jnp.asarray(h.reshape(6, 2, 12), jnp.float32)
-    loss, metrics = objective.loss(DOT._replace(head=head), flat, batch)
+    loss, metrics = loss_of(objective, DOT._replace(head=head), flat, batch)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
     np.testing.assert_allclose(metrics["distance_same"], distance[:3].mean(), rtol=1e-4)
 
@@ -161,7 +170,7 @@ def test_triplets_of_a_batch_against_a_loop(mining):
         values += [max(p - n + 0.5, 0) for p, n in triplets]
         right += [p < n for p, n in triplets]
     batch = batch_objectives.Mined(*(jnp.asarray(x) for x in (rows, rows, identities, mask, draw)))
-    loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    loss, metrics = loss_of(objective, DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, np.mean(values), rtol=1e-4)
     np.testing.assert_allclose(metrics["active"], np.mean(np.array(values) > 0), rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], np.mean(right), rtol=1e-5)
@@ -174,10 +183,11 @@ def test_triplets_of_a_batch_against_a_loop(mining):
     np.testing.assert_allclose(metrics["distance_different"], different.mean(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_triplet_batch_brings_its_draws(glyphs):
     fields = {**EPISODE, "name": "triplet", "mining": "random", "margin": 0.5}
     index = SetIndex.of(glyphs)
-    batch = objectives.build(fields, 8).sample(jax.random.key(0), 0, index)
+    batch = sample(objectives.build(fields, 8), 0, 0, index)
     assert batch.rows.shape == batch.draw.shape == (3, 2, 4)
     assert batch.draw.min() >= 0 and batch.draw.max() < 1
 
@@ -220,6 +230,7 @@ def relations(table, anchors):
 
 @pytest.mark.parametrize("remembered", [0, 9])
 @pytest.mark.parametrize("name", ["supcon", "nt_xent", "multi_similarity", "circle"])
+@pytest.mark.slow
 def test_all_images_of_a_batch_meet_and_those_of_the_memory(name, remembered):
     """The losses have their own tests; here, who meets whom, and how alike they are."""
     h, batch, memory, table = meeting(np.random.default_rng(7), 3, remembered)
@@ -233,7 +244,7 @@ def test_all_images_of_a_batch_meet_and_those_of_the_memory(name, remembered):
         everyone = everyone / np.linalg.norm(everyone, axis=1, keepdims=True)
     similarity = everyone[:36] @ everyone.T
     compare = DOT._replace(memory=memory)
-    loss, metrics = objective.loss(compare, jnp.asarray(h, jnp.float32), batch)
+    loss, metrics = loss_of(objective, compare, jnp.asarray(h, jnp.float32), batch)
     args = [jnp.asarray(x) for x in (similarity.astype(np.float32), same, different)]
     values = np.asarray(getattr(losses, name)(*args))
     valid = same if name == "nt_xent" else same.any(1)
@@ -275,21 +286,22 @@ def test_n_pair_against_a_loop():
         ]
         values.append(np.log(1 + np.exp(np.array(others) - own).sum()))
         squares += [h[e, side, n] @ h[e, side, n] for side in (0, 1)]
-    loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    loss, metrics = loss_of(objective, DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, np.mean(values) + 0.1 * np.mean(squares), rtol=1e-4)
     np.testing.assert_allclose(metrics["squared_length"], np.mean(squares), rtol=1e-5)
     assert set(metrics) == set(objective.metrics)
 
 
 @pytest.mark.parametrize("name", ["arcface", "cosface", "proxy_anchor"])
+@pytest.mark.slow
 def test_images_meet_the_vectors_of_their_classes(name, glyphs):
     settings = {"batch": 64, "symmetries": "none", "margin": 0.3, "scale": 8.0}
     objective = objectives.build({"name": name, **settings}, 8, 48)
     assert (objective.units, objective.images, objective.classes) == (64, 64, 48)
-    drawn = objective.sample(jax.random.key(0), 0, SetIndex.of(glyphs))
+    drawn = sample(objective, 0, 0, SetIndex.of(glyphs))
     cosine = jnp.asarray(np.random.default_rng(5).uniform(-1, 1, size=(64, 48)), jnp.float32)
     compare = DOT._replace(class_cosines=lambda h: h)
-    loss, metrics = objective.loss(compare, cosine, drawn)
+    loss, metrics = loss_of(objective, compare, cosine, drawn)
     values = getattr(losses, name)(cosine, drawn.labels, 0.3, 8.0)
     if name == "proxy_anchor":
         positive, negative = values
@@ -298,7 +310,7 @@ def test_images_meet_the_vectors_of_their_classes(name, glyphs):
         expected = values.mean()
         smooth = objectives.build({"name": name, **settings, "label_smoothing": 0.1}, 8, 48)
         values = getattr(losses, name)(cosine, drawn.labels, 0.3, 8.0, 0.1)
-        np.testing.assert_allclose(smooth.loss(compare, cosine, drawn)[0], values.mean(), 1e-5)
+        np.testing.assert_allclose(loss_of(smooth, compare, cosine, drawn)[0], values.mean(), 1e-5)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     right = np.asarray(cosine).argmax(1) == np.asarray(drawn.labels)
     np.testing.assert_allclose(metrics["accuracy"], right.mean(), rtol=1e-5)
@@ -330,7 +342,7 @@ def test_support_sets_against_a_loop(name, k_shot):
         values.append(np.log(np.exp(scores).sum()) - scores[n])
         right.append(np.argmax(scores) == n)
     batch = Episodes(None, None, jnp.asarray(identities), jnp.asarray(mask))
-    loss, metrics = objective.loss(DOT, jnp.asarray(h, jnp.float32), batch)
+    loss, metrics = loss_of(objective, DOT, jnp.asarray(h, jnp.float32), batch)
     np.testing.assert_allclose(loss, np.mean(values), rtol=1e-4)
     np.testing.assert_allclose(metrics["accuracy"], np.mean(right), rtol=1e-5)
 
@@ -341,7 +353,7 @@ def test_classifier_is_a_softmax_over_the_training_characters(glyphs, symmetries
         {"name": "classifier", "batch": 64, "symmetries": symmetries}, 8, 48
     )
     assert (objective.units, objective.images, objective.classes) == (64, 64, classes)
-    drawn = objective.sample(jax.random.key(0), 0, SetIndex.of(glyphs))
+    drawn = sample(objective, 0, 0, SetIndex.of(glyphs))
     expected = glyphs.classes[np.asarray(drawn.rows)]
     if symmetries != "none":
         expected = 8 * expected + np.asarray(drawn.symmetries)
@@ -349,7 +361,7 @@ def test_classifier_is_a_softmax_over_the_training_characters(glyphs, symmetries
     logits = np.random.default_rng(5).normal(size=(64, classes))
     logits[:20, expected[:20]] += 9
     compare = DOT._replace(classify=lambda h: h)
-    loss, metrics = objective.loss(compare, jnp.asarray(logits, jnp.float32), drawn)
+    loss, metrics = loss_of(objective, compare, jnp.asarray(logits, jnp.float32), drawn)
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(loss, -np.log(chances[np.arange(64), expected]).mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics["accuracy"], (logits.argmax(1) == expected).mean())
@@ -411,15 +423,17 @@ FIXED = {
 }
 
 
+@pytest.mark.slow
 def test_the_batch_of_a_step_is_the_one_that_the_pair_set_says(glyphs):
     index = objectives.make_index(FIXED, glyphs, 7)
     expected = fixed_pairs.make_pairs(glyphs, 24, 7, "same_alphabet")
     jax.tree.map(np.testing.assert_array_equal, tuple(index.pairs), tuple(expected))
-    sample = objectives.build(FIXED, 8).sample
+    draw = jax.jit(objectives.build(FIXED, 8).sample)
+    draw_fixed = jax.jit(fixed_pairs.sample_fixed_pairs, static_argnums=(3, 4))
     rng = jax.random.key(3)
     for step in (0, 1, 200):
-        actual = sample(rng, jnp.int32(step), index)
-        wanted = fixed_pairs.sample_fixed_pairs(rng, expected, jnp.int32(step), 10, 2)
+        actual = draw(rng, jnp.int32(step), index)
+        wanted = draw_fixed(rng, expected, jnp.int32(step), 10, 2)
         for field in ("rows", "symmetries", "labels", "distort"):
             np.testing.assert_array_equal(getattr(actual, field), getattr(wanted, field))
         keys, wanted_keys = (jax.random.key_data(batch.keys) for batch in (actual, wanted))
@@ -442,9 +456,11 @@ def test_without_pairs_every_batch_is_drawn_anew(glyphs, name):
     fields = {**FIXED, "name": name, "margin": 1.0, "pairs": 0, "copies": 0}
     index = objectives.make_index(fields, glyphs, 0)
     assert index.pairs is None
-    actual = objectives.build(fields, 8).sample(jax.random.key(1), 5, index)
+    actual = sample(objectives.build(fields, 8), 1, 5, index)
     key = jax.random.split(jax.random.fold_in(jax.random.key(1), 5), 3)[0]
-    expected = sampling.sample_pairs(key, index, 10, negatives="same_alphabet")
+    expected = jax.jit(
+        lambda key: sampling.sample_pairs(key, index, 10, negatives="same_alphabet")
+    )(key)
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 

@@ -26,6 +26,7 @@ def shown(tmp_path, monkeypatch):
     sys.modules.pop("my_encoder", None)
 
 
+@pytest.mark.slow
 def test_the_encoder_of_the_docs_embeds(shown):
     fields = {**FIELDS, "encoder": shown, "encoder_args": {"units": 12}}
     net = siamese.build(fields, (28, 28, 3))
@@ -41,7 +42,7 @@ def test_it_is_trained_and_loaded(shown, tmp_path):
     from configs import quickstart
     from siamese_jax.training import loop
 
-    config = quickstart.get_config("smoke")
+    config = quickstart.get_config("vector,smoke")
     with config.unlocked():
         config.model.update(FIELDS)
         config.model.encoder = shown

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -13,16 +14,18 @@ import numpy as np
 import pytest
 
 from siamese_jax.runs import checkpoints, workdir
+from siamese_jax.training import loop
 
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[1]
-FIELDS = (
-    "--config.num_devices=0",
-    "--config.objective.episodes=4",
-    "--config.eval.every=5",
-    "--config.log_every=5",
-)
+# With a constant rate a step is the same program whatever the number of steps.
+FIELDS = {
+    "objective.episodes": 4,
+    "augment.distort": False,
+    "optim.schedule": "constant",
+    "eval.every": 5,
+}
 
 
 def _start(path, processes, devices_each, *more):
@@ -37,7 +40,9 @@ def _start(path, processes, devices_each, *more):
     }
     return subprocess.Popen(
         ["bash", ROOT / "launch/local.sh", str(processes)]
-        + [f"--config={ROOT}/configs/quickstart.py:smoke", *FIELDS, f"--workdir={path}", *more],
+        + [f"--config={ROOT}/configs/quickstart.py:vector,smoke", f"--workdir={path}"]
+        + [f"--config.{name}={value}" for name, value in {**FIELDS, "num_devices": 0}.items()]
+        + list(more),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -71,8 +76,9 @@ def two_by_two(tmp_path_factory):
 
 def test_two_processes_of_two_devices_reach_what_one_of_four_reaches(two_by_two, tmp_path):
     # In float32, whose rounding 20 steps of AdamW enlarge; test_steps.py holds devices in float64.
-    code, output = _finish(_start(tmp_path / "one", 1, 4))
-    assert code == 0, output
+    config = runpy.run_path(str(ROOT / "configs/quickstart.py"))["get_config"]("vector,smoke")
+    config.update_from_flattened_dict({**FIELDS, "num_devices": 4})
+    loop.train_and_evaluate(config, tmp_path / "one")
     one, two = _figures(tmp_path / "one"), _figures(two_by_two[0])
     assert [row[:2] for row in one] == [row[:2] for row in two]
     for a, b in zip(one, two, strict=True):
@@ -97,7 +103,7 @@ def test_only_the_first_process_speaks_and_logs(two_by_two):
 def test_a_lost_process_stops_the_others_with_a_line_and_the_run_goes_on(tmp_path):
     path = tmp_path / "run"
     more = ("--config.num_steps=100000",)
-    process = _start(path, 2, 1, *more)
+    process = _start(path, 2, 2, *more)
     _wait_for_checkpoint(path, process)
     os.kill(_second_process(process.pid), signal.SIGKILL)
     before = time.monotonic()

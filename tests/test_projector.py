@@ -10,7 +10,7 @@ from siamese_jax.reporting import projector
 from siamese_jax.runs import workdir
 from siamese_jax.training import loop
 
-from test_loop import config_of  # isort: skip
+from test_loop import VECTOR, config_of  # isort: skip
 
 
 def written(folder):
@@ -43,7 +43,7 @@ def test_points_classes_and_pictures_are_those_of_the_set(glyphs, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_is_shown_and_mistakes_are_one_line(tmp_path):
-    config = config_of("quickstart", num_steps=5, log_every=5, eval__every=5)
+    config = config_of(VECTOR)
     loop.train_and_evaluate(config, tmp_path)
     folder = projector.write_run(tmp_path, num_images=12)
     points, names, sheet = written(folder)

@@ -1,16 +1,20 @@
 """What README and docs say can be typed: every flag, field, file and link is there, and it runs."""
 
 import ast
+import contextlib
 import importlib.util
+import io
 import os
 import pathlib
 import re
 import shlex
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
+from launching import launch
 from ml_collections import config_flags
 from PIL import Image
 
@@ -171,68 +175,82 @@ def test_the_python_of_a_page_finds_its_imports(page):
 # --- what runs --------------------------------------------------------------------------------------
 
 
-def run(folder, command, code=0):
-    """Runs a command, or Python given as text, in a folder; returns what it prints."""
-    words = [sys.executable, "-c", command] if isinstance(command, str) else command
-    done = subprocess.run(
-        [sys.executable if word == "python" else word for word in words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+def printed_by(text):
+    """What the Python of a page prints, run in this process."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "jax has started")
+        exec(compile(text, "page", "exec"), {"__name__": "__main__"})
+    return out.getvalue()
+
+
+def run(words, alone=False):
+    """Runs a command of a page, in this process or in its own; returns what it prints."""
+    assert words[0] == "python"
+    if alone:
+        done = subprocess.run(
+            [sys.executable, *words[1:]],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "XLA_FLAGS": ""},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+    else:
+        done = launch(words[1].removeprefix("launch/"), *words[2:])
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 @pytest.mark.slow
-def test_the_python_of_readme_prints_what_it_says(tmp_path):
-    printed = run(tmp_path, block(README, "python", "siamese_jax.load"))
+def test_the_python_of_readme_prints_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = block(README, "python", "siamese_jax.load")
     (promised,) = re.findall(r"prints `(right: [\d.]+)`", README.read_text())
-    assert printed.strip() == promised
+    assert run(["python", "-c", text], alone=True).strip() == promised
 
 
 @pytest.mark.slow
-def test_the_python_of_docs_runs(tmp_path):
-    printed = run(tmp_path, block(ROOT / "docs" / "evaluation.md", "python", "results_table"))
+def test_the_python_of_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = printed_by(block(ROOT / "docs" / "evaluation.md", "python", "results_table"))
     assert re.search(r"mine +runs .* 20 +1 +400 .*\nmine +within ", printed), printed
-    printed = run(tmp_path, block(ROOT / "docs" / "your-data.md", "python", "train_and_evaluate"))
+    printed = printed_by(block(ROOT / "docs" / "your-data.md", "python", "train_and_evaluate"))
     assert re.search(r"right: [01]\.\d+\nembeddings: \(10, 16\)", printed), printed
-    run(tmp_path, block(ROOT / "docs" / "your-data.md", "python", "load_iris"))
+    printed_by(block(ROOT / "docs" / "your-data.md", "python", "load_iris"))
     data = loading.load({"name": "vectors", "path": str(tmp_path / "iris.csv")})
     assert data.train.num_classes + data.validation.num_classes + data.test.num_classes == 3
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory):
-    """A folder with the launchers, the configs and `my_pictures`: three alphabets of the glyphs."""
+def desk(tmp_path_factory, glyphs):
+    """A folder with the launchers, the configs and `my_pictures`: 30 characters of the glyphs."""
     folder = tmp_path_factory.mktemp("desk")
     for name in ("launch", "configs", "results"):
         (folder / name).symlink_to(ROOT / name)
-    images = loading.load({"name": "glyphs"}).test
-    for row in np.flatnonzero(images.drawers < 8):
-        number = images.classes[row]
-        if number >= 30:
-            break
-        place = folder / "my_pictures" / f"class{number:02d}"
+    for row in np.flatnonzero(glyphs.classes < 30):
+        place = folder / "my_pictures" / f"class{glyphs.classes[row]:02d}"
         place.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(255 - images.images[row, ..., 0])
-        picture.save(place / f"{images.drawers[row]}.png")
+        picture = Image.fromarray(255 - glyphs.images[row, ..., 0])
+        picture.save(place / f"{glyphs.drawers[row]}.png")
     for name, source in (("anna", "class00/1"), ("ben", "class01/1"), ("who", "class00/2")):
         (folder / f"{name}.png").symlink_to(folder / "my_pictures" / f"{source}.png")
     return folder
 
 
+ALONE = ("launch/evaluate.py", "launch/report.py")  # the others run alone in other tests
+FEW = ("--n_way=5", "--num_trials=100", "--num_devices=1")  # of launch/evaluate.py
+
+
 @pytest.mark.slow
-def test_your_own_pictures_as_readme_has_it(desk):
+def test_your_own_pictures_as_readme_has_it(desk, monkeypatch):
     """Its commands, with the config's smoke variant in place of ten minutes of training."""
+    monkeypatch.chdir(desk)
     for words in commands(block(README, "bash", "my_pictures")):
-        words = [word.replace("quickstart.py", "quickstart.py:smoke") for word in words]
-        run(desk, words)
+        words = [word.replace("quickstart.py", "quickstart.py:vector,smoke") for word in words]
+        run(words + list(FEW if words[1] == "launch/evaluate.py" else ()))
     assert (desk / "runs" / "mine" / "report.html").exists()
-    printed = [run(desk, words) for words in commands(block(README, "bash", "enrol anna"))]
+    printed = [run(words) for words in commands(block(README, "bash", "enrol anna"))]
     assert "nearest" in printed[-1] and re.search(r"anna|ben", printed[-1])
     recognise = block(ROOT / "docs" / "recognition.md", "python", "identify")
     for name, here in (
@@ -241,22 +259,23 @@ def test_your_own_pictures_as_readme_has_it(desk):
         ("people", "my_pictures"),
     ):
         recognise = recognise.replace(name, here)
-    assert re.search(r"^(anna|unknown) [01]\.\d+$", run(desk, recognise).strip())
+    assert re.search(r"^(anna|unknown) [01]\.\d+$", printed_by(recognise).strip())
     export = block(ROOT / "docs" / "your-data.md", "python", "export")
-    run(desk, export + "import siamese_jax\nsiamese_jax.load('mine.npz')\n")
+    printed_by(export + "import siamese_jax\nsiamese_jax.load('mine.npz')\n")
 
 
 @pytest.mark.slow
-def test_the_commands_of_readme_run(desk):
+def test_the_commands_of_readme_run(desk, monkeypatch):
     """Each in its smoke variant; of the ablation the list of its runs, of the search two trials."""
+    monkeypatch.chdir(desk)
     seen = []
     for words in commands(block(README, "bash", "launch/search.py")):
-        words = [re.sub(r"^(--config=.*\.py)$", r"\1:smoke", word) for word in words]
+        words = [re.sub(r"^(--config=.*\.py)$", r"\1:vector,smoke", word) for word in words]
         words = [word.replace("--trials=20", "--trials=2") for word in words]
         words += ["--dry_run"] if words[1] == "launch/ablate.py" else []
-        words += ["--n_way=5"] if words[1] == "launch/evaluate.py" else []
+        words += FEW if words[1] == "launch/evaluate.py" else []
         words += ["--suite=recognition", "--nopeers"] if words[1] == "launch/benchmark.py" else []
-        run(desk, words)
+        run(words, alone=words[1] in ALONE)
         seen.append(words[1])
-    assert len(seen) == 7
+    assert len(seen) == 8
     assert (desk / "runs" / "quickstart" / "report.html").exists()

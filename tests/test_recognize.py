@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from launching import launch
 from PIL import Image
 
 from siamese_jax import cli
@@ -25,7 +26,7 @@ SCRIPT = ROOT / "launch" / "recognize.py"
 def run(tmp_path_factory):
     """A run with checkpoints 2 (best) and 4, of the smoke variant's network with random parameters."""
     path = tmp_path_factory.mktemp("runs") / "smoke"
-    config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]("smoke")
+    config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]("vector,smoke")
     config.num_devices, config.keep_best = 1, 2
     experiment = Experiment.from_config(config)
     details = {"image_shape": experiment.image_shape, "kind": experiment.kind, "data": "none"}
@@ -83,11 +84,7 @@ def act(run, tmp_path, monkeypatch):
     return act
 
 
-def command(*words):
-    words = [sys.executable, str(SCRIPT), *map(str, words)]
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
-
-
+@pytest.mark.slow
 def test_the_whole_story(act, run, people, tmp_path):
     a, b, c = (people / f"p{person}" for person in range(3))
     code, text = act("enrol", "anna", a / "0.png", a / "1.png")
@@ -114,6 +111,17 @@ def test_the_whole_story(act, run, people, tmp_path):
     assert code == 0 and text.startswith("calibrated on 3 classes of people (12 pictures) for a ")
     assert "on the 3 classes held out (12 pictures): reliability error of the probabilities" in text
     assert act("list")[1].endswith("\n" + text)
+
+    needs = (
+        "6 classes cannot show a false-accept rate of 0.25 with 90 % confidence for this gallery"
+    )
+    assert text.endswith(f"no bound: {needs}: 9 are needed\n")
+    with pytest.raises(ValueError, match=needs):
+        act("calibrate", people, false_accept_rate=0.25, threshold="bound")
+    act("calibrate", people, false_accept_rate=0.25, confidence=0.8, threshold="bound")
+    line = act("identify", a / "0.png")[1].splitlines()[-1]
+    assert line.endswith("a false-accept rate of 0.25 on fresh classes with 80 % confidence")
+    act("calibrate", people, false_accept_rate=0.25)
 
     known = storage.GalleryFile(tmp_path / "g.npz").read()
     answer = act("identify", a / "0.png", c / "0.png")[1].splitlines()
@@ -166,6 +174,7 @@ def test_rebuilding_takes_another_checkpoint(act, run, people):
     assert code == 0 and "nearest bob" in text
 
 
+@pytest.mark.slow
 def test_another_test_time_augmentation_is_another_network(act, people):
     act("enrol", "anna", people / "p0" / "0.png", tta=2)
     code, text = act("compare", people / "p0" / "0.png", people / "p1" / "0.png", tta=2)
@@ -222,25 +231,29 @@ def test_what_a_calibration_folder_lacks_is_named(act, people, tmp_path):
 
 @pytest.mark.slow
 def test_exit_codes_of_the_command_itself(act, run, people, tmp_path):
-    """0 done or accepted, 1 rejected, 2 an error of one line; flags may stand anywhere."""
+    """0 done or accepted, 1 rejected, 2 an error of one line; flags may stand anywhere.
+
+    The first one in a process of its own.
+    """
     base = (f"--workdir={run}", f"--gallery={tmp_path / 'g.npz'}")
     picture = people / "p0" / "0.png"
-    done = command(*base, "enrol", "anna", picture)
-    assert done.returncode == 0 and done.stdout.startswith("enrolled anna")
-    assert all(line.startswith("1 of 1 pictures: ") for line in done.stderr.splitlines())
+    note = "1 of 1 pictures: grey paper, made blank\n"
+    words = [sys.executable, str(SCRIPT), *map(str, base), "enrol", "anna", str(picture)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
+    assert (done.returncode, done.stderr) == (0, note) and done.stdout.startswith("enrolled anna")
     act("calibrate", people, false_accept_rate=0.25)
-    done = command("verify", "anna", picture, *base)
-    assert done.returncode == 0 and ": accepted as anna" in done.stdout
+    done = launch(SCRIPT.name, "verify", "anna", picture, *base)
+    assert (done.returncode, done.stderr) == (0, note) and ": accepted as anna" in done.stdout
     file = storage.GalleryFile(tmp_path / "g.npz")
     known = file.read()
     strict = dataclasses.replace(known.calibration, thresholds=((1, 1e9),))
     file.write(dataclasses.replace(known, calibration=strict))
-    done = command("verify", "anna", picture, *base)
-    assert done.returncode == 1 and ": rejected as anna" in done.stdout
+    done = launch(SCRIPT.name, "verify", "anna", picture, *base)
+    assert (done.returncode, done.stderr) == (1, note) and ": rejected as anna" in done.stdout
     for words, line in (
         (("verify", "anna", people / "none.png", *base), "none.png: no such picture"),
         (("verify", "anna", picture, *base, "--tip=3"), "Unknown command line flag 'tip'"),
     ):
-        done = command(*words)
+        done = launch(SCRIPT.name, *words)
         assert done.returncode == 2 and not done.stdout
         assert line in done.stderr and len(done.stderr.strip().splitlines()) == 1

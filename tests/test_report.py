@@ -35,6 +35,7 @@ from siamese_jax.reporting import (
     section_results,
     section_run,
     section_training,
+    section_trials,
     wording,
 )
 from siamese_jax.reporting.inputs import count_confusions
@@ -86,6 +87,24 @@ def page(smoke_run):
     assert path == smoke_run.path / "report.html"
     assert sorted(p.name for p in smoke_run.path.glob("report*")) == ["report.html"]
     return path.read_text(encoding="utf-8")
+
+
+def test_the_page_warns_of_answers_that_depend_on_company(smoke_run):
+    assert "Its figures do not hold" not in section_results.results(smoke_run)
+    name, trials = smoke_run.net.name, smoke_run.network_results["within"]
+    bad = dataclasses.replace(trials, diagnostics={**trials.diagnostics, "batch_dependence": 0.3})
+    joint = dataclasses.replace(
+        trials,
+        name="assignment/within",
+        diagnostics={**trials.diagnostics, "joint": "one to one, protocol assignment"},
+    )
+    results = {**smoke_run.results, name: {"within": bad, "assignment/within": joint}}
+    text = visible(section_results.results(dataclasses.replace(smoke_run, results=results)))
+    assert (
+        f"{name}: its answers depend on what else is asked with them (batch_dependence 0.3," in text
+    )
+    assert f"{name}: joint answers (one to one, protocol assignment)." in text
+    assert "Joint answers, one to one: within alphabets: " in text
 
 
 class Balance(html.parser.HTMLParser):
@@ -456,7 +475,9 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     assert again.read_text(encoding="utf-8") == page
 
     net, data = network.load(path), loading.load(config.data)
-    drawn = run_figures.draw(report.gather(path, config, data, net, results))
+    inputs = report.gather(path, config, data, net, results)
+    assert "knows no places" in section_trials.why_note(inputs)
+    drawn = run_figures.draw(inputs)
     expected = {"learning", "trials", "roc", "pairs", "reliability", "file_roc", "file_pairs"}
     assert expected <= set(drawn) and {"training", "filters", "embeddings"} <= set(drawn)
     # The distance that is written below a pair is the one that its score was made of.
@@ -475,7 +496,6 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path):
     assert "faces/person0/0.png" in text  # of the file of pairs
     assert "alphabet" not in re.sub(r"whole groups \(alphabets, runs or classes\)", "", text)
     assert "Class by class" in text and "person" in text.partition("Class by class")[2]
-    assert "cannot be shown: the comparator “euclidean”" in text
 
 
 # ------------------------------------------------------------------------ the network, the batch

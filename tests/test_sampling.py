@@ -32,6 +32,7 @@ def made_set(alphabet_sizes, images_per_class):
 pairs = jax.jit(
     sampling.sample_pairs, static_argnums=2, static_argnames=("negatives", "symmetries")
 )
+images = jax.jit(sampling.sample_images, static_argnums=2, static_argnames="symmetries")
 episodes = jax.jit(
     sampling.sample_episodes,
     static_argnums=(2, 3),
@@ -117,6 +118,7 @@ def test_two_pictures_a_class_are_enough():
 # --- episodes -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_episode_is_one_alphabet_by_two_drawers(glyphs):
     index = SetIndex.of(glyphs)
     drawn = episodes(jax.random.key(0), index, 1000, 6, max_alphabet=8)
@@ -145,6 +147,7 @@ def test_alphabets_are_drawn_by_their_size():
     assert evenly(classes[rows[:, 0]], 40)
 
 
+@pytest.mark.slow
 def test_a_small_alphabet_takes_fewer_ways():
     index, classes, alphabets, _ = made_set((3, 6), 4)
     drawn = episodes(jax.random.key(2), index, 500, 5, max_alphabet=6)
@@ -160,6 +163,7 @@ def test_a_small_alphabet_takes_fewer_ways():
 
 
 @pytest.mark.parametrize("symmetries", sampling.SYMMETRIES)
+@pytest.mark.slow
 def test_a_small_alphabet_fills_up_with_turned_copies(symmetries):
     index, classes, alphabets, _ = made_set((3, 7), 4)
     drawn = episodes(
@@ -200,6 +204,7 @@ def test_a_tiny_alphabet_runs_out_of_symmetries():
         assert len(set(identities[:16])) == 16
 
 
+@pytest.mark.slow
 def test_episodes_of_a_folder_never_show_one_picture_twice():
     index, classes, _, _ = made_set(*UNEVEN)
     drawn = episodes(jax.random.key(5), index, 800, 3, max_alphabet=9)
@@ -213,6 +218,7 @@ def test_episodes_of_a_folder_never_show_one_picture_twice():
 
 
 @pytest.mark.parametrize("images_per_class", [1, 3, 5])
+@pytest.mark.slow
 def test_episodes_of_several_drawers(glyphs, images_per_class):
     index = SetIndex.of(glyphs)
     drawn = episodes(
@@ -242,7 +248,7 @@ def test_several_drawings_of_just_as_many_images():
 
 def test_single_images_are_of_all_classes_and_turns():
     index, classes, _, _ = made_set(*UNEVEN)
-    drawn = sampling.sample_images(jax.random.key(8), index, 8000, symmetries="alphabet")
+    drawn = images(jax.random.key(8), index, 8000, symmetries="alphabet")
     rows, labels = np.asarray(drawn.rows), np.asarray(drawn.labels)
     np.testing.assert_array_equal(
         labels, classes[rows] * NUM_SYMMETRIES + np.asarray(drawn.symmetries)
@@ -250,7 +256,7 @@ def test_single_images_are_of_all_classes_and_turns():
     assert evenly(classes[rows], classes.max() + 1) and evenly(drawn.symmetries, NUM_SYMMETRIES)
     one = rows[classes[rows] == 0]
     assert evenly(one - one.min(), (classes == 0).sum())
-    plain = sampling.sample_images(jax.random.key(8), index, 100)
+    plain = images(jax.random.key(8), index, 100)
     np.testing.assert_array_equal(plain.labels, classes[plain.rows] * NUM_SYMMETRIES)
 
 
@@ -271,8 +277,8 @@ def test_a_batch_follows_from_its_key(draw, glyphs):
     index = SetIndex.of(glyphs)
     function = jax.jit(draw)
     batch = function(jax.random.key(0), index)
-    for again in (function(jax.random.key(0), index), draw(jax.random.key(0), index)):
-        jax.tree.map(np.testing.assert_array_equal, batch, again)
+    again = jax.jit(lambda key, index: draw(key, index))(jax.random.key(0), index)
+    jax.tree.map(np.testing.assert_array_equal, batch, again)
     other = function(jax.random.key(1), index)
     assert not np.array_equal(batch.rows, other.rows)
 

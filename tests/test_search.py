@@ -28,9 +28,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 def config_of(name, arg="smoke"):
     scope = {}
     exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
-    config = scope["get_config"](arg)
+    small = name == "quickstart" and arg == "smoke"
+    config = scope["get_config"]("vector,smoke" if small else arg)  # which compiles more quickly
     config.num_devices = 1
-    if name == "quickstart" and arg == "smoke":  # what the tests below start from
+    if small:  # what the tests below start from
         config.optim.learning_rate, config.optim.weight_decay = 0.002, 0.05
     return config
 
@@ -155,7 +156,6 @@ def test_settings_of_the_optimiser_compile_nothing_anew(name, fields, tmp_path):
     import jax
 
     base = workdir.plain(config_of(name))
-    base = with_fields(base, {"num_steps": 10, "log_every": 5, "eval.every": 10})
     other = with_fields(base, fields)
     programs, compiled = {}, Compiled()
     logger = logging.getLogger("jax._src.interpreters.pxla")
@@ -234,6 +234,7 @@ def run(formula, num_trials, **more):
     return search.run_search(config_of("quickstart"), formula.path, num_trials=num_trials, **more)
 
 
+@pytest.mark.slow
 def test_the_config_is_first_and_the_search_improves_on_it(formula):
     found = run(formula, 25)
     assert formula.rates[0] == 0.002 and len(formula.rates) == 25
@@ -251,6 +252,7 @@ def test_the_config_is_first_and_the_search_improves_on_it(formula):
     assert f"{100 * found['accuracy']:.2f}" in (formula.path / "search.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_resumed_search_proposes_what_an_unbroken_one_does(formula, tmp_path):
     run(formula, 6)
     run(formula, 14)
@@ -263,6 +265,7 @@ def test_a_resumed_search_proposes_what_an_unbroken_one_does(formula, tmp_path):
     assert formula.rates[0] == broken[0] and formula.rates[1:] != broken[1:4]
 
 
+@pytest.mark.slow
 def test_another_config_is_refused(formula):
     run(formula, 1)
     config = config_of("quickstart")
@@ -271,6 +274,7 @@ def test_another_config_is_refused(formula):
         search.run_search(config, formula.path, num_trials=2)
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_counts_what_it_reached(formula, monkeypatch):
     def diverge(config, path, *, on_validation, **_):
         if config.optim.learning_rate == 0.002:
@@ -295,6 +299,7 @@ def test_an_error_of_the_users_ends_the_search(formula):
     assert [t.state for t in study_of(formula.path).trials] == [TrialState.FAIL]
 
 
+@pytest.mark.slow
 def test_an_impossible_network_is_not_trained_and_not_counted(tmp_path, monkeypatch):
     trained = []
 
@@ -342,6 +347,7 @@ def die(study, path, *fields):
     return trial.number
 
 
+@pytest.mark.slow
 def test_a_dead_workers_trial_is_begun_again_in_its_folder(formula):
     run(formula, 1)
     study = open_like(formula)
@@ -359,6 +365,7 @@ def test_a_dead_workers_trial_is_begun_again_in_its_folder(formula):
     assert [t.number for t in results.last_attempts(study)] == [0, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_workers_is_given_up(formula):
     run(formula, 1)
     study = open_like(formula)
@@ -370,6 +377,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(formula):
     assert run(formula, 2)["finished"] and len(formula.rates) == 1
 
 
+@pytest.mark.slow
 def test_a_crash_ends_the_worker_and_its_trial_goes_on_later(formula):
     def crash():
         raise OSError("no space left on device")
@@ -381,6 +389,7 @@ def test_a_crash_ends_the_worker_and_its_trial_goes_on_later(formula):
     assert run(formula, 2)["finished"] and formula.rates[:2] == [0.002, 0.002]
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_waits_to_be_gone_on_with(formula):
     calls = []
 
@@ -427,14 +436,10 @@ def test_a_worker_that_is_killed_is_replaced_by_another(tmp_path):
     """Two workers share a study; one is killed in a trial, and the other goes on with that trial."""
     path = tmp_path / "search"
     command = [sys.executable, str(ROOT / "launch" / "search.py"), f"--workdir={path}"]
-    command += [f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke", "--config.num_devices=1"]
-    command += ["--config.num_steps=400", "--config.eval.every=50", "--only=optim"]
+    command += [f"--config={ROOT / 'configs' / 'vectors.py'}:smoke", "--only=optim"]
+    command += ["--config.num_steps=2000", "--config.eval.every=100"]
     command += ["--trials=2", "--stale_seconds=4"]
-    environment = {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = {name: x for name, x in os.environ.items() if not name.startswith("XLA_")}
     workers = []
     for name in "ab":
         log = open(tmp_path / f"{name}.log", "w")
@@ -455,7 +460,7 @@ def _kill_one_of(workers, path, tmp_path):
         for folder in path.glob("trials/*"):
             rows = workdir.read_metrics(folder)
             evaluated = [row["step"] for row in rows if row["phase"] == "validation"]
-            if not evaluated or evaluated[-1] >= 350:
+            if not evaluated or evaluated[-1] >= 1500:
                 continue
             trial = study_of(path).trials[int(folder.name)]
             if trial.state == TrialState.RUNNING:

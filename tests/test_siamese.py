@@ -50,18 +50,18 @@ def test_the_twins_share_their_weights(koch):
     np.testing.assert_allclose(h2, 1 - embed(net, variables, right), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_full_context_makes_scores_depend_on_the_other_supports():
     fields = {**SMALL_RESIDUAL, "comparator": "cosine", "head_args": {}, "context_steps": 2}
-    net = siamese.build(fields)
-    images = jnp.zeros((1, 17, 20, 1))
-    variables = net.init(jax.random.key(0), images, images)
+    net, variables = net_and_variables(fields, (17, 20, 1))
     h = noise(0, 6, variables["params"]["context"]["queries"]["hi"]["kernel"].shape[0])
-    whole = net.apply(variables, h[:2], h[2:], method="compare_all")
-    part = net.apply(variables, h[:2], h[2:5], method="compare_all")
+    apply = jax.jit(net.apply, static_argnames="method")
+    whole = apply(variables, h[:2], h[2:], method="compare_all")
+    part = apply(variables, h[:2], h[2:5], method="compare_all")
     assert whole.shape == (2, 4) and np.abs(whole[:, :3] - part).max() > 1e-3
-    alone = net.apply(variables, h[:2], h[2:3], method="compare_all")[:, 0]
+    alone = apply(variables, h[:2], h[2:3], method="compare_all")[:, 0]
     np.testing.assert_allclose(
-        net.apply(variables, h[:2], jnp.stack([h[2]] * 2), method="compare"),
+        apply(variables, h[:2], np.stack([h[2]] * 2), method="compare"),
         alone,
         rtol=1e-5,
         atol=1e-6,
@@ -76,15 +76,16 @@ def test_cosine_classifier_by_hand():
     np.testing.assert_allclose(logits, [[6.0, 0.0], [8.0, 10.0]], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_classifier_is_trained_with_and_compared_without():
     fields = {**SMALL_RESIDUAL, "comparator": "cosine", "head_args": {}}
-    images = jnp.zeros((2, 17, 20, 1))
+    images = random_images(7, 2, 17, 20, 1)
     training, later = siamese.build(fields, classes=7), siamese.build(fields)
-    variables = training.init(jax.random.key(0), images, images)
+    variables = jax.jit(training.init)(jax.random.key(0), images, images)
     assert variables["params"]["classifier"]["kernel"].shape[1] == 7
-    h = training.apply(variables, images, method="embed")
+    h = embed(training, variables, images)
     assert training.apply(variables, h, method="classify").shape == (2, 7)
-    np.testing.assert_array_equal(later.apply(variables, images, method="embed"), h)
+    np.testing.assert_array_equal(embed(later, variables, images), h)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from siamese_jax.training.experiment import Experiment
 from siamese_jax.training.sampling import SetIndex
 from siamese_jax.training.step import TrainState, Updating, make_train_step
 
-from test_loop import config_of  # isort: skip
+from test_loop import VECTOR, config_of  # isort: skip
 from test_steps import NETS, made_up  # isort: skip
 
 ADAMW = {"name": "adamw", "learning_rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.05}
@@ -36,11 +36,23 @@ NEW = {
 }
 SMALL = {**NETS["small"], "comparator": "cosine", "head_args": {"scale": 5.0}}
 
-PLAIN = {**NETS["koch"], "comparator": "cosine", "head_args": {"scale": 5.0}}  # no batch norm
+# Neither convolutions, which take long to compile, nor batch normalisation.
+DENSE = {**SMALL, "encoder": "dense", "encoder_args": {"hidden": (12,), "units": 6}}
 
 
-def train(small, fields, *, net=SMALL, count=1, steps=6, updating=None, tx=None, dtype="float32"):
-    """The state after some steps, and their losses."""
+def train(
+    small,
+    fields,
+    *,
+    net=DENSE,
+    count=1,
+    steps=6,
+    updating=None,
+    tx=None,
+    dtype="float32",
+    on_step=lambda state: None,
+):
+    """The state after some steps, and their losses; `on_step` is shown every state, the first too."""
     devices = Devices(count)
     objective = objectives.build(fields, 8, 48)
     net = {**net, "dtype": dtype}
@@ -67,9 +79,11 @@ def train(small, fields, *, net=SMALL, count=1, steps=6, updating=None, tx=None,
     )
     state, images, index = devices.replicate((state, small.images, SetIndex.of(small)))
     values = []
+    on_step(jax.device_get(devices.first(state)))
     for _ in range(steps):
         state, metrics = step(state, images, index)
         values.append(float(devices.first(metrics)["loss"]))
+        on_step(jax.device_get(devices.first(state)))
     return jax.device_get(devices.first(state)), np.array(values)
 
 
@@ -93,7 +107,7 @@ def test_one_device_or_two_make_the_same_run(name, small):
     fields = {"name": name, **NEW[name]}
     with jax.enable_x64(True):
         (one, losses), (two, losses_of_two) = (
-            train(small, fields, count=count, dtype="float64") for count in (1, 2)
+            train(small, fields, net=SMALL, count=count, dtype="float64") for count in (1, 2)
         )
     assert np.ptp(losses) > 1e-4
     np.testing.assert_allclose(losses_of_two, losses, rtol=0, atol=1e-8)
@@ -118,8 +132,8 @@ def test_a_batch_in_parts_makes_the_same_step(name, small):
     """Also of a loss in which all images of the batch meet, which no mean over small batches is."""
     fields = {"name": name, **NEW[name]}
     sgd = optax.sgd(0.05)
-    whole, losses = train(small, fields, net=PLAIN, steps=3, tx=sgd)
-    state, in_parts = train(small, fields, net=PLAIN, steps=3, tx=sgd, updating=Updating(parts=4))
+    whole, losses = train(small, fields, steps=3, tx=sgd)
+    state, in_parts = train(small, fields, steps=3, tx=sgd, updating=Updating(parts=4))
     np.testing.assert_allclose(in_parts, losses, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
@@ -143,9 +157,10 @@ def test_a_batch_that_does_not_divide_into_parts_is_refused(small):
 @pytest.mark.slow
 def test_the_moving_average_is_that_of_a_loop(small):
     fields = {"name": "proxy_anchor", **NEW["proxy_anchor"]}
-    expected = None
-    for steps in range(3):
-        state, _ = train(small, fields, steps=steps, updating=Updating(ema=0.15), tx=optax.sgd(0.1))
+    expected, states = None, []
+    moving = {"updating": Updating(ema=0.15), "tx": optax.sgd(0.1)}
+    train(small, fields, steps=2, on_step=states.append, **moving)
+    for steps, state in enumerate(states):
         params = jax.tree.leaves(state.params)
         if expected is None:
             expected = [np.copy(x) for x in params]  # begins at the first parameters
@@ -182,8 +197,9 @@ def test_a_long_gradient_is_cut_to_the_norm():
     tx, plain = optim.build(fields, 9), optim.build({**fields, "clip_norm": 0.0}, 9)
     params = {"w": jnp.array([0.0, 0.0])}
     state = tx.init(params)
-    _, (_, after) = tx.update({"w": jnp.array([30.0, 40.0])}, state, params)
-    _, cut = plain.update({"w": jnp.array([1.2, 1.6])}, plain.init(params), params)  # of norm 2
+    _, (_, after) = jax.jit(tx.update)({"w": jnp.array([30.0, 40.0])}, state, params)
+    shorter = {"w": jnp.array([1.2, 1.6])}  # of norm 2
+    _, cut = jax.jit(plain.update)(shorter, plain.init(params), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after, cut)
 
 
@@ -221,7 +237,7 @@ class Tracker:
 
 @pytest.mark.slow
 def test_all_of_it_is_resumed_bit_for_bit_and_told_to_a_tracker(tmp_path):
-    config = config_of("quickstart", optim__accumulate=2, optim__ema=0.9, optim__clip_norm=1.0)
+    config = config_of(VECTOR, optim__accumulate=2, optim__ema=0.9, optim__clip_norm=1.0)
     with config.unlocked():
         config.optim.schedule = "step"
         config.objective = {"name": "supcon", **NEW["supcon"], "pad_with_symmetries": True}

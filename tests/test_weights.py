@@ -2,12 +2,11 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
+from launching import launch
 from PIL import Image
 
 import siamese_jax
@@ -20,6 +19,8 @@ from siamese_jax.runs import export, workdir
 from siamese_jax.runs.checkpoints import Checkpoints
 from siamese_jax.training import loop
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -28,7 +29,7 @@ def run(tmp_path_factory):
     """(workdir, file) of a finished smoke run of the quickstart and of its best checkpoint."""
     scope = {}
     exec((ROOT / "configs" / "quickstart.py").read_text(), scope)
-    config = scope["get_config"]("smoke")
+    config = scope["get_config"]("vector,smoke")
     path = tmp_path_factory.mktemp("runs") / "run"
     loop.train_and_evaluate(config, path)
     file = path.parent / "network.npz"
@@ -143,18 +144,13 @@ def test_shipped_networks(name, prepared_omniglot):
     assert abs(found.accuracy - expected["accuracy"]) <= 0.005  # two of 400 trials
 
 
-def test_the_launchers_take_a_network_by_name(tmp_path):
-    def call(script, *words):
-        command = [sys.executable, str(ROOT / "launch" / script), *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-
-    done = call("evaluate.py", "--pretrained=nobody", f"--workdir={tmp_path / 'a'}")
+def test_the_launchers_take_a_network_by_name(tmp_path, glyphs):
+    done = launch("evaluate.py", "--pretrained=nobody", f"--workdir={tmp_path / 'a'}")
     assert done.returncode == 1 and "there is omniglot" in done.stderr
-    pictures = loading.load({"name": "glyphs", "image_size": (40, 40)}).test
     paths = []
     for i in (0, 1):
         paths.append(tmp_path / f"{i}.png")
-        Image.fromarray(255 - pictures.images[i, ..., 0]).save(paths[-1])
-    done = call("recognize.py", "--pretrained=omniglot", "compare", *paths)
+        Image.fromarray(255 - glyphs.images[i, ..., 0]).save(paths[-1])
+    done = launch("recognize.py", "--pretrained=omniglot", "compare", *paths)
     assert done.returncode == 0, done.stderr
     assert "probability" in done.stdout or "score" in done.stdout

@@ -74,7 +74,7 @@ def run(suites: Iterable[str], plan: Plan, path: str | None = None) -> dict:
         "data": "glyphs" if plan.archives is None else "omniglot",
         "threads": len(os.sched_getaffinity(0)),  # of a CPU; PyTorch's are in its rows
         "pillow": PIL.__version__,
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
     }
     product = plan.compare("this machine", [plan.product("float32")])
     print(report.text_table(product))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 
 from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.workload import Plan
 from siamese_jax.models import fft_conv
+
+Shape = tuple[int, int, int, int]
+Convolve = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def run_convolution(plan: Plan) -> list[Row]:
@@ -26,7 +30,7 @@ def run_convolution(plan: Plan) -> list[Row]:
     return rows
 
 
-def _layer(plan: Plan, name: str, x_shape, kernel_shape) -> list[Row]:
+def _layer(plan: Plan, name: str, x_shape: Shape, kernel_shape: Shape) -> list[Row]:
     images, height, width, _ = x_shape
     size, _, _, features = kernel_shape
     dy_shape = (images, height - size + 1, width - size + 1, features)
@@ -37,31 +41,30 @@ def _layer(plan: Plan, name: str, x_shape, kernel_shape) -> list[Row]:
     )
     adds = dy.size * kernel[..., 0].size
     ways = {"direct": _direct, "frequency domain": fft_conv.fft_conv}
-    counted = {"amount": images, "unit": "images"}
     group = f"{name}, {images} images of {x_shape[1:]}, kernel {kernel_shape}, {plan.dtype}"
     rows = []
-    for what, made, passes in (("forward", _forward, 1), ("forward and gradients", _pull, 3)):
+    for what, timed, passes in (("forward", _forward, 1), ("forward and gradients", _pull, 3)):
         product = plan.product()
         cases = [product]
         for way, convolve in ways.items():
-            call = functools.partial(jax.jit(made(convolve)), x, kernel, dy)
-            cases.append(Case(way, call, operations=2 * adds * passes, **counted))
+            call = functools.partial(jax.jit(timed(convolve)), x, kernel, dy)
+            cases.append(Case(way, call, images, "images", 2 * adds * passes))
         rows += plan.compare(f"{group}, {what}", cases, base=["direct"], product=product.name)
     return rows
 
 
-def _direct(x, kernel):
+def _direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def _forward(convolve):
+def _forward(convolve: Convolve) -> Callable:
     return lambda x, kernel, dy: convolve(x, kernel)
 
 
-def _pull(convolve):
-    def run(x, kernel, dy):
+def _pull(convolve: Convolve) -> Callable:
+    def run(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple:
         y, pull = jax.vjp(convolve, x, kernel)
         return y, pull(dy)
 

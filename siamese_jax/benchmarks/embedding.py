@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.peers import onnx_cases, torch_cases
 from siamese_jax.benchmarks.workload import Plan, Workload
@@ -17,7 +19,8 @@ def run_embedding(plan: Plan) -> list[Row]:
         work = Workload(plan.config(name))
         product = plan.product()
         images = work.images_per_step
-        counted = {"amount": images, "unit": "images", "operations": work.embedding_operations()}
+        counted: dict[str, Any] = {"amount": images, "unit": "images"}
+        counted["operations"] = work.embedding_operations()
         group = f"{name}, {images} images a pass, {plan.dtype}"
         cases = [product, Case("embed", work.embedding_call(), **counted)]
         with torch_cases(plan, work, "embedding", group, **counted) as (peers, absent):

@@ -24,6 +24,7 @@ _BLOCK = 50_000  # references made at a time
 _SPARE = 100_000  # references that may be enrolled while enrolling is timed
 _ANY = 2**62  # references of an NPZ
 _THUMBNAIL = bytes(range(256)) * 2  # as large as a small character's
+_Answers = list[list[tuple[float, gallery.Reference]]]  # to each query, best first
 
 
 def run_galleries(plan: Plan) -> list[Row]:
@@ -99,7 +100,7 @@ def _npz(plan: Plan, net: network.Siamese, made: Clusters, folder: pathlib.Path)
     del known
     number = iter(range(made.count, 10**9))
 
-    def enrol():
+    def enrol() -> None:
         file, i = storage.GalleryFile(path, _ANY), next(number)
         one = gallery._with_references(
             file.read(), made.references(i, i + 1), made.embeddings(i, i + 1)
@@ -131,7 +132,7 @@ def _large(plan: Plan, net: network.Siamese, made: Clusters, folder: pathlib.Pat
             known._insert(made.references(begin, end), made.embeddings(begin, end))
     number = iter(range(made.count, 10**9))
 
-    def enrol():
+    def enrol() -> None:
         i = next(number)
         opened = store.Store(path)
         with contextlib.closing(opened), opened._writing():
@@ -156,11 +157,11 @@ def _large(plan: Plan, net: network.Siamese, made: Clusters, folder: pathlib.Pat
     return rows
 
 
-def _identify(known, net, made, how: str) -> Case:
+def _identify(known: store.Store, net: network.Siamese, made: Clusters, how: str) -> Case:
     queries = made.queries(64)
     turn = iter(range(10**9))
 
-    def identify():
+    def identify() -> _Answers:
         i = next(turn) % len(queries)
         return known.best_names(net, queries[i : i + 1], 3)
 
@@ -202,7 +203,7 @@ def _real(plan: Plan) -> list[Row]:
     return [dataclasses.replace(row, share=recall, share_of="exact answers")]
 
 
-def _recall(exact, found) -> float:
+def _recall(exact: _Answers, found: _Answers) -> float:
     """Share of queries whose best reference is the exact one, or scores as high."""
     right = [
         bool(b) and (a[0][1] == b[0][1] or b[0][0] >= a[0][0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import random
 
@@ -14,24 +15,30 @@ from siamese_jax.benchmarks.workload import Plan, Workload
 from siamese_jax.data import augment
 from siamese_jax.data.loading import ImageSet
 
+Matrix = tuple[tuple[float, float], tuple[float, float]]
+
 
 def run_input(plan: Plan) -> list[Row]:
     """Augmented pairs a second of two networks' input, and its share of their steps."""
     rows = []
     for name in ("koch2015", "quickstart"):
         work = Workload(plan.config(name))
-        counted = {"amount": work.pairs, "unit": "pairs"}
         height, width, _ = work.image_shape
         group = f"{name}, {work.pairs} pairs a step, {height} x {width}"
         ranges = augment.Affine.of(work.config.augment.affine)
         peer = PillowInput(work.experiment.train_set, ranges, plan.seed)
         cases = [
-            Case("input", work.input_call(), **counted),
-            Case("Pillow, one image at a time", lambda p=peer, n=work.pairs: p.batch(n), **counted),
+            Case("input", work.input_call(), work.pairs, "pairs"),
+            Case(
+                "Pillow, one image at a time",
+                functools.partial(peer.batch, work.pairs),
+                work.pairs,
+                "pairs",
+            ),
             Case("input and step", work.training_call(), work.pairs, "pairs trained"),
         ]
         ours, *others = plan.compare(group, cases, base=[cases[1].name])
-        share = ours.seconds / others[1].seconds
+        share = (ours.seconds or math.nan) / (others[1].seconds or math.nan)
         rows += [dataclasses.replace(ours, share=share, share_of="step"), *others]
     return rows
 
@@ -45,7 +52,7 @@ class PillowInput:
         seed: of the draw.
     """
 
-    def __init__(self, image_set: ImageSet, ranges: augment.Affine, seed: int):
+    def __init__(self, image_set: ImageSet, ranges: augment.Affine, seed: int) -> None:
         self._pictures = [Image.fromarray(image) for image in image_set.images[..., 0]]
         self._start, self._count = image_set.class_start.tolist(), image_set.class_count.tolist()
         self._ranges = ranges
@@ -76,7 +83,9 @@ class PillowInput:
         return np.asarray(warp_picture(picture, matrix, shift), np.float32) / 255
 
 
-def draw_affine(draw: random.Random, ranges: augment.Affine, size: tuple[int, int]):
+def draw_affine(
+    draw: random.Random, ranges: augment.Affine, size: tuple[int, int]
+) -> tuple[Matrix, tuple[float, float]]:
     """Draws one distortion as `augment.affine_matrices` does.
 
     Args:
@@ -88,23 +97,25 @@ def draw_affine(draw: random.Random, ranges: augment.Affine, size: tuple[int, in
         ((a, b), (d, e)) matrix and (x, y) shift in pixels, see `warp_picture`.
     """
 
-    def component(low, high, neutral):
+    def component(low: float, high: float, neutral: float) -> float:
         return draw.uniform(low, high) if draw.random() < ranges.probability else neutral
 
     angle = math.radians(component(-ranges.rotation, ranges.rotation, 0.0))
     shear_x = component(-ranges.shear, ranges.shear, 0.0)
     shear_y = component(-ranges.shear, ranges.shear, 0.0)
     scale_x, scale_y = component(*ranges.scale, 1.0), component(*ranges.scale, 1.0)
-    shift = [component(-ranges.translation, ranges.translation, 0.0) * x / 105 for x in size]
+    right, down = (
+        component(-ranges.translation, ranges.translation, 0.0) * side / 105 for side in size
+    )
     cos, sin = math.cos(angle), math.sin(angle)
     matrix = (
         ((cos - sin * shear_y) * scale_x, (cos * shear_x - sin) * scale_y),
         ((sin + cos * shear_y) * scale_x, (sin * shear_x + cos) * scale_y),
     )
-    return matrix, tuple(shift)
+    return matrix, (right, down)
 
 
-def warp_picture(picture: Image.Image, matrix, shift) -> Image.Image:
+def warp_picture(picture: Image.Image, matrix: Matrix, shift: tuple[float, float]) -> Image.Image:
     """Reads a picture at `matrix @ offset + shift`, offsets from the centre, as `augment.warp` does.
 
     Args:

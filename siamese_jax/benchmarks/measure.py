@@ -124,6 +124,7 @@ def compare(
             share = float(np.median(gflops[:, s] / gflops[:, names.index(product)]))
         if fastest is not None and case.unit == cases[fastest].unit:
             ratio = float(np.median(rates[:, s] / rates[:, fastest]))
+        low, high = np.quantile(seconds[:, s], (0.25, 0.75)).tolist()
         rows.append(
             Row(
                 group=group,
@@ -141,7 +142,7 @@ def compare(
                 share=share,
                 share_of=None if share is None else "product",
                 ratio=ratio,
-                against=None if ratio is None else names[fastest],
+                against=None if ratio is None or fastest is None else names[fastest],
                 note=case.note,
             )
         )
@@ -167,7 +168,7 @@ def matrix_product(size: int, dtype: str = "float32") -> Case:
     )
 
 
-def _warm(case: Case, repeat_seconds: float, clock) -> tuple[float, int]:
+def _warm(case: Case, repeat_seconds: float, clock: Callable[[], float]) -> tuple[float, int]:
     """Seconds of the first call, and the number of calls that fill a repeat."""
     begin = clock()
     jax.block_until_ready(case.call())

@@ -26,7 +26,7 @@ def _on_runs(plan: Plan, work: Workload, name: str) -> list[Row]:
     runs = trials.official_trials(work.experiment.data.runs)
     queries, supports = runs.images[runs.queries[0]], runs.images[runs.supports[0, :, 0]]
 
-    def by_pairs():
+    def by_pairs() -> list[np.ndarray]:
         return [
             net.score_pairs(
                 net.embed(np.repeat(query[None], runs.n_way, 0), _BATCH),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -16,7 +17,7 @@ from siamese_jax.runs import workdir
 
 @contextlib.contextmanager
 def torch_cases(
-    plan: Plan, work: Workload, task: str, group: str, **counted
+    plan: Plan, work: Workload, task: str, group: str, **counted: Any
 ) -> Iterator[tuple[list[Case], list[Row]]]:
     """PyTorch's variants of a task, in a process that ends with the context.
 
@@ -30,7 +31,8 @@ def torch_cases(
     Yields:
         One case for each variant that runs here, and a row for each other that says why it does not.
     """
-    cases, absent = [], []
+    cases: list[Case] = []
+    absent: list[Row] = []
     if not plan.peers:
         yield cases, absent
         return
@@ -57,7 +59,9 @@ def torch_cases(
         yield cases, absent
 
 
-def onnx_cases(plan: Plan, work: Workload, group: str, **counted) -> tuple[list[Case], list[Row]]:
+def onnx_cases(
+    plan: Plan, work: Workload, group: str, **counted: Any
+) -> tuple[list[Case], list[Row]]:
     """Embedding with onnxruntime, which runs the exported encoder on the CPU.
 
     Args:

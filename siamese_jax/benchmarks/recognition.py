@@ -78,19 +78,27 @@ def run_recognition(plan: Plan) -> list[Row]:
                 ),
                 Case(
                     f"{label}, encoder and comparison",
-                    lambda n=queries, r=references: r.identify(net.embed(pictures[:n])),
+                    functools.partial(_identify, net, references, pictures[:queries]),
                     queries,
                     "queries",
                 ),
                 Case(
                     f"{label}, NumPy product and argmax",
-                    lambda h=h, e=embeddings: (h @ e.T).argmax(1),
+                    functools.partial(_nearest, h, embeddings),
                     queries,
                     "queries",
                 ),
             ]
         rows += plan.compare(f"{count:,} references of {width} numbers", cases)
     return rows
+
+
+def _identify(net: network.Siamese, references: References, pictures: np.ndarray) -> tuple:
+    return references.identify(net.embed(pictures))
+
+
+def _nearest(h: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    return (h @ embeddings.T).argmax(1)
 
 
 def unit_vectors(count: int, width: int, seed: int) -> np.ndarray:

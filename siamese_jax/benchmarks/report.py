@@ -30,7 +30,7 @@ def text_table(rows: Sequence[Row]) -> str:
             [
                 name,
                 _time(row.seconds),
-                " - ".join(_time(t) for t in row.quartiles),
+                " - ".join(_time(t) for t in row.quartiles or ()),
                 "-" if row.per_second is None else f"{_digits(row.per_second)} {row.unit}/s",
                 "-" if row.gflops is None else _digits(row.gflops),
                 "-" if row.share is None else f"{row.share:.1%} of {row.share_of}",

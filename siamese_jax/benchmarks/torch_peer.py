@@ -11,7 +11,8 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 VARIANTS = ("eager", "compiled")
 
@@ -23,7 +24,7 @@ class Peer:
         python: interpreter that has PyTorch; None for this one.
     """
 
-    def __init__(self, python: str | None = None):
+    def __init__(self, python: str | None = None) -> None:
         self._process = subprocess.Popen(
             [python or sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -31,16 +32,18 @@ class Peer:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         self._ready: set[str] = set()
 
     def __enter__(self) -> Peer:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(BrokenPipeError):  # what an ended process left unread
-            self._process.stdin.close()
+            self._requests.close()
         self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()
 
     def prepare(self, variant: str, settings: Mapping) -> str:
         """Makes the network and calls it once.
@@ -77,9 +80,9 @@ class Peer:
 
     def _request(self, request: dict) -> dict:
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
+            line = self._answers.readline()
         except BrokenPipeError:
             line = ""
         return json.loads(line) if line else {"error": "the process of PyTorch ended"}
@@ -93,7 +96,7 @@ def serve() -> None:
         request = json.loads(line)
         variant = request["variant"]
         try:
-            answer = {}
+            answer: dict[str, Any] = {}
             if "settings" in request:
                 calls[variant], answer["note"] = make_call(variant, **request["settings"])
             answer["value"] = calls[variant]()
@@ -145,7 +148,8 @@ def make_call(
     half = dtype == "bfloat16"
     layout = torch.channels_last if half or encoder != "koch" else torch.contiguous_format
     if encoder == "koch":
-        network, loss_function = koch_network(image_size, **encoder_args), pair_loss
+        network = koch_network(image_size, **encoder_args)
+        loss_function: Callable[[Any, Any], Any] = pair_loss
     else:
         network = residual_network(image_size, **encoder_args)
         scale, reach = head_args.get("scale", 10.0), head_args.get("reach", 1)
@@ -178,7 +182,9 @@ def make_call(
     return (embed if task == "embedding" else step), note
 
 
-def koch_network(image_size: int, filters, kernels, units: int, **_):
+def koch_network(
+    image_size: int, filters: Sequence[int], kernels: Sequence[int], units: int, **_: Any
+) -> Any:
     """Koch's encoder on one-channel images, and the head that `pair_loss` applies.
 
     Returns:
@@ -189,7 +195,7 @@ def koch_network(image_size: int, filters, kernels, units: int, **_):
     from torch import nn
 
     class KochNet(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.convolutions = nn.ModuleList()
             channels, side = 1, image_size
@@ -201,7 +207,7 @@ def koch_network(image_size: int, filters, kernels, units: int, **_):
             self.embedding = nn.Linear(channels * side * side, units)
             self.head = nn.Linear(units, 1)
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             for convolution in self.convolutions[:-1]:
                 x = F.max_pool2d(F.relu(convolution(x)), 2)
             x = F.relu(self.convolutions[-1](x))
@@ -210,7 +216,7 @@ def koch_network(image_size: int, filters, kernels, units: int, **_):
     return KochNet()
 
 
-def pair_loss(network, h):
+def pair_loss(network: Any, h: Any) -> Any:
     """Cross-entropy of pairs: image i with image i + B/2, the first half of the pairs same."""
     import torch
 
@@ -222,15 +228,15 @@ def pair_loss(network, h):
 
 def residual_network(
     image_size: int,
-    widths,
+    widths: Sequence[int],
     units: int,
     blocks: int = 1,
     stem: int = 32,
     stem_stride: int = 2,
     pools: int | None = None,
     local: bool = False,
-    **_,
-):
+    **_: Any,
+) -> Any:
     """The residual encoder on one-channel images, see `models.encoders.ResidualEncoder`.
 
     Returns:
@@ -241,7 +247,7 @@ def residual_network(
     from torch import nn
 
     class Block(nn.Module):
-        def __init__(self, channels, width):
+        def __init__(self, channels: int, width: int) -> None:
             super().__init__()
             self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
             self.norm1 = nn.BatchNorm2d(width)
@@ -250,12 +256,12 @@ def residual_network(
             same = channels == width
             self.skip = nn.Identity() if same else nn.Conv2d(channels, width, 1, bias=False)
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
             return F.relu(self.skip(x) + y)
 
     class ResidualNet(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.pools = len(widths) - 1 if pools is None else pools
             kernel, side = 2 * stem_stride + 1, -(-image_size // stem_stride)
@@ -273,7 +279,7 @@ def residual_network(
             self.embedding = nn.Linear(channels * (1 if local else side**2), units, bias=False)
             self.embedding_norm = nn.BatchNorm1d(units)
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             x = F.relu(self.stem_norm(self.stem(F.pad(x, self.padding))))
             for s, stage in enumerate(self.stages):
                 if 0 < s <= self.pools:
@@ -287,7 +293,7 @@ def residual_network(
     return ResidualNet()
 
 
-def info_nce(size: int, reach: int, scale: float):
+def info_nce(size: int, reach: int, scale: float) -> Callable[[Any, Any], Any]:
     """Symmetric InfoNCE of image i with image i + B/2, against all others of the batch.
 
     Args:
@@ -298,15 +304,15 @@ def info_nce(size: int, reach: int, scale: float):
     import torch
     import torch.nn.functional as F
 
-    def inside(move):
+    def inside(move: int) -> slice:
         return slice(max(0, -move), size - max(0, move))
 
-    def similarity(first, second):
+    def similarity(first: Any, second: Any) -> Any:
         first, second = (
             h.reshape(len(h), size, size, -1).permute(1, 2, 0, 3) for h in (first, second)
         )
         pairs = first.shape[2], second.shape[2]
-        best = [[], []]
+        best: tuple[list, list] = ([], [])
         moves = range(-min(reach, size - 1), min(reach, size - 1) + 1)
         for down in moves:
             for right in moves:
@@ -318,7 +324,7 @@ def info_nce(size: int, reach: int, scale: float):
                     maps.append(whole)
         return sum(torch.stack(maps).amax(0).mean((0, 1)) for maps in best) / 2
 
-    def loss(network, h):
+    def loss(network: Any, h: Any) -> Any:
         first, second = h.chunk(2)
         logits = scale * (first @ second.T if size == 1 else similarity(first, second))
         target = torch.arange(len(logits), device=h.device)

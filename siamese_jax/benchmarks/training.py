@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from siamese_jax.benchmarks.measure import Case, Row
@@ -21,7 +23,11 @@ def run_training(plan: Plan) -> list[Row]:
         work = Workload(plan.config(name))
         product = plan.product()
         images = work.images_per_step
-        counted = {"amount": images, "unit": "images", "operations": work.operations()}
+        counted: dict[str, Any] = {
+            "amount": images,
+            "unit": "images",
+            "operations": work.operations(),
+        }
         group = f"{name}, {images} images a step, {plan.dtype}"
         cases = [
             product,

@@ -7,10 +7,13 @@ import functools
 import json
 import pathlib
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from siamese_jax.benchmarks import measure
 from siamese_jax.data import loading
@@ -20,9 +23,11 @@ from siamese_jax.inference.devices import Devices
 from siamese_jax.models import summary
 from siamese_jax.models.siamese import SiameseNet
 from siamese_jax.runs import workdir
+from siamese_jax.training import sampling
 from siamese_jax.training.experiment import Experiment
 from siamese_jax.training.step import TrainState, draw_batch, make_update
 
+_State = TypeVar("_State")
 NETWORKS = ("koch2015", "quickstart", "best")
 
 
@@ -56,7 +61,9 @@ class Plan:
     archives: str | None = None
     smoke: bool = False
 
-    def compare(self, group: str, cases, **options) -> list[measure.Row]:
+    def compare(
+        self, group: str, cases: Sequence[measure.Case], **options: Any
+    ) -> list[measure.Row]:
         """`measure.compare` with this plan's repeats."""
         return measure.compare(group, cases, self.repetitions, self.repeat_seconds, **options)
 
@@ -65,7 +72,7 @@ class Plan:
         size = 2048 if jax.default_backend() == "cpu" else 8192
         return measure.matrix_product(128 if self.smoke else size, dtype or self.dtype)
 
-    def config(self, name: str, changes: Mapping | None = None):
+    def config(self, name: str, changes: Mapping | None = None) -> ConfigDict:
         """The config `configs/{name}.py` on data that need no network.
 
         Args:
@@ -97,7 +104,7 @@ class Workload:
         images: (M, H, W, C) uint8 training images on the device.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: ConfigDict) -> None:
         self.config = config
         data = _load(json.dumps(workdir.plain(config.data), sort_keys=True))
         self.experiment = Experiment.from_config(config, data=data, devices=Devices(1))
@@ -162,10 +169,10 @@ class Workload:
         experiment = self.experiment
 
         @jax.jit
-        def draw(key, images, index):
+        def draw(key: jax.Array, images: jax.Array, index: sampling.SetIndex) -> jax.Array:
             return draw_batch(
                 key,
-                0,
+                jnp.int32(0),
                 images,
                 index,
                 experiment.objective,
@@ -176,11 +183,10 @@ class Workload:
             )[1]
 
         # Keys lie ready, as a training step has its own: a key costs more than a small set's draw.
-        keys = jax.random.split(jax.random.key(self.config.seed), 64)
-        keys = [keys[i] for i in range(len(keys))]
+        keys = list(jax.random.split(jax.random.key(self.config.seed), 64))
         count = 0
 
-        def call():
+        def call() -> jax.Array:
             nonlocal count
             count += 1
             return draw(keys[count % len(keys)], self.images, experiment.index)
@@ -199,7 +205,7 @@ def fixed_step(work: Workload) -> tuple[Callable, object, jax.Array]:
     batch, pixels = experiment.preview_batch()
     update = make_update(experiment.model, experiment.tx, experiment.objective, experiment.devices)
 
-    def step(state: TrainState, batch, pixels):
+    def step(state: TrainState, batch: Any, pixels: jax.Array) -> tuple[TrainState, dict]:
         return update(state, batch, pixels, state.rng)
 
     return experiment.devices.compile(step, donate_argnums=(0,)), batch, pixels
@@ -226,10 +232,10 @@ def step_operations(
     return 3 * 2 * (images * adds["encoder"] + pairs * adds["head"])
 
 
-def _stepping(step: Callable, state) -> Callable:
+def _stepping(step: Callable[[_State], tuple[_State, Any]], state: _State) -> Callable[[], Any]:
     """A call that goes on from the state of the call before."""
 
-    def call():
+    def call() -> Any:
         nonlocal state
         state, out = step(state)
         return out

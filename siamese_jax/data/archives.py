@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 import re
@@ -24,11 +25,10 @@ RUNS = "all_runs.zip"
 SIZE = 105  # height and width of every picture, pixels
 FILES = (BACKGROUND, EVALUATION, RUNS)
 
-_DRAWING = re.compile(r"([^/]+)/([^/]+)/character(\d{1,9})/(\d{1,18})_(\d{1,9})\.png")
-_RUN_FILE = re.compile(
-    r"(?:all_runs/)?(run\d+/(?:class_labels\.txt|test/item\d+\.png|training/class\d+\.png))"
-)
-_ANSWER = re.compile(r"run(\d+)/test/item(\d+)\.png\s+run(\d+)/training/class(\d+)\.png")
+# `fingerprint` of the released archives, however they are packed: their pictures need no check
+RELEASED = "34178ec45446fd8442aba79810adebac314cf5858b4f564b298555e3f53af764"
+
+_DRAWING = re.compile(r"[^/]+/([^/]+)/character(\d{1,9})/\d{1,18}_(\d{1,9})\.png")
 _ZIP_BYTES, _ENTRY_BYTES = 2**30, 2**20  # Omniglot's pictures have 105 x 105 pixels of one bit
 _PNG_ERRORS = (SyntaxError, ValueError, EOFError, OSError, zlib.error, struct.error)
 
@@ -92,7 +92,7 @@ class RunPictures:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """All that the three archives hold, checked."""
+    """All that the three archives hold."""
 
     background: Drawings
     evaluation: Drawings
@@ -125,21 +125,16 @@ def fingerprint(paths: Mapping[str, pathlib.Path]) -> str:
     Raises:
         ValueError: an archive that cannot be read.
     """
-    digest = hashlib.sha256()
-    for file in FILES:
-        files = {_RUN_FILE.sub(r"\1", name): data for name, data in _members(paths[file])}
-        for name in sorted(files):
-            digest.update(f"{file}\0{name}\0{len(files[name])}\0".encode())
-            digest.update(files[name])
-    return digest.hexdigest()
+    return _digest({name: _unpack(paths[name]) for name in FILES})
 
 
 def read(paths: Mapping[str, pathlib.Path], layout: Layout = OMNIGLOT) -> Contents:
-    """Reads and checks the three archives.
+    """Reads the three archives.
 
-    Checked are the number of alphabets, characters and drawers, the size and decoding of every
-    picture, every run's queries, supports and answers, that each picture of a run is one of the
-    evaluation archive's, and that the answers agree with the characters of these pictures.
+    The numbers of alphabets, characters, drawers and runs must fit the layout. Each picture of a
+    run must be one of the evaluation archive's, and the answers must agree with the characters of
+    these pictures. Unless the archives are the released ones, each picture must also be black on
+    white and have some ink.
 
     Args:
         paths: the archives by their names in `FILES`.
@@ -149,10 +144,51 @@ def read(paths: Mapping[str, pathlib.Path], layout: Layout = OMNIGLOT) -> Conten
         ValueError: an archive that cannot be read or holds anything else, with its name, the file
             in it and the fault.
     """
-    background = _read_drawings(paths[BACKGROUND], layout.background, layout)
-    evaluation = _read_drawings(paths[EVALUATION], layout.evaluation, layout)
-    runs = _read_runs(paths[RUNS], evaluation, layout)
-    return Contents(background, evaluation, runs, fingerprint(paths))
+    files = {name: _unpack(paths[name]) for name in FILES}
+    digest = _digest(files)
+    archives = {name: _Archive(paths[name], files[name], digest == RELEASED) for name in FILES}
+    background = _read_drawings(archives[BACKGROUND], layout.background, layout.drawers)
+    evaluation = _read_drawings(archives[EVALUATION], layout.evaluation, layout.drawers)
+    return Contents(background, evaluation, _read_runs(archives[RUNS], evaluation, layout), digest)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Archive:
+    """The files of one archive by name, and whether all three are the released ones."""
+
+    path: pathlib.Path
+    files: Mapping[str, bytes]
+    released: bool
+
+    def decode(self, name: str) -> np.ndarray:
+        """(SIZE, SIZE) uint8, ink 1, paper 0, of a black and white PNG."""
+        where = f"{self.path}: {name}"
+        try:
+            with Image.open(io.BytesIO(self.files[name]), formats=["PNG"]) as picture:
+                width, height = picture.size
+                grey = np.asarray(picture.convert("L"))
+        except (*_PNG_ERRORS, Image.DecompressionBombError):
+            raise ValueError(f"{where} is not a readable PNG picture") from None
+        if (width, height) != (SIZE, SIZE):
+            raise ValueError(f"{where} is {width} x {height} pixels, expected {SIZE} x {SIZE}")
+        ink = grey == 0
+        if not self.released and (((grey == 255) == ink).any() or not ink.any()):
+            raise ValueError(f"{where} has grey pixels or no ink, expected black on white")
+        return ink.astype(np.uint8)
+
+
+def _unpack(path: pathlib.Path) -> dict[str, bytes]:
+    """Content of each file by name; the runs may stand in a folder `all_runs`."""
+    return {name.removeprefix("all_runs/"): data for name, data in _members(path)}
+
+
+def _digest(files: Mapping[str, Mapping[str, bytes]]) -> str:
+    digest = hashlib.sha256()
+    for archive, members in files.items():
+        for name in sorted(members):
+            digest.update(f"{archive}\0{name}\0{len(members[name])}\0".encode())
+            digest.update(members[name])
+    return digest.hexdigest()
 
 
 def _members(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
@@ -175,152 +211,96 @@ def _members(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
                 ) from None
 
 
-def _decode(data: bytes, where: str) -> np.ndarray:
-    """(SIZE, SIZE) uint8 picture with ink 1, paper 0, from the bytes of a black and white PNG."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            width, height = picture.size
-            grey = np.asarray(picture if picture.mode == "1" else picture.convert("L"))
-    except (*_PNG_ERRORS, Image.DecompressionBombError):
-        raise ValueError(f"{where} is not a readable PNG picture") from None
-    if (width, height) != (SIZE, SIZE):
-        raise ValueError(f"{where} is {width} x {height} pixels, expected {SIZE} x {SIZE}")
-    if grey.dtype == bool:
-        ink = ~grey
-    else:
-        ink = grey == 0
-        if not np.all(ink | (grey == 255)):
-            raise ValueError(f"{where} has grey pixels, expected black on white")
-    if not ink.any():
-        raise ValueError(f"{where} has no ink")
-    return ink.astype(np.uint8)
-
-
-def _read_drawings(path: pathlib.Path, expected: tuple[int, int], layout: Layout) -> Drawings:
-    """Reads and checks an image archive that holds `expected` (alphabets, characters)."""
-    found: dict[tuple[str, int], dict[int, bytes]] = {}
-    names: dict[tuple[str, int], str] = {}
-    for name, data in _members(path):
+def _read_drawings(archive: _Archive, expected: tuple[int, int], num_drawers: int) -> Drawings:
+    """Reads an image archive that holds `expected` (alphabets, characters)."""
+    names: dict[tuple[str, int], dict[int, str]] = {}
+    for name in archive.files:
         match = _DRAWING.fullmatch(name)
         if match is None:
             raise ValueError(
-                f"{path}: unexpected file {name}; files are "
+                f"{archive.path}: unexpected file {name}; files are "
                 "<archive>/<alphabet>/character<number>/<id>_<drawer>.png"
             )
-        key = (match[2], int(match[3]))
-        prefix = name[: match.start(5)]
-        if names.setdefault(key, prefix) != prefix:
-            raise ValueError(f"{path}: {name} and {names[key]}* name one character in two ways")
-        found.setdefault(key, {})[int(match[5])] = data
-    alphabets, characters = expected
-    for alphabet in sorted({alphabet for alphabet, _ in found}):
-        numbers = {number for name, number in found if name == alphabet}
-        gap = next(number for number in range(1, len(numbers) + 2) if number not in numbers)
-        if gap <= len(numbers):
-            raise ValueError(f"{path}: {alphabet}/character{gap:02d} is missing")
-    held = (len({alphabet for alphabet, _ in found}), len(found))
-    if held != expected:
+        of_character = names.setdefault((match[1], int(match[2])), {})
+        if other := of_character.get(int(match[3])):
+            raise ValueError(f"{archive.path}: {name} and {other} are one drawing under two names")
+        of_character[int(match[3])] = name
+    keys = sorted(names)
+    counts = (len({alphabet for alphabet, _ in keys}), len(keys))
+    if counts != expected:
         raise ValueError(
-            f"{path}: holds {held[1]} characters of {held[0]} alphabets, "
-            f"expected {characters} of {alphabets}"
+            f"{archive.path}: holds {counts[1]} characters of {counts[0]} alphabets, "
+            f"expected {expected[1]} of {expected[0]}"
         )
-    keys = sorted(found)
-    images = np.empty((characters, layout.drawers, SIZE, SIZE), np.uint8)
-    for index, key in enumerate(keys):
-        drawings = found[key]
-        for drawer in range(1, layout.drawers + 1):
-            name = f"{names[key]}{drawer:02d}.png"
-            if drawer not in drawings:
-                raise ValueError(f"{path}: {name} is missing (drawer {drawer} of {layout.drawers})")
-            images[index, drawer - 1] = _decode(drawings[drawer], f"{path}: {name}")
-        extra = set(drawings) - set(range(1, layout.drawers + 1))
-        if extra:
-            name = f"{names[key]}{min(extra):02d}.png"
-            raise ValueError(f"{path}: {name} is one too many; drawers are 1-{layout.drawers}")
-    return Drawings(images, tuple(key[0] for key in keys), tuple(key[1] for key in keys))
-
-
-def _read_runs(path: pathlib.Path, evaluation: Drawings, layout: Layout) -> RunPictures:
-    """Reads and checks the archive of the runs; each picture must be one of `evaluation`."""
-    files: dict[str, bytes] = {}
-    for name, data in _members(path):
-        match = _RUN_FILE.fullmatch(name)
-        if match is None:
+    drawers = range(1, num_drawers + 1)
+    images = np.empty((len(keys), num_drawers, SIZE, SIZE), np.uint8)
+    for index, (alphabet, number) in enumerate(keys):
+        of_character = names[alphabet, number]
+        odd = sorted(of_character.keys() ^ set(drawers))
+        if odd:
             raise ValueError(
-                f"{path}: unexpected file {name}; files are run<NN>/class_labels.txt, "
-                "run<NN>/test/item<NN>.png and run<NN>/training/class<NN>.png"
+                f"{archive.path}: {alphabet}/character{number:02d} has drawer {odd[0]} "
+                f"{'missing' if odd[0] in drawers else 'too many'}; drawers are 1-{num_drawers}"
             )
-        files[match[1]] = data
-    wanted = set()
-    for run in range(1, layout.runs + 1):
-        wanted.add(f"run{run:02d}/class_labels.txt")
-        for k in range(1, layout.ways + 1):
-            wanted.add(f"run{run:02d}/test/item{k:02d}.png")
-            wanted.add(f"run{run:02d}/training/class{k:02d}.png")
-    if wanted - set(files):
-        raise ValueError(f"{path}: {min(wanted - set(files))} is missing")
-    if set(files) - wanted:
+        for drawer, name in of_character.items():
+            images[index, drawer - 1] = archive.decode(name)
+    alphabets, numbers = zip(*keys, strict=True)
+    return Drawings(images, alphabets, numbers)
+
+
+def _read_runs(archive: _Archive, evaluation: Drawings, layout: Layout) -> RunPictures:
+    """Reads the archive of the runs; each picture must be one of `evaluation`."""
+    runs, items = range(1, layout.runs + 1), range(1, layout.ways + 1)
+    labels = [f"run{run:02d}/class_labels.txt" for run in runs]
+    queries = [[f"run{run:02d}/test/item{k:02d}.png" for k in items] for run in runs]
+    supports = [[f"run{run:02d}/training/class{k:02d}.png" for k in items] for run in runs]
+    odd = sorted(archive.files.keys() ^ {*labels, *itertools.chain(*queries, *supports)})
+    if odd:
         raise ValueError(
-            f"{path}: {min(set(files) - wanted)} is one too many; "
-            f"there are {layout.runs} runs of {layout.ways} queries and {layout.ways} supports"
+            f"{archive.path}: {odd[0]} is {'one too many' if odd[0] in archive.files else 'missing'}; "
+            f"each of {layout.runs} runs has class_labels.txt, {layout.ways} queries test/item<NN>.png "
+            f"and {layout.ways} supports training/class<NN>.png"
+        )
+    places = {
+        evaluation.images[place].tobytes(): place
+        for place in np.ndindex(evaluation.images.shape[:2])
+    }
+
+    def read_pictures(names: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+        images = np.array([[archive.decode(name) for name in run] for run in names])
+        for run, k in np.ndindex(images.shape[:2]):
+            if images[run, k].tobytes() not in places:
+                raise ValueError(f"{archive.path}: {names[run][k]} is no picture of {EVALUATION}")
+        return images, np.array(
+            [[places[image.tobytes()] for image in run] for run in images], np.int32
         )
 
-    places: dict[bytes, tuple[int, int]] = {}
-    for character, drawings in enumerate(evaluation.images):
-        for drawer, image in enumerate(drawings):
-            places[image.tobytes()] = (character, drawer)
-
-    shape = (layout.runs, layout.ways)
-    pictures = {}
-    spots = {}
-    for role, pattern in (("query", "test/item"), ("support", "training/class")):
-        pictures[role] = np.empty((*shape, SIZE, SIZE), np.uint8)
-        spots[role] = np.empty((*shape, 2), np.int32)
-        for run, k in np.ndindex(shape):
-            name = f"run{run + 1:02d}/{pattern}{k + 1:02d}.png"
-            image = _decode(files[name], f"{path}: {name}")
-            if image.tobytes() not in places:
-                raise ValueError(f"{path}: {name} is no picture of {EVALUATION}")
-            pictures[role][run, k] = image
-            spots[role][run, k] = places[image.tobytes()]
-
-    answers = np.empty(shape, np.int32)
-    for run in range(layout.runs):
-        name = f"run{run + 1:02d}/class_labels.txt"
-        answers[run] = _read_answers(files[name], run + 1, layout.ways, f"{path}: {name}")
-        answered = spots["support"][run, answers[run], 0]
-        wrong = np.flatnonzero(answered != spots["query"][run, :, 0])
-        if len(wrong):
-            k = wrong[0]
-            raise ValueError(
-                f"{path}: {name} answers item{k + 1:02d} with class{answers[run, k] + 1:02d}, "
-                "whose picture is another character"
-            )
-    return RunPictures(
-        pictures["query"], pictures["support"], answers, spots["query"], spots["support"]
+    query_images, query_places = read_pictures(queries)
+    support_images, support_places = read_pictures(supports)
+    answers = np.array(
+        [_read_answers(archive, *of_run) for of_run in zip(labels, queries, supports, strict=True)],
+        np.int32,
     )
+    answered = np.take_along_axis(support_places[..., 0], answers, 1)
+    wrong = np.argwhere(answered != query_places[..., 0])
+    if len(wrong):
+        run, k = wrong[0]
+        raise ValueError(
+            f"{archive.path}: {labels[run]} answers {queries[run][k]} with "
+            f"{supports[run][answers[run, k]]}, whose picture is another character"
+        )
+    return RunPictures(query_images, support_images, answers, query_places, support_places)
 
 
-def _read_answers(data: bytes, run: int, ways: int, where: str) -> np.ndarray:
-    """(ways,) int32 index (from 0) of the support that answers each query of a run."""
-    try:
-        lines = [line.strip() for line in data.decode("ascii").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise ValueError(f"{where} is no plain text") from None
-    if len(lines) != ways:
-        raise ValueError(f"{where} has {len(lines)} answers, expected {ways}")
-    answers = {}
-    for line in lines:
-        match = _ANSWER.fullmatch(line)
-        if match is None:
-            raise ValueError(
-                f"{where}: the line {line[:80]!r} is not "
-                f"'run{run:02d}/test/item<NN>.png run{run:02d}/training/class<NN>.png'"
-            )
-        if {int(match[1]), int(match[3])} != {run}:
-            raise ValueError(f"{where}: the line {line!r} is of another run")
-        answers[int(match[2])] = int(match[4])
-    everything = set(range(1, ways + 1))
-    if set(answers) != everything or set(answers.values()) != everything:
-        raise ValueError(f"{where} must answer each item once and use each class once")
-    return np.array([answers[k] - 1 for k in sorted(answers)], np.int32)
+def _read_answers(
+    archive: _Archive, name: str, queries: list[str], supports: list[str]
+) -> list[int]:
+    """Index (from 0) of the support that answers each query of a run."""
+    words = archive.files[name].decode("ascii", "replace").split()
+    if sorted(words[::2]) != queries or sorted(words[1::2]) != supports:
+        raise ValueError(
+            f"{archive.path}: {name} must answer {len(queries)} queries, each with another support, "
+            f"by lines such as '{queries[0]} {supports[0]}'"
+        )
+    answers = dict(zip(words[::2], words[1::2], strict=True))
+    return [supports.index(answers[query]) for query in queries]

@@ -1,8 +1,8 @@
 """Batched image warps on the device, by key.
 
-A warp is a map from output pixels to source positions; symmetries, flips, affine distortions and elastic
-displacements are composed into one map and the images are read once, bilinearly. Outside, ink reads
-paper (0) and photos repeat their edge.
+A warp is a map from output pixels to source positions; symmetries, flips, crops, affine distortions
+and elastic displacements are composed into one map and the images are read once, bilinearly. Outside,
+ink reads paper (0) and photos repeat their edge.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from siamese_jax.data import photo_augment
+from siamese_jax.data.photo_augment import Photo
 
 # Accelerators round the factors of a matrix product to 8 or 11 bits unless told not to; a position
 # needs more.
@@ -58,10 +61,11 @@ def build(fields: Mapping) -> dict:
 
     Args:
         fields: `distort`, and where it is true `affine` (fields of `Affine`), `elastic_size` and
-            `elastic_grid`, and if wanted `thicken`, `mirror`, `contrast`, `brightness`; see `augment`.
+            `elastic_grid`, and if wanted `thicken`, `mirror`, `contrast`, `brightness`, and `photo`
+            (fields of `Photo`); see `augment`.
 
     Raises:
-        ValueError: an unknown field of `affine`, or strokes that would become thinner.
+        ValueError: an unknown field of `affine` or `photo`, or strokes that would become thinner.
     """
     if not fields["distort"]:
         return {"affine": None}
@@ -76,6 +80,7 @@ def build(fields: Mapping) -> dict:
             for name in ("thicken", "mirror", "contrast", "brightness")
             if name in fields
         },
+        **({"photo": Photo.of(fields["photo"])} if "photo" in fields else {}),
     }
 
 
@@ -131,7 +136,9 @@ def affine_matrices(key: jax.Array, ranges: Affine) -> tuple[jax.Array, jax.Arra
     return _einsum("ij,jk,kl->il", rotation, shear, scale), jnp.array([shift_x, shift_y])
 
 
-def elastic_displacement(key: jax.Array, height: int, width: int, grid: int, size: float):
+def elastic_displacement(
+    key: jax.Array, height: int, width: int, grid: int, size: float
+) -> jax.Array:
     """A smooth random displacement field.
 
     Normal displacements at `grid` x `grid` knots, interpolated with a cubic kernel.
@@ -237,8 +244,8 @@ def warp(
     first = jnp.arange(batch)[:, None, None] * ((height + 2) * (width + 2))
     corner = first + top * (width + 2) + left
 
-    def warp_channel(pixels):
-        def read(step):
+    def warp_channel(pixels: jax.Array) -> jax.Array:
+        def read(step: int) -> jax.Array:
             return pixels.at[corner + step].get(mode="promise_in_bounds")
 
         upper = read(0) * (1 - across) + read(1) * across
@@ -260,6 +267,7 @@ def augment(
     mirror: bool = False,
     contrast: float = 0.0,
     brightness: float = 0.0,
+    photo: Photo | None = None,
     fill: str = "paper",
 ) -> jax.Array:
     """Turns, mirrors and distorts a batch, each image by its own key.
@@ -277,6 +285,7 @@ def augment(
             class stays the same then, such as faces.
         contrast: see `relight`.
         brightness: see `relight`.
+        photo: ranges of the augmentation of photos, None for none.
         fill: `paper` or `edge`, see `warp`.
 
     Returns:
@@ -291,6 +300,13 @@ def augment(
     if affine is not None:
         matrices, shifts = jax.vmap(affine_matrices, (0, None))(k_affine, affine)
         shifts = shifts * jnp.array([[width / 105, height / 105]])
+    if photo is not None:
+        k_crop, k_turn, k_finish = jax.vmap(
+            lambda key: jax.random.split(jax.random.fold_in(key, 5), 3), out_axes=1
+        )(keys)
+        crops, places = jax.vmap(lambda key: photo_augment.crop(key, photo, height, width))(k_crop)
+        shifts = places + _einsum("bjk,bk->bj", crops, shifts)
+        matrices = _einsum("bij,bjk->bik", crops, matrices)
     displacements = None
     if elastic_size:
         displacements = jax.vmap(
@@ -300,6 +316,9 @@ def augment(
     if mirror:
         flips = jax.vmap(lambda key: jax.random.bernoulli(key))(k_mirror)
         symmetry = _einsum("bij,bjk->bik", symmetry_matrices(4 * flips.astype(jnp.int32)), symmetry)
+    if photo is not None and photo.upside_down:
+        flips = jax.vmap(lambda key: jax.random.bernoulli(key))(k_turn)
+        symmetry = _einsum("bij,bjk->bik", symmetry_matrices(6 * flips.astype(jnp.int32)), symmetry)
     if displacements is not None:
         displacements = _einsum("bjk,bhwk->bhwj", symmetry, displacements)
     shifts = _einsum("bjk,bk->bj", symmetry, shifts)
@@ -313,4 +332,4 @@ def augment(
         images = thicken_strokes(images, jnp.maximum(draw(keys), 0), math.ceil(most))
     if contrast or brightness:
         images = relight(k_light, images, contrast, brightness)
-    return images
+    return images if photo is None else photo_augment.finish(k_finish, images, photo)

@@ -129,14 +129,14 @@ def to_png(image: np.ndarray) -> bytes:
 
 def digest(image: np.ndarray) -> str:
     """Names the pixels of an image: 16 hexadecimal digits."""
-    return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()[:16]
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()[:16]
 
 
 def _resample(coverage: np.ndarray, scale: float) -> np.ndarray:
     """(H, W) float32 resized by a factor, averaging when it shrinks."""
-    size = tuple(max(1, round(n * scale)) for n in reversed(coverage.shape))
+    height, width = (max(1, round(n * scale)) for n in coverage.shape)
     method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(coverage).resize(size, method))
+    return np.asarray(Image.fromarray(coverage).resize((width, height), method))
 
 
 def _otsu(values: np.ndarray) -> float:

@@ -16,7 +16,8 @@ import pathlib
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -31,6 +32,7 @@ _ZIP_ERRORS = readers.ZIP_ERRORS
 _ERRORS = (*_ZIP_ERRORS, SyntaxError, struct.error, Image.DecompressionBombError)
 _PICTURE_BYTES = 2**28  # of a picture's file
 _PIXELS = 2**26  # of a picture, 8,192 x 8,192
+_ROWS = 128  # that are converted at a time
 _ZIP_BYTES = 2**36  # of all files of a zip, decompressed
 _EXIF_ORIENTATION = 0x0112
 _LAYOUT = "<class>/<image> or <alphabet>/<class>/<image>"
@@ -40,7 +42,14 @@ _FORMAT = 1  # of what is prepared; another one is prepared anew
 _SHOWN = 20  # faults that a message lists
 _STACK = 2**24  # pixels that are decoded and resized at a time
 
-Readers = dict[tuple[str, ...], Callable[[], bytes]]
+Parts = tuple[str, ...]  # of the name of a file, below the top folder
+Readers = dict[Parts, Callable[[], bytes]]
+# The images, the numbers of the files kept, the images' digests, and what is wrong with other files.
+Loaded = tuple[
+    np.ndarray | StreamedImages, Sequence[int] | np.ndarray, np.ndarray | None, list[str]
+]
+Header = tuple[tuple[int, int], bool]  # (height, width), and whether the picture is grey
+_T = TypeVar("_T")
 
 
 def load_folder(
@@ -79,8 +88,8 @@ def load_folder(
         A set of kind `photo`, or `ink`. The drawer is the number of the picture in its class.
 
     Raises:
-        ValueError: no such folder, no pictures in it; or, all told at once, files that are no
-            pictures or lie at another depth, and classes with fewer than `min_images` pictures.
+        ValueError: no such folder, no pictures in it; or files that are no pictures or lie at another
+            depth, and classes with fewer than `min_images` pictures, all in one message.
     """
     path = pathlib.Path(path).expanduser()
     files_by_name = _readers(path)
@@ -130,7 +139,14 @@ def load_folder(
     return _image_set(images, files, digests, kind, name or path.resolve().name, depth == 3)
 
 
-def _image_set(images, files, digests, kind: str, name: str, with_alphabets: bool) -> ImageSet:
+def _image_set(
+    images: np.ndarray | StreamedImages,
+    files: Sequence[Parts],
+    digests: np.ndarray | None,
+    kind: str,
+    name: str,
+    with_alphabets: bool,
+) -> ImageSet:
     """The set of pictures whose files are sorted."""
     by_class = collections.Counter(parts[:-1] for parts in files)
     keys = list(by_class)
@@ -179,10 +195,26 @@ def picture_files(path: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
         raise ValueError(f"{path}: not at <name>/<picture>: {', '.join(astray[:_SHOWN])}{more}")
     if not parts:
         raise ValueError(f"{path}: holds no pictures; expected <name>/<picture>")
-    files = {}
+    files: dict[str, list[pathlib.Path]] = {}
     for name, picture in parts:
         files.setdefault(name, []).append(path.joinpath(*top, name, picture))
     return files
+
+
+def file_sizes(path: str | os.PathLike) -> collections.Counter[tuple[int, int]]:
+    """How many picture files have each (height, width), by their headers; broken ones are left out.
+
+    Args:
+        path: a folder or a zip, see `load_folder`.
+
+    Raises:
+        ValueError: no such folder.
+    """
+    path = pathlib.Path(path).expanduser()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        files = _readers(path).items()
+        headers = pool.map(lambda file: _attempt(_header, path, *file)[0], files)
+        return collections.Counter(header[0] for header in headers if header is not None)
 
 
 def read_picture(path: str | os.PathLike, mode: str) -> np.ndarray:
@@ -201,19 +233,21 @@ def read_picture(path: str | os.PathLike, mode: str) -> np.ndarray:
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"{path}: no such picture")
-    return _pixels(path.parent, (path.name,), path.read_bytes, mode)
+    return _pixels(path.parent, (path.name,), functools.partial(_read_file, path), mode)
 
 
-def _size_and_mode(headers, image_size, kind: str) -> tuple[tuple[int, int], str]:
+def _size_and_mode(
+    headers: Iterable[Header | None], image_size: tuple[int, int] | None, kind: str
+) -> tuple[tuple[int, int], str]:
     """((height, width), mode) that a set of these headers gets; broken ones are None."""
     whole = [header for header in headers if header is not None]
     counts = collections.Counter(size for size, _ in whole)
-    size = image_size or max(counts, key=lambda size: (counts[size], size))
+    height, width = image_size or max(counts, key=lambda size: (counts[size], size))
     mode = "L" if kind == "ink" or all(grey for _, grey in whole) else "RGB"
-    return tuple(size), mode
+    return (height, width), mode
 
 
-def _attempt(function: Callable, *args):
+def _attempt(function: Callable[..., _T], *args: Any) -> tuple[_T | None, str]:
     """(result, "") of a function of pictures, or (None, what is wrong)."""
     try:
         return function(*args), ""
@@ -221,7 +255,15 @@ def _attempt(function: Callable, *args):
         return None, str(error)
 
 
-def _decoded_images(path, files_by_name, files, image_size, kind, data_dir, stream):
+def _decoded_images(
+    path: pathlib.Path,
+    files_by_name: Readers,
+    files: Sequence[Parts],
+    image_size: tuple[int, int] | None,
+    kind: str,
+    data_dir: str | os.PathLike | None,
+    stream: bool | None,
+) -> Loaded:
     """All files decoded in threads and resized in stacks of one size, in memory.
 
     Returns:
@@ -233,26 +275,29 @@ def _decoded_images(path, files_by_name, files, image_size, kind, data_dir, stre
         faults = {row: fault for row, (_, fault) in enumerate(headers) if fault}
         if len(faults) == len(files):
             return np.empty((0, 1, 1, 1), np.uint8), [], None, _unprefixed(path, faults)
-        rows_of = collections.defaultdict(list)
+        rows_of: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
         for row, (header, _) in enumerate(headers):
             if header is not None:
                 rows_of[header[0]].append(row)
         (height, width), mode = _size_and_mode([h for h, _ in headers], image_size, kind)
         images = np.empty((len(files), height, width, 3 if mode == "RGB" else 1), np.uint8)
 
-        def decode(row):
+        def decode(row: int) -> tuple[np.ndarray | None, str]:
             return _attempt(_pixels, path, files[row], files_by_name[files[row]], mode)
 
         for size, rows in rows_of.items():
             count = max(1, _STACK // (size[0] * size[1]))
             for begin in range(0, len(rows), count):
                 part = rows[begin : begin + count]
-                decoded = dict(zip(part, pool.map(decode, part), strict=True))
-                faults.update({row: fault for row, (_, fault) in decoded.items() if fault})
-                whole = [row for row in part if row not in faults]
-                if whole:
-                    stack = np.stack([decoded[row][0] for row in whole])
-                    images[whole] = resize_images(as_kind(stack, kind), height, width)
+                decoded: dict[int, np.ndarray] = {}
+                for row, (pixels, fault) in zip(part, pool.map(decode, part), strict=True):
+                    if pixels is None:
+                        faults[row] = fault
+                    else:
+                        decoded[row] = pixels
+                if decoded:
+                    stack = np.stack(list(decoded.values()))
+                    images[list(decoded)] = resize_images(as_kind(stack, kind), height, width)
     kept = [row for row in range(len(files)) if row not in faults]
     return images[kept] if faults else images, kept, None, _unprefixed(path, faults)
 
@@ -276,7 +321,7 @@ class _Decoder:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each process has a core
         read = _reader_of(self.path)
 
-        def decode(number):
+        def decode(number: int) -> tuple[np.ndarray | None, str]:
             parts = self.files[number]
             pixels, fault = _attempt(_pixels, self.path, parts, lambda: read(parts), self.mode)
             if pixels is None:
@@ -286,7 +331,15 @@ class _Decoder:
         return decode
 
 
-def _prepared_images(path, files_by_name, files, image_size, kind, data_dir, stream):
+def _prepared_images(
+    path: pathlib.Path,
+    files_by_name: Readers,
+    files: Sequence[Parts],
+    image_size: tuple[int, int] | None,
+    kind: str,
+    data_dir: str | os.PathLike | None,
+    stream: bool | None,
+) -> Loaded:
     """The pictures of a large folder, prepared: streamed from disk, or held in memory.
 
     Returns:
@@ -314,24 +367,24 @@ def _prepared_images(path, files_by_name, files, image_size, kind, data_dir, str
         except OSError as error:
             raise ValueError(f"{root}: cannot hold prepared data ({error})") from None
     known = json.loads(facts.read_text())
-    size, mode = tuple(known["size"]), known["mode"]
-    shape = (*size, 3 if mode == "RGB" else 1)
-    decoder = _Decoder(path, tuple(files), mode, kind, size)
+    (height, width), mode = known["size"], known["mode"]
+    shape = (height, width, 3 if mode == "RGB" else 1)
+    decoder = _Decoder(path, tuple(files), mode, kind, (height, width))
     prepared = shards.prepare(decoder, len(files), shape, fingerprint, data_dir)
     images = StreamedImages(prepared.read, np.arange(len(prepared.kept)), shape)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if stream is None:
         stream = math.prod(images.shape) > memory // 2
     if not stream:
-        held = np.empty(images.shape, np.uint8)
-        for begin in range(0, len(held), shards.PART):
-            held[begin : begin + shards.PART] = images[begin : begin + shards.PART]
-        images = held
+        in_memory = np.empty(images.shape, np.uint8)
+        for begin in range(0, len(in_memory), shards.PART):
+            in_memory[begin : begin + shards.PART] = images[begin : begin + shards.PART]
+        return in_memory, prepared.kept, prepared.digests, list(prepared.broken)
     return images, prepared.kept, prepared.digests, list(prepared.broken)
 
 
-def _stamps(path: pathlib.Path, files) -> Iterator[tuple[tuple[str, ...], tuple]]:
-    """What tells a changed file, without reading it."""
+def _stamps(path: pathlib.Path, files: Iterable[Parts]) -> Iterator[tuple[Parts, tuple]]:
+    """For each file, what would be different if the file were changed; the file is not read."""
     if path.is_file():
         infos = zipfile.ZipFile(path).infolist()
         entries = {pathlib.PurePosixPath(x.filename).parts: x for x in infos if not x.is_dir()}
@@ -353,7 +406,7 @@ def natural_key(name: str) -> tuple:
 
 
 def _is_passed_over(parts: tuple[str, ...]) -> bool:
-    """Hidden files, and the papers that lie beside the classes."""
+    """Whether a file is hidden, or a README, a licence or the like that lies beside the classes."""
     if parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts):
         return True
     if parts[-1].lower() in ("thumbs.db", "desktop.ini"):
@@ -372,7 +425,9 @@ def _readers(path: pathlib.Path) -> Readers:
     return {parts[top:]: functools.partial(read, parts[top:]) for parts in names}
 
 
-def _reader_of(path: pathlib.Path, names=None) -> Callable[[tuple[str, ...]], bytes]:
+def _reader_of(
+    path: pathlib.Path, names: Sequence[Parts] | None = None
+) -> Callable[[Parts], bytes]:
     """A function from the parts of a file's name, below the top folder, to its bytes."""
     if path.is_file():
         names = _zip_names(path) if names is None else names
@@ -398,7 +453,7 @@ def _top(names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _top_of_folder(path: pathlib.Path) -> tuple[str, ...]:
-    """`_top` of a folder, by a look at its first floors only."""
+    """`_top` of a folder, by a look at its upper levels only."""
     top: tuple[str, ...] = ()
     while True:
         entries = [e for e in os.scandir(path.joinpath(*top)) if not _is_passed_over((e.name,))]
@@ -420,7 +475,8 @@ def _folder_names(path: pathlib.Path) -> list[tuple[str, ...]]:
     for folder, folders, files in os.walk(path):
         above = pathlib.Path(folder)
         for file in (above / name for name in (*folders, *files)):
-            if file.is_symlink() and not file.resolve().is_relative_to(whole):
+            real = pathlib.Path(os.path.realpath(file))  # which does not mind a link to itself
+            if file.is_symlink() and not real.is_relative_to(whole):
                 raise ValueError(
                     f"{path}: {str(file.relative_to(path))!r} is a link that leaves the folder: put a "
                     "copy in its place"
@@ -461,9 +517,7 @@ def _zip_names(path: pathlib.Path) -> list[tuple[str, ...]]:
     ]
 
 
-def _header(
-    path: pathlib.Path, parts: tuple[str, ...], read: Callable[[], bytes]
-) -> tuple[tuple[int, int], bool]:
+def _header(path: pathlib.Path, parts: tuple[str, ...], read: Callable[[], bytes]) -> Header:
     """((height, width), whether it is grey) of a picture, as its header says."""
     try:
         with Image.open(io.BytesIO(read())) as picture:
@@ -487,21 +541,27 @@ def _pixels(
 
 
 def decode_picture(picture: Image.Image, mode: str) -> np.ndarray:
-    """(H, W, C) uint8 of an open picture in mode `L` or `RGB`, the right way up; clear is white."""
+    """(H, W, C) uint8 of an open picture, which is turned the right way up, in mode `L` or `RGB`."""
     _check_pixels(picture)
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
+    width, height = picture.size
+    pixels = np.empty((height, width, 3 if mode == "RGB" else 1), np.uint8)
+    for top in range(0, height, _ROWS):  # a part at a time: copies of the whole want memory
+        part = picture.crop((0, top, width, min(height, top + _ROWS)))
+        pixels[top : top + _ROWS] = _opaque(part, mode).reshape(-1, width, pixels.shape[2])
+    return pixels
+
+
+def _opaque(picture: Image.Image, mode: str) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 in mode `L` or `RGB`; clear is white."""
     if picture.mode.startswith("I"):  # 16 bits: Pillow would cut off, not scale
-        deep = np.asarray(picture)
-        flat = np.empty(deep.shape, np.uint8)
-        for row, part in zip(flat, deep, strict=True):  # in float64, a row at a time
-            row[:] = np.rint(np.clip(part.astype(np.float64) / 257, 0, 255))
-        picture = Image.fromarray(flat)
+        deep = np.clip(np.asarray(picture, np.float64) / 257, 0, 255)
+        picture = Image.fromarray(np.rint(deep).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         paper = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(paper, picture)
-    pixels = np.asarray(picture.convert(mode))
-    return pixels.reshape(*pixels.shape[:2], -1)
+    return np.asarray(picture.convert(mode))
 
 
 def _check_pixels(picture: Image.Image) -> None:

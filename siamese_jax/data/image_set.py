@@ -7,11 +7,22 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 KINDS = ("ink", "photo", "vector")
 _CHUNK = 512  # images at a time
+
+
+def has_pictures(kind: str) -> bool:
+    """Whether images of a kind can be shown, resized and warped; `vector` holds measurements."""
+    return kind != "vector"
+
+
+def warp_fill(kind: str) -> str:
+    """What a warp reads outside of an image: `paper` (0) for ink, else `edge` (its border)."""
+    return "paper" if kind == "ink" else "edge"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +44,7 @@ class StreamedImages:
     def __len__(self) -> int:
         return len(self.stored)
 
-    def __getitem__(self, rows) -> np.ndarray:
+    def __getitem__(self, rows: Any) -> np.ndarray:
         stored = self.stored[rows]
         return self.read(stored.reshape(-1)).reshape(*stored.shape, *self.image_shape)
 
@@ -49,7 +60,7 @@ class StreamedImages:
     def resized(self, height: int, width: int) -> StreamedImages:
         """The images resized by `resize_images` whenever they are read."""
 
-        def read(stored):
+        def read(stored: np.ndarray) -> np.ndarray:
             return resize_images(self.read(stored), height, width)
 
         return StreamedImages(read, self.stored, (height, width, self.image_shape[2]))
@@ -103,11 +114,11 @@ class ImageSet:
     digests: np.ndarray | None = None
     files: tuple[str, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
         given = f"{self.images.shape} {self.images.dtype}"
-        if self.kind == "vector":
+        if not self.has_pictures:
             strip = self.images.ndim == 4 and self.images.shape[1::2] == (1, 1)
             if not strip or self.images.dtype not in (np.float32, np.float64):
                 raise ValueError(f"vectors must be (M, 1, D, 1) float32 or float64, got {given}")
@@ -153,8 +164,13 @@ class ImageSet:
 
     @property
     def fill(self) -> str:
-        """What a warp reads outside of an image: `paper` (0) for ink, else `edge` (its border)."""
-        return "paper" if self.kind == "ink" else "edge"
+        """See `warp_fill`."""
+        return warp_fill(self.kind)
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the images can be shown, resized and warped; vectors cannot."""
+        return has_pictures(self.kind)
 
     @property
     def alphabets(self) -> np.ndarray:
@@ -190,7 +206,7 @@ class ImageSet:
         for array in (pixels, self.classes, self.drawers, self.class_alphabets):
             digest.update(repr((array.shape, array.dtype.str)).encode())
             for begin in range(0, len(array), _CHUNK):
-                digest.update(np.ascontiguousarray(array[begin : begin + _CHUNK]))
+                digest.update(np.ascontiguousarray(array[begin : begin + _CHUNK]).data)
         digest.update(repr((self.class_names, self.alphabet_names, self.kind)).encode())
         return digest.hexdigest()[:16]
 
@@ -211,9 +227,9 @@ class ImageSet:
         self,
         *,
         alphabets: Sequence[str] | None = None,
-        classes: Sequence[int] | None = None,
-        drawers: Sequence[int] | None = None,
-        rows: Sequence[int] | None = None,
+        classes: Sequence[int] | np.ndarray | None = None,
+        drawers: Sequence[int] | np.ndarray | None = None,
+        rows: Sequence[int] | np.ndarray | None = None,
         name: str | None = None,
     ) -> ImageSet:
         """The part of the set with these alphabets, classes, drawers and rows; ids count from 0.
@@ -230,9 +246,9 @@ class ImageSet:
         """
         keep = np.ones(len(self), bool)
         if alphabets is not None:
-            unknown = sorted(set(alphabets) - set(self.alphabet_names))
-            if unknown:
-                raise ValueError(f"{self.name!r} has no alphabet {unknown[0]!r}")
+            strange = sorted(set(alphabets) - set(self.alphabet_names))
+            if strange:
+                raise ValueError(f"{self.name!r} has no alphabet {strange[0]!r}")
             ids = [i for i, a in enumerate(self.alphabet_names) if a in set(alphabets)]
             keep &= np.isin(self.alphabets, ids)
         if classes is not None:
@@ -258,9 +274,9 @@ class ImageSet:
         kept_alphabets, new_alphabets = np.unique(
             self.class_alphabets[kept_classes], return_inverse=True
         )
-        streamed = isinstance(self.images, StreamedImages)
+        images = self.images
         return ImageSet(
-            images=self.images.select(keep) if streamed else self.images[keep],
+            images=images.select(keep) if isinstance(images, StreamedImages) else images[keep],
             classes=new_classes.astype(np.int32),
             drawers=self.drawers[keep],
             class_names=tuple(self.class_names[c] for c in kept_classes),
@@ -280,7 +296,7 @@ class ImageSet:
         """
         if self.image_shape[:2] == (height, width):
             return self
-        if self.kind == "vector":
+        if not self.has_pictures:
             raise ValueError(
                 f"{self.name!r} holds vectors, which cannot be resized to {height} x {width}: set "
                 "data.image_size to None"
@@ -288,6 +304,26 @@ class ImageSet:
         if isinstance(self.images, StreamedImages):
             return dataclasses.replace(self, images=self.images.resized(height, width))
         return dataclasses.replace(self, images=resize_images(self.images, height, width))
+
+
+def pixel_digest(image: np.ndarray) -> int:
+    """A number of 64 bits that stands for the pixels of one image; its shape is not in it."""
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8)
+    return int.from_bytes(digest.digest(), "big")
+
+
+def pixel_digests(images: ImageSet) -> np.ndarray:
+    """(M,) uint64 `pixel_digest` of every image; those of a prepared set are read, not computed."""
+    if images.digests is not None:
+        return images.digests
+    return np.array(
+        [
+            pixel_digest(image)
+            for begin in range(0, len(images), _CHUNK)
+            for image in images.images[begin : begin + _CHUNK]
+        ],
+        np.uint64,
+    )
 
 
 def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -311,15 +347,16 @@ def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
     columns = _axis_weights(images.shape[2], width)
     out = np.empty((len(images), height, width, images.shape[3]), np.uint8)
     for begin in range(0, len(images), _CHUNK):
-        part = images[begin : begin + _CHUNK].astype(np.float32)
+        part = images[begin : begin + _CHUNK].astype(np.float64)
         part = np.einsum("ph,mhwc->mpwc", rows, part, optimize=True)
         part = np.einsum("qw,mpwc->mpqc", columns, part, optimize=True)
-        out[begin : begin + _CHUNK] = np.clip(np.rint(part), 0, 255)
+        # A half is one whatever the order of summation, which varies with the number of images.
+        out[begin : begin + _CHUNK] = np.clip(np.rint(np.round(part, 6)), 0, 255)
     return out
 
 
 def _axis_weights(old: int, new: int) -> np.ndarray:
-    """(new, old) float32 weights, each row summing to 1, that resample one axis."""
+    """(new, old) weights, each row summing to 1, that resample one axis."""
     scale = old / new
     if scale >= 1:  # area: the overlap of source pixel [j, j + 1] with [i, i + 1] * scale
         left = np.arange(new)[:, None] * scale
@@ -329,4 +366,4 @@ def _axis_weights(old: int, new: int) -> np.ndarray:
     else:  # bilinear between pixel centres, edge repeated
         centre = np.clip((np.arange(new) + 0.5) * scale - 0.5, 0, old - 1)[:, None]
         weights = np.clip(1 - np.abs(centre - np.arange(old)[None, :]), 0, None)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return weights / weights.sum(1, keepdims=True)

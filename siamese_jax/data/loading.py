@@ -54,7 +54,7 @@ class Data:
         validation: images to choose by; classes of their own, but for MNIST and a split by rows.
         test: images to report on; classes of their own, but for MNIST and a split by rows.
         runs: fixed one-shot runs of the test alphabets, or None where the set has none.
-        runs_name: what the runs are called: `official` is said of Omniglot's only.
+        runs_name: what the runs are called; only Omniglot's are called `official`.
         note: one line that says what the data are and, for `auto`, why.
         standardisation: of vectors, what the three parts went through and new vectors must go
             through; it is of the training part. None for images.
@@ -175,8 +175,8 @@ def _load_glyphs(fields: Mapping[str, Any]) -> Data:
 def _load_mnist(fields: Mapping[str, Any]) -> Data:
     """All ten digits in each part: 50,000 images train, 10,000 validate, 10,000 test."""
     builder = mnist.prepare(fields["data_dir"], fields["archives"])
-    parts = (mnist.load_mnist(builder, part) for part in _MNIST_PARTS)
-    return Data(*parts, None, "", "MNIST")
+    train, validation, test = (mnist.load_mnist(builder, part) for part in _MNIST_PARTS)
+    return Data(train, validation, test, None, "", "MNIST")
 
 
 def _load_folder(fields: Mapping[str, Any]) -> Data:
@@ -213,7 +213,9 @@ def _load_tfds(fields: Mapping[str, Any]) -> Data:
         fields["data_dir"],
     )
     if len(sets) == 3:
-        return Data(*sets, None, "", f"{fields['name']}, splits {', '.join(fields['tfds_splits'])}")
+        train, validation, test = sets
+        note = f"{fields['name']}, splits {', '.join(fields['tfds_splits'])}"
+        return Data(train, validation, test, None, "", note)
     parts = _split(sets[0], fields)
     note = (
         f"{fields['name']}, {len(sets[0])} pictures of {sets[0].num_classes} classes "
@@ -223,22 +225,18 @@ def _load_tfds(fields: Mapping[str, Any]) -> Data:
 
 
 def _load_vectors(fields: Mapping[str, Any]) -> Data:
-    path, image_size = fields["path"], fields["image_size"]
+    path = fields["path"]
     if not path:
         raise ValueError("the data set 'vectors' needs a path: a .csv or .npz file")
-    if image_size is not None:
-        raise ValueError(
-            f"vectors cannot be resized: data image_size must be None, got {image_size}"
-        )
     rows = vectors.load_vectors(path, class_column=fields["class_column"], min_images=2)
     raw_parts = _split(rows, fields)
     standardisation = vectors.Standardisation.of(raw_parts[0])
-    parts = (standardisation.of_set(part) for part in raw_parts)
+    train, validation, test = (standardisation.of_set(part) for part in raw_parts)
     note = (
         f"{rows.name}, {len(rows)} vectors of {rows.image_shape[1]} features and "
         f"{rows.num_classes} classes ({_split_note(fields)})"
     )
-    return Data(*parts, None, "", note, standardisation)
+    return Data(train, validation, test, None, "", note, standardisation)
 
 
 def _split(images: ImageSet, fields: Mapping[str, Any]) -> splits.Parts:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import math
 import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from siamese_jax.data import preparation
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.readers import check_file
 
 _PUBLIC = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 DOWNLOADS = {  # URL, bytes, SHA-256
@@ -78,8 +81,8 @@ class MnistDigits(tfds.core.GeneratorBasedBuilder):
         contents: Contents | None = None,
         counts: Mapping[str, int] = COUNTS,
         downloads: Mapping[str, tuple[str, int, str]] = DOWNLOADS,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Makes the builder.
 
         Args:
@@ -239,16 +242,17 @@ def read(paths: Mapping[str, pathlib.Path], counts: Mapping[str, int] = COUNTS) 
         labels[split] = _read_idx(path, _LABELS_MAGIC, shape[:1])
         if labels[split].max() > 9:
             raise ValueError(f"{path}: has a label {labels[split].max()}, expected 0-9")
-        digest.update(pixels)
-        digest.update(labels[split])
+        digest.update(pixels.data)
+        digest.update(labels[split].data)
     return Contents(images, labels, digest.hexdigest())
 
 
 def _read_idx(path: pathlib.Path, magic: int, shape: tuple[int, ...]) -> np.ndarray:
     """The array of a gzipped idx file of bytes, which must have this magic number and shape."""
     try:
-        data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
+        with gzip.open(check_file(path)) as file:
+            data = file.read(4 * (1 + len(shape)) + math.prod(shape) + 1)  # one too many shows
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
     head = np.frombuffer(data[: len(data) // 4 * 4][: 4 * (1 + len(shape))], ">u4").tolist()
     if head[:1] != [magic]:

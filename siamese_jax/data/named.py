@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -80,7 +81,13 @@ def load(
     return sets
 
 
-def _image_set(examples, labels, image_size, ink: bool, name: str) -> ImageSet:
+def _image_set(
+    examples: Sequence[tuple[Any, Any, Any]],
+    labels: Sequence[Any],
+    image_size: tuple[int, int] | None,
+    ink: bool,
+    name: str,
+) -> ImageSet:
     """The set of (picture, label, superclass) triples; the pictures of a class keep their order."""
     pictures = [np.asarray(picture) for picture, *_ in examples]
     pictures = [x[..., None] if x.ndim == 2 else x[..., :3] for x in pictures]
@@ -113,7 +120,7 @@ def _image_set(examples, labels, image_size, ink: bool, name: str) -> ImageSet:
     )
 
 
-def _name(feature, value) -> str:
+def _name(feature: Any, value: Any) -> str:
     if isinstance(feature, tfds.features.ClassLabel):
         return feature.int2str(int(value))
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -33,7 +33,7 @@ class OfficialRuns:
     support_drawers: np.ndarray
     name: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.queries.ndim != 5 or self.queries.dtype != np.uint8:
             raise ValueError(
                 f"queries must be (R, N, H, W, C) uint8, got {self.queries.shape} "
@@ -68,7 +68,7 @@ class OfficialRuns:
         digest = hashlib.sha256()
         for array in (self.queries, self.supports, self.answers.astype(np.int32)):
             digest.update(repr((array.shape, array.dtype.str)).encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
     def resized(self, height: int, width: int) -> OfficialRuns:

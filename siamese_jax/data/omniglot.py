@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -61,8 +62,8 @@ class OmniglotDrawers(tfds.core.GeneratorBasedBuilder):
         contents: archives_lib.Contents | None = None,
         layout: archives_lib.Layout = archives_lib.OMNIGLOT,
         downloads: Mapping[str, tuple[str, int, str]] = DOWNLOADS,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         """Makes the builder.
 
         Args:
@@ -254,7 +255,7 @@ def load_evaluation(builder: OmniglotDrawers) -> ImageSet:
 
 def load_runs(builder: OmniglotDrawers) -> OfficialRuns:
     """Lake's official 20 runs of 20 queries against 20 supports."""
-    by_role = {"query": [], "support": []}
+    by_role: dict[str, list[dict]] = {"query": [], "support": []}
     for example in preparation.examples(builder, "runs"):  # in the order of runs and items
         by_role[ROLES[example["role"]]].append(example)
     queries, supports = by_role.values()
@@ -276,14 +277,14 @@ def _load(builder: OmniglotDrawers, split: str, stream: bool = False) -> ImageSe
     """One image set from a split whose examples come sorted by alphabet, character, drawer."""
     count = builder.info.splits[split].num_examples
     shape = (archives_lib.SIZE, archives_lib.SIZE, 1)
-    images = None if stream else np.empty((count, *shape), np.uint8)
+    images: np.ndarray | StreamedImages = np.empty((0 if stream else count, *shape), np.uint8)
     keys, drawers = [], np.empty(count, np.int32)
     for row, example in enumerate(preparation.examples(builder, split)):
-        if images is not None:
+        if isinstance(images, np.ndarray) and not stream:
             images[row] = example["image"] * np.uint8(255)
         drawers[row] = example["drawer"]
         keys.append((example["alphabet"], int(example["character"])))
-    if images is None:
+    if stream:
         images = StreamedImages(_pixel_reader(builder, split), np.arange(count), shape)
     kept = list(dict.fromkeys(keys))
     alphabets = list(dict.fromkeys(alphabet for alphabet, _ in kept))
@@ -304,7 +305,7 @@ def _pixel_reader(builder: OmniglotDrawers, split: str) -> Callable[[np.ndarray]
     """(B,) numbers of examples -> (B, 105, 105, 1) uint8, ink 255."""
     examples = preparation.reader(builder, split)
 
-    def read(numbers):
+    def read(numbers: np.ndarray) -> np.ndarray:
         images = np.empty((len(numbers), archives_lib.SIZE, archives_lib.SIZE, 1), np.uint8)
         for image, example in zip(images, examples(numbers), strict=True):
             image[...] = example["image"] * np.uint8(255)

@@ -130,7 +130,7 @@ def reader(
     with _naming_damage(builder, split):
         source = builder.as_data_source(split)
 
-    def read(numbers):
+    def read(numbers: np.ndarray) -> list[dict]:
         with _naming_damage(builder, split):
             return source.__getitems__(numbers.tolist())
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-import hashlib
 import logging
 import multiprocessing
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from siamese_jax.data import preparation
+from siamese_jax.data.image_set import pixel_digest
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,14 @@ class PicturePart(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
 
-    def __init__(self, *, decode=None, numbers=(), image_shape=(1, 1, 1), **kwargs):
+    def __init__(
+        self,
+        *,
+        decode: Decode | None = None,
+        numbers: Sequence[int] = (),
+        image_shape: tuple[int, int, int] = (1, 1, 1),
+        **kwargs: Any,
+    ) -> None:
         """Makes the builder.
 
         Args:
@@ -69,7 +77,7 @@ class PicturePart(tfds.core.GeneratorBasedBuilder):
             image_shape: (H, W, C).
             **kwargs: of `tfds.core.GeneratorBasedBuilder`.
         """
-        self._decode, self._numbers, self._shape = decode, numbers, tuple(image_shape)
+        self._decode, self._numbers, self._shape = decode, numbers, image_shape
         super().__init__(**{"file_format": preparation.FILE_FORMAT, **kwargs})
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -84,19 +92,20 @@ class PicturePart(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager) -> dict:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         del dl_manager
         return {"pictures": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict]]:
         kept, digests, broken = [], [], []
+        assert self._decode is not None  # which only a builder that reads does without
         for number in self._numbers:
             pixels, fault = self._decode(number)
             if pixels is None:
                 broken.append(fault)
                 continue
             kept.append(int(number))
-            digests.append(hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=8).hexdigest())
+            digests.append(f"{pixel_digest(pixels):016x}")
             yield len(kept) - 1, {"image": pixels}
         self.info.metadata.update(kept=kept, digests=digests, broken=broken)
 
@@ -104,7 +113,7 @@ class PicturePart(tfds.core.GeneratorBasedBuilder):
 def prepare(
     make_decode: Callable[[], Decode],
     count: int,
-    image_shape: Sequence[int],
+    image_shape: tuple[int, int, int],
     fingerprint: str,
     data_dir: str | os.PathLike | None,
     processes: int | None = None,
@@ -128,16 +137,21 @@ def prepare(
     missing = [part for part in parts if not _is_prepared(part[0])]
     if missing:
         _log.info("preparing %d pictures in %s, once", count, root)
-        work = functools.partial(_prepare_part, make_decode, tuple(image_shape))
+        work = functools.partial(_prepare_part, make_decode, image_shape)
         _run(work, missing, count, processes or len(os.sched_getaffinity(0)))
-    return _open([place for place, *_ in parts], tuple(image_shape))
+    return _open([place for place, *_ in parts], image_shape)
 
 
 def _is_prepared(place: pathlib.Path) -> bool:
     return preparation.find_prepared(PicturePart, place) is not None
 
 
-def _run(work, parts, count: int, processes: int) -> None:
+def _run(
+    work: Callable[[pathlib.Path, int, int], int],
+    parts: Sequence[tuple[pathlib.Path, int, int]],
+    count: int,
+    processes: int,
+) -> None:
     """Prepares the parts, and says every some seconds how far it is."""
     begin = last = time.monotonic()
     done = count - sum(end - start for _, start, end in parts)
@@ -154,7 +168,13 @@ def _run(work, parts, count: int, processes: int) -> None:
                 last = now
 
 
-def _prepare_part(make_decode, image_shape, place: pathlib.Path, start: int, end: int) -> int:
+def _prepare_part(
+    make_decode: Callable[[], Decode],
+    image_shape: tuple[int, int, int],
+    place: pathlib.Path,
+    start: int,
+    end: int,
+) -> int:
     """Prepares one part, in a process of its own; returns its number of files."""
     decode = make_decode()
     preparation.prepare(
@@ -177,7 +197,7 @@ def _open(places: Sequence[pathlib.Path], image_shape: tuple[int, int, int]) -> 
     ends = np.cumsum([len(numbers) for numbers in kept])
     readers: dict[int, Callable] = {}  # opened when first read: a set may have very many parts
 
-    def read(numbers):
+    def read(numbers: np.ndarray) -> np.ndarray:
         images = np.empty((len(numbers), *image_shape), np.uint8)
         of_part = np.searchsorted(ends, numbers, side="right")
         for part in np.unique(of_part):

@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -116,10 +117,10 @@ def vinyals(
     test = np.arange(both.num_classes) >= train_classes
     alphabets = np.array(both.alphabet_names)[both.class_alphabets]
     validation = np.isin(alphabets, VINYALS_VALIDATION_ALPHABETS) & ~test
-    masks = {"train": ~test & ~validation, "validation": validation, "test": test}
-    return tuple(
-        both.select(classes=np.flatnonzero(mask), name=f"omniglot {part}")
-        for part, mask in masks.items()
+    return (
+        both.select(classes=np.flatnonzero(~test & ~validation), name="omniglot train"),
+        both.select(classes=np.flatnonzero(validation), name="omniglot validation"),
+        both.select(classes=np.flatnonzero(test), name="omniglot test"),
     )
 
 
@@ -140,7 +141,7 @@ def with_rotations(images: ImageSet) -> ImageSet:
         end = f" turned {90 * quarters}"
         turned = dataclasses.replace(
             images,
-            images=np.ascontiguousarray(np.rot90(images.images, quarters, (1, 2))),
+            images=np.ascontiguousarray(np.rot90(images.images[:], quarters, (1, 2))),
             class_names=tuple(name + end for name in images.class_names),
             alphabet_names=tuple(name + end for name in images.alphabet_names),
         )
@@ -175,20 +176,18 @@ def by_fraction(
     what = f"the {count} {'alphabets' if by_alphabet else 'classes'} of {images.name!r}"
     _, validation, test = _sizes(fractions, count, 1, what)
     order = np.random.default_rng(seed).permutation(count)
-    groups = {
-        "train": order[validation + test :],
-        "validation": order[:validation],
-        "test": order[validation : validation + test],
-    }
-    parts = []
-    for part, group in groups.items():
+
+    def select(part: str, group: np.ndarray) -> ImageSet:
         name = f"{images.name} {part}"
         if by_alphabet:
-            names = [images.alphabet_names[i] for i in group]
-            parts.append(images.select(alphabets=names, name=name))
-        else:
-            parts.append(images.select(classes=group, name=name))
-    return tuple(parts)
+            return images.select(alphabets=[images.alphabet_names[i] for i in group], name=name)
+        return images.select(classes=group, name=name)
+
+    return (
+        select("train", order[validation + test :]),
+        select("validation", order[:validation]),
+        select("test", order[validation : validation + test]),
+    )
 
 
 def by_rows(
@@ -209,7 +208,7 @@ def by_rows(
         ValueError: fractions or numbers that do not add up, or a class with fewer than six images.
     """
     rng = np.random.default_rng(seed)
-    groups = ([], [], [])
+    groups: tuple[list[int], list[int], list[int]] = ([], [], [])
     for name, start, count in zip(
         images.class_names, images.class_start, images.class_count, strict=True
     ):
@@ -222,8 +221,12 @@ def by_rows(
         rows = start + rng.permutation(count)
         for group, part in zip(groups, np.split(rows, np.cumsum(sizes)[:2]), strict=True):
             group.extend(part.tolist())
-    names = (f"{images.name} {part}" for part in ("train", "validation", "test"))
-    return tuple(images.select(rows=g, name=n) for g, n in zip(groups, names, strict=True))
+    train, validation, test = groups
+    return (
+        images.select(rows=train, name=f"{images.name} train"),
+        images.select(rows=validation, name=f"{images.name} validation"),
+        images.select(rows=test, name=f"{images.name} test"),
+    )
 
 
 def joined(a: ImageSet, b: ImageSet, name: str) -> ImageSet:
@@ -240,7 +243,7 @@ def joined(a: ImageSet, b: ImageSet, name: str) -> ImageSet:
             f"{b.image_shape}: they do not join"
         )
     return ImageSet(
-        images=np.concatenate([a.images, b.images]),
+        images=np.concatenate([a.images[:], b.images[:]]),
         classes=np.concatenate([a.classes, b.classes + np.int32(a.num_classes)]),
         drawers=np.concatenate([a.drawers, b.drawers]),
         class_names=a.class_names + b.class_names,
@@ -254,7 +257,7 @@ def joined(a: ImageSet, b: ImageSet, name: str) -> ImageSet:
     )
 
 
-def _sizes(fractions, count: int, least: int, what: str) -> tuple[int, int, int]:
+def _sizes(fractions: Sequence[float], count: int, least: int, what: str) -> tuple[int, int, int]:
     """How many of `count` train, validate and test, each at least `least`."""
     if len(fractions) == 3 and min(fractions) > 0:
         if abs(sum(fractions) - 1) <= 1e-6:
@@ -267,7 +270,7 @@ def _sizes(fractions, count: int, least: int, what: str) -> tuple[int, int, int]
                     f"fractions {tuple(fractions)}, as whole numbers, must sum to {count} and be at "
                     f"least {least} each, to share out {what}"
                 )
-            return tuple(int(x) for x in fractions)
+            return int(fractions[0]), int(fractions[1]), int(fractions[2])
     raise ValueError(
         "fractions must be three positive numbers summing to 1, or three whole numbers, got "
         f"{tuple(fractions)}"
@@ -296,4 +299,9 @@ def own_drawers(parts: Parts, fractions: tuple[float, float, float] = (0.6, 0.2,
         raise ValueError(
             f"{len(drawers)} drawers split by {fractions} leave a part with fewer than two"
         )
-    return tuple(part.select(drawers=group) for part, group in zip(parts, groups, strict=True))
+    train, validation, test = parts
+    return (
+        train.select(drawers=groups[0]),
+        validation.select(drawers=groups[1]),
+        test.select(drawers=groups[2]),
+    )

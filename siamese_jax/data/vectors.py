@@ -19,6 +19,8 @@ CLASS_COLUMN = "class"
 _BYTES, _COLUMNS = 2**32, 2**14  # of a CSV
 _NPZ_ERRORS = (ValueError, OSError)
 
+Rows = tuple[np.ndarray, list[tuple[str, ...]], list[str]]  # features, keys of the class, places
+
 
 @dataclasses.dataclass(frozen=True)
 class Standardisation:
@@ -158,9 +160,13 @@ def load_vectors(
     )
 
 
-def _read_csv(path: pathlib.Path, class_column: str | None):
+def _read_csv(path: pathlib.Path, class_column: str | None) -> Rows:
     """(M, D) float64 features, M keys `(class,)` and M places `line 7`."""
-    features, keys, places, names = [], [], [], None
+    features: list[np.ndarray] = []
+    keys: list[tuple[str, ...]] = []
+    places: list[str] = []
+    names: list[str] | None = None
+    position = 0
     try:
         with open(check_file(path, _BYTES), newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -247,7 +253,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _read_npz(path: pathlib.Path):
+def _read_npz(path: pathlib.Path) -> Rows:
     """(M, D) float64 features, M keys `(class,)` or `(alphabet, class)`, and M places `row 7`."""
     try:
         arrays = read_npz(path)

@@ -7,25 +7,30 @@ Hausdorff distance take vectors too, (Q, 1, D, 1) and (S, 1, D, 1) float32.
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Callable
 
 import numpy as np
-from scipy import spatial
+import scipy  # its parts are imported at their first use: they are slow
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def random_score(seed: int = 0) -> Score:
-    """A system that guesses: uniform scores in [0, 1), fixed by the seed and the images."""
+@dataclasses.dataclass(frozen=True)
+class _RandomScore:
+    seed: int
+    drawn = True  # for the whole batch at once
 
-    def score(queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
-        contents = [zlib.crc32(np.ascontiguousarray(x)) for x in (queries, supports)]
-        rng = np.random.default_rng([seed, *contents])
+    def __call__(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
+        contents = [zlib.crc32(np.ascontiguousarray(x).data) for x in (queries, supports)]
+        rng = np.random.default_rng([self.seed, *contents])
         return rng.random((len(queries), len(supports)))
 
-    score.joint = True  # a draw for the whole batch
-    return score
+
+def random_score(seed: int = 0) -> Score:
+    """A system that guesses: uniform scores in [0, 1), fixed by the seed and the images."""
+    return _RandomScore(seed)
 
 
 def pixel_nearest_neighbour(queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
@@ -50,7 +55,7 @@ def pixel_nearest_neighbour(queries: np.ndarray, supports: np.ndarray) -> np.nda
     q = queries.reshape(len(queries), -1).astype(np.float64)  # (Q, H * W * C)
     s = supports.reshape(len(supports), -1).astype(np.float64)  # (S, H * W * C)
     if queries.dtype != np.uint8:  # the expansion below would lose all digits of near vectors
-        return -spatial.distance.cdist(q, s, "sqeuclidean")
+        return -scipy.spatial.distance.cdist(q, s, "sqeuclidean")
     squared = (q**2).sum(1)[:, None] - 2 * (q @ s.T) + (s**2).sum(1)  # (Q, S)
     return -squared / 255**2
 
@@ -95,11 +100,11 @@ def modified_hausdorff(queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _ink_tree(image: np.ndarray) -> spatial.KDTree | None:
+def _ink_tree(image: np.ndarray) -> scipy.spatial.KDTree | None:
     """The centred ink coordinates of one (H, W, C) image as a search tree; None without ink."""
     values = image.sum(-1, dtype=np.int64)  # (H, W)
     points = np.argwhere(2 * values > values.max()).astype(np.float64)  # (ink pixels, 2)
-    return spatial.KDTree(points - points.mean(0)) if len(points) else None
+    return scipy.spatial.KDTree(points - points.mean(0)) if len(points) else None
 
 
 def _check(queries: np.ndarray, supports: np.ndarray) -> None:

@@ -7,23 +7,43 @@ The highest of many scores is higher than one score, so a threshold holds for a 
 A probe that meets `n` references of other classes, drawn from the `m` that the set has for it, of
 which `b` score below the threshold, is falsely accepted with probability 1 - C(b, n) / C(m, n); the
 mean over all probes is the false-accept rate. It counts every choice of n references, none is drawn.
+
+The plain threshold keeps to the rate on the pictures that it was chosen on. On fresh classes it may not:
+few classes say little of others. `bounds` has the threshold that does, with a stated confidence.
 """
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.special import expit, gammaln
+from typing_extensions import TypedDict
 
-from siamese_jax.evaluation import metrics
+from siamese_jax import readers
+from siamese_jax.evaluation import bounds, metrics
 
 MAX_PICTURES = 2000  # of each half; classes beyond that are left out
 _DRAWS = 20  # galleries drawn for the open-set figures
 _STEPS = (1, 2, 3, 4, 5, 7)  # times powers of ten: the numbers of references with a threshold
+DECIDING = ("plain", "bound")
+
+
+class HeldOut(TypedDict):
+    """Figures on the classes held out, see `Calibration`."""
+
+    classes: int
+    pictures: int
+    reliability_error: float
+    false_accepts: float
+    false_rejects: float
+    enrolled: int
+    detection_rate: float
+    false_alarms: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +62,8 @@ class Calibration:
         held_out: figures on the classes held out: `classes`, `pictures`, `reliability_error` of the
             probabilities of their pairs, `false_accepts` and `false_rejects` of these at the threshold
             for one reference; and what `open_set` gives.
+        bound: thresholds that hold on fresh classes; None where none was asked for.
+        decided_by: whether `threshold` gives the plain ones or those of the bound.
     """
 
     rate: float
@@ -53,28 +75,54 @@ class Calibration:
     seed: int
     classes: int
     pictures: int
-    held_out: dict
+    held_out: HeldOut
+    bound: bounds.Bound | None = None
+    decided_by: str = "plain"
+
+    def __post_init__(self) -> None:
+        sizes = [n for n, _ in self.thresholds]
+        if not sizes or sizes[0] < 1 or sizes != sorted(set(sizes)):
+            raise ValueError(f"thresholds are of rising numbers of references, got {sizes}")
+        if self.decided_by not in DECIDING:
+            raise ValueError(f"a threshold is one of {DECIDING}, got {self.decided_by!r}")
 
     @classmethod
-    def of(cls, fields: Mapping) -> Calibration:
-        """From the fields that `dataclasses.asdict` gave, as JSON keeps them."""
-        thresholds = tuple((int(n), float(t)) for n, t in fields["thresholds"])
-        return cls(**{**fields, "thresholds": thresholds})
+    def of(cls, fields: Mapping, where: str = "the calibration") -> Calibration:
+        """From the fields that `dataclasses.asdict` gave, as JSON keeps them.
+
+        Raises:
+            ValueError: one is missing or of another type; `where` it stands is named.
+        """
+        return readers.fitting(fields, cls, where)
 
     def threshold(self, references: int) -> float:
         """The threshold for the best score of so many references.
 
         Between two numbers of `thresholds` it is that of the larger one, which errs towards
-        "unknown". Above the last one the rate is not shown, see `max_references`.
+        "unknown". Above the last plain one the rate is not shown, see `max_references`.
+
+        Raises:
+            ValueError: the bound is to decide, and does not hold for so many.
         """
-        sizes = [size for size, _ in self.thresholds]
-        at = min(bisect.bisect_left(sizes, references), len(sizes) - 1)
-        return self.thresholds[at][1]
+        if self.decided_by == "bound":
+            if self.bound is None:
+                raise ValueError(
+                    "the bound was of the gallery before further names were enrolled: calibrate again"
+                )
+            return self.bound.threshold(references)
+        return bounds.at(self.thresholds, references)
 
     @property
     def max_references(self) -> int:
         """The largest number of references for which the set could show the rate."""
+        if self.decided_by == "bound" and self.bound is not None:
+            return self.bound.thresholds[-1][0]
         return self.thresholds[-1][0]
+
+    def before_enrolment(self) -> Calibration:
+        """What still holds of it when a gallery gets further references."""
+        of_gallery = self.bound is not None and self.bound.gallery is not None
+        return dataclasses.replace(self, bound=None) if of_gallery else self
 
     def probability(self, scores: np.ndarray | float) -> np.ndarray:
         """The probability of "same" of one picture and one reference with these scores."""
@@ -89,11 +137,14 @@ def calibrate(
     source: str,
     fingerprint: str,
     seed: int = 0,
+    confidence: float = bounds.CONFIDENCE,
+    decided_by: str = "plain",
+    score_gallery: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Calibration:
     """Calibrates the scores of a network.
 
     The logistic curve is fitted to all pairs of two pictures, each once, same and different weighing
-    equally.
+    equally. The bound, which needs no classes to be held out, is made of one picture of every class.
 
     Args:
         score_all: numbers of pictures (B,) -> (B, B) finite scores of every one with every one, higher
@@ -102,11 +153,16 @@ def calibrate(
         rate: false-accept rate to allow, between 0 and 1.
         source: name of the set.
         fingerprint: of the set.
-        seed: of the halves.
+        seed: of the halves, and of the pictures that the bound is made of.
+        confidence: of the bound.
+        decided_by: one of `DECIDING`.
+        score_gallery: numbers of pictures (B,) -> (B, R) finite scores with the references of a
+            gallery, for a bound of this gallery; None for one of any.
 
     Raises:
         ValueError: a rate out of range or smaller than the set can show, fewer than four classes, a
-            class with one picture, or scores that do not separate these classes.
+            class with one picture, scores that do not separate these classes, or a bound that is to
+            decide and that so few classes cannot show.
     """
     classes = np.unique(classes, return_inverse=True)[1]
     counts = np.bincount(classes)
@@ -119,6 +175,9 @@ def calibrate(
         )
     if counts.min() < 2:
         raise ValueError(f"{source}: a class has {counts.min()} picture, at least 2 needed")
+    bound = bounds.bound(classes, rate, confidence, score_all, score_gallery, seed)
+    if decided_by == "bound" and not bound.thresholds:
+        raise ValueError(f"{source}: {bound.missing()}")
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(counts))
     middle = -(-len(order) // 2)
@@ -151,7 +210,9 @@ def calibrate(
     held_out_pairs, held_out_labels = _pairs(held_out_scores, held_out_classes)
     far, frr = metrics.false_rates(held_out_pairs, held_out_labels, thresholds[0][1])
     error = metrics.reliability_error(slope * held_out_pairs + offset, held_out_labels)
-    calibration = Calibration(
+    plain = functools.partial(bounds.at, thresholds)
+    galleries = open_set(held_out_scores, held_out_classes, plain, rng)
+    return Calibration(
         rate=float(rate),
         thresholds=thresholds,
         slope=slope,
@@ -167,10 +228,13 @@ def calibrate(
             "reliability_error": error,
             "false_accepts": far,
             "false_rejects": frr,
+            "enrolled": galleries["enrolled"],
+            "detection_rate": galleries["detection_rate"],
+            "false_alarms": galleries["false_alarms"],
         },
+        bound=bound,
+        decided_by=decided_by,
     )
-    figures = open_set(held_out_scores, held_out_classes, calibration.threshold, rng)
-    return dataclasses.replace(calibration, held_out=calibration.held_out | figures)
 
 
 def describe(calibration: Calibration | None) -> tuple[str, ...]:
@@ -187,6 +251,23 @@ def describe(calibration: Calibration | None) -> tuple[str, ...]:
         f"{held_out['false_accepts']:.4f}, false rejects {held_out['false_rejects']:.4f}",
         f"galleries of {held_out['enrolled']} of these with one reference each: correctly named "
         f"{held_out['detection_rate']:.4f}, false alarms {held_out['false_alarms']:.4f}",
+        *warnings(c),
+        *([] if c.bound is None else [c.bound.describe()]),
+        *(["the bound decides, not the threshold"] if c.decided_by == "bound" else []),
+    )
+
+
+def warnings(calibration: Calibration) -> tuple[str, ...]:
+    """A line where the threshold lets through more than twice its rate on the classes held out."""
+    held_out, rate = calibration.held_out, calibration.rate
+    found = {"false accepts of pairs": held_out["false_accepts"]}
+    found["false alarms of galleries"] = held_out["false_alarms"]
+    high = [f"{what} {value:.4f}" for what, value in found.items() if value > 2 * rate]
+    if not high:
+        return ()
+    return (
+        f"WARNING: on the classes held out, {' and '.join(high)}: more than twice the rate of {rate:g}; "
+        "calibrate on more classes, or take the bound",
     )
 
 
@@ -221,24 +302,26 @@ def false_accept_threshold(
     with one and the same score are accepted or rejected together.
 
     Args:
-        scores: (Q, S), finite.
+        scores: (Q, S), finite; or infinite, which every threshold accepts.
         impostors: (Q, S) bool.
         rate: between 0 and 1.
         references: as in `false_accept_rate`.
     """
     values = np.unique(scores[impostors])
+    values = values[np.isfinite(values)]
 
-    def above(k):
+    def above(k: int) -> float:
         if k == len(values) - 1:
             return float(np.nextafter(values[k], np.inf))
         middle = float(values[k] / 2 + values[k + 1] / 2)
         return middle if middle > values[k] else float(values[k + 1])
 
-    def low_enough(k):
+    def low_enough(k: int) -> bool:
         reached = false_accept_rate(scores, impostors, above(k), references)
         return reached <= rate + 1e-9  # gammaln is good to some 1e-12
 
-    return above(bisect.bisect_left(range(len(values)), True, key=low_enough))
+    lowest = bisect.bisect_left(range(len(values)), True, key=low_enough)
+    return above(lowest) if lowest < len(values) else math.inf
 
 
 def open_set(

@@ -62,14 +62,14 @@ def finetune(
         (R, N, D) float32 weights, to be used by `cosine_logits` with the same scale.
     """
 
-    def fit(supports):  # (N, K, D)
-        def loss(weights):
+    def fit(supports: jax.Array) -> jax.Array:  # (N, K, D)
+        def loss(weights: jax.Array) -> jax.Array:
             logits = cosine_logits(supports, weights, scale)  # (N, K, N)
             labels = jnp.arange(len(supports))[:, None, None]
             right = jnp.take_along_axis(jax.nn.log_softmax(logits), labels, -1)  # (N, K, 1)
             return -right.mean(1).sum()
 
-        def update(_, weights):
+        def update(_: jax.Array, weights: jax.Array) -> jax.Array:
             return weights - learning_rate * jax.grad(loss)(weights)
 
         return jax.lax.fori_loop(0, steps, update, imprint(supports))

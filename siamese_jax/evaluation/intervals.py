@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 
 def cluster_interval(
-    accuracies: Sequence[float], num_trials: Sequence[int], confidence: float = 0.95
+    accuracies: Sequence[float], num_trials: Sequence[float], confidence: float = 0.95
 ) -> tuple[float, float]:
     """The interval of an accuracy over clusters: Wilson's, at the effective number of trials.
 
@@ -51,7 +51,7 @@ def cluster_interval(
     effective = float(counts.sum())
     if variance > 0:
         effective = min(effective, mean * (1 - mean) / variance)
-    quantile = float(stats.t.ppf((1 + confidence) / 2, clusters - 1))
+    quantile = float(special.stdtrit(clusters - 1, (1 + confidence) / 2))
     return wilson(mean, effective, quantile)
 
 

@@ -13,6 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from siamese_jax.data.image_set import StreamedImages
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialList:
@@ -21,7 +23,7 @@ class TrialList:
     Attributes:
         name: of the protocol.
         scope: where the images of a trial come from, as tables print it.
-        images: (M, H, W, C) uint8, or float32 vectors.
+        images: (M, H, W, C) uint8, in memory or streamed from disk, or float32 vectors.
         fingerprint: names the images; part of the hash.
         groups: int index into `group_names`, one a trial.
         group_names: one name a group.
@@ -38,7 +40,7 @@ class TrialList:
 
     name: str
     scope: str
-    images: np.ndarray
+    images: np.ndarray | StreamedImages
     fingerprint: str
     groups: np.ndarray
     group_names: tuple[str, ...]
@@ -67,7 +69,7 @@ class TrialList:
         for field in self.HASHED:
             array = getattr(self, field)
             digest.update(repr(array.shape).encode())
-            digest.update(np.ascontiguousarray(array, "<i8"))
+            digest.update(np.ascontiguousarray(array, "<i8").data)
         return digest.hexdigest()[:12]
 
 
@@ -92,7 +94,7 @@ class Trials(TrialList):
     queries: np.ndarray
     answers: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.supports.ndim != 3 or self.queries.ndim != 2:
             raise ValueError(
                 "supports must be (R, N, K) and queries (R, Q), got "
@@ -152,7 +154,7 @@ class VerificationPairs(TrialList):
     labels: np.ndarray
     names: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shapes = {x.shape for x in (self.first, self.labels, self.groups)}
         shapes.add(self.second.shape[:1])
         if len(shapes) != 1 or self.first.ndim != 1 or len(self.first) == 0:
@@ -200,7 +202,7 @@ class Retrieval(TrialList):
     classes: np.ndarray
     queries: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.classes.shape != (len(self.images),):
             raise ValueError(
                 f"{len(self.images)} images need as many classes: {self.classes.shape}"
@@ -219,6 +221,46 @@ class Retrieval(TrialList):
     def relevant(self) -> np.ndarray:
         """(Q,) int, how many other images of its class each query has."""
         return np.bincount(self.classes)[self.classes[self.queries]] - 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Impostors(TrialList):
+    """Probes, and names that could be enrolled: what a threshold against false alarms is chosen on.
+
+    Attributes:
+        supports: (G, K) int rows of `images`: the K references of each name.
+        support_classes: (G,) int class of each name; several names may share one.
+        queries: (P,) int rows of `images`.
+        query_classes: (P,) int.
+        groups: (P,) int.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+
+    ROWS = ("supports", "queries")
+    HASHED = ("supports", "support_classes", "queries", "query_classes", "groups")
+
+    supports: np.ndarray
+    support_classes: np.ndarray
+    queries: np.ndarray
+    query_classes: np.ndarray
+
+    def __post_init__(self) -> None:
+        shapes = {x.shape for x in (self.queries, self.query_classes, self.groups)}
+        names = self.supports.shape[:1] == self.support_classes.shape and self.supports.ndim == 2
+        if len(shapes) != 1 or self.queries.ndim != 1 or not names:
+            raise ValueError(
+                "queries, query_classes and groups must be (P,), supports (G, K) and "
+                f"support_classes (G,), got {sorted(shapes)}, {self.supports.shape} and "
+                f"{self.support_classes.shape}"
+            )
+        self.check()
+
+    @property
+    def other(self) -> np.ndarray:
+        """(P, G) bool, whether a name is of another class than the probe."""
+        return self.query_classes[:, None] != self.support_classes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,7 +286,7 @@ class OpenSet(TrialList):
     answers: np.ndarray
     impostors: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shapes = {x.shape for x in (self.queries, self.answers, self.groups)}
         if len(shapes) != 1 or self.queries.ndim != 1 or self.supports.ndim != 2:
             raise ValueError(

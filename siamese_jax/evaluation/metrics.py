@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Num
@@ -240,12 +241,13 @@ def auc_eer_intervals(
     scores, labels = _pairs(scores, labels, both=True)
     groups = _group_index(groups, scores)
     drawn = _group_draws(groups, num_resamples, seed)
+    different, times = np.unique(drawn, axis=0, return_counts=True)  # few groups: few draws
     figures = []
-    for counts in drawn:
+    for counts, number in zip(different, times, strict=True):
         weights = counts[groups].astype(np.float64)
         if weights[labels].any() and weights[~labels].any():
             fpr, tpr, _ = roc(scores, labels, weights)
-            figures.append((_area(fpr, tpr), _equal_error(fpr, tpr)))
+            figures += [(_area(fpr, tpr), _equal_error(fpr, tpr))] * number
     if drawn.shape[1] < 2 or not figures:
         return (np.nan, np.nan), (np.nan, np.nan)
     areas, errors = np.transpose(figures)
@@ -292,7 +294,7 @@ def fit_logistic(scores: Scores, labels: Labels) -> tuple[float, float]:
     signs = np.where(labels, 1.0, -1.0)
     ridge = np.array([_RIDGE, 0.0])
 
-    def loss(at):
+    def loss(at: np.ndarray) -> Any:
         return weights @ np.logaddexp(0, -signs * (x @ at)) + ridge @ at**2 / 2
 
     fit = np.zeros(2)  # slope and offset, of standardised scores
@@ -631,7 +633,9 @@ def paired_difference(
 # -------------------------------------------------------------------------------------- helpers
 
 
-def _pairs(scores, labels, both: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(
+    scores: np.ndarray, labels: np.ndarray, both: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores as (P,) float64 and labels as (P,) bool, checked."""
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
     if scores.ndim != 1 or scores.shape != labels.shape or len(scores) == 0:
@@ -651,7 +655,9 @@ def _balanced(labels: np.ndarray) -> np.ndarray:
     return np.where(labels, 0.5 / max(labels.sum(), 1), 0.5 / max((~labels).sum(), 1))
 
 
-def _by_probability(logits, labels, num_bins: int) -> tuple[np.ndarray, ...]:
+def _by_probability(
+    logits: np.ndarray, labels: np.ndarray, num_bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of (P,) pairs sorted by probability: it, share of same pairs at it, mass, and bin."""
     logits, labels = _pairs(logits, labels, both=True)
     probability = special.expit(np.where(np.isfinite(logits), logits, 0.0))
@@ -681,7 +687,7 @@ def _equal_error(fpr: np.ndarray, tpr: np.ndarray) -> float:
     return float(fpr[after - 1] + part * (fpr[after] - fpr[after - 1]))
 
 
-def _group_index(groups, values: np.ndarray) -> np.ndarray:
+def _group_index(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Groups counted 0, 1, ... in the order of their ids."""
     groups = np.asarray(groups)
     if groups.shape != values.shape or groups.ndim != 1 or len(groups) == 0:

@@ -6,12 +6,12 @@ import csv
 import hashlib
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from siamese_jax.data import folder
-from siamese_jax.data.image_set import as_kind, resize_images
+from siamese_jax.data.image_set import as_kind, has_pictures, resize_images
 from siamese_jax.evaluation import trials
 from siamese_jax.readers import check_file
 
@@ -49,7 +49,7 @@ def read_pairs(
             takes vectors.
     """
     path = pathlib.Path(path).expanduser()
-    if kind == "vector":
+    if not has_pictures(kind):
         raise ValueError(f"{path}: pairs of pictures cannot be shown to a network of vectors")
     claims, lines = _claims(path)
     labels = np.array([claim.label for claim in claims])
@@ -72,7 +72,7 @@ def read_pairs(
     group_of = [claim.questioned.parent if by_folder else claim.questioned for claim in claims]
     names, groups = np.unique([str(file) for file in group_of], return_inverse=True)
     digest = hashlib.sha256(repr(images.shape).encode())
-    digest.update(images)
+    digest.update(images.data)
     several = f", up to {most} references a claim" if most > 1 else ""
     return trials.VerificationPairs(
         name=name,
@@ -105,7 +105,8 @@ def _claims(path: pathlib.Path) -> tuple[list[_Claim], dict[pathlib.Path, int]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: no readable CSV file ({type(error).__name__})") from None
     rows = [(number, row) for number, row in rows if any(row)]
-    claims, lines = {}, {}
+    claims: dict[Any, _Claim] = {}
+    lines: dict[pathlib.Path, int] = {}
     for number, row in rows:
         where = f"{path}, line {number}"
         if len(row) not in (3, 4):

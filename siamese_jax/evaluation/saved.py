@@ -5,21 +5,37 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import zipfile
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from siamese_jax.data.image_set import ImageSet, StreamedImages
 from siamese_jax.evaluation.lists import OpenSet, Retrieval, TrialList, Trials, VerificationPairs
 from siamese_jax.evaluation.protocols.protocol import EvaluationData
 from siamese_jax.evaluation.protocols.result import Result
 from siamese_jax.evaluation.trials import official_trials
+from siamese_jax.readers import parse_json, read_npz
+from siamese_jax.runs import digests
 
 FILE = "evaluation.npz"
 
 _LISTS = {cls.__name__: cls for cls in (Trials, VerificationPairs, Retrieval, OpenSet)}
 _ARRAYS = ("scores", "correct")  # of a result
+_INDEX, _DIGEST = "index", "digest"
+_BYTES = 2**32  # of all arrays
+
+
+class _Row(TypedDict):
+    by: list[str]
+    list: int
+    fields: dict[str, Any]
+
+
+class _Index(TypedDict):
+    lists: list[dict[str, Any]]
+    results: list[_Row]
 
 
 def write(file: BinaryIO, results: Mapping[str, Mapping[str, Result]]) -> None:
@@ -29,7 +45,10 @@ def write(file: BinaryIO, results: Mapping[str, Mapping[str, Result]]) -> None:
         file: to write to; a workdir's is named `FILE`.
         results: of `run_protocols`, by the name of the system.
     """
-    arrays, lists, rows, numbers = {}, [], [], {}
+    arrays: dict[str, Any] = {}
+    lists: list[dict] = []
+    rows: list[dict] = []
+    numbers: dict[tuple, int] = {}
     for system, by_key in results.items():
         for key, result in by_key.items():
             trials = result.trials
@@ -47,7 +66,9 @@ def write(file: BinaryIO, results: Mapping[str, Mapping[str, Result]]) -> None:
             fields = {k: v for k, v in _fields(result).items() if k not in (*_ARRAYS, "trials")}
             rows.append({"by": [system, key], "list": numbers[identity], "fields": fields})
     index = json.dumps(_tagged({"lists": lists, "results": rows}), default=lambda x: x.item())
-    np.savez_compressed(file, index=np.frombuffer(index.encode(), np.uint8), **arrays)
+    arrays[_INDEX] = np.frombuffer(index.encode(), np.uint8)
+    arrays[_DIGEST] = np.asarray(digests.of_arrays(arrays))
+    np.savez_compressed(file, **arrays)
 
 
 def read(workdir: str | pathlib.Path, data: EvaluationData) -> dict[str, dict[str, Result]]:
@@ -61,19 +82,27 @@ def read(workdir: str | pathlib.Path, data: EvaluationData) -> dict[str, dict[st
         Results by system and key, each equal to what was written in every field.
 
     Raises:
-        ValueError: there is no saved evaluation, or it was made on other images.
+        ValueError: there is no saved evaluation, it is damaged, or it was made on other images.
     """
     path = pathlib.Path(workdir) / FILE
-    if not path.exists():
-        raise ValueError(f"{workdir} holds no {FILE}: evaluate the run first")
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
-        index = _untagged(json.loads(arrays.pop("index").tobytes()))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} holds no saved evaluation ({error})") from None
+        arrays = read_npz(path, _BYTES)
+        recorded = str(arrays.pop(_DIGEST))
+        if recorded != digests.of_arrays(arrays):
+            raise ValueError("its content is not what was written")
+        index = _untagged(parse_json(arrays.pop(_INDEX).tobytes(), _INDEX, _Index))
+    except FileNotFoundError:
+        raise ValueError(f"{workdir} holds no {FILE}: evaluate the run first") from None
+    except KeyError as error:
+        raise ValueError(
+            f"{path} holds no saved evaluation of this version (it has no {error}): evaluate again"
+        ) from None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} holds no saved evaluation, or is damaged ({error}): evaluate again"
+        ) from None
     images = _images_by_fingerprint(data)
-    lists = []
+    lists: list[TrialList] = []
     for number, fields in enumerate(index["lists"]):
         cls = _LISTS[fields.pop("type")]
         if fields["fingerprint"] not in images:
@@ -84,7 +113,7 @@ def read(workdir: str | pathlib.Path, data: EvaluationData) -> dict[str, dict[st
         lists.append(
             cls(images=images[fields["fingerprint"]], **_part(arrays, f"list{number}/"), **fields)
         )
-    results = {}
+    results: dict[str, dict[str, Result]] = {}
     for number, row in enumerate(index["results"]):
         system, key = row["by"]
         results.setdefault(system, {})[key] = Result(
@@ -99,29 +128,34 @@ def _fields(instance: Result | TrialList) -> dict:
     return {name: getattr(instance, name) for name in names if name != "images"}
 
 
-def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
-def _images_by_fingerprint(data: EvaluationData) -> dict[str, np.ndarray]:
+def _images_by_fingerprint(data: EvaluationData) -> dict[str, np.ndarray | StreamedImages]:
+    sources: list[ImageSet | TrialList | None]
     sources = [data.test, data.validation, data.train, data.pairs]
     if data.official is not None:
         sources.append(official_trials(data.official))
     return {source.fingerprint: source.images for source in sources if source is not None}
 
 
-def _tagged(value):
-    """The value with its tuples marked, which JSON does not tell from lists."""
+def _tagged(value: Any) -> Any:
+    """The value with tuples, which JSON does not tell from lists, and what is not finite marked."""
     if isinstance(value, Mapping):
         return {key: _tagged(x) for key, x in value.items()}
     if isinstance(value, tuple):
         return {"tuple": [_tagged(x) for x in value]}
+    if isinstance(value, float | np.floating) and not np.isfinite(value):
+        return {"number": str(float(value))}
     return [_tagged(x) for x in value] if isinstance(value, list) else value
 
 
-def _untagged(value):
+def _untagged(value: Any) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"tuple"}:
             return tuple(_untagged(x) for x in value["tuple"])
+        if value.keys() == {"number"}:
+            return float(value["number"])
         return {key: _untagged(x) for key, x in value.items()}
     return [_untagged(x) for x in value] if isinstance(value, list) else value

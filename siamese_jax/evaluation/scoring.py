@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from siamese_jax.data.image_set import StreamedImages
 from siamese_jax.evaluation import finetune
 from siamese_jax.evaluation.lists import TrialList
 
@@ -49,22 +51,27 @@ _AGAIN = 16  # images that a callable is asked for again
 BATCH_DEPENDENT = 0.02  # above it a system is called dependent; bfloat16 rounds to 0.004
 _BOTH_WAYS = 1024  # scores that are computed both ways round for the asymmetry
 
+Compare = Callable[[Any, Any], Any]  # arrays of NumPy or JAX, of queries and of supports, to scores
+
 
 @dataclasses.dataclass(frozen=True)
 class Embedder:
     """A system that compares embeddings; make it with `from_embedder`."""
 
-    embed: Callable
-    score_matrix: Callable
-    score_classes: Callable | None = None
-    score_pairs: Callable | None = None
+    embed: Callable[[np.ndarray], np.ndarray]
+    score_matrix: Compare
+    score_classes: Compare | None = None
+    score_pairs: Compare | None = None
+
+
+System = Embedder | Compare
 
 
 def from_embedder(
-    embed: Callable,
-    score_matrix: Callable,
-    score_classes: Callable | None = None,
-    score_pairs: Callable | None = None,
+    embed: Callable[[np.ndarray], np.ndarray],
+    score_matrix: Compare,
+    score_classes: Compare | None = None,
+    score_pairs: Compare | None = None,
 ) -> Embedder:
     """Makes a system of an encoder and a comparison of its embeddings.
 
@@ -99,14 +106,14 @@ class Scorer:
 
     def __init__(
         self,
-        system: Embedder | Callable,
+        system: System,
         trials: TrialList,
         rows: np.ndarray,
         *,
         batch_size: int = 128,
         cache: dict | None = None,
         progress: bool = False,
-    ):
+    ) -> None:
         if not isinstance(system, Embedder) and not callable(system):
             raise ValueError(
                 "a system is from_embedder(...) or a callable score(queries, supports), not "
@@ -114,17 +121,25 @@ class Scorer:
             )
         self._system, self._images = system, trials.images
         self._label, self._progress = f"{trials.name} {trials.hash}", progress
-        self._table = None
+        self._table: np.ndarray | None = None
+        self._context: Compare | None = None
         if isinstance(system, Embedder):
             embedded = {} if cache is None else cache.setdefault(trials.fingerprint, {})
             self._table = _embed_rows(
-                *(system.embed, trials.images, np.unique(rows), batch_size, embedded),
-                *(self._label, progress),
+                system.embed,
+                trials.images,
+                np.unique(rows),
+                batch_size,
+                embedded,
+                self._label,
+                progress,
             )
+            self._context = system.score_classes
 
-    @property
-    def _context(self) -> Callable | None:
-        return getattr(self._system, "score_classes", None) if self._table is not None else None
+    def _embedded(self) -> tuple[Embedder, np.ndarray]:
+        """The embedder and its table of embeddings."""
+        assert isinstance(self._system, Embedder) and self._table is not None
+        return self._system, self._table
 
     def pairs(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
         """Scores of each run's queries against each of its supports by itself.
@@ -229,23 +244,24 @@ class Scorer:
         finite = np.isfinite(there) & np.isfinite(back)
         return float(np.abs(there[finite] - back[finite]).max()) if finite.any() else None
 
-    def _score_embeddings(self, queries, supports) -> np.ndarray:
+    def _score_embeddings(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
         """(R, Q, S) scores of (R, Q) rows and (R, S) rows, or the mean embeddings of (R, S, K).
 
         Small runs are compared in blocks, and each run's own part of a block is kept.
         """
-        table, score_matrix = self._table, self._system.score_matrix
+        embedder, table = self._embedded()
+        score_matrix, score_pairs = embedder.score_matrix, embedder.score_pairs
 
-        def embedded(rows):  # (r, S) or (r, S, K) -> (r * S, D)
+        def embedded(rows: np.ndarray) -> np.ndarray:  # (r, S) or (r, S, K) -> (r * S, D)
             h = table[rows]
             return (h.mean(2) if rows.ndim == 3 else h).reshape(-1, h.shape[-1])
 
         (num_runs, num_q), num_s = queries.shape, supports.shape[1]
         out = np.empty((num_runs, num_q, num_s))
-        if num_q == num_s == 1 and self._system.score_pairs is not None:
+        if num_q == num_s == 1 and score_pairs is not None:
             for start in range(0, num_runs, _PAIRS):
                 part = slice(start, start + _PAIRS)
-                scores = self._system.score_pairs(table[queries[part, 0]], embedded(supports[part]))
+                scores = score_pairs(table[queries[part, 0]], embedded(supports[part]))
                 out[part, 0, 0] = _checked(scores, (len(queries[part]),))
             return out
         if num_q * num_s > _TILE**2:
@@ -267,9 +283,11 @@ class Scorer:
             out[start : start + block] = matrix[kept, :, kept]
         return out
 
-    def _score_classes(self, fit, score, queries, supports) -> np.ndarray:
+    def _score_classes(
+        self, fit: Callable, score: Compare, queries: np.ndarray, supports: np.ndarray
+    ) -> np.ndarray:
         """(R, Q, N) scores in blocks of one shape: score(queries, fit(supports)) of embeddings."""
-        table = self._table
+        _, table = self._embedded()
         (num_runs, num_q), (n_way, k_shot) = queries.shape, supports.shape[1:]
         part = min(num_q, max(1, _OF_CLASSES // (n_way * k_shot)))
         block = min(num_runs, max(1, _OF_CLASSES // (part * n_way * k_shot)))
@@ -284,9 +302,10 @@ class Scorer:
                 out[runs[:, None], columns] = _checked(scores, (block, part, n_way))
         return out
 
-    def _score_images(self, queries, supports) -> np.ndarray:
+    def _score_images(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
         """(R, Q, S) scores by one call a run, or several where there are many queries."""
-        images, most = self._images, _IMAGE_TILE[0]
+        score, images, most = self._system, self._images, _IMAGE_TILE[0]
+        assert not isinstance(score, Embedder)
         out = np.empty((*queries.shape, supports.shape[1]))
         hidden = not self._progress or len(queries) < 2
         for r in tqdm(range(len(queries)), self._label, disable=hidden, unit="run"):
@@ -294,7 +313,7 @@ class Scorer:
             for start in range(0, queries.shape[1], most):
                 part = out[r, start : start + most]
                 run_queries = images[queries[r, start : start + most]]
-                part[:] = _checked(self._system(run_queries, run_supports), part.shape)
+                part[:] = _checked(score(run_queries, run_supports), part.shape)
         return out
 
 
@@ -327,9 +346,7 @@ def check_shot_aggregation(shot_aggregation: str, has_embeddings: bool) -> None:
         )
 
 
-def effective_aggregation(
-    system: Embedder | Callable, shot_aggregation: str, k_shot: int
-) -> str | None:
+def effective_aggregation(system: System, shot_aggregation: str, k_shot: int) -> str | None:
     """The shot aggregation where it made a difference, else None.
 
     Of one support a class all but `finetune` are the same, and a system with `score_classes` uses
@@ -340,14 +357,22 @@ def effective_aggregation(
     return shot_aggregation if differs and not sees_classes else None
 
 
-_AGGREGATE = {
+_AGGREGATE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "mean": lambda shots: shots.mean(-1),
     "max": lambda shots: shots.max(-1),
     "sum": lambda shots: np.logaddexp.reduce(shots, -1),
 }
 
 
-def _embed_rows(embed, images, rows, batch_size, cache: dict, label, progress) -> np.ndarray:
+def _embed_rows(
+    embed: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray | StreamedImages,
+    rows: np.ndarray,
+    batch_size: int,
+    cache: dict,
+    label: str,
+    progress: bool,
+) -> np.ndarray:
     """(M, D) embeddings of which at least those of `rows` are filled in; `cache` keeps them.
 
     The last batch is filled up with its last image, so that a compiled `embed` sees one shape.
@@ -373,7 +398,7 @@ def _embed_rows(embed, images, rows, batch_size, cache: dict, label, progress) -
 
 
 def batch_dependence(
-    system: Embedder | Callable, images: np.ndarray, batch_size: int = 128
+    system: System, images: np.ndarray | StreamedImages, batch_size: int = 128
 ) -> float | None:
     """How far the answers for an image depend on what else is in its batch.
 
@@ -387,7 +412,8 @@ def batch_dependence(
 
     Returns:
         The largest difference of two answers for one image, in units of the largest answer. None for
-        a callable that says by an attribute `joint` that it answers for a whole batch.
+        a callable that says by an attribute `joint` that it answers for a whole batch, or by `drawn`
+        that its answers are chance.
     """
     if isinstance(system, Embedder):
         rows = shuffled(len(images))[: min(batch_size, len(images))]
@@ -396,7 +422,7 @@ def batch_dependence(
         first = dict(zip(rows.tolist(), np.asarray(system.embed(images[rows])), strict=True))
         again = np.asarray(system.embed(images[np.append(other, company)]))[: len(other)]
         before = np.stack([first[row] for row in other.tolist()])
-    elif getattr(system, "joint", False):
+    elif is_joint(system) or getattr(system, "drawn", False):
         return None
     else:
         rows = shuffled(len(images))[:_AGAIN]
@@ -411,19 +437,24 @@ def batch_dependence(
     return float(np.abs(before[finite] - again[finite]).max() / scale)
 
 
+def is_joint(system: Embedder | Callable) -> bool:
+    """Whether a system says by its attribute `joint` that it answers for a whole batch at once."""
+    return bool(getattr(system, "joint", False))
+
+
 def shuffled(count: int) -> np.ndarray:
     """The numbers from 0 to `count` - 1 in an order that says nothing, always the same."""
     return np.random.default_rng(count).permutation(count)
 
 
-def _parts(count: int, size: int):
+def _parts(count: int, size: int) -> Iterator[np.ndarray]:
     """Positions 0 .. count - 1 in parts of one size; the last part repeats the last position."""
     size = min(size, count)
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1)
 
 
-def _checked(scores, shape: tuple[int, ...]) -> np.ndarray:
+def _checked(scores: Any, shape: tuple[int, ...]) -> np.ndarray:
     scores = np.asarray(scores, np.float64)
     if scores.shape != shape:
         raise ValueError(

@@ -1,15 +1,22 @@
-"""Draws frozen lists of trials and pairs from a seed; what they hold is in `lists`."""
+"""Draws frozen lists of trials and pairs from a seed; their types are in `lists`."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from siamese_jax.data.image_set import ImageSet
-from siamese_jax.evaluation.lists import OpenSet, Retrieval, Trials, VerificationPairs
+from siamese_jax.evaluation.lists import (
+    Impostors,
+    OpenSet,
+    Retrieval,
+    Trials,
+    VerificationPairs,
+)
 
 CURVE_N_WAYS = (1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 25, 30, 40, 50, 60)
 
@@ -19,7 +26,7 @@ _NEGATIVES = {
 }
 
 
-def official_trials(runs) -> Trials:
+def official_trials(runs: Any) -> Trials:
     """The official runs of Lake (20 queries against 20 supports each), or others of their form.
 
     Args:
@@ -36,7 +43,7 @@ def official_trials(runs) -> Trials:
     shape = runs.queries.shape[2:]
     images = np.concatenate([runs.queries.reshape(-1, *shape), runs.supports.reshape(-1, *shape)])
     digest = hashlib.sha256(repr(images.shape).encode())
-    digest.update(images)
+    digest.update(images.data)
     rows = np.arange(len(images))
     split = num_runs * num_queries
     return Trials(
@@ -377,6 +384,49 @@ def open_set(
     )
 
 
+def impostors(
+    image_set: ImageSet, num_names: int, *, k_shot: int = 1, seed: int = 0, name: str = "impostors"
+) -> Impostors:
+    """Every image, and enough names that each image meets `num_names` of other classes.
+
+    A name is k_shot images of one class, and no two names share an image. Each class gives equally
+    many names, one where there are classes enough, or as many as it has images for.
+
+    Args:
+        image_set: the images.
+        num_names: names that are to be enrolled.
+        k_shot: references of a name, K.
+        seed: of the references.
+        name: of the list.
+
+    Raises:
+        ValueError: fewer than two classes have k_shot images.
+    """
+    rich = np.flatnonzero(image_set.class_count >= k_shot)
+    if len(rich) < 2:
+        raise ValueError(
+            f"{image_set.name!r} has {len(rich)} classes with {k_shot} images or more (k_shot), and "
+            "two are needed"
+        )
+    a_class = -(-num_names // (len(rich) - 1))
+    rng = np.random.default_rng(seed)
+    supports, support_classes = [], []
+    for c in rich:
+        count = min(a_class, image_set.class_count[c] // k_shot)
+        rows = image_set.class_start[c] + rng.permutation(image_set.class_count[c])
+        supports.append(rows[: count * k_shot].reshape(count, k_shot))
+        support_classes += [c] * count
+    return Impostors(
+        name=name,
+        scope=f"{num_names} of {len(support_classes)} names",
+        supports=np.concatenate(supports),
+        support_classes=np.array(support_classes),
+        queries=np.arange(len(image_set)),
+        query_classes=image_set.classes,
+        **_images_and_groups(image_set, image_set.classes),
+    )
+
+
 def _distinct(rng: np.random.Generator, sizes: np.ndarray, count: int) -> np.ndarray:
     """Draws `count` different numbers of 0 .. size - 1 for each size, in random order.
 
@@ -407,7 +457,9 @@ def _row_table(image_set: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     return table, columns
 
 
-def _rows_of_drawers(rng, image_set: ImageSet, classes: np.ndarray, count: int) -> np.ndarray:
+def _rows_of_drawers(
+    rng: np.random.Generator, image_set: ImageSet, classes: np.ndarray, count: int
+) -> np.ndarray:
     """(R, N, count) rows: of `count` drawers that are the same for all N classes of a run."""
     table, _ = _row_table(image_set)
     rows = np.empty((*classes.shape, count), np.int64)
@@ -426,7 +478,9 @@ def _rows_of_drawers(rng, image_set: ImageSet, classes: np.ndarray, count: int) 
     return rows
 
 
-def _rows_of_pictures(rng, image_set: ImageSet, classes: np.ndarray, count: int) -> np.ndarray:
+def _rows_of_pictures(
+    rng: np.random.Generator, image_set: ImageSet, classes: np.ndarray, count: int
+) -> np.ndarray:
     """(R, N, count) rows: `count` different images of each class, of its own choice."""
     used = np.unique(classes)
     poor = used[image_set.class_count[used] < count]
@@ -439,7 +493,15 @@ def _rows_of_pictures(rng, image_set: ImageSet, classes: np.ndarray, count: int)
     return image_set.class_start[classes][..., None] + picked
 
 
-def _trials(rng, image_set, classes, rows, queries_per_run, name, scope) -> Trials:
+def _trials(
+    rng: np.random.Generator,
+    image_set: ImageSet,
+    classes: np.ndarray,
+    rows: np.ndarray,
+    queries_per_run: int,
+    name: str,
+    scope: str,
+) -> Trials:
     """Trials of the classes (R, N) and their rows (R, N, K + 1), the last of which are queries."""
     num_runs, n_way = classes.shape
     answers = _distinct(rng, np.full(num_runs, n_way), queries_per_run)  # (R, Q)

@@ -6,18 +6,20 @@ import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
 
 from siamese_jax import cli
 from siamese_jax.data import loading, splits
 from siamese_jax.evaluation import baselines, pairs_csv, saved
-from siamese_jax.evaluation.protocols import EvaluationData, Result, run_protocols
+from siamese_jax.evaluation.protocols import EvaluationData, Result, run_protocols, warnings
 from siamese_jax.evaluation.protocols.result import interval_text
 from siamese_jax.evaluation.scoring import (
     DEFAULT_AGGREGATION,
     EMBEDDING_AGGREGATIONS,
-    Embedder,
+    System,
     shot_aggregation_of,
 )
 from siamese_jax.inference import network
@@ -27,10 +29,14 @@ PARTS = ("test", "validation", "both", "rotated")
 
 _log = logging.getLogger(__name__)
 # What a record holds of each result; results.json holds all.
-_RECORDED = ("system", "name", "scope", "n_way", "k_shot", "accuracy", "num_trials", "wilson")
-_RECORDED += ("clustered", "per_group", "trial_hash", "figures", "shot_aggregation")
-_HEADER = ("system", "protocol", "scope", "way", "shot", "trials", "accuracy %", "Wilson 95 %")
-_HEADER += ("clustered 95 %", "hash", "")
+_RECORDED = (
+    *("system", "name", "scope", "n_way", "k_shot", "accuracy", "num_trials", "wilson"),
+    *("clustered", "per_group", "trial_hash", "figures", "shot_aggregation"),
+)
+_HEADER = (
+    *("system", "protocol", "scope", "way", "shot", "trials", "accuracy %", "Wilson 95 %"),
+    *("clustered 95 %", "hash", ""),
+)
 
 Results = dict[str, dict[str, Result]]
 
@@ -90,7 +96,7 @@ class EvaluationRequest:
     ensemble: Sequence[str | pathlib.Path] = ()
     progress: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.part not in PARTS:
             raise ValueError(f"part must be one of {PARTS}, got {self.part!r}")
 
@@ -126,6 +132,8 @@ def evaluate_run(request: EvaluationRequest) -> Results:
     }
     shown = [r for by in results.values() for key, r in by.items() if not key.startswith("curve/")]
     print(results_table(shown))
+    for line in warnings(shown):
+        print(f"WARNING: {line}")
     settings |= {
         "part": request.part,
         "ensemble": [net.name for net in nets[1:]],
@@ -145,15 +153,14 @@ def load_networks(request: EvaluationRequest) -> list[network.Siamese]:
     if request.pretrained:
         export.unpack(export.locate(request.pretrained), request.workdir)
     checkpoint = request.checkpoint
-    if checkpoint.isdigit():
-        checkpoint = int(checkpoint)
+    step = int(checkpoint) if checkpoint.isdigit() else checkpoint
     return [
-        network.load(path, checkpoint, request.num_devices, request.tta)
+        network.load(path, step, request.num_devices, request.tta)
         for path in (request.workdir, *request.ensemble)
     ]
 
 
-def evaluated_config(request: EvaluationRequest):
+def evaluated_config(request: EvaluationRequest) -> ConfigDict:
     """The run's config, with the test data that the request names."""
     config = workdir.read_config(request.workdir)
     if request.test_data:
@@ -162,7 +169,7 @@ def evaluated_config(request: EvaluationRequest):
     return config
 
 
-def load_data(request: EvaluationRequest, config, net: network.Siamese) -> loading.Data:
+def load_data(request: EvaluationRequest, config: ConfigDict, net: network.Siamese) -> loading.Data:
     """The data that the run is evaluated on.
 
     The images are read at their own size, whatever the network's input: the trials, and so their
@@ -223,7 +230,7 @@ def results_table(results: Iterable[Result]) -> str:
 
 
 class _Job(NamedTuple):
-    system: Embedder | Callable
+    system: System
     protocols: Sequence[str]
     settings: Mapping
     images: EvaluationData
@@ -244,11 +251,11 @@ def _jobs(
         return jobs
     if settings["shot_aggregation"] in EMBEDDING_AGGREGATIONS:
         settings = {**settings, "shot_aggregation": DEFAULT_AGGREGATION}
-    for name, system in (
+    for name, baseline in (
         ("pixel 1-NN", baselines.pixel_nearest_neighbour),
         ("random", baselines.random_score(0)),
     ):
-        jobs[name] = _Job(system, request.protocols, settings, images)
+        jobs[name] = _Job(baseline, request.protocols, settings, images)
     if images.official is not None and "official" in request.protocols:
         alone = dataclasses.replace(images, pairs=None)
         jobs["modified Hausdorff"] = _Job(
@@ -257,7 +264,9 @@ def _jobs(
     return jobs
 
 
-def _save(request: EvaluationRequest, config, settings: Mapping, results: Results) -> None:
+def _save(
+    request: EvaluationRequest, config: ConfigDict, settings: Mapping, results: Results
+) -> None:
     """Writes `results.json` and the saved evaluation of the test part, and the record."""
     training, evaluation = workdir.read_start(request.workdir), workdir.provenance()
     summary = {
@@ -272,9 +281,9 @@ def _save(request: EvaluationRequest, config, settings: Mapping, results: Result
         files.replace_file(path / saved.FILE, lambda file: saved.write(file, results))
         files.replace_text(path / "results.json", json.dumps(summary, indent=1) + "\n")
     if request.record:
-        config, (training, evaluation) = workdir.without_places(config, [training, evaluation])
+        shown, (training, evaluation) = workdir.without_places(config, [training, evaluation])
         summary |= {
-            "config": config,
+            "config": shown,
             "training": training,
             "evaluation": evaluation,
             "results": [{name: row[name] for name in _RECORDED} for row in summary["results"]],
@@ -282,7 +291,7 @@ def _save(request: EvaluationRequest, config, settings: Mapping, results: Result
         files.replace_text(pathlib.Path(request.record), json.dumps(summary, indent=1) + "\n")
 
 
-def _load(section, archives: str | None) -> loading.Data:
+def _load(section: ConfigDict, archives: str | None) -> loading.Data:
     """The data of a section of a config, at their own size."""
     fields = section.to_dict()
     if fields["name"] != "folder":  # whose pictures may be of many sizes
@@ -319,7 +328,8 @@ def _part(data: loading.Data, part: str) -> loading.Data:
 def _evaluated_on(data: loading.Data, other: loading.Data, net: network.Siamese) -> loading.Data:
     """Training images of `data`; the rest of `other`, whose images must suit the network."""
     shape, kind = other.test.image_shape, other.test.kind
-    if "vector" in (kind, net.kind):  # which are standardised by the training part of their own set
+    if not (other.test.has_pictures and net.has_pictures):
+        # vectors are standardised by the training part of their own set
         raise ValueError(f"test_data goes with images, not with vectors ({other.note})")
     if shape[2] != net.image_shape[2]:
         raise ValueError(

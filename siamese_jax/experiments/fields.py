@@ -22,7 +22,7 @@ def get_field(config: Mapping, dotted: str) -> Any:
     Raises:
         ValueError: the config has no such field; the line names those with similar names.
     """
-    value = config
+    value: Any = config
     for name in dotted.split("."):
         try:
             value = value[_key(value, name)]
@@ -44,15 +44,15 @@ def with_fields(config: Mapping, fields: Mapping[str, Any]) -> dict:
     Raises:
         ValueError: the config has no such part, see `get_field`.
     """
-    config = json.loads(json.dumps(config))
+    changed = json.loads(json.dumps(config))
     for dotted, value in fields.items():
         path, _, last = dotted.rpartition(".")
-        part = get_field(config, path) if path else config
+        part = get_field(changed, path) if path else changed
         part[_key(part, last)] = value
-    return config
+    return changed
 
 
-def _key(part, name: str) -> str | int:
+def _key(part: Any, name: str) -> str | int:
     if not isinstance(part, list):
         return name
     return int(name) if name.isdigit() else optim.Rule._fields.index(name)

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from siamese_jax import readers
 from siamese_jax.data import loading
 from siamese_jax.evaluation import metrics, protocols
 from siamese_jax.evaluation import trials as trials_lib
@@ -75,6 +76,7 @@ def draw_trials(
     data = loading.load({"name": "omniglot", "archives": archives and str(archives)})
     if kind == "official":
         names = ("queries", "supports", "answers", "alphabets", "query_drawers", "support_drawers")
+        assert data.runs is not None  # of Omniglot
         first = {name: getattr(data.runs, name)[:num_runs] for name in names}
         runs = dataclasses.replace(data.runs, **first)
         return trials_lib.official_trials(runs), runs.alphabets
@@ -160,7 +162,7 @@ def read_player(path: str | os.PathLike) -> Player:
         ValueError: no such file, or one that is no answers of a quiz.
     """
     try:
-        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        content = readers.read_json(path, dict)
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, not {FORMAT!r}")
         answers = [tuple(trial[field] for field in _FIELDS) for trial in content["answers"]]

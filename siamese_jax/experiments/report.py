@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import pathlib
+from typing import Any, NotRequired
 
 import numpy as np
+from ml_collections import ConfigDict
+from typing_extensions import TypedDict
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import saved
-from siamese_jax.experiments import evaluate
+from siamese_jax.experiments import evaluate, records
 from siamese_jax.experiments.evaluate import EvaluationRequest
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
@@ -20,13 +23,34 @@ from siamese_jax.training import objectives
 from siamese_jax.training.experiment import Experiment
 
 
+class _Named(TypedDict):
+    name: str
+
+
+class _Config(TypedDict):
+    test_data: NotRequired[_Named | None]
+
+
+class _Settings(TypedDict):
+    tta: int
+
+
+class _Saved(TypedDict):
+    """What the `results.json` of a run must hold, to draw its report again."""
+
+    config: _Config
+    settings: _Settings
+    evaluation: records.Start
+    results: list[records.Result]
+
+
 def write_report(
     path: str | pathlib.Path,
-    config,
+    config: ConfigDict,
     data: loading.Data,
     net: network.Siamese,
     results: Results,
-    **more,
+    **more: Any,
 ) -> pathlib.Path:
     """Writes `report.html` into a run's workdir.
 
@@ -68,10 +92,12 @@ def write_saved_report(
         ValueError: the folder holds no run or no saved evaluation, or the data are others.
     """
     config = workdir.plain(workdir.read_config(path))
-    record = pathlib.Path(path) / "results.json"
-    if not record.exists():
-        raise ValueError(f"{path} holds no results.json: evaluate the run first")
-    summary = json.loads(record.read_text())
+    try:
+        summary = records.read(pathlib.Path(path) / "results.json", _Saved)
+    except FileNotFoundError:
+        raise ValueError(f"{path} holds no results.json: evaluate the run first") from None
+    if not summary["results"]:
+        raise ValueError(f"{path}/results.json has no results: evaluate the run again")
     test_data = summary["config"].get("test_data")
     if test_data == config.get("test_data"):
         test_data = None  # the config says it
@@ -95,11 +121,11 @@ def write_saved_report(
 
 def gather(
     path: str | pathlib.Path,
-    config,
+    config: ConfigDict,
     data: loading.Data,
     net: network.Siamese,
     results: Results,
-    **more,
+    **more: Any,
 ) -> ReportInputs:
     """All that a report is drawn from; arguments as of `write_report`."""
     training = preview(config, data)
@@ -107,7 +133,7 @@ def gather(
     return ReportInputs(path, config, data, net, results, training, **more)
 
 
-def preview(config, data: loading.Data) -> Training:
+def preview(config: ConfigDict, data: loading.Data) -> Training:
     """What a report says of the training batches, with the first one if it has pictures.
 
     Args:
@@ -117,19 +143,20 @@ def preview(config, data: loading.Data) -> Training:
     experiment = Experiment.from_config(config, data=data, devices=Devices(1))
     section, objective = config.objective, experiment.objective
     margin = objectives.contrastive_margin(section) if section.name == "contrastive" else None
-    fields = {
-        "images_per_step": objective.images,
-        "images_per_class": objective.images_per_class,
-        "margin": margin,
-    }
-    if experiment.kind == "vector":
-        return Training(**fields)
+    training = Training(
+        images_per_step=objective.images,
+        images_per_class=objective.images_per_class,
+        margin=margin,
+    )
+    if not experiment.data.train.has_pictures:
+        return training
     batch, pixels = experiment.preview_batch()
-    fields["pixels"], rows = np.asarray(pixels), np.asarray(batch.rows)
+    training = dataclasses.replace(training, pixels=np.asarray(pixels))
+    rows = np.asarray(batch.rows)
     if rows.ndim == 3:  # episodes
-        return Training(**fields, mask=np.asarray(batch.mask))
+        return dataclasses.replace(training, mask=np.asarray(batch.mask))
     if rows.ndim == 2:  # pairs
-        return Training(**fields, labels=np.asarray(batch.labels))
+        return dataclasses.replace(training, labels=np.asarray(batch.labels))
     train_set = experiment.train_set
     names = tuple(train_set.class_names[c] for c in train_set.classes[rows])
-    return Training(**fields, class_names=names)
+    return dataclasses.replace(training, class_names=names)

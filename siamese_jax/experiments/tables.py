@@ -14,22 +14,25 @@ each kind of record: `evaluation` (`launch/evaluate.py --record`), `ablation` (`
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 
+from siamese_jax import readers
 from siamese_jax.data import splits
 from siamese_jax.evaluation import intervals, metrics
+from siamese_jax.experiments import records
 from siamese_jax.runs import workdir
 
 NOT_RUN = "not yet run"
 
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August")
-_MONTHS += ("September", "October", "November", "December")
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July", "August"),
+    *("September", "October", "November", "December"),
+)
 _SHARED = (
     "record",
     "suite",
@@ -37,6 +40,12 @@ _SHARED = (
     "train",
     "command",
 )  # keys of a table that its rows take over
+_SCHEMAS = {
+    "evaluation": records.Evaluation,
+    "ablation": records.Ablation,
+    "benchmark": records.Benchmark,
+    "faults": records.Faults,
+}
 _COLUMNS = {  # of a table of evaluations, in the order in which they may be named
     "paper": "paper, %",
     "aim": "aim, %",
@@ -114,21 +123,23 @@ def read_tables(results: str | pathlib.Path) -> dict[str, dict]:
     return tables
 
 
-def read_record(results: str | pathlib.Path, name: str) -> dict:
+def read_record(results: str | pathlib.Path, name: str, schema: type = records.Evaluation) -> dict:
     """A record by its name in the folder.
 
+    Args:
+        results: the folder.
+        name: of the file.
+        schema: what the record must be, of `records`.
+
     Raises:
-        ValueError: it is not there, or it is not JSON.
+        ValueError: it is not there, or damaged or no such record.
     """
-    path = pathlib.Path(results) / name
     try:
-        return json.loads(path.read_text())
+        return records.read(pathlib.Path(results) / name, schema)
     except OSError:
         raise ValueError(
             f"tables.toml names the record {name}, which is not in {results}"
         ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): mend or remove it") from None
 
 
 def select(record: Mapping, row: Mapping, name: str) -> Mapping:
@@ -172,15 +183,17 @@ def measure(results: str | pathlib.Path, row: Mapping, table: Mapping) -> Measur
     names = record_names(row, table)
     if not names:
         return None
-    records = [read_record(results, name) for name in names]
-    _check_seeds(row["label"], names, records)
-    rows = [select(record, row, name) for record, name in zip(records, names, strict=True)]
+    read = [read_record(results, name) for name in names]
+    _check_seeds(row["label"], names, read)
+    rows = [select(record, row, name) for record, name in zip(read, names, strict=True)]
     if len({result["trial_hash"] for result in rows}) > 1:
         raise ValueError(f"the records of the row {row['label']!r} were evaluated on other trials")
     figure = row.get("figure", "accuracy")
     first = rows[0]
     if group := row.get("member"):
-        parts = [result["per_group"][group] for result in rows]
+        parts = [result.get("per_group", {}).get(group) for result in rows]
+        if None in parts:
+            raise ValueError(f"a record of the row {row['label']!r} has no group {group!r}")
         num_trials = parts[0]["num_trials"]
         values, interval = [part["accuracy"] for part in parts], (math.nan, math.nan)
     elif figure == "accuracy":
@@ -188,12 +201,13 @@ def measure(results: str | pathlib.Path, row: Mapping, table: Mapping) -> Measur
         values, interval = [result["accuracy"] for result in rows], _over_clusters(rows)
     else:
         num_trials = first["num_trials"]
-        values = [result["figures"][figure] for result in rows]
+        values = [result["figures"].get(figure) for result in rows]
         interval = first["figures"].get(f"{figure}_interval", (math.nan, math.nan))
-    seeds = [record["config"]["seed"] for record in records]
-    return Measurement(
-        tuple(values), tuple(seeds), num_trials, first["trial_hash"], tuple(interval)
-    )
+    if any(not isinstance(value, int | float) for value in values):
+        raise ValueError(f"a record of the row {row['label']!r} has no number as its {figure}")
+    seeds = [record["config"]["seed"] for record in read]
+    low, high = interval
+    return Measurement(tuple(values), tuple(seeds), num_trials, first["trial_hash"], (low, high))
 
 
 def _over_clusters(rows: Sequence[Mapping]) -> tuple[float, float]:
@@ -216,13 +230,13 @@ def _over_clusters(rows: Sequence[Mapping]) -> tuple[float, float]:
     return intervals.grouped_interval(mean, cluster_of)
 
 
-def _check_seeds(label: str, names: Sequence[str], records: Sequence[Mapping]) -> None:
+def _check_seeds(label: str, names: Sequence[str], read: Sequence[Mapping]) -> None:
     """That the records of a row differ in their seeds and in nothing else."""
-    first = records[0]["config"]
-    seeds = [record["config"]["seed"] for record in records]
+    first = read[0]["config"]
+    seeds = [record["config"]["seed"] for record in read]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"two records of the row {label!r} have one seed: {', '.join(names)}")
-    for name, record in zip(names, records, strict=True):
+    for name, record in zip(names, read, strict=True):
         changes = workdir.differences(first, {**record["config"], "seed": first["seed"]})
         if changes:
             raise ValueError(
@@ -254,7 +268,7 @@ def render(table: Mapping, results: str | pathlib.Path) -> str:
     return "\n".join([*lines, "", *_beneath(table, results)]) + "\n"
 
 
-def _evaluation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
+def _evaluation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     columns = table.get("columns", ["value", "wilson", "trials"])
     for column in columns:
         if column not in _COLUMNS:
@@ -284,9 +298,9 @@ def _evaluation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
     return [table.get("first", "row"), *(titles[column] for column in columns)], rows
 
 
-def _expanded(table: Mapping, results) -> list[Mapping]:
+def _expanded(table: Mapping, results: str | pathlib.Path) -> list[Mapping]:
     """The rows; one with `per_group` becomes a row for each group of its first record."""
-    rows = []
+    rows: list[Mapping] = []
     for row in table["row"]:
         if row.get("per_group"):
             name = record_names(row, table)[0]
@@ -297,17 +311,19 @@ def _expanded(table: Mapping, results) -> list[Mapping]:
     return rows
 
 
-def _ablation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
-    rows, sizes = [], {}
+def _ablation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
+    rows: list[list[str]] = []
+    sizes: dict[str, int] = {}
     for row in table["row"]:
-        record = read_record(results, row["record"])
+        record = read_record(results, row["record"], records.Ablation)
         variants = {variant["variant"]: variant for variant in record["variants"]}
         if row["variant"] not in variants:
             raise ValueError(f"{row['record']} has no variant {row['variant']!r}")
         variant = variants[row["variant"]]
         cells = []
         for protocol in table["protocols"]:
-            part = variant[protocol]
+            where = f"{row['record']}, {row['variant']}, {protocol}"
+            part = readers.fitting(variant.get(protocol, {}), records.OfProtocol, where)
             sizes.setdefault(protocol, part["num_trials"])
             measurement = Measurement(
                 tuple(part["seeds"]),
@@ -327,16 +343,16 @@ def _ablation(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _benchmark(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
+def _benchmark(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     header = ["what", "median time", "middle half", "rate", "ratio"]
     with_aim = any("aim" in row for row in table["row"])
     more = [name for name in ("processor", "recall") if table.get(name)]
     rows = []
     for row in table["row"]:
-        record = read_record(results, row["record"])
+        record = read_record(results, row["record"], records.Benchmark)
         matches = [
             entry
-            for entry in record["suites"][row["suite"]]
+            for entry in record["suites"].get(row["suite"], ())
             if (entry["group"], entry["name"]) == (row["group"], row["name"])
         ]
         if len(matches) != 1:
@@ -344,9 +360,10 @@ def _benchmark(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
                 f"{row['record']} has {len(matches)} entries {row['group']!r}, {row['name']!r} in "
                 f"{row['suite']}; the row {row['label']!r} needs one"
             )
-        entry = matches[0]
+        where = f"{row['record']}, {row['group']}, {row['name']}"
+        entry = readers.fitting(matches[0], records.Timed, where)
         rate = "-"
-        if entry["amount"]:
+        if entry["amount"] and "per_second" in entry:
             rate = f"{_digits(entry['per_second'])} {entry['unit']}/s"
         ratio = f"{entry['ratio']:.2f}" if "ratio" in entry else "-"
         cells = [row["label"], _time(entry["seconds"])]
@@ -379,22 +396,23 @@ def _time(seconds: float) -> str:
 # ------------------------------------------------------------------------------------ beneath a table
 
 
-def _faults(table: Mapping, results) -> tuple[list[str], list[list[str]]]:
+def _faults(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in table["row"]:
-        kinds = read_record(results, row["record"])["kinds"]
+        kinds = read_record(results, row["record"], records.Faults)["kinds"]
         rows += [[kind["kind"], f"{kind['cases']:,}", str(kind["failed"])] for kind in kinds]
         total = [sum(kind[name] for kind in kinds) for name in ("cases", "failed")]
         rows.append(["all", f"{total[0]:,}", str(total[1])])
     return ["fault", "cases", "failed"], rows
 
 
-def _beneath(table: Mapping, results) -> list[str]:
+def _beneath(table: Mapping, results: str | pathlib.Path) -> list[str]:
     """When, on what and by which commands the rows were measured."""
     names = [name for row in table["row"] for name in record_names(row, table)]
     starts, trained, seeds = [], [], set()
     for name in dict.fromkeys(names):
-        record = read_record(results, name)
+        schema = _SCHEMAS[table.get("kind", "evaluation")]
+        record = read_record(results, name, schema)
         starts.append(record.get("evaluation") or record["provenance"])
         if "training" in record:
             trained.append(record["training"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from siamese_jax.data.image_set import StreamedImages
 
 
 class Devices:
@@ -24,7 +27,7 @@ class Devices:
         ValueError: more devices than there are, or not all of several processes.
     """
 
-    def __init__(self, count: int = 1):
+    def __init__(self, count: int = 1) -> None:
         available = jax.device_count()
         if not 0 <= count <= available:
             raise ValueError(f"num_devices is {count}, but there are {available} devices (0 = all)")
@@ -56,7 +59,7 @@ class Devices:
             return flag
         return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
-    def compile(self, function: Callable, donate_argnums=()) -> Callable:
+    def compile(self, function: Callable, donate_argnums: tuple[int, ...] = ()) -> Callable:
         """Compiles a per-device function; on several devices arguments carry a device axis."""
         if self.axis_name is None:
             return jax.jit(function, donate_argnums=donate_argnums)
@@ -67,7 +70,7 @@ class Devices:
             donate_argnums=donate_argnums,
         )
 
-    def replicate(self, tree):
+    def replicate(self, tree: Any) -> Any:
         """Puts one copy of a tree on every device."""
         if self.axis_name is None:
             return jax.tree.map(jnp.array, tree)
@@ -80,37 +83,37 @@ class Devices:
         )
         return copy(tree, np.arange(self.count)[self._mine])
 
-    def first(self, tree):
+    def first(self, tree: Any) -> Any:
         """This process's first copy of a replicated tree; the devices do nothing for it."""
         if self.axis_name is None:
             return tree
         return jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), tree)
 
-    def share(self, tree):
+    def share(self, tree: Any) -> Any:
         """This device's part of arrays that every device holds whole (inside a compiled step)."""
         if self.axis_name is None:
             return tree
         part = jax.lax.axis_index(self.axis_name)
 
-        def cut(x):
+        def cut(x: jax.Array) -> jax.Array:
             size = x.shape[0] // self.count
             return jax.lax.dynamic_slice_in_dim(x, part * size, size)
 
         return jax.tree.map(cut, tree)
 
-    def own(self, x: np.ndarray) -> np.ndarray:
+    def local_part(self, x: np.ndarray) -> np.ndarray:
         """What `share` gives this process's devices together, read off an array on the host.
 
         Args:
             x: (B, ...), B a multiple of the number of devices.
 
         Returns:
-            (B x own devices / all devices, ...).
+            (B x local devices / all devices, ...).
         """
         return x.reshape(self.count, -1, *x.shape[1:])[self._mine].reshape(-1, *x.shape[1:])
 
     def place(self, x: np.ndarray) -> jax.Array:
-        """Puts this process's part of an array, as `own` gives it, on its devices for a step."""
+        """Puts this process's part of an array, as `local_part` gives it, on its devices for a step."""
         if self.axis_name is None:
             return jax.device_put(x)
         x = x.reshape(self._mine.stop - self._mine.start, -1, *x.shape[1:])
@@ -118,15 +121,17 @@ class Devices:
         sharding = NamedSharding(mesh, PartitionSpec(self.axis_name))
         return jax.make_array_from_process_local_data(sharding, x)
 
-    def gather(self, x):
+    def gather(self, x: jax.Array) -> jax.Array:
         """The whole of an array whose leading axis the devices share (inside a compiled step)."""
         return x if self.axis_name is None else jax.lax.all_gather(x, self.axis_name, tiled=True)
 
-    def mean(self, tree):
+    def mean(self, tree: Any) -> Any:
         """Mean over devices (inside a compiled step)."""
         return tree if self.axis_name is None else jax.lax.pmean(tree, self.axis_name)
 
-    def batches(self, step: Callable, variables, images: np.ndarray, batch: int) -> np.ndarray:
+    def batches(
+        self, step: Callable, variables: Any, images: np.ndarray | StreamedImages, batch: int
+    ) -> np.ndarray:
         """Runs an image step over any number of images, in equal batches shared by the devices.
 
         The last batch is padded with copies of the last image, whose results are dropped.
@@ -152,9 +157,9 @@ class Devices:
     def call(
         self,
         step: Callable,
-        variables,
+        variables: Any,
         shared: Sequence[np.ndarray],
-        whole: Sequence[np.ndarray] = (),
+        whole: Sequence[np.ndarray | jax.Array] = (),
         batch: int = 1,
     ) -> np.ndarray:
         """Calls a step once; the devices share the rows of some arrays and get others whole.

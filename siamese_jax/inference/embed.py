@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from siamese_jax.data import augment
 from siamese_jax.inference.devices import Devices
+from siamese_jax.models import siamese
 from siamese_jax.models.siamese import SiameseNet
 
 TTA_WARP = augment.Affine(
@@ -42,11 +44,11 @@ def make_embed_step(
     if tta < 1:
         raise ValueError(f"tta is the number of views of an image, at least 1; got {tta}")
 
-    def embed(variables, images):
-        return model.apply(variables, images, method="embed")
+    def embed(variables: Any, images: jax.Array) -> jax.Array:
+        return siamese.apply(model, variables, images, method="embed")
 
-    def mean_embedding(variables, images):
-        def warped(key):
+    def mean_embedding(variables: Any, images: jax.Array) -> jax.Array:
+        def warped(key: jax.Array) -> jax.Array:
             keys = jnp.broadcast_to(key, len(images))
             symmetries = jnp.zeros(len(images), jnp.int32)
             return embed(
@@ -77,10 +79,10 @@ def make_pair_step(model: SiameseNet, devices: Devices) -> Callable:
     On several devices each scores its part of the pairs and holds the scores of all.
     """
 
-    def step(variables, h1, h2):
+    def step(variables: Any, h1: jax.Array, h2: jax.Array) -> jax.Array:
         if model.context is not None:
-            return model.apply(variables, h1, h2, method="compare")
-        return jnp.diagonal(model.apply(variables, h1, h2, method="compare_all"))
+            return siamese.apply(model, variables, h1, h2, method="compare")
+        return jnp.diagonal(siamese.apply(model, variables, h1, h2, method="compare_all"))
 
     return devices.compile(lambda *arguments: devices.gather(step(*arguments)))
 
@@ -93,7 +95,7 @@ def make_one_shot_step(model: SiameseNet, devices: Devices) -> Callable:
     """
     return devices.compile(
         lambda variables, queries, supports: devices.gather(
-            model.apply(variables, queries, supports, method="compare_all")
+            siamese.apply(model, variables, queries, supports, method="compare_all")
         )
     )
 
@@ -110,10 +112,10 @@ def make_class_step(model: SiameseNet, devices: Devices) -> Callable:
         Vinyals et al. (2016), Matching networks for one shot learning, section 2.1.
     """
 
-    def step(variables, queries, supports):
+    def step(variables: Any, queries: jax.Array, supports: jax.Array) -> jax.Array:
         num_runs, n_way, k_shot, size = supports.shape
         flat = supports.reshape(num_runs, n_way * k_shot, size)
-        logits = model.apply(variables, queries, flat, method="compare_all")
+        logits = siamese.apply(model, variables, queries, flat, method="compare_all")
         return jax.nn.logsumexp(logits.reshape(*logits.shape[:2], n_way, k_shot), -1)
 
     return devices.compile(lambda *arguments: devices.gather(step(*arguments)))

@@ -81,7 +81,7 @@ def explain(
     rows, columns = head.places
     maps = [h.reshape(rows, columns, -1).astype(np.float64) for h in (h1, h2)]
     (moves1, cosines1), (moves2, cosines2) = (
-        best_moves(*pair, head.reach) for pair in (maps, maps[::-1])
+        best_moves(a, b, head.reach) for a, b in (maps, maps[::-1])
     )
     neutral = (threshold - bias) / scale
     weight = scale / (2 * rows * columns)

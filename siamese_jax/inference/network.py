@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from siamese_jax.data.image_set import StreamedImages, resize_images
+from siamese_jax.data.image_set import StreamedImages, has_pictures, resize_images, warp_fill
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.evaluation.scoring import Embedder, from_embedder
 from siamese_jax.inference.devices import Devices
@@ -65,7 +66,7 @@ class Siamese:
 
     def __repr__(self) -> str:
         """One line: the name, and what goes in and comes out."""
-        shape = self.image_shape[1:2] if self.kind == "vector" else self.image_shape
+        shape = self.image_shape if self.has_pictures else self.image_shape[1:2]
         encoder, comparator = (
             type(part).__name__ for part in (self.model.encoder, self.model.head)
         )
@@ -77,17 +78,26 @@ class Siamese:
         )
 
     @property
+    def has_pictures(self) -> bool:
+        """Whether it takes pictures, (H, W, C) uint8; else vectors, (1, D, 1) float32."""
+        return has_pictures(self.kind)
+
+    @property
+    def dtype(self) -> type[np.number]:
+        """Type of the images' values."""
+        return np.uint8 if self.has_pictures else np.float32
+
+    @property
     def embedding_size(self) -> int:
         """How many numbers an embedding has."""
-        dtype = np.float32 if self.kind == "vector" else np.uint8
-        blank = np.zeros((1, *self.image_shape), dtype)
+        blank = np.zeros((1, *self.image_shape), self.dtype)
         return self.embed(blank, batch=1).shape[1]
 
-    def with_variables(self, variables) -> Siamese:
+    def with_variables(self, variables: Any) -> Siamese:
         """The same network with other parameters (replicated); nothing is compiled anew."""
         return dataclasses.replace(self, variables=variables)
 
-    def embed(self, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    def embed(self, images: np.ndarray | StreamedImages, batch: int = 256) -> np.ndarray:
         """Embeds images.
 
         Args:
@@ -105,28 +115,24 @@ class Siamese:
         """
         if not isinstance(images, StreamedImages):  # which is read batch by batch
             images = np.asarray(images)
-        if self.kind == "vector":
-            size = self.image_shape[1]
-            if images.shape[1:] not in ((size,), (1, size, 1)) or images.dtype != np.float32:
-                raise ValueError(
-                    f"vectors must be (B, {size}) float32, got {images.shape} {images.dtype}"
-                )
-            images = images.reshape(-1, 1, size, 1)
-            return self.devices.batches(self.embed_step, self.variables, images, batch)
-        if images.ndim == 3:
-            images = images[..., None]
+        given = f"{images.shape} {images.dtype}"
         height, width, channels = self.image_shape
-        if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != channels:
-            raise ValueError(
-                f"images must be (B, H, W, {channels}) uint8, got {images.shape} {images.dtype}"
-            )
-        if images.shape[1:3] != (height, width):
-            streamed = isinstance(images, StreamedImages)
-            resize = StreamedImages.resized if streamed else resize_images
-            images = resize(images, height, width)
+        if isinstance(images, np.ndarray) and images.ndim == (3 if self.has_pictures else 2):
+            images = images[..., None] if self.has_pictures else images[:, None, :, None]
+        wrong = images.ndim != 4 or images.dtype != self.dtype or images.shape[3] != channels
+        if not self.has_pictures:
+            if wrong or images.shape[1:] != self.image_shape:
+                raise ValueError(f"vectors must be (B, {width}) float32, got {given}")
+        elif wrong:
+            raise ValueError(f"images must be (B, H, W, {channels}) uint8, got {given}")
+        elif images.shape[1:3] != (height, width):
+            if isinstance(images, StreamedImages):
+                images = images.resized(height, width)
+            else:
+                images = resize_images(images, height, width)
         return self.devices.batches(self.embed_step, self.variables, images, batch)
 
-    def score_matrix(self, h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
+    def score_matrix(self, h1: np.ndarray, h2: np.ndarray | jax.Array) -> np.ndarray:
         """(Q, D) and (S, D) embeddings -> (Q, S) scores of each first with each second."""
         return self.devices.call(self.one_shot_step, self.variables, [h1], [h2])
 
@@ -141,6 +147,8 @@ class Siamese:
 
     def score_classes(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
         """(R, Q, D) and (R, N, K, D) embeddings -> (R, Q, N) scores, with a full context only."""
+        if self.class_step is None:
+            raise ValueError(f"{self.name} has no full context: it scores references one by one")
         return self.devices.call(self.class_step, self.variables, [queries, supports])
 
     def pictures(self, pictures: Pictures, from_files: bool = False) -> np.ndarray:
@@ -150,9 +158,9 @@ class Siamese:
     def score(self, pictures1: Pictures, pictures2: Pictures) -> np.ndarray:
         """Scores of every first picture with every second.
 
-        A score is a number that is higher for pictures that are more alike. Its zero means nothing:
-        the score above which two pictures are more likely the same is of the network, and `same`
-        knows it.
+        A score is higher for pictures that are more alike. A score of zero has no meaning: above
+        which score two pictures are probably the same depends on the network. `same` gives
+        probabilities.
 
         Args:
             pictures1: arrays, paths or PIL pictures, one or a stack, see `pictures.to_stack`. A network
@@ -166,7 +174,7 @@ class Siamese:
         Raises:
             ValueError: what `pictures.to_stack` or `embed` refuses.
         """
-        if self.kind == "vector":
+        if not self.has_pictures:
             return self.score_matrix(self.embed(pictures1), self.embed(pictures2))
         given = (pictures1, pictures2)
         (stack1, one1), (stack2, one2) = (
@@ -219,25 +227,25 @@ def ensemble(nets: Sequence[Siamese]) -> Embedder:
         raise ValueError("an ensemble is of one or more networks without a full context")
     ends = list(itertools.accumulate(net.embedding_size for net in nets))[:-1]
 
-    def embed(images):
+    def embed(images: np.ndarray) -> np.ndarray:
         return np.concatenate([net.embed(images) for net in nets], 1)
 
-    def parts(h1, h2):
+    def parts(h1: np.ndarray, h2: np.ndarray) -> Iterator[tuple[Siamese, np.ndarray, np.ndarray]]:
         return zip(nets, np.split(h1, ends, 1), np.split(h2, ends, 1), strict=True)
 
-    def score_matrix(h1, h2):
+    def score_matrix(h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
         return np.mean([net.score_matrix(a, b) for net, a, b in parts(h1, h2)], 0)
 
-    def score_pairs(h1, h2):
+    def score_pairs(h1: np.ndarray, h2: np.ndarray) -> np.ndarray:
         return np.mean([net.score_pairs(a, b) for net, a, b in parts(h1, h2)], 0)
 
     return from_embedder(embed, score_matrix, score_pairs=score_pairs)
 
 
 def bind(
-    config,
-    variables,
-    image_shape,
+    config: ConfigDict,
+    variables: Any,
+    image_shape: tuple[int, int, int],
     kind: str,
     name: str,
     devices: Devices,
@@ -259,22 +267,27 @@ def bind(
     Raises:
         ValueError: test-time augmentation of vectors, which cannot be warped.
     """
-    if tta > 1 and kind == "vector":
+    if tta > 1 and not has_pictures(kind):
         raise ValueError(f"vectors cannot be warped, so tta must be 1; got {tta}")
     model = siamese.build(config.model, image_shape, devices.axis_name)
     return Siamese(
         model,
         variables,
-        tuple(image_shape),
+        image_shape,
         kind,
         name,
         devices,
-        make_embed_step(model, devices, tta, "paper" if kind == "ink" else "edge"),
+        make_embed_step(model, devices, tta, warp_fill(kind)),
         make_pair_step(model, devices),
         make_one_shot_step(model, devices),
         make_class_step(model, devices) if model.context is not None else None,
         tta,
-        {name: Calibration.of(x) for name, x in (calibrated or {}).items()} if tta == 1 else {},
+        {
+            key: Calibration.of(x, f"the calibration {key!r} of {name}")
+            for key, x in (calibrated or {}).items()
+        }
+        if tta == 1
+        else {},
         kind == "ink" and config.get("data", {}).get("name") in _FRAMED,
     )
 
@@ -298,9 +311,11 @@ def load(
         The network, with `embed(images)` and `score(images1, images2)`.
 
     Raises:
-        ValueError: the folder holds no run, or not that checkpoint.
+        ValueError: the folder holds no run, or not that checkpoint, or parameters that its config's
+            network does not have.
     """
     weights = read(path, checkpoint)
+    _check_variables(weights, path)
     devices = Devices(num_devices)
     stem = pathlib.Path(path).absolute().name
     name = f"{stem.removesuffix('.npz').removesuffix(safetensors_file.SUFFIX)} @ {weights.step}"
@@ -309,6 +324,34 @@ def load(
     return bind(
         weights.config, variables, shape, start["kind"], name, devices, tta, weights.calibrations
     )
+
+
+def _check_variables(weights: export.Weights, path: str | pathlib.Path) -> None:
+    """Refuses other parameters than those that the network of the config has, and what is not finite."""
+    shape = tuple(weights.provenance[-1]["image_shape"])
+    model = siamese.build(weights.config.model, shape)
+    images = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    wanted = jax.eval_shape(model.init, jax.random.key(0), images, images)
+    params = {k: v for k, v in weights.variables["params"].items() if k != "classifier"}
+    found = {"batch_stats": {}, **weights.variables, "params": params}  # it serves training alone
+    (wanted, found) = (
+        {
+            jax.tree_util.keystr(place, simple=True, separator="/"): x
+            for place, x in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (wanted, found)
+    )
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found or name not in wanted:
+            side = "has no" if name in wanted else "has a"
+            raise ValueError(f"{path} {side} {name}: its network is not that of its config")
+        if found[name].shape != wanted[name].shape:
+            raise ValueError(
+                f"{path} has {name} of shape {found[name].shape}, its config's network of shape "
+                f"{wanted[name].shape}"
+            )
+        if not np.isfinite(found[name]).all():
+            raise ValueError(f"{path} has numbers in {name} that are not finite")
 
 
 def read(path: str | pathlib.Path, checkpoint: str | int = "best") -> export.Weights:

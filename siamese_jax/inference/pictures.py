@@ -124,10 +124,10 @@ def centred(pixels: np.ndarray, changes: dict[str, int] | None = None) -> np.nda
         pixels: (H, W, C) uint8, ink on paper 0.
         changes: see `blank_paper`.
     """
-    ink = (pixels > _STROKE).any(-1)
+    ink = np.asarray((pixels > _STROKE).any(-1))
     if not ink.any():
         return pixels
-    rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     ends = [(rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)]
     sides = np.array(pixels.shape[:2])
     off = max(abs((a + b) / 2 / side - 0.5) for (a, b), side in zip(ends, sides, strict=True))
@@ -176,7 +176,7 @@ def _read(picture: Any) -> np.ndarray:
     if isinstance(picture, str | os.PathLike):
         return folder.read_picture(pathlib.Path(picture), "RGB")
     if isinstance(picture, Image.Image):
-        return folder.decode_picture(picture, "RGB")
+        return folder.decode_picture(picture.copy(), "RGB")
     array = _as_uint8(np.asarray(picture))
     if array.ndim == 2:
         return array[..., None]

@@ -58,12 +58,12 @@ class BatchNorm(nn.Module):
         factor, shift = (a.reshape((1,) * (x.ndim - 1) + (-1,)) for a in (factor, shift))
         return (x * factor + shift).astype(self.dtype)
 
-    def _batch_statistics(self, x):
+    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
         rows = tuple(range(x.ndim - 1))
         mean, square = x.mean(rows), jnp.square(x).mean(rows)
         if self.axis_name is not None and not self.is_initializing():
             mean, square = jax.lax.pmean((mean, square), self.axis_name)
         return mean, jnp.maximum(square - jnp.square(mean), 0.0)
 
-    def _moved(self, old, new):
+    def _moved(self, old: Any, new: Array) -> Array:
         return self.momentum * old + (1 - self.momentum) * new

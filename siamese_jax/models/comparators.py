@@ -36,10 +36,10 @@ class Comparator(nn.Module):
         all_pairs: bool = False,
     ) -> Float[Array, "*b q"] | Float[Array, "*b q s"]:
         """Logits of "same class"."""
-        return self._logits(h1, h2, all_pairs)
+        return self._logits(jnp.asarray(h1), jnp.asarray(h2), all_pairs)
 
     @nn.nowrap
-    def _logits(self, h1, h2, all_pairs):
+    def _logits(self, h1: Array, h2: Array, all_pairs: bool) -> Array:
         raise NotImplementedError
 
     @nn.nowrap
@@ -106,7 +106,7 @@ class L1(Comparator):
     bias_mean: float = 0.5
 
     @nn.nowrap
-    def _logits(self, h1, h2, all_pairs):
+    def _logits(self, h1: Array, h2: Array, all_pairs: bool) -> Array:
         init = normal_init(self.kernel_mean, self.kernel_std)
         kernel = self.param("kernel", init, (h1.shape[-1],))
         bias = self.param("bias", normal_init(self.bias_mean, 0.01), ())
@@ -115,7 +115,7 @@ class L1(Comparator):
         return jnp.einsum("...d,d->...", self._magnitude(h1 - h2), kernel) + bias
 
     @staticmethod
-    def _magnitude(difference):
+    def _magnitude(difference: Array) -> Array:
         return jnp.abs(difference)
 
 
@@ -123,7 +123,7 @@ class L2(L1):
     """`sum_j alpha_j (h1_j - h2_j)^2 + bias`, with the attributes of `L1`."""
 
     @staticmethod
-    def _magnitude(difference):
+    def _magnitude(difference: Array) -> Array:
         return difference**2
 
 
@@ -141,7 +141,7 @@ class Euclidean(Comparator):
     bias: float = 0.0
 
     @nn.nowrap
-    def _logits(self, h1, h2, all_pairs):
+    def _logits(self, h1: Array, h2: Array, all_pairs: bool) -> Array:
         scale, bias = _scale_and_bias(self)
         return bias - scale * self.distances(h1, h2, all_pairs)
 
@@ -160,7 +160,7 @@ class SquaredEuclidean(Comparator):
     bias: float = 0.0
 
     @nn.nowrap
-    def _logits(self, h1, h2, all_pairs):
+    def _logits(self, h1: Array, h2: Array, all_pairs: bool) -> Array:
         scale, bias = _scale_and_bias(self)
         if all_pairs:
             return bias - scale * distances_lib.all_squared_distances(h1, h2)
@@ -179,7 +179,7 @@ class Cosine(Comparator):
     bias: float = 0.0
 
     @nn.nowrap
-    def _logits(self, h1, h2, all_pairs):
+    def _logits(self, h1: Array, h2: Array, all_pairs: bool) -> Array:
         scale, bias = _scale_and_bias(self)
         return scale * products(unit(h1), unit(h2), all_pairs) + bias
 
@@ -198,7 +198,7 @@ class Bilinear(Comparator):
     symmetric: bool = True
 
     @nn.nowrap
-    def _logits(self, h1, h2, all_pairs):
+    def _logits(self, h1: Array, h2: Array, all_pairs: bool) -> Array:
         bias = self.param("bias", nn.initializers.constant(self.bias), ())
         matrix = self.param("matrix", lambda key, n: self.scale * jnp.eye(n), h1.shape[-1])
         if self.symmetric:
@@ -236,7 +236,7 @@ class Local(Comparator):
     units: int = 1
 
     @nn.nowrap
-    def _logits(self, h1, h2, all_pairs):
+    def _logits(self, h1: Array, h2: Array, all_pairs: bool) -> Array:
         scale, bias = _scale_and_bias(self)
         return scale * self._similarity(h1, h2, all_pairs) + bias
 
@@ -286,7 +286,8 @@ class Local(Comparator):
         return {"places": encoder.places(image_shape), "units": encoder.units}
 
     @nn.nowrap
-    def _similarity(self, h1, h2, all_pairs):
+    def _similarity(self, h1: ArrayLike, h2: ArrayLike, all_pairs: bool) -> Array:
+        h1, h2 = jnp.asarray(h1), jnp.asarray(h2)
         rows, columns = self.places
         if h1.shape[-1] != rows * columns * self.units:
             raise ValueError(
@@ -296,7 +297,7 @@ class Local(Comparator):
         return distances_lib.local_similarity(h1, h2, self.places, self.reach, all_pairs)
 
 
-def _scale_and_bias(module: Comparator):
+def _scale_and_bias(module: Comparator) -> tuple[Any, Any]:
     """The two learned numbers of a comparator that has the attributes `scale` and `bias`."""
     bias = module.param("bias", nn.initializers.constant(module.bias), ())
     return module.param("scale", nn.initializers.constant(module.scale), ()), bias

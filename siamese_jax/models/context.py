@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ class FullContext(nn.Module):
         self, queries: Float[ArrayLike, "*b q d"], supports: Float[ArrayLike, "*b s d"]
     ) -> tuple[Float[Array, "*b q d"], Float[Array, "*b s d"]]:
         """Embeddings of the queries and of the supports in the light of the supports."""
+        queries, supports = jnp.asarray(queries), jnp.asarray(supports)
         size = queries.shape[-1]
         lead = queries.shape[:-2]
         queries = queries.reshape(-1, *queries.shape[-2:])
@@ -39,7 +42,8 @@ class FullContext(nn.Module):
             merge_fn=lambda ahead, back: ahead + back,
             name="supports",
         )
-        supports = supports + both_ways(supports)
+        in_context: Any = both_ways(supports)
+        supports = jnp.asarray(supports + in_context)
         cell = nn.OptimizedLSTMCell(size, name="queries")
         carry = (jnp.zeros_like(queries), queries)
         refined = queries

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 def unit(h: Float[ArrayLike, "*b d"]) -> Float[Array, "*b d"]:
     """Scales embeddings to length 1; zeros stay zeros, with a finite gradient."""
+    h = jnp.asarray(h)
     return h * jax.lax.rsqrt(jnp.sum(h * h, -1, keepdims=True) + 1e-12)
 
 
@@ -20,7 +21,7 @@ def squared_distances(
     h1: Float[ArrayLike, "*b d"], h2: Float[ArrayLike, "*b d"]
 ) -> Float[Array, "*b"]:
     """Squared Euclidean distances of pairs."""
-    return jnp.sum((h1 - h2) ** 2, -1)
+    return jnp.sum((jnp.asarray(h1) - jnp.asarray(h2)) ** 2, -1)
 
 
 def all_squared_distances(
@@ -30,6 +31,7 @@ def all_squared_distances(
 
     The rounding error is that of |h|^2, so a distance far smaller than the embeddings is not exact.
     """
+    h1, h2 = jnp.asarray(h1), jnp.asarray(h2)
     lengths = jnp.sum(h1**2, -1)[..., :, None] + jnp.sum(h2**2, -1)[..., None, :]
     products = jnp.einsum("...qd,...sd->...qs", h1, h2, precision=jax.lax.Precision.HIGHEST)
     return jnp.maximum(lengths - 2 * products, 0.0)
@@ -37,6 +39,7 @@ def all_squared_distances(
 
 def safe_sqrt(x: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
     """The square root of x >= 0, with the gradient 0 at 0 (where it has none)."""
+    x = jnp.asarray(x)
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
@@ -80,7 +83,7 @@ def local_similarity(
     # Places first, so that a move is a slice of the two leading axes.
     h1, h2 = (
         jnp.moveaxis(unit(h.reshape(*h.shape[:-1], rows, columns, -1)), (-3, -2), (0, 1))
-        for h in (h1, h2)
+        for h in (jnp.asarray(h1), jnp.asarray(h2))
     )
     best1, best2 = [], []
     for down in range(-min(reach, rows - 1), min(reach, rows - 1) + 1):
@@ -90,7 +93,8 @@ def local_similarity(
             cosine = products(h1[here], h2[there], all_pairs)
             best1.append(_on_map(cosine, here, rows, columns))
             best2.append(_on_map(cosine, there, rows, columns))
-    return sum(functools.reduce(jnp.maximum, best).mean((0, 1)) for best in (best1, best2)) / 2
+    mean1, mean2 = (functools.reduce(jnp.maximum, best).mean((0, 1)) for best in (best1, best2))
+    return (mean1 + mean2) / 2
 
 
 def _inside(size: int, move: int) -> slice:

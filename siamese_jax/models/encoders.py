@@ -66,6 +66,7 @@ class KochEncoder(nn.Module):
         if self.convolution not in CONVOLUTIONS:
             raise ValueError(f"convolution must be one of {CONVOLUTIONS}, got {self.convolution!r}")
         bias = normal_init(self.bias_mean, 0.01)
+        images = jnp.asarray(images)
         x = images.astype(self.dtype)
         last = len(self.filters) - 1
         for i, (features, size) in enumerate(zip(self.filters, self.kernels, strict=True)):
@@ -99,7 +100,9 @@ class KochEncoder(nn.Module):
         return nn.sigmoid(_at_least_float32(x))
 
 
-def _valid_convolution(how, x, kernel, strides, padding, **options):
+def _valid_convolution(
+    how: str, x: Array, kernel: Array, strides: Sequence[int], padding: Any, **options: Any
+) -> Array:
     """`jax.lax.conv_general_dilated` of stride 1, unpadded, computed in one of `CONVOLUTIONS`."""
     if how == "auto":
         gain = fft_conv.best_tile(x.shape, kernel.shape)[1]
@@ -148,7 +151,8 @@ class ResidualEncoder(nn.Module):
     def places(self, image_shape: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of the map that images of (H, W, C) pixels become."""
         shrink = 2 ** self._num_pools()
-        return tuple(-(-side // self.stem_stride) // shrink for side in image_shape[:2])
+        height, width = (-(-side // self.stem_stride) for side in image_shape[:2])
+        return height // shrink, width // shrink
 
     @nn.nowrap
     def _num_pools(self) -> int:
@@ -161,10 +165,10 @@ class ResidualEncoder(nn.Module):
     ) -> Float[Array, "b d"]:
         """Embeds images with pixels in [0, 1]; d = units, or rows x columns x units if `local`."""
 
-        def norm(x, name):
+        def norm(x: Array, name: str) -> Array:
             return _batch_norm(train, self.dtype, self.axis_name, name)(x)
 
-        def conv(x, features, size, name, stride=1):
+        def conv(x: Array, features: int, size: int, name: str, stride: int = 1) -> Array:
             return nn.Conv(
                 features,
                 (size, size),
@@ -176,6 +180,7 @@ class ResidualEncoder(nn.Module):
                 name=name,
             )(x)
 
+        images = jnp.asarray(images)
         x = images.astype(self.dtype)
         x = conv(x, self.stem, 2 * self.stem_stride + 1, "stem", self.stem_stride)
         x = nn.relu(norm(x, "stem_norm"))
@@ -236,13 +241,14 @@ class SmallEncoder(nn.Module):
     def places(self, image_shape: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of the map that images of (H, W, C) pixels become if `local`."""
         shrink = 2 ** (len(self.filters) - 1)
-        return tuple(side // shrink for side in image_shape[:2])
+        return image_shape[0] // shrink, image_shape[1] // shrink
 
     @nn.compact
     def __call__(
         self, images: Float[ArrayLike, "b h w c"], train: bool = False
     ) -> Float[Array, "b d"]:
         """Embeds images with pixels in [0, 1]; d = units, or rows x columns x units if `local`."""
+        images = jnp.asarray(images)
         x = images.astype(self.dtype)
         for i, features in enumerate(self.filters):
             x = nn.relu(nn.Conv(features, (5, 5), dtype=self.dtype, name=f"conv{i + 1}")(x))
@@ -295,6 +301,7 @@ class DenseEncoder(nn.Module):
         bias = nn.initializers.zeros
         if self.bias_mean is not None:
             bias = normal_init(self.bias_mean, 0.01)
+        images = jnp.asarray(images)
         x = images.astype(self.dtype).reshape(images.shape[0], -1)
         for i, features in enumerate((*self.hidden, self.units)):
             last = i == len(self.hidden)

@@ -46,6 +46,7 @@ def fft_conv(
     Raises:
         ValueError: a kernel larger than the images, or a tile smaller than the kernel.
     """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     size = kernel.shape[:2]
     if x.shape[1] < size[0] or x.shape[2] < size[1]:
         raise ValueError(f"a kernel of {size} pixels must fit into images of {x.shape[1:3]}")
@@ -74,7 +75,7 @@ def best_tile(images_shape: Sequence[int], kernel_shape: Sequence[int]) -> tuple
     rows, columns = height - kh + 1, width - kw + 1
     half = height // 2 + 1
 
-    def cost(p):
+    def cost(p: int) -> int:
         q = p - kw + 1
         across = -(-columns // q)
         spectra = half * across * 3 * p
@@ -92,7 +93,7 @@ def best_tile(images_shape: Sequence[int], kernel_shape: Sequence[int]) -> tuple
     return best, batch * rows * columns * kh * kw * channels * features / cost(best)
 
 
-def _convolve(x, kernel, p):
+def _convolve(x: Array, kernel: Array, p: int) -> Array:
     (batch, n, width, channels), (kh, kw, _, features) = x.shape, kernel.shape
     rows, columns = n - kh + 1, width - kw + 1
     q = p - kw + 1  # columns of outputs a tile
@@ -122,7 +123,7 @@ def _convolve(x, kernel, p):
 _dot = functools.partial(jnp.matmul, precision="highest")
 
 
-def _real_transforms(n, kh):
+def _real_transforms(n: int, kh: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Matrices along the height, with a real and an imaginary line a frequency u = 0 .. n / 2.
 
     Returns:
@@ -140,7 +141,7 @@ def _real_transforms(n, kh):
     return forward, conjugate, back
 
 
-def _complex_transforms(p, kw):
+def _complex_transforms(p: int, kw: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Matrices along the width, of columns that hold all real and then all imaginary parts.
 
     With a = a1 + i a2 of an image and b = b1 + i b2 of a kernel the three products are b1 (a1 + a2),

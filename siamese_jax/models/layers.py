@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def normal_init(mean: float, std: float):
+def normal_init(mean: float, std: float) -> Callable[..., Array]:
     """Initialiser N(mean, std), std a standard deviation (Koch et al. 2015, section 3.2)."""
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
         return mean + std * jax.random.normal(key, shape, dtype)
 
     return init
@@ -32,5 +35,5 @@ def max_pool2(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
     return _larger(upper, lower)
 
 
-def _larger(a, b):
+def _larger(a: Array, b: Array) -> Array:
     return jnp.where((a >= b) | jnp.isnan(a), a, b)  # a NaN stays one

@@ -7,6 +7,7 @@ import difflib
 import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from siamese_jax.models.distances import unit
 from siamese_jax.models.encoders import ENCODERS
 from siamese_jax.models.layers import normal_init
 
+_Module = TypeVar("_Module", bound=nn.Module)
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -42,6 +44,7 @@ class CosineClassifier(nn.Module):
         self, h: Float[ArrayLike, "*b d"], scaled: bool = True
     ) -> Float[Array, "*b {self.classes}"]:
         """Logits of the classes, or their cosines if not `scaled`."""
+        h = jnp.asarray(h)
         kernel = self.param("kernel", normal_init(0.0, 1.0), (h.shape[-1], self.classes))
         scale = self.param("scale", nn.initializers.constant(self.scale), ())
         cosine = unit(h) @ (kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True))
@@ -94,6 +97,7 @@ class SiameseNet(nn.Module):
         """Logits of "same class" of pairs of embeddings; each pair is a support set of one."""
         if self.context is None:
             return self.head(h1, h2)
+        h1, h2 = jnp.asarray(h1), jnp.asarray(h2)
         return self.compare_all(h1[..., None, :], h2[..., None, :])[..., 0, 0]
 
     def compare_all(
@@ -109,11 +113,30 @@ class SiameseNet(nn.Module):
 
     def classify(self, h: Float[ArrayLike, "*b d"]) -> Float[Array, "*b classes"]:
         """Logits of the training classes."""
-        return self.classifier(h)
+        return self._classifier()(h)
 
     def class_cosines(self, h: Float[ArrayLike, "*b d"]) -> Float[Array, "*b classes"]:
         """Cosines with the learned vectors of the training classes."""
-        return self.classifier(h, scaled=False)
+        return self._classifier()(h, scaled=False)
+
+    @nn.nowrap
+    def _classifier(self) -> CosineClassifier:
+        if self.classifier is None:
+            raise ValueError("the network has no classifier: build it with `classes`")
+        return self.classifier
+
+
+def apply(model: SiameseNet, variables: Any, *arrays: ArrayLike, method: str) -> Array:
+    """What a method of a network gives with these variables, outside of training.
+
+    Args:
+        model: the network.
+        variables: its parameters and statistics.
+        *arrays: arguments of the method.
+        method: `embed`, `compare`, `compare_all`, `classify` or `class_cosines`.
+    """
+    result: Any = model.apply(variables, *arrays, method=method)
+    return result
 
 
 def build(
@@ -183,8 +206,8 @@ def _encoder_class(name: str) -> type[nn.Module]:
 
 
 def _construct(
-    section: str, module: type[nn.Module], given: Mapping | ConfigDict, derived: Mapping
-):
+    section: str, module: type[_Module], given: Mapping | ConfigDict, derived: Mapping
+) -> _Module:
     """A module of the attributes that a config gives, and of those that it has of the derived ones.
 
     Raises:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -49,16 +50,16 @@ def layer_table(model: SiameseNet, image_shape: tuple[int, int, int]) -> tuple[L
     Returns:
         One `Layer` for each module with parameters of its own; together they hold all parameters.
     """
-    calls = {}
+    calls: dict[tuple[str, ...], tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = {}
 
-    def record(call, args, kwargs, context):
+    def record(call: Callable, args: tuple, kwargs: Mapping, context: Any) -> Any:
         out = call(*args, **kwargs)
         if context.method_name == "__call__" and context.module.path not in calls:
             input_shape, output_shape = (jax.tree.leaves(x)[0].shape for x in (args, out))
             calls[context.module.path] = (context.module, input_shape, output_shape)
         return out
 
-    def init(key, images):
+    def init(key: jax.Array, images: jax.Array) -> Any:
         calls.clear()
         with nn.intercept_methods(record):
             return model.init(key, images, images)
@@ -77,7 +78,7 @@ def layer_table(model: SiameseNet, image_shape: tuple[int, int, int]) -> tuple[L
                 Layer(
                     name="/".join(path),
                     layer_type=type(module).__name__,
-                    kernel=tuple(module.kernel_size) if isinstance(module, nn.Conv) else (),
+                    kernel=_kernel(module) if isinstance(module, nn.Conv) else (),
                     input_shape=input_shape[1:],
                     output_shape=output_shape[1:],
                     parameters=sum(math.prod(shape) for shape in shapes),
@@ -87,7 +88,7 @@ def layer_table(model: SiameseNet, image_shape: tuple[int, int, int]) -> tuple[L
     return tuple(layers)
 
 
-def first_kernel(table: Sequence[Layer], params) -> jax.Array | None:
+def first_kernel(table: Sequence[Layer], params: Mapping[str, Any]) -> jax.Array | None:
     """The kernel (h, w, C, filters) of a network's first convolution, or None if it has none.
 
     Args:
@@ -102,12 +103,17 @@ def first_kernel(table: Sequence[Layer], params) -> jax.Array | None:
     return None
 
 
+def _kernel(module: nn.Conv) -> tuple[int, ...]:
+    size = module.kernel_size
+    return (size,) if isinstance(size, int) else tuple(size)
+
+
 def _multiply_adds(
     module: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
 ) -> int:
     """Of one image (B = 1). Each output of a convolution or dense layer is one sum of products."""
     if isinstance(module, nn.Conv):
-        terms = math.prod(module.kernel_size) * input_shape[-1] // module.feature_group_count
+        terms = math.prod(_kernel(module)) * input_shape[-1] // module.feature_group_count
         return math.prod(output_shape[1:]) * terms
     if isinstance(module, nn.Dense):
         return math.prod(output_shape[1:]) * input_shape[-1]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import glob
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from siamese_jax.evaluation import calibration
+from siamese_jax.evaluation import bounds, calibration
 from siamese_jax.recognition import gallery
 from siamese_jax.recognition.storage import LARGE, GalleryFile
 from siamese_jax.recognition.store import Store, is_store
@@ -19,7 +19,7 @@ from siamese_jax.runs import files
 
 if TYPE_CHECKING:
     from siamese_jax.inference import network
-    from siamese_jax.recognition import identification
+    from siamese_jax.recognition import identification, pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Settings:
             `compare` for none.
         false_accept_rate: of `calibrate`.
         seed: of `calibrate`.
+        confidence: of the bound that `calibrate` makes.
+        threshold: which one `calibrate` lets decide, `plain` or `bound`.
         progress: whether long commands show a progress bar.
     """
 
@@ -49,6 +51,8 @@ class Settings:
     page: str | None = None
     false_accept_rate: float = 0.01
     seed: int = 0
+    confidence: float = bounds.CONFIDENCE
+    threshold: str = "plain"
     progress: bool = False
 
 
@@ -130,7 +134,7 @@ def _enrol_folder(words: Sequence[str], settings: Settings) -> Output:
 
 def _remove(words: Sequence[str], settings: Settings) -> Output:
     file, known = _read(settings)
-    if file is None:
+    if isinstance(known, Store):
         known.remove(words[0])
     else:
         known = gallery.remove(known, words[0])
@@ -139,7 +143,7 @@ def _remove(words: Sequence[str], settings: Settings) -> Output:
 
 
 def _list(_: Sequence[str], settings: Settings) -> Output:
-    _, known = _read(settings)
+    known = _read(settings)[1]
     rows = (
         (name, _plural(count, "picture"), f"first {first}")
         for name, count, first in known.summary()
@@ -206,14 +210,16 @@ def _compare(paths: Sequence[str], settings: Settings) -> Output:
     return Output(tuple(lines))
 
 
-def _page_path(path: str | pathlib.Path, gallery_file: str | None, pictures) -> pathlib.Path:
+def _page_path(
+    path: str | pathlib.Path, gallery_file: str | None, images: Sequence[str]
+) -> pathlib.Path:
     """The file of a page, in a folder that exists; none of the command's other files is replaced."""
     page = pathlib.Path(path).expanduser()
     if not page.parent.is_dir():
         raise ValueError(f"{page.parent}: no such folder for a page")
     others = [(gallery_file, "the gallery itself")] if gallery_file is not None else []
-    for other, what in (*others, *((picture, "one of the pictures") for picture in pictures)):
-        other = pathlib.Path(other).expanduser()
+    for name, what in (*others, *((image, "one of the pictures") for image in images)):
+        other = pathlib.Path(name).expanduser()
         if page.resolve() == other.resolve() or (
             page.exists() and other.exists() and page.samefile(other)
         ):
@@ -236,7 +242,7 @@ def _search(paths: Sequence[str], settings: Settings) -> Output:
     from siamese_jax.recognition import identification, pictures, search_page
 
     _, known, net = _open(settings)
-    path = pathlib.Path(settings.gallery).expanduser().resolve()
+    path = _file(settings).path
     page = settings.page or path.with_name(f"{path.stem}-search.html")
     page = _page_path(page, settings.gallery, paths)
     probe = pictures.read(net, paths[0])
@@ -258,8 +264,12 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
     labelled = folder.load_folder(
         paths[0], image_size=net.image_shape[:2], ink=net.kind == "ink", min_images=2
     )
-    learned = gallery.learn(known, net, labelled, settings.false_accept_rate, settings.seed)
-    if file is None:
+    learned = gallery.learn(
+        *(known, net, labelled, settings.false_accept_rate, settings.seed),
+        confidence=settings.confidence,
+        decided_by=settings.threshold,
+    )
+    if isinstance(known, Store):
         known.calibrate(learned)
     else:
         file.write(dataclasses.replace(known, calibration=learned))
@@ -277,6 +287,7 @@ def _trained_on(settings: Settings, path: str) -> bool:
     """Whether a folder is the one that the network was trained on."""
     from siamese_jax.runs import workdir
 
+    assert settings.workdir is not None  # which `run` has checked
     place = pathlib.Path(settings.workdir)
     if not (place / "config.json").exists():
         return False
@@ -291,7 +302,7 @@ def _resolved(path: str) -> pathlib.Path:
 def _rebuild(_: Sequence[str], settings: Settings) -> Output:
     file, known = _read(settings)
     net, calibrated = _network(settings), known.calibration is not None
-    if file is None:
+    if isinstance(known, Store):
         from_thumbnails = known.rebuild(net, settings.progress)
     else:
         known, from_thumbnails = gallery.rebuild(known, net)
@@ -307,7 +318,7 @@ def _rebuild(_: Sequence[str], settings: Settings) -> Output:
 
 def _index(_: Sequence[str], settings: Settings) -> Output:
     file, known, net = _open(settings)
-    if file is not None:
+    if not isinstance(known, Store):
         raise ValueError(
             f"{file.path} holds {gallery.size(known)}: an index is for {LARGE:,} pictures or more"
         )
@@ -347,19 +358,21 @@ COMMANDS = {
 }
 
 
-def _read(settings: Settings) -> tuple[GalleryFile | None, gallery.Gallery | Store]:
-    """The gallery and its file; of a large gallery, which writes itself, no file."""
-    file = GalleryFile(settings.gallery)
-    if is_store(file.path):
-        return None, Store(file.path)
-    return file, file.read()
+def _read(settings: Settings) -> tuple[GalleryFile, gallery.Gallery | Store]:
+    """The gallery's file and the gallery; a large one, a `Store`, writes itself."""
+    file = _file(settings)
+    return file, Store(file.path) if is_store(file.path) else file.read()
 
 
 def _enrolled(
-    file: GalleryFile | None, known: gallery.Gallery | Store, net, people, settings: Settings
+    file: GalleryFile,
+    known: gallery.Gallery | Store,
+    net: network.Siamese,
+    people: Mapping[str, Sequence[pictures.Picture]],
+    settings: Settings,
 ) -> gallery.Gallery | Store:
     """The gallery with more references, in its file."""
-    if file is None:
+    if isinstance(known, Store):
         known.enrol_all(net, people, settings.add, settings.progress)
         return known
     known = gallery.enrol_all(known, net, people, settings.add, settings.progress)
@@ -369,21 +382,27 @@ def _enrolled(
 
 def _open(
     settings: Settings, create: bool = False
-) -> tuple[GalleryFile | None, gallery.Gallery | Store, network.Siamese]:
+) -> tuple[GalleryFile, gallery.Gallery | Store, network.Siamese]:
     """As `_read`, and the network; with `create` a new gallery for a new file."""
-    file, known = GalleryFile(settings.gallery), None
-    if not create or file.exists():
-        file, known = _read(settings)
-    net = _network(settings)
-    if known is None:
+    file = _file(settings)
+    if create and not file.exists():
+        net = _network(settings)
         return file, gallery.empty(net), net
+    file, known = _read(settings)
+    net = _network(settings)
     gallery.check_network(known, net)
     return file, known, net
+
+
+def _file(settings: Settings) -> GalleryFile:
+    assert settings.gallery is not None  # which `run` has checked
+    return GalleryFile(settings.gallery)
 
 
 def _network(settings: Settings) -> network.Siamese:
     from siamese_jax.inference import network
 
+    assert settings.workdir is not None  # which `run` has checked
     checkpoint = settings.checkpoint
     if isinstance(checkpoint, str) and checkpoint.isdigit():
         checkpoint = int(checkpoint)
@@ -412,11 +431,15 @@ def _threshold_line(
         f"threshold {answer.threshold:.3f} of the score, for a false-accept rate of "
         f"{calibrated.rate:g}"
     )
+    if calibrated.decided_by == "bound" and calibrated.bound is not None:
+        line += f" on fresh classes with {100 * calibrated.bound.confidence:g} % confidence"
     if known.calibration is None:
         line += f", by the network's own calibration ({calibrated.source})"
     if answer.rate_covered:
         return line
-    return f"{line}, which was shown for at most {calibrated.max_references} references only"
+    return (
+        f"{line}, a rate that was measured for at most {calibrated.max_references} references only"
+    )
 
 
 def _plural(count: int, noun: str) -> str:

@@ -61,7 +61,7 @@ def _why(net: Siamese, first: Picture, second: Picture, threshold: float, refere
         return f"<p>{html.escape(explain_lib.no_places(net))}</p>"
     images = first.image, second.image
     explanation = explain_lib.explain(net, *images, threshold=threshold)
-    names = tuple(pathlib.Path(picture.source).name for picture in (first, second))
+    names = pathlib.Path(first.source).name, pathlib.Path(second.source).name
     return explain.fragment(
         explanation, *images, names=names, ink=net.kind == "ink", reference=reference
     ) + page.note("The pictures are shown as the network sees them.")

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tqdm
 
-from siamese_jax.evaluation import calibration
+from siamese_jax.evaluation import bounds, calibration
 
 if TYPE_CHECKING:  # what needs jax is imported where it is used: a gallery is listed without it
     from siamese_jax.data.image_set import ImageSet
@@ -37,7 +37,8 @@ if TYPE_CHECKING:  # what needs jax is imported where it is used: a gallery is l
 
 UNKNOWN = "unknown"
 BATCH = 256  # pictures embedded at a time
-_FINGERPRINTS = weakref.WeakKeyDictionary()  # of networks, each computed once
+# Of networks, each computed once.
+_FINGERPRINTS: weakref.WeakKeyDictionary[network_lib.Siamese, str] = weakref.WeakKeyDictionary()
 _SHOWN = 20  # faults that a message lists
 
 
@@ -78,7 +79,7 @@ class Gallery:
     embeddings: np.ndarray
     calibration: calibration.Calibration | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         embeddings = np.array(self.embeddings, np.float32)  # a copy, which nobody else can change
         if embeddings.ndim != 2 or len(embeddings) != len(self.references):
             raise ValueError(
@@ -133,7 +134,7 @@ class Gallery:
         """The best reference of each of the names most like each embedding (Q, D), best name first."""
         chosen = []
         for row in self._scores(net, h):
-            best = {}
+            best: dict[str, tuple[float, Reference]] = {}
             for i in np.argsort(-row, kind="stable"):
                 best.setdefault(self.references[i].name, (float(row[i]), self.references[i]))
                 if len(best) == count:
@@ -187,9 +188,9 @@ def network_fingerprint(net: network_lib.Siamese) -> str:
     more += ("tta", net.tta) if net.tta > 1 else ()
     digest = hashlib.sha256(repr((type(head).__name__, *more, net.image_shape, net.kind)).encode())
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
-        leaf = np.ascontiguousarray(leaf)
-        digest.update(repr((path, leaf.shape, leaf.dtype.str)).encode())
-        digest.update(leaf)
+        array = np.ascontiguousarray(leaf)
+        digest.update(repr((path, array.shape, array.dtype.str)).encode())
+        digest.update(array.data)
     _FINGERPRINTS[net] = digest.hexdigest()[:16]
     return _FINGERPRINTS[net]
 
@@ -200,14 +201,18 @@ def empty(net: network_lib.Siamese) -> Gallery:
     Raises:
         ValueError: the network does not take pictures, or does not score references one by one.
     """
-    if net.kind not in ("ink", "photo"):
+    _check_suits(net)
+    return Gallery(network_fingerprint(net), net.name, (), np.zeros((0, 0)))
+
+
+def _check_suits(net: network_lib.Siamese) -> None:
+    if not net.has_pictures:
         raise ValueError(f"{net.name} takes data of kind {net.kind!r}: a gallery needs pictures")
     if net.model.context is not None:
         raise ValueError(
             f"{net.name} embeds references in the light of all others: a gallery needs a network "
             "without a full context"
         )
-    return Gallery(network_fingerprint(net), net.name, (), np.zeros((0, 0)))
 
 
 def check_network(gallery: Gallery | store.Store, net: network_lib.Siamese) -> None:
@@ -251,7 +256,7 @@ def enrol(
     new: Sequence[pictures.Picture],
     add: bool = False,
 ) -> Gallery:
-    """The gallery with the references of a name.
+    """The gallery with the references of a name. A bound of the old gallery is dropped.
 
     Args:
         gallery: the old one.
@@ -289,7 +294,9 @@ def enrol_all(
     check_network(gallery, net)
     check(faults(gallery, people, add))
     references, new = listed(people)
-    return _with_references(gallery, references, embed_all(net, new, progress))
+    calibrated = gallery.calibration and gallery.calibration.before_enrolment()
+    enrolled = _with_references(gallery, references, embed_all(net, new, progress))
+    return dataclasses.replace(enrolled, calibration=calibrated)
 
 
 def listed(
@@ -365,41 +372,103 @@ def remove(gallery: Gallery, name: str) -> Gallery:
 
 
 def calibrate(
-    gallery: Gallery, net: network_lib.Siamese, labelled: ImageSet, rate: float, seed: int = 0
-) -> Gallery:
-    """The gallery with a threshold and probabilities learned from labelled pictures.
-
-    Args:
-        gallery: the old one, with names or without.
-        net: its network.
-        labelled: pictures of classes that the network was not trained on; of kind `ink` as
-            `load_folder(..., ink=True)` gives it where the network's kind is `ink`.
-        rate: false-accept rate to allow.
-        seed: of the half of the classes that is held out.
-
-    Raises:
-        ValueError: another network, a set of another kind, or what `calibration.calibrate` refuses.
-    """
-    return dataclasses.replace(gallery, calibration=learn(gallery, net, labelled, rate, seed))
-
-
-def learn(
-    gallery: Gallery | store.Store,
+    gallery: Gallery,
     net: network_lib.Siamese,
     labelled: ImageSet,
     rate: float,
     seed: int = 0,
+    *,
+    confidence: float = bounds.CONFIDENCE,
+    decided_by: str = "plain",
+) -> Gallery:
+    """The gallery with a threshold and probabilities learned from labelled pictures.
+
+    The bound (see `evaluation.bounds`) is of this gallery where it has names, else of any.
+
+    Args:
+        gallery: the old one, with names or without.
+        net: its network.
+        labelled: as in `calibration_of`, of classes that are not enrolled.
+        rate: as in `calibration_of`.
+        seed: as in `calibration_of`.
+        confidence: as in `calibration_of`.
+        decided_by: as in `calibration_of`.
+
+    Raises:
+        ValueError: another network, or what `calibration_of` refuses.
+    """
+    learned = learn(
+        *(gallery, net, labelled, rate, seed), confidence=confidence, decided_by=decided_by
+    )
+    return dataclasses.replace(gallery, calibration=learned)
+
+
+def learn(
+    known: Gallery | store.Store,
+    net: network_lib.Siamese,
+    labelled: ImageSet,
+    rate: float,
+    seed: int = 0,
+    *,
+    confidence: float = bounds.CONFIDENCE,
+    decided_by: str = "plain",
 ) -> calibration.Calibration:
-    """The threshold and probabilities of `calibrate`, whose arguments and errors it has."""
+    """The threshold and probabilities of `calibrate`, whose arguments and errors it has.
+
+    The bound of a large gallery is of any gallery.
+    """
+    check_network(known, net)
+    references = known.scored if isinstance(known, Gallery) and known.references else None
+    return calibration_of(
+        *(net, labelled, rate, seed),
+        confidence=confidence,
+        decided_by=decided_by,
+        references=references,
+    )
+
+
+def calibration_of(
+    net: network_lib.Siamese,
+    labelled: ImageSet,
+    rate: float,
+    seed: int = 0,
+    *,
+    confidence: float = bounds.CONFIDENCE,
+    decided_by: str = "plain",
+    references: scoring.References | None = None,
+) -> calibration.Calibration:
+    """A threshold and probabilities of a network's scores, learned from labelled pictures.
+
+    Args:
+        net: the network.
+        labelled: pictures of classes that the network was not trained on; of kind `ink` as
+            `load_folder(..., ink=True)` gives it where the network's kind is `ink`.
+        rate: false-accept rate to allow.
+        seed: of the half of the classes that is held out.
+        confidence: of the bound.
+        decided_by: `plain` or `bound`, the threshold that names are accepted by.
+        references: of the gallery that the bound is of; None for a bound of any.
+
+    Raises:
+        ValueError: what `empty` refuses, a set of another kind, or what `calibration.calibrate`
+            refuses.
+    """
     from siamese_jax.recognition import pictures, scoring
 
-    check_network(gallery, net)
+    _check_suits(net)
     if labelled.kind != net.kind:
         raise ValueError(f"{labelled.name} is of kind {labelled.kind!r}, the network {net.kind!r}")
 
-    def score_all(rows):
-        h = net.embed(pictures.shape_for(net, labelled.images[rows], inverted=True))
+    def embed(rows: np.ndarray) -> np.ndarray:
+        return net.embed(pictures.shape_for(net, labelled.images[rows], inverted=True))
+
+    def score_all(rows: np.ndarray) -> np.ndarray:
+        h = embed(rows)
         return scoring.score(net, h, scoring.References(h))
+
+    def score_gallery(rows: np.ndarray) -> np.ndarray:
+        assert references is not None
+        return scoring.score(net, embed(rows), references)
 
     return calibration.calibrate(
         score_all,
@@ -408,6 +477,9 @@ def learn(
         source=labelled.name,
         fingerprint=labelled.fingerprint,
         seed=seed,
+        confidence=confidence,
+        decided_by=decided_by,
+        score_gallery=None if references is None else score_gallery,
     )
 
 
@@ -461,7 +533,9 @@ def read_again(
     return originals, from_thumbnails
 
 
-def _with_references(gallery, references, embeddings) -> Gallery:
+def _with_references(
+    gallery: Gallery, references: tuple[Reference, ...], embeddings: np.ndarray
+) -> Gallery:
     """The gallery with further references."""
     if gallery.references:
         embeddings = np.concatenate([gallery.embeddings, embeddings])

@@ -176,7 +176,9 @@ def score(
     return scoring.score(net, _embed(gallery, net, probes), gallery.scored)
 
 
-def _embed(gallery: Gallery | Store, net, probes) -> np.ndarray:
+def _embed(
+    gallery: Gallery | Store, net: network_lib.Siamese, probes: Sequence[pictures.Picture]
+) -> np.ndarray:
     """(Q, D) embeddings of probes of a gallery with names, by its network."""
     check_network(gallery, net)
     if not len(gallery):
@@ -184,18 +186,22 @@ def _embed(gallery: Gallery | Store, net, probes) -> np.ndarray:
     return scoring.embed(net, probes)
 
 
-def _calibration(gallery, net) -> calibration.Calibration | None:
+def _calibration(
+    gallery: Gallery | Store, net: network_lib.Siamese
+) -> calibration.Calibration | None:
     """The gallery's calibration, else the one that came with the network."""
     return gallery.calibration or net.calibrations.get("pictures")
 
 
-def _threshold(calibrated, references: int) -> tuple[float | None, bool]:
+def _threshold(
+    calibrated: calibration.Calibration | None, references: int
+) -> tuple[float | None, bool]:
     """The threshold for the best of so many references, and whether its rate was shown."""
     if calibrated is None:
         return None, False
     return calibrated.threshold(references), references <= calibrated.max_references
 
 
-def _match(calibrated, value: float, reference: Reference) -> Match:
+def _match(calibrated: calibration.Calibration | None, value: float, reference: Reference) -> Match:
     probability = None if calibrated is None else float(calibrated.probability(value))
     return Match(reference.name, value, probability, reference)

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping
 
 from siamese_jax.data import loading
-from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation import bounds
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.inference import network
 from siamese_jax.recognition import gallery, symbol_calibration
@@ -21,17 +21,14 @@ RATE = 0.05  # false-accept rate of the thresholds
 SUBJECTS = ("pictures", "drawings")
 
 
-def calibrate(net: network.Siamese, labelled: ImageSet, rate: float = RATE) -> Calibration:
-    """The calibration of a network on labelled pictures, see `gallery.calibrate`."""
-    return gallery.calibrate(gallery.empty(net), net, labelled, rate).calibration
-
-
 def calibrate_file(
     place: str | os.PathLike,
     subject: str = "pictures",
     data: Mapping | None = None,
     rate: float = RATE,
     checkpoint: str | int = "best",
+    confidence: float = bounds.CONFIDENCE,
+    decided_by: str = "plain",
 ) -> Calibration:
     """Calibrates a run, or a file of weights, on its validation classes, and writes that into it.
 
@@ -41,6 +38,8 @@ def calibrate_file(
         data: fields of the run's data to change, such as `archives`.
         rate: false-accept rate of the thresholds.
         checkpoint: of a run.
+        confidence: of the bound, see `evaluation.bounds`.
+        decided_by: `plain` or `bound`, the threshold that names are accepted by.
 
     Raises:
         ValueError: another subject, no network there, validation classes that were trained on, or
@@ -61,7 +60,9 @@ def calibrate_file(
     labelled = loading.load({**config.data.to_dict(), **(data or {})}).validation
     if subject == "drawings":
         labelled = symbol_calibration.redraw(labelled)
-    calibration = calibrate(net, labelled, rate)
+    calibration = gallery.calibration_of(
+        *(net, labelled, rate), confidence=confidence, decided_by=decided_by
+    )
     fields = dataclasses.asdict(calibration)
     if in_file:
         export.calibrate(weights, subject, fields)

@@ -55,7 +55,7 @@ def read(net: network.Siamese, path: str | os.PathLike) -> Picture:
     if (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]  # a third of the room
     digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     height, width = pixels.shape[:2]
     small = pixels
     if max(height, width) > SIDE:
@@ -86,7 +86,7 @@ def read_all(
         The pictures that could be read, in order, and what is wrong with the others.
     """
 
-    def attempt(path):
+    def attempt(path: str | os.PathLike) -> Picture | str:
         try:
             return read(net, path)
         except ValueError as error:

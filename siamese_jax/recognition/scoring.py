@@ -81,11 +81,11 @@ def score(net: network.Siamese, queries: np.ndarray, references: References) -> 
     return scores
 
 
-def _compare(net, queries, references: References) -> np.ndarray:
+def _compare(net: network.Siamese, queries: np.ndarray, references: References) -> np.ndarray:
     return net.score_matrix(queries, references.on_device)
 
 
-def _compare_units(net, queries, references: References) -> np.ndarray:
+def _compare_units(net: network.Siamese, queries: np.ndarray, references: References) -> np.ndarray:
     """The cosine comparator without scaling the references to length 1 again."""
     head = net.devices.first(net.variables)["params"]["head"]
     return np.asarray(cosine_logits(head["scale"], head["bias"], queries, references.units))

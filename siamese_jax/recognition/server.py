@@ -13,7 +13,8 @@ import pathlib
 import socket
 import threading
 import time
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Query, Request
@@ -22,13 +23,15 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from siamese_jax.inference.network import Siamese
-from siamese_jax.recognition import symbols
+from siamese_jax.recognition import identification, symbols
 from siamese_jax.recognition.gallery import Gallery
 from siamese_jax.recognition.storage import GalleryFile
 from siamese_jax.reporting import page
 
+_T = TypeVar("_T")
 HOST = "127.0.0.1"
 MAX_BYTES = 8_000_000  # of a request
 _SECONDS = 10  # for a request to arrive
@@ -107,8 +110,9 @@ class Why(BaseModel):
 class _Session:
     """The one thing that changes: the gallery, what it was before, and the file."""
 
-    def __init__(self, known: Gallery, file: GalleryFile | None):
-        self.known, self.file, self.before = known, file, []
+    def __init__(self, known: Gallery, file: GalleryFile | None) -> None:
+        self.known, self.file = known, file
+        self.before: list[Gallery] = []
 
     def become(self, known: Gallery) -> None:
         if self.file is not None:
@@ -142,7 +146,7 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
     session, lock, waiting = _Session(known, file), asyncio.Lock(), [0]
     template = page.filled(_TEMPLATE)
 
-    async def compute(function, *arguments):
+    async def compute(function: Callable[..., _T], *arguments: Any) -> _T:
         """One at a time, away from the loop that answers requests."""
         if waiting[0] >= _WAITING:
             raise HTTPException(429, "too many requests at a time: try again")
@@ -154,7 +158,7 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
             waiting[0] -= 1
 
     def state() -> State:
-        pictures = {}
+        pictures: dict[str, list[str]] = {}
         for reference in session.known.references:
             uri = f"data:image/png;base64,{base64.b64encode(reference.thumbnail).decode()}"
             pictures.setdefault(reference.name, []).append(uri)
@@ -163,13 +167,13 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
             network=net.name,
             symbols=[Taught(name=name, pictures=uris) for name, uris in pictures.items()],
             can_undo=bool(session.before),
-            kept_in=session.file and session.file.path.name,
-            false_accept_rate=calibration and calibration.rate,
+            kept_in=None if session.file is None else session.file.path.name,
+            false_accept_rate=None if calibration is None else calibration.rate,
         )
 
     @app.get("/", response_class=HTMLResponse, summary="The drawing page")
-    async def show_page():
-        return template
+    async def show_page() -> HTMLResponse:
+        return HTMLResponse(template)
 
     @app.get("/api/symbols", summary="What is taught")
     async def list_symbols() -> State:
@@ -180,7 +184,7 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
         began = time.perf_counter()
         data = await request.body()
 
-        def answer():
+        def answer() -> identification.Answer:
             return symbols.recognise(session.known, net, symbols.picture(data))
 
         answered = await compute(answer)
@@ -198,7 +202,7 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
     async def explain(request: Request) -> Why:
         data = await request.body()
 
-        def figure():
+        def figure() -> str | None:
             return symbols.explain(session.known, net, symbols.picture(data))
 
         return Why(html=await compute(figure))
@@ -207,7 +211,7 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
     async def teach(request: Request, name: Annotated[str, Query(max_length=200)]) -> State:
         data = await request.body()
 
-        def change():
+        def change() -> None:
             session.become(symbols.teach(session.known, net, name, symbols.picture(data)))
 
         await compute(change)
@@ -224,20 +228,20 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
         return state()
 
     @app.exception_handler(ValueError)
-    async def mistake(_, error):
+    async def mistake(_: Request, error: ValueError) -> JSONResponse:
         return _error(400, str(error))
 
     @app.exception_handler(StarletteHTTPException)
-    async def refusal(_, error):
+    async def refusal(_: Request, error: StarletteHTTPException) -> JSONResponse:
         return _error(error.status_code, str(error.detail))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_, error):
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return _error(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
     @app.exception_handler(Exception)
-    async def failure(_, error):
+    async def failure(_: Request, error: Exception) -> JSONResponse:
         return _error(500, f"the server failed ({type(error).__name__})")
 
     app.add_middleware(_Guard)
@@ -247,16 +251,16 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
 class _Guard:
     """Refuses what is not from this page or a local program, and what is too large or too slow."""
 
-    def __init__(self, app):
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
 
-        async def with_headers(message):
+        async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 added = [(k.lower().encode(), v.encode()) for k, v in _HEADERS.items()]
                 message = {**message, "headers": [*message.get("headers", []), *added]}
@@ -268,7 +272,7 @@ class _Guard:
             return
         arrived, complete = 0, False
 
-        async def limited():
+        async def limited() -> Message:
             nonlocal arrived, complete
             if complete:
                 return await receive()
@@ -288,7 +292,7 @@ class _Guard:
 _TOO_LARGE = f"at most {MAX_BYTES // 1_000_000} MB are taken"
 
 
-def _refused(scope) -> tuple[int, str] | None:
+def _refused(scope: Scope) -> tuple[int, str] | None:
     """Status and reason for which a request is refused by its head alone."""
     headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
     host = headers.get("host", "")

@@ -12,10 +12,14 @@ import hashlib
 import logging
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from siamese_jax.models.comparators import Comparator, Cosine, Euclidean, Local, SquaredEuclidean
+
+if TYPE_CHECKING:
+    from usearch.index import Index
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +104,7 @@ def features(head: Comparator, embeddings: np.ndarray) -> np.ndarray:
     return (total / count).reshape(len(embeddings), -1)
 
 
-def empty(components: int):
+def empty(components: int) -> Index:
     """A usearch index without references."""
     from usearch.index import Index
 
@@ -114,7 +118,7 @@ def empty(components: int):
     )
 
 
-def opened(path: pathlib.Path, digest: str, view: bool = True):
+def opened(path: pathlib.Path, digest: str, view: bool = True) -> Index | None:
     """The index of a file, or None where it is missing or not what was written.
 
     Args:
@@ -137,7 +141,7 @@ def opened(path: pathlib.Path, digest: str, view: bool = True):
     return index
 
 
-def save(index, path: pathlib.Path) -> str:
+def save(index: Index, path: pathlib.Path) -> str:
     """Writes an index, for the owner only, through to the disk; returns its digest."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     index.save(str(path))

@@ -16,6 +16,7 @@ import pathlib
 import tempfile
 import zipfile
 import zlib
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,8 +29,10 @@ from siamese_jax.runs import digests, files
 LARGE = 10_000  # references
 _FORMAT = 2
 _LARGEST = 2**32  # bytes of a gallery
-_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError)
-_DAMAGES += (NotImplementedError, RuntimeError, AttributeError)
+_DAMAGES = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError),
+    *(NotImplementedError, RuntimeError, AttributeError),
+)
 
 
 class GalleryFile:
@@ -47,7 +50,7 @@ class GalleryFile:
     def __init__(self, path: str | os.PathLike, large: int = LARGE):
         self._large = large
         self.path = pathlib.Path(path).expanduser().resolve()
-        self._last_read = None  # digest of what was read; None: there was no file
+        self._last_read: str | None = None  # digest of what was read; None: there was no file
 
     def exists(self) -> bool:
         """Whether there is a file."""
@@ -89,7 +92,7 @@ class GalleryFile:
             raise ValueError(f"{self.path.parent}: no such folder for a gallery")
         data = _to_bytes(gallery) if len(gallery) < self._large else _to_store(gallery)
 
-        def write(file):
+        def write(file: BinaryIO) -> None:
             os.fchmod(file.fileno(), 0o600)  # of a new file; that of an old one is kept
             file.write(data)
 
@@ -140,7 +143,7 @@ def _to_bytes(gallery: Gallery) -> bytes:
     }
     thumbnails = [reference.thumbnail for reference in gallery.references]
     buffer = io.BytesIO()
-    arrays = {
+    arrays: dict[str, Any] = {
         "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
         "embeddings": np.asarray(gallery.embeddings),
         "thumbnails": np.frombuffer(b"".join(thumbnails), np.uint8),  # PNGs, one after the other

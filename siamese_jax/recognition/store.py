@@ -20,7 +20,7 @@ import pathlib
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import tqdm
@@ -30,6 +30,8 @@ from siamese_jax.recognition import gallery as gallery_lib
 from siamese_jax.recognition.gallery import Gallery, Reference
 
 if TYPE_CHECKING:
+    from usearch.index import Index
+
     from siamese_jax.inference import network as network_lib
     from siamese_jax.recognition import pictures, shortlist
 
@@ -41,6 +43,7 @@ _FORMAT = 1
 _PAGE = 16_384  # bytes: seven embeddings of 512 numbers
 _CACHE = 32_768  # kibibytes
 _WAIT = 30.0  # seconds for another writer
+_T = TypeVar("_T")
 _BLOCK = 2**14  # references that are read or compared at a time
 _HELD = 2**31  # bytes of embeddings that are kept in memory between questions
 _SCHEMA = """
@@ -101,8 +104,9 @@ class Store:
         self.path = pathlib.Path(path).expanduser().resolve()
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such gallery; `enrol NAME IMAGE...` makes one")
-        self._held = None  # (change, blocks), see `_blocks`
-        self._opened = None  # (index's file, index, components), see `_index`
+        # (change, blocks), see `_blocks`; and (index's file, index, components), see `_index`
+        self._held: tuple[tuple, list[tuple[np.ndarray, np.ndarray]]] | None = None
+        self._opened: tuple[str, Index | None, shortlist.Projection | None] | None = None
         with self._clearly():
             self._db = _connect(self.path)
             application, version = (
@@ -193,18 +197,19 @@ class Store:
             fields = self.fingerprint, self.network, references, self._embeddings(ids)[1]
             return Gallery(*fields, self.calibration)
 
-    def references(self, ids: Sequence[int]) -> dict[int, Reference]:
+    def references(self, ids: Iterable[int]) -> dict[int, Reference]:
         """References by their numbers, in this order.
 
         Raises:
             ValueError: one is missing, or not what was written.
         """
+        numbers = [int(number) for number in ids]
         rows = self._in(
             "SELECT reference.id, text, source, picture, png, embedding.digest, seal FROM reference "
             "JOIN name ON name.id = name JOIN thumbnail ON thumbnail.id = reference.id "
             "JOIN embedding ON embedding.id = reference.id",
             "reference.id",
-            [int(number) for number in ids],
+            numbers,
         )
         found = {}
         for number, name, source, picture, png, embedding, seal in rows:
@@ -214,7 +219,7 @@ class Store:
                     f"{self.path}: damaged: reference {number} is not what was written"
                 )
             found[number] = reference
-        return self._each(found, ids)
+        return self._each(found, numbers)
 
     # ---------------------------------------------------------------------------------- changing it
 
@@ -233,6 +238,10 @@ class Store:
         with self._writing():  # what another process has done meanwhile counts
             gallery_lib.check_network(self, net)
             gallery_lib.check(gallery_lib.faults(self, people, add))
+            old = self.calibration
+            still = old and old.before_enrolment()
+            if still is not None and still is not old:
+                self._set("calibration", dataclasses.asdict(still))
             self._insert(references, embeddings)
 
     def remove(self, name: str) -> None:
@@ -362,7 +371,7 @@ class Store:
             name_of = self._each(names, everyone)
             chosen = []
             for ids, scores in ranked:
-                best = {}
+                best: dict[int, tuple[float, int]] = {}
                 for i, score in zip(ids.tolist(), scores, strict=True):
                     best.setdefault(name_of[i], (float(score), i))
                     if len(best) == count:
@@ -400,7 +409,7 @@ class Store:
         if old is not None and projection is not None:
             known = shortlist.opened(self._beside(old["file"]), old["digest"], view=False)
             begin = old["covers"] if known is not None else 0
-        if known is None:
+        if known is None or projection is None:
             sample = self._sample(shortlist.SAMPLE)
             projection = shortlist.Projection.fit(shortlist.features(head, sample))
             known = shortlist.empty(projection.matrix.shape[1])
@@ -440,7 +449,9 @@ class Store:
             return ""
         return f"{newer:,} references are newer than the index: `index` takes them in"
 
-    def _ranked(self, net, h: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _ranked(
+        self, net: network_lib.Siamese, h: np.ndarray, count: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Numbers and scores of the best references of each embedding, best first."""
         from siamese_jax.recognition import shortlist
 
@@ -451,6 +462,7 @@ class Store:
         starts = range(covers, following, _BLOCK)
         later = (self._range(start, min(start + _BLOCK, following)) for start in starts)
         tails = self._best(net, h, later, count)
+        assert projection is not None  # it is opened with the index
         projected = projection(shortlist.features(net.model.head, h))
         found = index.search(projected, shortlist.SIZE)
         keys = np.asarray(found.keys).reshape(len(h), -1)
@@ -464,7 +476,11 @@ class Store:
         return ranked
 
     def _best(
-        self, net, h: np.ndarray, blocks: Iterable[tuple[np.ndarray, np.ndarray]], count: int
+        self,
+        net: network_lib.Siamese,
+        h: np.ndarray,
+        blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+        count: int,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """The best of given references for each embedding, exactly.
 
@@ -490,7 +506,9 @@ class Store:
                 best[row] = both[0][order], both[1][order]
         return best
 
-    def _index(self, net) -> tuple[object | None, shortlist.Projection | None, int]:
+    def _index(
+        self, net: network_lib.Siamese
+    ) -> tuple[Index | None, shortlist.Projection | None, int]:
         """The index and its components, opened once, and the number of the first one outside of it."""
         from siamese_jax.recognition import shortlist
 
@@ -590,7 +608,7 @@ class Store:
 
     # ----------------------------------------------------------------------------------- SQLite
 
-    def _fact(self, key: str):
+    def _fact(self, key: str) -> Any:
         rows = self._rows("SELECT value FROM fact WHERE key = ?", [key])
         if not rows:
             raise ValueError(f"{self.path}: damaged: it has no {key}")
@@ -599,7 +617,7 @@ class Store:
             raise ValueError(f"{self.path}: damaged: its {key} is not what was written")
         return value["is"]
 
-    def _set(self, key: str, value) -> None:
+    def _set(self, key: str, value: Any) -> None:
         value = json.loads(json.dumps(value))
         kept = {"is": value, "digest": _blake(json.dumps(value).encode()).hex()}
         self._db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", [key, json.dumps(kept)])
@@ -608,15 +626,15 @@ class Store:
         with self._clearly():
             return self._db.execute(query, values).fetchall()
 
-    def _each(self, found: Mapping[int, object], ids: Iterable[int]) -> dict[int, object]:
+    def _each(self, found: Mapping[int, _T], ids: Iterable[int]) -> dict[int, _T]:
         """What was found for each of some numbers, in their order."""
-        ids = [int(number) for number in ids]
-        missing = [number for number in ids if number not in found]
+        numbers = [int(number) for number in ids]
+        missing = [number for number in numbers if number not in found]
         if missing:
             raise ValueError(f"{self.path}: damaged: reference {missing[0]} is missing")
-        return {number: found[number] for number in ids}
+        return {number: found[number] for number in numbers}
 
-    def _in(self, query: str, column: str, values) -> Iterator[tuple]:
+    def _in(self, query: str, column: str, values: Iterable) -> Iterator[tuple]:
         """The rows in which a column has one of many values."""
         values = list(values)
         for start in range(0, len(values), 500):

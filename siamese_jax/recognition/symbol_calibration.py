@@ -14,9 +14,10 @@ import pathlib
 
 import numpy as np
 
+from siamese_jax import readers
 from siamese_jax.data import drawing, loading
 from siamese_jax.data.image_set import ImageSet
-from siamese_jax.evaluation.calibration import Calibration
+from siamese_jax.evaluation.calibration import Calibration, warnings
 from siamese_jax.inference import network
 from siamese_jax.recognition import gallery
 
@@ -43,7 +44,7 @@ def make(
     validation = loading.load(
         {"name": "omniglot", "archives": archives and str(archives)}
     ).validation
-    return gallery.calibrate(gallery.empty(net), net, redraw(validation), rate).calibration
+    return gallery.calibration_of(net, redraw(validation), rate)
 
 
 def write(path: str | os.PathLike, net: network.Siamese, calibration: Calibration) -> None:
@@ -59,11 +60,11 @@ def read(path: str | os.PathLike, net: network.Siamese) -> Calibration:
         ValueError: no such file, a damaged one, or one of another network.
     """
     try:
-        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        fingerprint = content.pop("network")
+        content = readers.read_json(path, dict)
+        fingerprint = content.pop("network", None)
         calibration = Calibration.of(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no calibration can be read ({type(error).__name__})") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: no calibration can be read ({error})") from None
     if fingerprint != gallery.network_fingerprint(net):
         raise ValueError(
             f"{path} is a calibration of another network than {net.name}: make one with --calibrate"
@@ -74,13 +75,14 @@ def read(path: str | os.PathLike, net: network.Siamese) -> Calibration:
 def describe(calibration: Calibration) -> str:
     """One line on what was calibrated and how well it holds on the characters held out."""
     held_out = calibration.held_out
-    accepted, rejected = (100 * held_out[f"false_{answer}s"] for answer in ("accept", "reject"))
+    accepted, rejected = 100 * held_out["false_accepts"], 100 * held_out["false_rejects"]
     one, five = calibration.threshold(1), calibration.threshold(5)
     return (
         f"{calibration.source}: {calibration.classes} characters, false-accept rate "
         f"{calibration.rate:g}: threshold {one:.2f} for one reference, {five:.2f} for five; on "
         f"{held_out['classes']} characters held out one reference is falsely accepted in "
         f"{accepted:.1f} %, falsely rejected in {rejected:.1f} %"
+        + "".join(f"; {line}" for line in warnings(calibration))
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -45,7 +46,7 @@ def prepare(net: Siamese) -> Siamese:
             "kind 'ink' with one"
         )
 
-    def compare(variables, h1, h2):
+    def compare(variables: Any, h1: np.ndarray, h2: np.ndarray) -> Any:
         size = next((n for n in _SIZES if n >= len(h2)), len(h2))
         padded = np.concatenate([h2, np.repeat(h2[-1:], size - len(h2), 0)])
         return net.one_shot_step(variables, h1, padded)[:, : len(h2)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation.lists import Trials, VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.reporting.drawing import (
     BASELINE,
@@ -54,7 +57,7 @@ def training_figure(
     train = [row for row in rows if row["phase"] == "train"]
     validation = [row for row in rows if row["phase"] == "validation"]
     has_distances = bool(train) and "distance_same" in train[0]
-    places = [("loss", "accuracy"), ("distance", "accuracy")][: 1 + has_distances]
+    places: list[Any] = [("loss", "accuracy"), ("distance", "accuracy")][: 1 + has_distances]
     if narrow:
         places = (
             [("loss",), ("distance",), ("accuracy",)]
@@ -62,8 +65,8 @@ def training_figure(
             else [("loss",), ("accuracy",)]
         )
     height = 2.6 * len(places) if narrow else (3.1, 4.6)[has_distances]
-    parts = canvas(height, narrow).subplot_mosaic(places)
-    figure = parts["loss"].get_figure()
+    figure = canvas(height, narrow)
+    parts: dict[str, Axes] = figure.subplot_mosaic(places)
     steps = [r["step"] for r in train]
     parts["loss"].set_title(f"Training loss ({loss_unit})")
     parts["loss"].plot(steps, [r["loss"] for r in train], color=MODEL)
@@ -92,6 +95,7 @@ def training_figure(
         write_ends(axes, ends)
     axes = parts["accuracy"]
     axes.set_title("Accuracy")
+    lines: list[tuple[list[Mapping], str, str, str, Any, str]]
     lines = [(train, "accuracy", train_label, OTHER, "-", "")]
     if train and "active" in train[0]:
         lines.append((train, "active", "active triplets", BASELINE, (0, (4, 2)), ""))
@@ -106,10 +110,10 @@ def training_figure(
             ends.append((at[-1], values[-1], label, colour))
     axes.yaxis.set_major_formatter(PERCENT)
     axes.set_ylim(0, 1.02)
-    for part in parts.values():
-        part.set_xlabel("step")
-        part.set_xlim(left=0)
-        part.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for panel in parts.values():
+        panel.set_xlabel("step")
+        panel.set_xlim(left=0)
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if has_distances and not narrow:  # the same steps as those of the distances below
         parts["loss"].set_xlabel("")
     if validation:
@@ -135,7 +139,8 @@ def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
     alone = len(families) == len(lines)
     colours = (MODEL, OTHER, RIGHT, WRONG, MUTED)
     styles = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (1, 2)), (0, (6, 2, 1, 2)))
-    ends, seen = [], {}
+    ends: list[tuple[float, float, str, str]] = []
+    seen: dict[int, int] = {}
     for label, points in lines:
         family = families.index(label.partition(",")[0])
         place = family // len(colours) if alone else seen.get(family, 0)
@@ -164,17 +169,17 @@ def curve_figure(lines: Sequence[tuple[str, Sequence[Result]]], narrow: bool = F
     figure = canvas(3.2 if narrow else 4.0, narrow)
     axes = figure.subplots()
     colours = (MODEL, OTHER, *(BASELINE, LIGHT) * len(lines))
-    ends, largest = [], max(r.n_way for _, results in lines for r in results)
+    ends, largest = [], max(_n_way(r) for _, results in lines for r in results)
     for (label, results), colour in zip(lines, colours, strict=False):
-        results = sorted(results, key=lambda r: r.n_way)
+        results = sorted(results, key=_n_way)
         for within in (True, False):  # tasks of different difficulty: no line joins them
             part = [r for r in results if r.scope.startswith("within") == within]
-            n_ways, values = [r.n_way for r in part], [r.accuracy for r in part]
+            n_ways, values = [_n_way(r) for r in part], [r.accuracy for r in part]
             low, high = [r.wilson[0] for r in part], [r.wilson[1] for r in part]
             axes.fill_between(n_ways, low, high, color=colour, alpha=0.15, linewidth=0)
             filled = colour if within else "white"
             axes.plot(n_ways, values, "o-", color=colour, markersize=4.5, markerfacecolor=filled)
-        ends.append((results[-1].n_way, results[-1].accuracy, label, colour))
+        ends.append((_n_way(results[-1]), results[-1].accuracy, label, colour))
     n = np.linspace(1, largest, 200)
     axes.plot(n, 1 / n, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
     axes.set_title("Accuracy of N-way trials")
@@ -190,6 +195,10 @@ def curve_figure(lines: Sequence[tuple[str, Sequence[Result]]], narrow: bool = F
     return figure
 
 
+def _n_way(result: Result) -> int:
+    return result.list_of(Trials).n_way
+
+
 @styled
 def roc_figure(results: Sequence[Result], narrow: bool = False) -> Figure:
     """The ROC of each system, and the scores of the first one's same and different pairs.
@@ -203,7 +212,7 @@ def roc_figure(results: Sequence[Result], narrow: bool = False) -> Figure:
     left.plot([0, 1], [1, 0], color=RULE, linewidth=1.2)
     colours = (MODEL, *(BASELINE, LIGHT) * len(results))
     for place, (result, colour) in enumerate(zip(results, colours, strict=False)):
-        fpr, tpr, _ = metrics.roc(result.scores, result.trials.labels)
+        fpr, tpr, _ = metrics.roc(result.scores, result.list_of(VerificationPairs).labels)
         left.plot(*_thinned(fpr, tpr), color=colour)
         eer = result.figures["eer"]
         left.plot(eer, 1 - eer, marker="o", markersize=6, color=colour, markerfacecolor="white")
@@ -220,7 +229,7 @@ def roc_figure(results: Sequence[Result], narrow: bool = False) -> Figure:
 
     first = results[0]
     finite = np.isfinite(first.scores)
-    scores, same = first.scores[finite], first.trials.labels[finite] == 1
+    scores, same = first.scores[finite], first.list_of(VerificationPairs).labels[finite] == 1
     if len(scores):
         bins = np.linspace(scores.min(), max(scores.max(), scores.min() + 1e-6), 51)
         tallest = 0.0
@@ -272,7 +281,7 @@ def reliability_figure(panels: Sequence[tuple[str, Result]], narrow: bool = Fals
         f = result.figures
         with np.errstate(invalid="ignore"):
             logits = f["slope"] * result.scores + f["offset"]
-        points = metrics.reliability_bins(logits, result.trials.labels)
+        points = metrics.reliability_bins(logits, result.list_of(VerificationPairs).labels)
         axes.plot(*points, "o-", color=MODEL, markersize=4.5, linewidth=1)
         text = f"error {100 * f['reliability_error']:.1f} points\nlog loss {f['log_loss']:.3f} nats"
         axes.text(0.98, 0.04, text, color=MODEL, ha="right", va="bottom", fontweight="bold")

@@ -7,10 +7,13 @@ import html
 import io
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 
 WIDTH = 9.6  # of a figure, inches; a page shows them 960 pixels wide
@@ -25,7 +28,9 @@ _VARIABLES = {  # colours that the stylesheet changes in the dark
     **{BASELINE: "baseline", LIGHT: "light", RIGHT: "right", WRONG: "wrong", "#ffffff": "page"},
 }
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.0f} %")
-_STYLE = {
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "text.color": TEXT,
@@ -49,11 +54,11 @@ _STYLE = {
 }
 
 
-def styled(draw: Callable) -> Callable:
+def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
     """Lets a function draw in the style of the report, whatever matplotlib style the user has set."""
 
     @functools.wraps(draw)
-    def in_style(*args, **kwargs):
+    def in_style(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         with matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
@@ -78,8 +83,8 @@ def to_svg(figure: Figure, description: str) -> str:
     for colour, name in _VARIABLES.items():
         svg = svg.replace(colour, f"var(--{name})")
     head, _, body = svg.partition(">")
-    size = re.search(r'viewBox="[^"]*"', head).group()
-    return f'<svg role="img" aria-label="{html.escape(description)}" {size}>{body}'
+    size = head[head.index('viewBox="') :].split('"')[1]
+    return f'<svg role="img" aria-label="{html.escape(description)}" viewBox="{size}">{body}'
 
 
 @styled
@@ -97,12 +102,11 @@ def save(figure: Figure, path: str | pathlib.Path, dpi: int = 150) -> pathlib.Pa
 
 def canvas(height: float, narrow: bool = False) -> Figure:
     """An empty figure for charts, of full width or for a narrow window; `height` in inches."""
-    figure = Figure(figsize=(NARROW if narrow else WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.04, wspace=0.06)
-    return figure
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.04, wspace=0.06)
+    return Figure(figsize=(NARROW if narrow else WIDTH, height), layout=layout)
 
 
-def write_beside(axes, x, y, text, colour, points):
+def write_beside(axes: Axes, x: float, y: float, text: str, colour: str, points: float) -> None:
     """Writes to the right of (x, y), or to the left for less than 0 points."""
     axes.annotate(
         text,
@@ -115,10 +119,12 @@ def write_beside(axes, x, y, text, colour, points):
     )
 
 
-def write_ends(axes, ends):
+def write_ends(axes: Axes, ends: Iterable[tuple[float, float, str, str]]) -> None:
     """Writes each line's name at its right end; names that would overlap are moved apart."""
     bottom, top = axes.get_ylim()
-    inches = axes.get_position().height * axes.get_figure().get_figheight()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    inches = axes.get_position().height * figure.get_figheight()
     gap = 12 / 72 / inches * (top - bottom)  # 12 points
     for x in {end[0] for end in ends}:
         here = sorted((end for end in ends if end[0] == x), key=lambda end: end[1])
@@ -145,7 +151,8 @@ def spread(heights: Sequence[float], gap: float, bottom: float, top: float) -> l
         bottom: lowest height, unless there is no room for all.
         top: highest height.
     """
-    groups = []  # (mean of height - place * gap, count): those that touch are moved together
+    # (mean of height - place * gap, count): those that touch are moved together
+    groups: list[tuple[float, int]] = []
     for place, height in enumerate(heights):
         mean, count = height - place * gap, 1
         while groups and groups[-1][0] > mean:

@@ -97,7 +97,14 @@ def has_tsne() -> bool:
     return True
 
 
-def _map(title, points, images: ImageSet, names, places, plain: bool) -> str:
+def _map(
+    title: str,
+    points: np.ndarray,
+    images: ImageSet,
+    names: Sequence[str],
+    places: np.ndarray,
+    plain: bool,
+) -> str:
     """One map: points, lines to the means of the classes, and what marks these."""
     low, high = points.min(0), points.max(0)
     size = max((high - low).max(), 1e-9)  # one scale for both axes
@@ -112,7 +119,7 @@ def _map(title, points, images: ImageSet, names, places, plain: bool) -> str:
             f"M{1000 * x:.0f} {1000 * y:.0f}L{a:.0f} {b:.0f}" for a, b in 1000 * at[members]
         )
         lines.append(f'<path d="{path}" stroke="{colour}"/>')
-        for row in members:
+        for row in members.tolist():
             dots.append(_dot(at[row], colour, places[row], names[row]))
         word = class_parts(images.class_names[c])[1]
         if plain:
@@ -131,7 +138,7 @@ def _map(title, points, images: ImageSet, names, places, plain: bool) -> str:
     )
 
 
-def _dot(at, colour, place, name) -> str:
+def _dot(at: np.ndarray, colour: str, place: np.ndarray, name: str) -> str:
     x, y = at
     sides = " ".join(word for word, holds in (("far", x > 0.5), ("high", y < 0.5)) if holds)
     return (
@@ -140,7 +147,7 @@ def _dot(at, colour, place, name) -> str:
     )
 
 
-def _place(x, y) -> str:
+def _place(x: float, y: float) -> str:
     return f"--x:{x:.3f};--y:{y:.3f}"
 
 

@@ -59,7 +59,8 @@ def fragment(
     )
     width, height = 2 * _SIDE + _GAP, _TOP + tall
     places = explanation.contributions1.shape
-    support, against = _loudest(explanation.contributions1, _drawn(image1, *places))
+    rows, columns = places
+    support, against = _loudest(explanation.contributions1, _drawn(image1, rows, columns))
     lines = "".join(
         _line(place, explanation.moves1[place], places, tall, colour, dash)
         for loudest, colour, dash in (
@@ -90,7 +91,15 @@ def summary(explanation: Explanation, reference: str = "the threshold") -> str:
     )
 
 
-def _picture(contributions, moves, image, left, height, name, ink) -> str:
+def _picture(
+    contributions: np.ndarray,
+    moves: np.ndarray,
+    image: np.ndarray,
+    left: float,
+    height: float,
+    name: str,
+    ink: bool,
+) -> str:
     """One picture with its heat map and arrows; contributions in [-1, 1]."""
     rows, columns = contributions.shape
     tall, wide = height / rows, _SIDE / columns
@@ -123,7 +132,7 @@ def _picture(contributions, moves, image, left, height, name, ink) -> str:
     return "".join(parts)
 
 
-def _arrow(x, y, across, down, ink) -> str:
+def _arrow(x: float, y: float, across: float, down: float, ink: bool) -> str:
     """An arrow from a point, or a dot where it leads nowhere; it stops short of its end."""
     colour = "#111827" if ink else "#ffe14d"  # a photo is dark here and light there
     length = float(np.hypot(across, down))
@@ -140,7 +149,14 @@ def _arrow(x, y, across, down, ink) -> str:
     )
 
 
-def _line(place, move, shape, tall, colour, dash) -> str:
+def _line(
+    place: tuple[int, ...],
+    move: np.ndarray,
+    shape: tuple[int, ...],
+    tall: float,
+    colour: str,
+    dash: str,
+) -> str:
     """A curve from a place of the first picture to the one that it met in the second."""
     x1, y1 = (place[1] + 0.5) * _SIDE / shape[1], _TOP + (place[0] + 0.5) * tall / shape[0]
     x2 = _SIDE + _GAP + (move[1] + 0.5) * _SIDE / shape[1]
@@ -153,7 +169,7 @@ def _line(place, move, shape, tall, colour, dash) -> str:
     )
 
 
-def _loudest(contributions, drawn) -> tuple[list, list]:
+def _loudest(contributions: np.ndarray, drawn: np.ndarray) -> tuple[list, list]:
     """Of the drawn places those that add most, and those that take most; `_LINES` each at most."""
     order = np.argsort(contributions, axis=None, kind="stable")
     places = [np.unravel_index(i, contributions.shape) for i in order]
@@ -163,7 +179,7 @@ def _loudest(contributions, drawn) -> tuple[list, list]:
     return support, against
 
 
-def _drawn(image, rows, columns) -> np.ndarray:
+def _drawn(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """(rows, columns) bool: the places with something to see in their part of the picture."""
     grey = np.asarray(image).reshape(*image.shape[:2], -1).mean(-1)
     return np.array(
@@ -174,7 +190,7 @@ def _drawn(image, rows, columns) -> np.ndarray:
     )
 
 
-def _data_uri(image, ink) -> str:
+def _data_uri(image: np.ndarray, ink: bool) -> str:
     pixels = np.asarray(image)
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
     buffer = io.BytesIO()

@@ -18,6 +18,7 @@ from scipy import special
 
 from siamese_jax.data.image_set import ImageSet, resize_images
 from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation.lists import Trials, VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.reporting.wording import class_name, pair_name, side_name
 
@@ -123,12 +124,12 @@ def trial_sheet(
         why: explains a score of two images; None where nobody can.
         count: how many trials (see `sample_trials`).
     """
-    trials = result.trials
+    trials = result.list_of(Trials)
     cards = []
     for r, q in sample_trials(result.correct, count):
         scores, answer = result.scores[r, q], trials.answers[r, q]
         query, supports = trials.queries[r, q], trials.supports[r, :, 0]
-        answers = ()
+        answers = np.zeros(0, np.intp)
         if np.isfinite(scores).all():
             answers = np.flatnonzero(metrics.answer_shares(scores))
         right = result.correct[r, q] == 1
@@ -160,7 +161,7 @@ def trial_sheet(
     return _sheet(cards, wide)
 
 
-def _verdict(scores, answer, answers) -> str:
+def _verdict(scores: np.ndarray, answer: int, answers: np.ndarray) -> str:
     """What is wrong with an answer."""
     if not len(answers):
         return "no answer, a score is not finite"
@@ -169,7 +170,9 @@ def _verdict(scores, answer, answers) -> str:
     return f"wrong, the right one ranks {1 + int((scores > scores[answer]).sum())} of {len(scores)}"
 
 
-def _option(picture, names: Names, row, score, right: bool, chosen: bool) -> str:
+def _option(
+    picture: np.ndarray, names: Names, row: int, score: float, right: bool, chosen: bool
+) -> str:
     """One of the classes to choose from."""
     parts = [names.image(row), f"score {_score(score)}"]
     parts += ["the right class"] if right else []
@@ -188,7 +191,7 @@ def _option(picture, names: Names, row, score, right: bool, chosen: bool) -> str
     )
 
 
-def _listed(names: Names, rows, scores) -> str:
+def _listed(names: Names, rows: np.ndarray, scores: np.ndarray) -> str:
     return ", ".join(
         f"{names.image(row)} ({_score(score)})" for row, score in zip(rows, scores, strict=True)
     )
@@ -236,7 +239,7 @@ def sample_pairs(result: Result, count: int = 6, seed: int = 0) -> list[tuple[st
     Returns:
         For each kind that has any, what it is and the numbers of its pairs.
     """
-    pairs, scores = result.trials, result.scores
+    pairs, scores = result.list_of(VerificationPairs), result.scores
     both = np.sort(np.column_stack([pairs.first, pairs.references]), 1)
     order = np.random.default_rng(seed).permutation(len(both))
     once = order[np.sort(np.unique(both[order], axis=0, return_index=True)[1])]
@@ -269,23 +272,24 @@ def pair_sheet(
         names: of the images.
         why: explains the score of two images; None where nobody can.
     """
-    pairs, f = result.trials, result.figures
+    pairs, f = result.list_of(VerificationPairs), result.figures
     parts = []
     for what, members in rows:
         cards = []
         for pair, value in zip(members, dissimilarity(members), strict=True):
-            two = [pairs.first[pair], pairs.references[pair, 0]]
+            first, second = pairs.first[pair], pairs.references[pair, 0]
             right = bool(result.correct[pair] == 1)
             text = f"dissimilarity {_score(value)}"
             if "slope" in f:
                 logit = f["slope"] * result.scores[pair] + f["offset"]
                 text += f"<br>P(same) {html.escape(_probability(logit))}"
-            called = [names.image(row) for row in two]
+            called = [names.image(row) for row in (first, second)]
             more = ""
             if why and not right:
-                more = f"<details class=why><summary>Why?</summary>{why(*two, None)}</details>"
+                more = f"<details class=why><summary>Why?</summary>{why(first, second, None)}</details>"
+            shown = pictures(pairs.images[[first, second]], kind)
             cards.append(
-                f"<li>{_two(pictures(pairs.images[two], kind), called, _SIGNS[right])}"
+                f"<li>{_two(shown, called, _SIGNS[right])}"
                 f'<p class="card-text {_good(right)}">{text}</p>'
                 f'<p class="card-text">{"<br>".join(map(html.escape, called))}</p>{more}</li>'
             )
@@ -392,7 +396,7 @@ def _sheet(cards: Iterable[str], width: str) -> str:
     return f'<ul class="sheet" style="--card:{width}">{"".join(cards)}</ul>'
 
 
-def _good(right) -> str:
+def _good(right: bool) -> str:
     return "good" if right else "bad"
 
 

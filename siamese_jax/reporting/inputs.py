@@ -13,6 +13,7 @@ import numpy as np
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation.lists import Trials, VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.inference import network
 from siamese_jax.models import summary
@@ -85,7 +86,7 @@ class ReportInputs:
         default_factory=lambda: datetime.datetime.now(datetime.UTC).date().isoformat()
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.starts:
             raise ValueError(f"{self.path} holds no run (it has no provenance.json)")
         if self.net.name not in self.results:
@@ -112,7 +113,7 @@ class ReportInputs:
     @property
     def has_pictures(self) -> bool:
         """Whether the network takes images, of which pictures can be shown."""
-        return self.net.kind != "vector"
+        return self.net.has_pictures
 
     @property
     def noun(self) -> str:
@@ -172,6 +173,9 @@ class ReportInputs:
 
     def protocol_title(self, result: Result) -> str:
         """What the page calls the protocol of a result."""
+        if result.name.startswith("assignment/"):
+            title = self.runs_title if result.name.endswith("official") else "within alphabets"
+            return f"joint answers, one to one: {title}"
         if result.grouped_by == "run":
             return self.runs_title
         if result.name in ("within", "koch", "between"):
@@ -182,8 +186,8 @@ class ReportInputs:
     def names(self, result: Result) -> Names:
         """What the images of a list of trials are called."""
         trials, test, runs = result.trials, self.data.test, self.data.runs
-        if getattr(trials, "names", ()):
-            return Names(lambda row: trials.names[row], lambda row: "")
+        if isinstance(trials, VerificationPairs) and trials.names:
+            return Names(trials.names.__getitem__, lambda row: "")
         if trials.fingerprint == test.fingerprint:
             by_class = test.kind == "photo"
             return Names(
@@ -193,7 +197,7 @@ class ReportInputs:
         if runs is not None and result.grouped_by == "run":
             queries = runs.answers.size
 
-            def run_name(row):
+            def run_name(row: int) -> str:
                 side, drawers = "query", runs.query_drawers
                 if row >= queries:
                     side, drawers, row = "choice", runs.support_drawers, row - queries
@@ -259,7 +263,7 @@ def count_confusions(result: Result, classes: np.ndarray) -> list[tuple[int, int
         asked for one and answered the other (ties shared), and the number that could have. Most
         wrong answers first; of equally many the higher share of wrong ones, then the lower classes.
     """
-    trials = result.trials
+    trials = result.list_of(Trials)
     queries = classes[trials.queries][..., None]  # (R, Q, 1)
     supports = classes[trials.supports[..., 0]][:, None]  # (R, 1, N)
     low, high = np.minimum(queries, supports).ravel(), np.maximum(queries, supports).ravel()

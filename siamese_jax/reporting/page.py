@@ -74,12 +74,12 @@ def table(
         rows: (whether it is stressed, cells), or the heading of the rows that follow.
         numbers: the columns that hold figures.
     """
-    numbers = set(numbers)
+    in_figures = set(numbers)
 
-    def cells(values, tag):
+    def cells(values: Sequence[str], tag: str) -> str:
         scope = " scope=col" if tag == "th" else ""
         return "".join(
-            f"<{tag}{scope}{' class=n' if i in numbers else ''}>{escape(value)}</{tag}>"
+            f"<{tag}{scope}{' class=n' if i in in_figures else ''}>{escape(value)}</{tag}>"
             for i, value in enumerate(values)
         )
 
@@ -104,6 +104,11 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
 def note(text: str) -> str:
     """A paragraph in small type."""
     return f"<p class=note>{escape(text)}</p>"
+
+
+def notice(text: str) -> str:
+    """A paragraph that stands out: what the reader must know first."""
+    return f"<p class=notice>{escape(text)}</p>"
 
 
 def folded(summary: str, content: str) -> str:

@@ -79,7 +79,7 @@ def write(
     config.unlink(missing_ok=True)  # the writer would add to it
     names = [image_set.class_names[c] for c in image_set.classes[rows]]
     pictures = None
-    if image_set.kind != "vector":
+    if image_set.has_pictures:
         pictures = _squares(np.asarray(image_set.images[rows]), image_set.kind == "ink")
     with tensorboardX.SummaryWriter(str(folder)) as events:
         events.add_embedding(embeddings, metadata=names, label_img=pictures, tag=_TAG)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from siamese_jax.evaluation.lists import VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.inference import explain as explain_lib
 from siamese_jax.models import summary
@@ -62,16 +64,16 @@ def draw(inputs: ReportInputs) -> dict[str, str]:
     params = inputs.net.devices.first(inputs.net.variables)["params"]
     kernel = summary.first_kernel(inputs.layers, params)
     if kernel is not None:
-        figures["filters"] = image_sheets.filter_sheet(kernel)
+        figures["filters"] = image_sheets.filter_sheet(np.asarray(kernel))
     figures["embeddings"] = _embeddings(inputs)
     return figures
 
 
 def _charts(inputs: ReportInputs) -> dict[str, tuple[str, Figure, Figure]]:
     """The figures of numbers: what each shows, and it for a broad and for a narrow window."""
-    charts = {}
+    charts: dict[str, tuple[str, Figure, Figure]] = {}
 
-    def add(name, words, draw_chart, *arguments):
+    def add(name: str, words: str, draw_chart: Callable[..., Figure], *arguments: Any) -> None:
         broad, slim = (draw_chart(*arguments, narrow=narrow) for narrow in (False, True))
         charts[name] = words, broad, slim
 
@@ -105,7 +107,7 @@ def why(inputs: ReportInputs, result: Result, kind: str) -> image_sheets.Why | N
     names, images = inputs.names(result), result.trials.images
     threshold = result.figures.get("threshold", 0.0)
 
-    def fragment(first, second, middle):
+    def fragment(first: int, second: int, middle: float | None) -> str:
         two = images[first], images[second]
         measured = threshold if middle is None else middle
         return explain.fragment(
@@ -143,12 +145,12 @@ def dissimilarity(
     Returns:
         A function of (n,) numbers of pairs to (n,) values, and what the values are.
     """
-    pairs, head = result.trials, inputs.net.model.head
+    pairs, head = result.list_of(VerificationPairs), inputs.net.model.head
     single_references = inputs.net.model.context is None and pairs.num_references.max() == 1
     if not (head.falls_with_distance and single_references):
         return lambda members: -result.scores[members], "minus the score"
 
-    def distances(members):
+    def distances(members: np.ndarray) -> np.ndarray:
         first, second = (
             inputs.net.embed(pairs.images[rows[members]])
             for rows in (pairs.first, pairs.references[:, 0])
@@ -160,7 +162,7 @@ def dissimilarity(
 
 def _trials(inputs: ReportInputs, result: Result) -> str:
     titles = [class_name(name) for name in result.trials.group_names]
-    if result.grouped_by == "run":
+    if result.grouped_by == "run" and inputs.data.runs is not None:
         alphabets = enumerate(inputs.data.runs.alphabets, 1)
         titles = [f"{plain(alphabet)}, run {number}" for number, alphabet in alphabets]
     kind = inputs.data.test.kind
@@ -171,22 +173,25 @@ def _trials(inputs: ReportInputs, result: Result) -> str:
 
 def training_batch(training: Training, kind: str) -> str:
     """The first batch of a run; `kind` is that of the training set, `ink` or `photo`."""
+    if training.pixels is None:
+        raise ValueError("a batch of vectors has no pictures")
     if training.mask is not None:
         return image_sheets.episode_sheet(training.pixels, training.mask, kind)
     if training.labels is not None:
         return image_sheets.training_pair_sheet(training.pixels, training.labels, kind)
-    names = [class_name(name) for name in training.class_names]
+    names = [class_name(name) for name in training.class_names or ()]
     return image_sheets.image_sheet(training.pixels, names, kind)
 
 
 def _embeddings(inputs: ReportInputs) -> str:
     """Maps of classes of two test alphabets, the easiest and the hardest if that is known."""
-    test, accuracy = inputs.data.test, {}
+    test = inputs.data.test
+    accuracy: dict[str, float] = {}
     order = list(test.alphabet_names)
     within = inputs.network_results.get("within")
     if within is not None and within.grouped_by == "alphabet":
         accuracy = {name: part["accuracy"] for name, part in within.per_group.items()}
-        order = sorted(accuracy, key=accuracy.get, reverse=True)
+        order = sorted(accuracy, key=lambda name: accuracy[name], reverse=True)
     maps = []
     for alphabet in dict.fromkeys((order[0], order[-1])):
         part = test.select(alphabets=[alphabet])

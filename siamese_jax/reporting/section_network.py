@@ -14,7 +14,6 @@ def network(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     """The layers, the first filters, and a map of embeddings."""
     parameters = sum(layer.parameters for layer in inputs.layers)
     encoder = sum(x.multiply_adds for x in inputs.layers if x.name.startswith("encoder"))
-    noun = "image" if inputs.has_pictures else "vector"
     cost = f"{encoder / 1e6:,.1f} million" if encoder >= 1e6 else f"{encoder:,}"
     rows = [
         (
@@ -30,14 +29,17 @@ def network(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
         )
         for layer in inputs.layers
     ]
-    rows.append((True, (f"total, one {noun}", "", "", "", f"{parameters:,}", f"{encoder:,}")))
+    rows.append(
+        (True, (f"total, one {inputs.noun}", "", "", "", f"{parameters:,}", f"{encoder:,}"))
+    )
     head = ("Layer", "Kind", "Input", "Output", "Parameters", "Multiply-adds")
     parts = [
         page.table(head, rows, numbers=(2, 3, 4, 5)),
         page.note(
-            f"Counted on the model itself. One {noun} costs {cost} multiply-adds in convolutions and "
-            "matrix products. The comparator’s are for one pair, and the total leaves them out. Where "
-            "an input is smaller than the output before it, there is a pool between them."
+            f"Counted on the model itself. One {inputs.noun} costs {cost} multiply-adds in "
+            "convolutions and matrix products. The comparator’s are for one pair, and the total "
+            "leaves them out. Where an input is smaller than the output before it, there is a pool "
+            "between them."
         ),
     ]
     if "filters" in figures:

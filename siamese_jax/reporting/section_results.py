@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 
-from siamese_jax.evaluation.protocols import Result
+from siamese_jax.evaluation.lists import Trials
+from siamese_jax.evaluation.protocols import Result, warnings
 from siamese_jax.reporting import page, published
 from siamese_jax.reporting.inputs import ReportInputs
 from siamese_jax.reporting.wording import capital, count, interval, percent
 
+_Row = tuple[bool, tuple[str, ...]]  # whether it is stressed, and its cells
+
 
 def results(inputs: ReportInputs) -> str:
     """Every result in one table, and published figures where the trials are the same."""
-    groups, checks, unknown = {}, {}, {}
+    groups: dict[str, list[_Row]] = {}
+    checks: dict[str, list[_Row]] = {}
+    unknown: dict[str, str] = {}
     for key in [key for key in inputs.network_results if not key.startswith("curve/")]:
         for r in inputs.of_protocol(key):
             own, line = inputs.is_network(r), _trials_line(inputs, r)
@@ -22,11 +29,10 @@ def results(inputs: ReportInputs) -> str:
                 name = capital(inputs.protocol_title(r))
                 notes = [x for x in r.figures["notes"] if x.startswith("1 %") and "test set" in x]
                 unknown[name] = f"{name} has no accuracy (–): {'; '.join(notes)}."
-    rows, check_rows = (
-        [row for heading, members in lines.items() for row in (heading, *members)]
-        for lines in (groups, checks)
-    )
+    rows, check_rows = _under_headings(groups), _under_headings(checks)
+    shown = [result for by_key in inputs.results.values() for result in by_key.values()]
     parts = [
+        *(page.notice(line) for line in warnings(shown)),
         page.table(("System", "Accuracy", "", "Wilson 95 %", "Clustered 95 %"), rows, (1, 3, 4)),
         *(page.note(text) for text in unknown.values()),
         page.note(
@@ -69,6 +75,14 @@ def results(inputs: ReportInputs) -> str:
             _published_between(inputs, between),
         ]
     return "\n".join(parts)
+
+
+def _under_headings(groups: Mapping[str, Iterable[_Row]]) -> list[str | _Row]:
+    """The rows of a table: each heading, and its rows after it."""
+    rows: list[str | _Row] = []
+    for heading, members in groups.items():
+        rows += [heading, *members]
+    return rows
 
 
 def _trials_line(inputs: ReportInputs, result: Result) -> str:
@@ -136,7 +150,7 @@ def _published_runs(inputs: ReportInputs) -> str:
 def _published_between(inputs: ReportInputs, between: Result) -> str:
     rows = [_measured(inputs, between)]
     for name, by_shots, source in published.BETWEEN:
-        value = by_shots[between.k_shot]
+        value = by_shots[between.list_of(Trials).k_shot]
         rows.append((value, f"{value:.1f}\N{NO-BREAK SPACE}%", name, "", source, False))
     return _ranking(rows) + page.note(
         "The published figures are on their authors’ own splits, with 1,200 characters to train on and "

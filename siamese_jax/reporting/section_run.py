@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 
+from siamese_jax.evaluation.lists import Retrieval, VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.reporting import page
 from siamese_jax.reporting.inputs import BASELINES_WITHOUT_CURVES, ReportInputs
@@ -109,12 +110,10 @@ def _tile(inputs: ReportInputs, key: str) -> str:
 def _chance(result: Result) -> float:
     """What guessing reaches."""
     if result.name == "retrieval":
-        return float(result.trials.relevant.mean()) / (len(result.trials.images) - 1)
-    if result.name == "open_set":  # the right name, by a score that 1 % of all probes reach
-        return 0.01 / result.n_way
-    if result.n_way:
-        return 1 / result.n_way
-    same = float(result.trials.labels.mean())
+        return float(result.list_of(Retrieval).relevant.mean()) / (len(result.trials.images) - 1)
+    if result.n_way:  # of an open set the right name, by a score that 1 % of all probes reach
+        return (0.01 if result.name == "open_set" else 1) / result.n_way
+    same = float(result.list_of(VerificationPairs).labels.mean())
     return max(same, 1 - same)
 
 

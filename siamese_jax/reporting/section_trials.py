@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation.protocols import Result
 from siamese_jax.inference import explain as explain_lib
 from siamese_jax.reporting import explain, image_sheets, page
 from siamese_jax.reporting.inputs import ReportInputs
@@ -53,7 +54,7 @@ def curve(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
             ),
         )
         for label, points in inputs.curve_lines
-        for r in sorted(points, key=lambda r: r.n_way)
+        for r in sorted(points, key=lambda r: r.n_way or 0)
     ]
     head = ("Line", "N", "Scope", "Trials", "Accuracy", "Wilson 95 %", "Clustered 95 %", "Hash")
     table = page.table(head, rows, numbers=(1, 3, 4, 5, 6))
@@ -68,7 +69,7 @@ def trials(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     if result is None or "trials" not in figures:
         return ""
     wrong = int((result.correct < 1).sum())
-    shots = f" (the first of {result.k_shot} pictures of each)" if result.k_shot > 1 else ""
+    shots = f" (the first of {result.k_shot} pictures of each)" if (result.k_shot or 1) > 1 else ""
     caption = (
         f"{wrong:,} of {result.num_trials:,} trials ({inputs.protocol_title(result)}) are wrong. Up to "
         "half of the trials shown are wrong ones, so errors look more frequent here than they are. The "
@@ -148,7 +149,13 @@ def parts(inputs: ReportInputs) -> str:
     )
 
 
-def _group_table(inputs: ReportInputs, result, ranked, others, heads) -> str:
+def _group_table(
+    inputs: ReportInputs,
+    result: Result,
+    ranked: Sequence[tuple[str, Mapping]],
+    others: Sequence[Result],
+    heads: Sequence[str],
+) -> str:
     runs = _right_by_alphabet(inputs)
     sizes = dict(zip(inputs.data.test.alphabet_names, inputs.data.test.alphabet_count, strict=True))
     rows = []
@@ -159,8 +166,11 @@ def _group_table(inputs: ReportInputs, result, ranked, others, heads) -> str:
             (False, (plain(group), str(sizes[group]), *_figures(part, group, others), *of_runs))
         )
     members = "Characters" if inputs.group_noun == "alphabet" else "Classes"
-    head = (capital(inputs.group_noun), members, "Trials", "Accuracy", "", "Wilson 95 %", *heads)
-    head += (capital(inputs.runs_title),) if runs else ()
+    last = [capital(inputs.runs_title)] if runs else []
+    head = (
+        *(capital(inputs.group_noun), members, "Trials", "Accuracy", "", "Wilson 95 %"),
+        *(*heads, *last),
+    )
     return page.table(head, rows, numbers=(1, 2, 3, *range(5, len(head)))) + page.note(
         f"{result.n_way}-way {result.k_shot}-shot trials within each test {inputs.group_noun}, the "
         "easiest first."
@@ -168,7 +178,7 @@ def _group_table(inputs: ReportInputs, result, ranked, others, heads) -> str:
     )
 
 
-def _figures(part: Mapping, name: str, others) -> tuple[str, ...]:
+def _figures(part: Mapping, name: str, others: Sequence[Result]) -> tuple[str, ...]:
     """Trials, accuracy, its bar and interval, and the accuracies of other systems."""
     share, trials = part["accuracy"], part["num_trials"]
     return (
@@ -182,10 +192,11 @@ def _figures(part: Mapping, name: str, others) -> tuple[str, ...]:
 
 def _right_by_alphabet(inputs: ReportInputs) -> dict[str, tuple[float, int]]:
     """Right answers and trials of the fixed runs by alphabet."""
-    counts = {}
-    if "official" in inputs.network_results:
+    counts: dict[str, tuple[float, int]] = {}
+    runs = inputs.data.runs
+    if runs is not None and "official" in inputs.network_results:
         correct = inputs.network_results["official"].correct
-        for alphabet, of_run in zip(inputs.data.runs.alphabets, correct, strict=True):
+        for alphabet, of_run in zip(runs.alphabets, correct, strict=True):
             right, trials = counts.get(alphabet, (0.0, 0))
             counts[alphabet] = (right + float(of_run.sum()), trials + of_run.size)
     return counts

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from siamese_jax.evaluation.lists import VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.reporting import page, section_trials
 from siamese_jax.reporting.inputs import ReportInputs
@@ -46,7 +47,7 @@ def _pair_list(inputs: ReportInputs, figures: Mapping[str, str], key: str, prefi
     head = ("System", "Accuracy", "AUC", "Equal error", "Threshold", "False accepts")
     parts = [page.table((*head, "False rejects"), rows, numbers=range(1, 7))]
     result = inputs.network_results[key]
-    same, total = int(result.trials.labels.sum()), result.num_trials
+    same, total = int(result.list_of(VerificationPairs).labels.sum()), result.num_trials
     scope = inputs.scope_words(result.scope)
     caption = (
         f"{total:,} pairs, {same:,} of one class and {total - same:,} of two ({scope}). "
@@ -67,8 +68,9 @@ def _pair_list(inputs: ReportInputs, figures: Mapping[str, str], key: str, prefi
 
 def _pairs(inputs: ReportInputs, figure: str, result: Result) -> str:
     """Some pairs side by side, as the network evaluates them."""
-    errors = [int(((result.correct == 0) & (result.trials.labels == x)).sum()) for x in (1, 0)]
-    several = result.trials.num_references.max() > 1
+    pairs = result.list_of(VerificationPairs)
+    errors = [int(((result.correct == 0) & (pairs.labels == x)).sum()) for x in (1, 0)]
+    several = pairs.num_references.max() > 1
     caption = (
         f"The dissimilarity is {dissimilarity(inputs, result)[1]}: lower is more alike. "
         + ("P(same) is the probability fitted on validation pairs. " if _fitted(result) else "")
@@ -87,7 +89,7 @@ def _fitted(result: Result) -> bool:
 
 def _calibration(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     """The logistic fit of each system, and how reliable its probabilities are."""
-    rows = []
+    rows: list[str | tuple[bool, tuple[str, ...]]] = []
     for title, result in calibrated(inputs):
         rows.append(f"{capital(title)}, hash {result.trial_hash}")
         for r in inputs.of_protocol(result.name):

@@ -8,10 +8,19 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
+from typing_extensions import TypedDict
+
+from siamese_jax import readers
 from siamese_jax.runs import files
 
 FILE = "calibrations.json"
+
+
+class _Content(TypedDict):
+    step: int
+    calibrations: dict[str, dict[str, Any]]
 
 
 def read(workdir: str | pathlib.Path, step: int) -> dict[str, dict]:
@@ -21,13 +30,13 @@ def read(workdir: str | pathlib.Path, step: int) -> dict[str, dict]:
         ValueError: a damaged file.
     """
     path = pathlib.Path(workdir) / FILE
-    if not path.exists():
-        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content["calibrations"] if content["step"] == step else {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({type(error).__name__}): calibrate again") from None
+        content = readers.read_json(path, _Content)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{error}, or remove it and calibrate again") from None
+    return content["calibrations"] if content["step"] == step else {}
 
 
 def write(workdir: str | pathlib.Path, step: int, name: str, fields: Mapping) -> None:

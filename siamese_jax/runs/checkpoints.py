@@ -1,8 +1,8 @@
-"""Orbax checkpoints that prove themselves; the latest, the one before and the best are kept.
+"""Orbax checkpoints with digests of what they hold; the latest two and the best are kept.
 
 Each checkpoint is written whole or not at all. Beside the state lies its proof: the digest of every
-array, the step, the validation value, and the seed and config of the run. Whoever reads a checkpoint
-checks the proof first.
+array, the step, the validation value, and the seed and config of the run. A checkpoint is read only
+after its proof was checked.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -54,17 +55,19 @@ class Checkpoints:
         *,
         run: Mapping | None = None,
         read_only: bool = False,
-    ):
+    ) -> None:
         self._workdir = pathlib.Path(workdir)
         self._folder = self._workdir.absolute() / "checkpoints"
         self._run = dict(run or {})
         self._keep_best = keep_best
-        self._manager = None  # of Orbax, for saving only
+        self._manager: ocp.CheckpointManager | None = None  # of Orbax, for saving only
         self._begun: set[int] = set()  # steps whose saving was begun here
         if not read_only:
             self._folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, step: int, state, value: float | None = None, log: str | None = None) -> None:
+    def save(
+        self, step: int, state: Any, value: float | None = None, log: str | None = None
+    ) -> None:
         """Saves a state in the background; a step that is saved already is left as it is.
 
         Args:
@@ -125,9 +128,9 @@ class Checkpoints:
         """
         values = {step: self._proof(step)["value"] for step in self.steps}
         evaluated = [step for step in values if values[step] is not None]
-        return max(evaluated, key=values.get, default=None)
+        return max(evaluated, key=lambda step: values[step], default=None)
 
-    def resume(self, like) -> tuple[int, object]:
+    def resume(self, like: Any) -> tuple[int, Any]:
         """Goes back to the newest whole checkpoint; later ones, which are damaged, are removed.
 
         Args:
@@ -177,7 +180,7 @@ class Checkpoints:
         """The digest of the run's log that was given when a checkpoint was saved."""
         return self._proof(step)["log"]
 
-    def restore(self, step: int, like):
+    def restore(self, step: int, like: Any) -> Any:
         """Reads a checkpoint.
 
         Args:
@@ -388,7 +391,7 @@ def _chosen(saved: Checkpoints, checkpoint: str | int) -> str | int | None:
 def _manager(folder: pathlib.Path, keep_best: int) -> ocp.CheckpointManager:
     """Orbax's manager, which also removes what an interrupted saving left behind."""
 
-    def value(metrics):
+    def value(metrics: Mapping[str, float]) -> float:
         return metrics["value"]
 
     best = policies.BestN(get_metric_fn=value, n=keep_best, keep_checkpoints_without_metrics=False)
@@ -418,18 +421,18 @@ def _together(name: str) -> None:
         multihost_utils.sync_global_devices(f"checkpoints {name}")
 
 
-def _by_path(tree) -> dict[str, np.ndarray]:
+def _by_path(tree: Any) -> dict[str, np.ndarray]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
 
-def _to_host(x):
+def _to_host(x: jax.Array) -> np.ndarray:
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     return np.array(x)  # a copy: the device may reuse the buffer while it is written
 
 
-def _from_host(x, like):
+def _from_host(x: np.ndarray, like: jax.Array) -> jax.Array:
     if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(x)
+        return jax.random.wrap_key_data(jax.numpy.asarray(x))
     return jax.numpy.asarray(x)

@@ -1,10 +1,11 @@
-"""TensorBoard's events, written at once: a full disk is an error where it happens."""
+"""TensorBoard's events, written without delay, so that a full disk is an error where it happens."""
 
 from __future__ import annotations
 
 import pathlib
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -20,7 +21,7 @@ class Events:
         suffix: of the file's name.
     """
 
-    def __init__(self, folder: pathlib.Path, purge_step: int, suffix: str):
+    def __init__(self, folder: pathlib.Path, purge_step: int, suffix: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"), suffix)
         self._write(purge_step, file_version="brain.Event:2")
@@ -38,5 +39,5 @@ class Events:
         """Ends the file."""
         self._writer.close()
 
-    def _write(self, step: int, **what) -> None:
+    def _write(self, step: int, **what: Any) -> None:
         self._writer.write_event(Event(step=step, wall_time=time.time(), **what))

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
+from typing_extensions import TypedDict
 
+from siamese_jax import readers
 from siamese_jax.readers import read_npz
 from siamese_jax.runs import calibrations, checkpoints, digests, files, workdir
 
@@ -26,6 +28,19 @@ _FOLDER = pathlib.Path(__file__).parent / "pretrained"
 RECORDS = ("config", "provenance", "metrics", "step")  # of a run, in the order of `Weights`
 _CALIBRATIONS = "calibrations"
 _DIGEST = "digest"
+
+
+class _Start(TypedDict):
+    image_shape: list[int]
+    kind: str
+
+
+class _Records(TypedDict):
+    config: dict[str, Any]
+    provenance: list[_Start]
+    metrics: list[dict[str, Any]]
+    step: int
+    calibrations: dict[str, dict[str, Any]]
 
 
 class Weights(NamedTuple):
@@ -152,26 +167,37 @@ def read(file: str | pathlib.Path) -> Weights:
         recorded = str(arrays.pop(_DIGEST))
         if recorded != digests.of_arrays(arrays):
             raise ValueError("its content is not what was written")
-        records = [json.loads(str(arrays.pop(name))) for name in RECORDS]
-        calibrated = json.loads(str(arrays.pop(_CALIBRATIONS, "{}")))
+        texts = {name: str(arrays.pop(name)) for name in RECORDS}
+        texts[_CALIBRATIONS] = str(arrays.pop(_CALIBRATIONS, "{}"))
+        records = {name: json.loads(text) for name, text in texts.items()}
+        readers.fitting(records, _Records, "its records")
+        if not records["provenance"]:
+            raise ValueError("its provenance is empty")
+        variables = nested(arrays)
     except FileNotFoundError:
         raise ValueError(f"no such file {file}") from None
     except KeyError as error:
         raise ValueError(f"{file} holds no weights of a network (it has no {error})") from None
     except ValueError as error:
         raise ValueError(f"{file} holds no weights of a network, or is damaged ({error})") from None
-    config, *others = records
-    return Weights(ml_collections.ConfigDict(config).lock(), *others, nested(arrays), calibrated)
+    records["config"] = ml_collections.ConfigDict(records["config"]).lock()
+    return Weights(**records, variables=variables)
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict:
-    """The variables of a network, float32, from arrays under their paths `params/.../kernel`."""
+    """The variables of a network, float32, from arrays under their paths `params/.../kernel`.
+
+    Raises:
+        ValueError: an array of something else than floats, or a path that leads through another one.
+    """
     variables: dict = {"params": {}, "batch_stats": {}}
     for name, x in arrays.items():
         *parents, leaf = name.split("/")
         part = variables
         for parent in parents:
             part = part.setdefault(parent, {})
+        if x.dtype.kind != "f" or not isinstance(part, dict):
+            raise ValueError(f"{name} holds {x.dtype}, or lies in another array; expected floats")
         part[leaf] = x.astype(np.float32)
     return variables
 

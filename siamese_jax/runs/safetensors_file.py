@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import ml_collections
 import numpy as np
 
-from siamese_jax.runs import files, workdir
+from siamese_jax.runs import digests, files, workdir
 from siamese_jax.runs.export import RECORDS, Weights, nested
 
 SUFFIX = ".safetensors"
 _METADATA = (*RECORDS, "calibrations")  # the fields of `Weights` besides its variables
+_DIGEST = "digest"
 
 
 def write(file: str | pathlib.Path, weights: Weights) -> None:
@@ -36,6 +38,7 @@ def write(file: str | pathlib.Path, weights: Weights) -> None:
     }
     records = {**weights._asdict(), "config": workdir.plain(weights.config)}
     metadata = {name: json.dumps(records[name]) for name in _METADATA}
+    metadata[_DIGEST] = _digest(metadata, arrays)
     data = safetensors.numpy.save(arrays, {"format": "np", **metadata})
     files.replace_file(file, lambda stream: stream.write(data))
 
@@ -52,9 +55,20 @@ def read(file: str | pathlib.Path) -> Weights:
         raise ValueError(f"no such file {file}")
     try:
         with safetensors.safe_open(file, "numpy") as opened:
-            records = {name: json.loads(opened.metadata()[name]) for name in _METADATA}
+            metadata = {name: opened.metadata()[name] for name in (*_METADATA, _DIGEST)}
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if metadata.pop(_DIGEST) != _digest(metadata, arrays):
+            raise ValueError("its content is not what was written")
+        records = {name: json.loads(text) for name, text in metadata.items()}
+        variables = nested(arrays)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} holds no network of this package ({error})") from None
+        raise ValueError(
+            f"{file} holds no network of this package, or is damaged ({error})"
+        ) from None
     records["config"] = ml_collections.ConfigDict(records["config"]).lock()
-    return Weights(**records, variables=nested(arrays))
+    return Weights(**records, variables=variables)
+
+
+def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the records and of the arrays."""
+    return digests.of_json([dict(metadata), digests.of_arrays(arrays)])

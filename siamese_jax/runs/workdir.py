@@ -12,9 +12,10 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from typing import IO, Any
 
 import jax
-import ml_collections
+from ml_collections import ConfigDict
 
 from siamese_jax import readers
 from siamese_jax.runs import digests, events, files
@@ -27,6 +28,7 @@ PLACES = (
     *("test_data.archives", "test_data.data_dir", "test_data.path", "test_data.stream"),
 )
 _START = {"command": list, "time": str, "seed": int, "data_fingerprint": str}  # of the provenance
+_LOG_BYTES = 2**25
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
@@ -48,16 +50,17 @@ class RunFolder:
     def __init__(
         self,
         workdir: str | pathlib.Path,
-        config,
+        config: ConfigDict,
         fingerprint: str,
         details: dict,
         primary: bool = True,
         on_log: Callable[[int, str, dict], object] = lambda step, phase, values: None,
-    ):
+    ) -> None:
         self.path = pathlib.Path(workdir).absolute()
         self.path.mkdir(parents=True, exist_ok=True)
         self._primary, self._on_log = primary, on_log
-        self._lock = self._events = None
+        self._lock: IO[str] | None = None
+        self._events: events.Events | None = None
         if not primary:
             self._check(config, fingerprint)
             return
@@ -77,7 +80,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -134,17 +137,19 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if self._events is None:
+            raise AssertionError("a log begins with `resume`")
         self._events.add({f"{phase}/{name}": value for name, value in values.items()}, step)
         self._on_log(step, phase, values)
         return row
 
-    def _check(self, config, fingerprint):
+    def _check(self, config: ConfigDict, fingerprint: str) -> None:
         path, folder = self.path / "config.json", self.path / "checkpoints"
         if not path.exists():
-            held = [name for name in ("checkpoints", "metrics.jsonl") if _holds(self.path / name)]
-            if held:
+            left = [name for name in ("checkpoints", "metrics.jsonl") if _holds(self.path / name)]
+            if left:
                 raise ValueError(
-                    f"{self.path} has no config.json, but {' and '.join(held)}: put config.json "
+                    f"{self.path} has no config.json, but {' and '.join(left)}: put config.json "
                     "back, or choose another --workdir"
                 )
             return
@@ -166,7 +171,7 @@ class RunFolder:
                 "choose another --workdir"
             )
 
-    def _record_start(self, config, fingerprint, details):
+    def _record_start(self, config: ConfigDict, fingerprint: str, details: dict) -> None:
         starts = read_provenance(self.path) + [
             {**provenance(), "seed": config.seed, "data_fingerprint": fingerprint, **details}
         ]
@@ -193,7 +198,7 @@ def provenance() -> dict:
     }
 
 
-def _git(*words) -> str | None:
+def _git(*words: str) -> str | None:
     """What git answers about the package's checkout; None where there is no checkout."""
     here = str(pathlib.Path(__file__).parent)
     try:
@@ -216,7 +221,7 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def without_places(config, starts: list[dict]) -> tuple[dict, list[dict]]:
+def without_places(config: ConfigDict | Mapping, starts: list[dict]) -> tuple[dict, list[dict]]:
     """A config and provenance for a record that others read: what ran, not in which folders.
 
     Args:
@@ -247,7 +252,7 @@ def without_places(config, starts: list[dict]) -> tuple[dict, list[dict]]:
     return plain_config, shown
 
 
-def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
+def read_config(workdir: str | pathlib.Path) -> ConfigDict:
     """The config of a run.
 
     Raises:
@@ -261,7 +266,7 @@ def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: put back a whole copy")
     try:
-        return ml_collections.ConfigDict(config).lock()
+        return ConfigDict(config).lock()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is no config ({error}): put back a whole copy") from None
 
@@ -300,7 +305,8 @@ def read_start(workdir: str | pathlib.Path) -> dict:
 def read_metrics(workdir: str | pathlib.Path) -> list[dict]:
     """The rows of a run's log in order; a last line cut short by a crash is left out."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    text = readers.check_file(path, _LOG_BYTES).read_bytes() if path.exists() else b""
+    lines = text.split(b"\n")[:-1]
     rows = []
     for number, line in enumerate(lines, 1):
         row = readers.parse_json(line, f"{path}, line {number}", dict)
@@ -316,7 +322,7 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict]:
     return rows
 
 
-def identity(config, start: Mapping) -> dict:
+def identity(config: ConfigDict | Mapping, start: Mapping) -> dict:
     """What a checkpoint says of the run that it belongs to.
 
     Args:
@@ -338,7 +344,7 @@ def identity(config, start: Mapping) -> dict:
     }
 
 
-def _number(value):
+def _number(value: Any) -> Any:
     """The value with whole floats as integers, which compare equal."""
     if isinstance(value, list):
         return [_number(x) for x in value]
@@ -350,17 +356,17 @@ def _holds(path: pathlib.Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0
 
 
-def differences(old, new) -> list[str]:
+def differences(old: ConfigDict | Mapping, new: ConfigDict | Mapping) -> list[str]:
     """The fields in which two configs differ, in words; `PLACES` are left out."""
-    old, new = flatten(old), flatten(new)
+    was, now = flatten(old), flatten(new)
     return [
-        f"{name} is {new.get(name, 'absent')!r} and was {old.get(name, 'absent')!r}"
-        for name in sorted(old.keys() | new.keys())
-        if name not in PLACES and old.get(name, "absent") != new.get(name, "absent")
+        f"{name} is {now.get(name, 'absent')!r} and was {was.get(name, 'absent')!r}"
+        for name in sorted(was.keys() | now.keys())
+        if name not in PLACES and was.get(name, "absent") != now.get(name, "absent")
     ]
 
 
-def flatten(config, prefix: str = "") -> dict:
+def flatten(config: ConfigDict | Mapping, prefix: str = "") -> dict[str, Any]:
     """A config as one level of dotted names; sequences count as values."""
     flat = {}
     for name, value in plain(config).items():
@@ -371,8 +377,8 @@ def flatten(config, prefix: str = "") -> dict:
     return flat
 
 
-def plain(config) -> dict:
+def plain(config: ConfigDict | Mapping) -> dict[str, Any]:
     """The config as JSON would give it back: dicts, lists, strings and numbers."""
-    if isinstance(config, ml_collections.ConfigDict):
+    if isinstance(config, ConfigDict):
         config = config.to_dict()
     return json.loads(json.dumps(config))

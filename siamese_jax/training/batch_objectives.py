@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from siamese_jax.models.distances import products, unit
-from siamese_jax.training import cross_batch, losses, mining
-from siamese_jax.training.objective import Compare, Objective, anew, draw_episodes
+from siamese_jax.training import cross_batch, losses, mining, sampling
+from siamese_jax.training.objective import Compare, Loss, Objective, anew, draw_episodes
 
 
 class Mined(NamedTuple):
@@ -39,7 +39,7 @@ class Meetings(NamedTuple):
     different: jax.Array
 
     @classmethod
-    def of(cls, compare: Compare, h: jax.Array, batch) -> Meetings:
+    def of(cls, compare: Compare, h: jax.Array, batch: cross_batch.Shown) -> Meetings:
         """Of a batch of episodes with the embeddings h (E, K, N, D)."""
         h = h.reshape(-1, h.shape[-1])
         rows, identities, present = cross_batch.images_of(batch)
@@ -71,12 +71,13 @@ def triplet(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
         )
     draw_batch = draw_episodes(fields, max_alphabet)
 
-    def draw(key, index):
+    def draw(key: jax.Array, index: sampling.SetIndex) -> Mined:
         k_episodes, k_draw = jax.random.split(key)
         drawn = draw_batch(k_episodes, index)
-        return Mined(*drawn, jax.random.uniform(k_draw, drawn.rows.shape))
+        chance = jax.random.uniform(k_draw, drawn.rows.shape)
+        return Mined(drawn.rows, drawn.symmetries, drawn.identities, drawn.mask, chance)
 
-    def loss(compare: Compare, h, batch):
+    def loss(compare: Compare, h: jax.Array, batch: Mined) -> Loss:
         anchors, others, same, different = Meetings.of(compare, h, batch)
         distance = compare.head.distances(anchors, others, all_pairs=True)
         positive, negative, valid = mining.mine(
@@ -99,7 +100,7 @@ def triplet(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
 def supcon(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
     """Supervised contrastive loss of the comparator's logits, whose scale is 1 / temperature."""
 
-    def loss(compare: Compare, h, batch):
+    def loss(compare: Compare, h: jax.Array, batch: sampling.Episodes) -> Loss:
         meet = Meetings.of(compare, h, batch)
         logits = compare.all_pairs(meet.anchors, meet.others)
         values = losses.supcon(logits, meet.same, meet.different)
@@ -112,7 +113,7 @@ def supcon(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
 def nt_xent(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
     """NT-Xent of the comparator's logits, whose scale is 1 / temperature."""
 
-    def loss(compare: Compare, h, batch):
+    def loss(compare: Compare, h: jax.Array, batch: sampling.Episodes) -> Loss:
         meet = Meetings.of(compare, h, batch)
         logits = compare.all_pairs(meet.anchors, meet.others)
         values = losses.nt_xent(logits, meet.same, meet.different)
@@ -139,7 +140,7 @@ def n_pair(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
     """
     draw, l2 = draw_episodes(fields, max_alphabet), fields["l2"]
 
-    def loss(compare: Compare, h, batch):
+    def loss(compare: Compare, h: jax.Array, batch: sampling.Episodes) -> Loss:
         anchors, positives = (h[:, side].reshape(-1, h.shape[-1]) for side in (0, 1))
         mask, identities = batch.mask.reshape(-1), batch.identities.reshape(-1)
         allowed = allowed_pairs(mask, identities)
@@ -169,11 +170,13 @@ def allowed_pairs(mask: jax.Array, identities: jax.Array) -> jax.Array:
     return allowed & (~twin | itself)
 
 
-def _of_cosines(values_of: Callable, names, fields, max_alphabet) -> Objective:
+def _of_cosines(
+    values_of: Callable[..., jax.Array], names: Sequence[str], fields: Mapping, max_alphabet: int
+) -> Objective:
     """An objective whose loss is a function of cosines; its settings are those of `fields` it names."""
     settings = {name: fields[name] for name in names if name in fields}
 
-    def loss(compare: Compare, h, batch):
+    def loss(compare: Compare, h: jax.Array, batch: sampling.Episodes) -> Loss:
         meet = Meetings.of(compare, h, batch)
         cosine = products(unit(meet.anchors), unit(meet.others), all_pairs=True)
         values = values_of(cosine, meet.same, meet.different, **settings)
@@ -189,7 +192,12 @@ def _of_cosines(values_of: Callable, names, fields, max_alphabet) -> Objective:
     return _among_all(fields, max_alphabet, loss, more)
 
 
-def _among_all(fields, max_alphabet, loss: Callable, more: tuple[str, ...] = ()) -> Objective:
+def _among_all(
+    fields: Mapping,
+    max_alphabet: int,
+    loss: Callable[[Compare, jax.Array, sampling.Episodes], Loss],
+    more: tuple[str, ...] = (),
+) -> Objective:
     """An objective on episodes of `images_per_class` images of each class, all of which meet."""
     count = fields["images_per_class"]
     if count < 2:
@@ -205,5 +213,5 @@ def _among_all(fields, max_alphabet, loss: Callable, more: tuple[str, ...] = ())
     )
 
 
-def _memory(fields) -> dict[str, int]:
+def _memory(fields: Mapping) -> dict[str, int]:
     return {"memory": fields.get("memory", 0), "memory_start": fields.get("memory_start", 0)}

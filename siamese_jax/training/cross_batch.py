@@ -9,12 +9,10 @@ References:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-
-from siamese_jax.training import sampling
 
 _EMPTY = -1  # identity of a place that holds nothing
 
@@ -38,13 +36,29 @@ class Memory(NamedTuple):
         return self.identities != _EMPTY
 
 
+class Shown(Protocol):
+    """What is read of a batch of episodes; see `sampling.Episodes`."""
+
+    @property
+    def rows(self) -> jax.Array:
+        """(E, K, N) int32."""
+
+    @property
+    def identities(self) -> jax.Array:
+        """(E, N) int32."""
+
+    @property
+    def mask(self) -> jax.Array:
+        """(E, N) bool."""
+
+
 def empty(size: int, dimensions: int) -> Memory:
     """A memory of `size` places for embeddings of `dimensions` numbers that holds nothing."""
     nothing = jnp.full((size,), _EMPTY, jnp.int32)
     return Memory(jnp.zeros((size, dimensions)), nothing, nothing)
 
 
-def images_of(batch: sampling.Episodes) -> tuple[jax.Array, jax.Array, jax.Array]:
+def images_of(batch: Shown) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The images of episodes one by one: their rows, identities and presence, (E K N,) each."""
     identities, present = (
         jnp.broadcast_to(x[:, None], batch.rows.shape).reshape(-1)
@@ -53,7 +67,7 @@ def images_of(batch: sampling.Episodes) -> tuple[jax.Array, jax.Array, jax.Array
     return batch.rows.reshape(-1), identities, present
 
 
-def push(memory: Memory, h: jax.Array, batch: sampling.Episodes, begun: jax.Array) -> Memory:
+def push(memory: Memory, h: jax.Array, batch: Shown, begun: jax.Array) -> Memory:
     """The memory after a step: the images of the batch come in, the oldest go out.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -190,7 +191,7 @@ class Experiment:
             memory=self.objective.memory,
         )
 
-    def preview_batch(self, number: int = 0) -> tuple[object, np.ndarray]:
+    def preview_batch(self, number: int = 0) -> tuple[Any, jax.Array]:
         """The batch of training step `number` (from 0), see `step.preview_batch`."""
         return step.preview_batch(
             self.config.seed,
@@ -202,7 +203,7 @@ class Experiment:
             self.fill,
         )
 
-    def network(self, variables) -> Siamese:
+    def network(self, variables: Any) -> Siamese:
         """The network with these variables, replicated on the devices, ready for use."""
         return bind(self.config, variables, self.image_shape, self.kind, "model", self.devices)
 
@@ -268,7 +269,7 @@ def check_data(
         )
     if train_set.num_classes < 2:
         raise ValueError(f"{train_set.name!r} has one class: a different pair needs two")
-    if train_set.kind == "vector" and config.augment.distort:
+    if config.augment.distort and not train_set.has_pictures:
         raise ValueError(
             "augment.distort = True warps pictures, and these are vectors: set it to False"
         )

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from siamese_jax.data.image_set import ImageSet
 from siamese_jax.training.sampling import NEGATIVES
 
 _ROUNDS = 8  # of the keyed permutation
@@ -61,7 +62,7 @@ class FixedPairs(NamedTuple):
 # ------------------------------------------------------------------------------------ on the host
 
 
-def possible_pairs(image_set) -> tuple[int, int]:
+def possible_pairs(image_set: ImageSet) -> tuple[int, int]:
     """How many pairs of two different images an `ImageSet` has, the order not counting.
 
     Returns:
@@ -70,7 +71,7 @@ def possible_pairs(image_set) -> tuple[int, int]:
     return math.comb(len(image_set), 2), sum(math.comb(int(n), 2) for n in image_set.class_count)
 
 
-def make_pairs(image_set, num_pairs: int, seed: int, negatives: str = "any") -> PairSet:
+def make_pairs(image_set: ImageSet, num_pairs: int, seed: int, negatives: str = "any") -> PairSet:
     """Draws a pair set: the same number from each alphabet, half of it same and half different.
 
     No image meets itself. No pair is drawn twice, in either order, until an alphabet has no other;
@@ -80,7 +81,7 @@ def make_pairs(image_set, num_pairs: int, seed: int, negatives: str = "any") -> 
     That half of the pairs are same is our choice: the paper says only that they are random.
 
     Args:
-        image_set: an `ImageSet`; the drawers to train on are its matter.
+        image_set: the images of the drawers to train on.
         num_pairs: P, a multiple of twice the number of alphabets.
         seed: of the draw.
         negatives: `any` or `same_alphabet`, where the second image of a different pair comes from.
@@ -103,7 +104,8 @@ def make_pairs(image_set, num_pairs: int, seed: int, negatives: str = "any") -> 
             f"{num_alphabets} alphabets: take a multiple of {2 * num_alphabets}, such as {near}"
         )
     rng = np.random.default_rng(seed)
-    rows, repeats = [], []
+    parts: list[np.ndarray] = []
+    repeats = []
     used = np.empty(0, np.int64)  # different pairs that are in the set, as codes
     for alphabet in range(num_alphabets):
         same = _same_pairs(image_set, alphabet)
@@ -115,16 +117,16 @@ def make_pairs(image_set, num_pairs: int, seed: int, negatives: str = "any") -> 
         positive = same[_draw(rng, len(same), each)]
         different, new = _draw_different(rng, len(image_set), *spans, each, used)
         used = np.concatenate([used, new])
-        rows += [positive, different]
+        parts += [positive, different]
         repeats.append((each - len(new), max(0, each - len(same))))
-    rows = np.concatenate(rows)
+    rows = np.concatenate(parts)
     swapped = rng.integers(0, 2, len(rows), bool)
     rows[swapped] = rows[swapped, ::-1]
     labels = np.tile(np.repeat(np.array([1.0, 0.0], np.float32), each), num_alphabets)
     return PairSet(rows.astype(np.int32), labels, np.array(repeats, np.int32))
 
 
-def summary(image_set, pair_set: PairSet) -> str:
+def summary(image_set: ImageSet, pair_set: PairSet) -> str:
     """One line for the log: pairs, repeats, and how many pairs there are to draw from."""
     every, same = possible_pairs(image_set)
     different_repeats, same_repeats = pair_set.repeats.sum(0)
@@ -137,7 +139,7 @@ def summary(image_set, pair_set: PairSet) -> str:
     )
 
 
-def _same_pairs(image_set, alphabet: int) -> np.ndarray:
+def _same_pairs(image_set: ImageSet, alphabet: int) -> np.ndarray:
     """(S, 2) int64 all pairs of one class of an alphabet, lower row first."""
     first = image_set.alphabet_start[alphabet]
     pairs = [np.empty((0, 2), np.int64)]
@@ -147,7 +149,9 @@ def _same_pairs(image_set, alphabet: int) -> np.ndarray:
     return np.concatenate(pairs)
 
 
-def _other_spans(image_set, alphabet: int, negatives: str) -> tuple[np.ndarray, np.ndarray]:
+def _other_spans(
+    image_set: ImageSet, alphabet: int, negatives: str
+) -> tuple[np.ndarray, np.ndarray]:
     """The different pairs of an alphabet, each once, as spans of partners of its rows.
 
     The partners of row i are the rows behind the end of its class, as many as its span says; after the
@@ -172,7 +176,14 @@ def _draw(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
     return np.concatenate([*rounds, rng.choice(size, rest, replace=False)])
 
 
-def _draw_different(rng, num_rows: int, spans, sizes, count: int, used) -> tuple[np.ndarray, ...]:
+def _draw_different(
+    rng: np.random.Generator,
+    num_rows: int,
+    spans: np.ndarray,
+    sizes: np.ndarray,
+    count: int,
+    used: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws different pairs of an alphabet, those that the set has `used` already only at the end.
 
     Returns:
@@ -180,7 +191,7 @@ def _draw_different(rng, num_rows: int, spans, sizes, count: int, used) -> tuple
     """
     ends = np.cumsum(sizes)
 
-    def pairs_at(ranks):
+    def pairs_at(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         i = np.searchsorted(ends, ranks, side="right")
         partner = spans[i, 1] + ranks - (ends - sizes)[i]
         pairs = np.stack([spans[i, 0], partner % num_rows], 1)
@@ -230,14 +241,14 @@ def epoch_order(key: jax.Array, epoch: jax.Array, positions: jax.Array, size: in
         lambda e: jax.random.bits(jax.random.fold_in(key, e), (_ROUNDS,), jnp.uint32)
     )(epochs)
 
-    def shuffle(x):
+    def shuffle(x: jax.Array) -> jax.Array:
         left, right = x // low, x % low
         for r in range(0, _ROUNDS, 2):
             left = (left + _mix(right ^ secrets[:, r]) % high) % high
             right = (right + _mix(left ^ secrets[:, r + 1]) % low) % low
         return left * low + right
 
-    def once_more(x):
+    def once_more(x: jax.Array) -> jax.Array:
         return jnp.where(x >= size, shuffle(x), x)
 
     first = shuffle(positions.astype(jnp.uint32))
@@ -285,7 +296,7 @@ def example(
     numbers = epoch_order(k_order, epoch, begin % size, size)
     pair, copy = numbers % num_pairs, numbers // num_pairs
 
-    def warp_keys(pair, copy):
+    def warp_keys(pair: jax.Array, copy: jax.Array) -> jax.Array:
         return jax.random.split(jax.random.fold_in(jax.random.fold_in(k_warp, pair), copy))
 
     return pair, copy, jax.vmap(warp_keys)(pair, copy)

@@ -69,7 +69,7 @@ class HostFeed:
         start_step: int,
         devices: Devices,
         depth: int = 2,
-    ):
+    ) -> None:
         self._source = source
         self._devices = devices
         self._index = index
@@ -85,14 +85,14 @@ class HostFeed:
     def __enter__(self) -> HostFeed:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> HostFeed:
         return self
 
     def __next__(self) -> jax.Array:
-        """The images of the next step; what went wrong in reading them is raised here."""
+        """The images of the next step; an error in reading them is raised here."""
         self._read_ahead()
         return self._ahead.popleft().result()
 
@@ -100,9 +100,9 @@ class HostFeed:
         """Ends the thread."""
         self._reader.shutdown(cancel_futures=True)
 
-    def _read_ahead(self):
+    def _read_ahead(self) -> None:
         self._ahead.append(self._reader.submit(self._read, next(self._steps)))
 
     def _read(self, step: int) -> jax.Array:
         rows = np.asarray(self._rows(self._rng, np.int32(step), self._index))
-        return self._devices.place(self._source[self._devices.own(rows).reshape(-1)])
+        return self._devices.place(self._source[self._devices.local_part(rows).reshape(-1)])

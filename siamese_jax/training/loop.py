@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -10,9 +11,11 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from siamese_jax.evaluation import protocols
@@ -28,7 +31,7 @@ _STEPS_OF_ESTIMATE = 10
 
 
 def train_and_evaluate(
-    config,
+    config: ConfigDict,
     path: str,
     *,
     should_stop: Callable[[], bool] = lambda: False,
@@ -62,7 +65,7 @@ def train_and_evaluate(
         raise ValueError(f"{path} holds a network without its checkpoints: choose another workdir")
     experiment = Experiment.from_config(config)
     config, devices = experiment.config, experiment.devices
-    state = _prepare(experiment, path)
+    state = _prepare(experiment)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(_open_run(experiment, path, on_log))
         identity = workdir.identity(config, _facts(experiment))
@@ -110,7 +113,7 @@ def train_and_evaluate(
 # ------------------------------------------------------------------------------- before the first step
 
 
-def _prepare(experiment: Experiment, path: str) -> TrainState:
+def _prepare(experiment: Experiment) -> TrainState:
     """Builds every part of a run before its workdir is taken, so that a mistake leaves no folder.
 
     Returns:
@@ -185,8 +188,8 @@ def _programs(
     return programs.setdefault(program_key(experiment.config), compiled)
 
 
-def program_key(config) -> str:
-    """What the steps of a config are compiled from; all else is data, or belongs to the loop."""
+def program_key(config: ConfigDict) -> str:
+    """What the compiled steps of a config depend on; all else is data, or belongs to the loop."""
     fields = workdir.plain(config)
     for name in ("seed", "log_every", "keep_best", "eval", "search_space"):
         fields.pop(name, None)
@@ -197,7 +200,7 @@ def program_key(config) -> str:
 # ------------------------------------------------------------------------------------ between two steps
 
 
-def _finished(config, step: int, validations: Sequence[Mapping]) -> bool:
+def _finished(config: ConfigDict, step: int, validations: Sequence[Mapping]) -> bool:
     """Whether all steps are made, or `eval.patience` (0: never) validations brought nothing better."""
     values = [row["accuracy"] for row in validations]
     patience = config.eval.patience
@@ -205,7 +208,7 @@ def _finished(config, step: int, validations: Sequence[Mapping]) -> bool:
     return step >= config.num_steps or bool(impatient)
 
 
-def _check_finite(sums: Mapping, params, step: int, saved: checkpoints.Checkpoints) -> None:
+def _check_finite(sums: Mapping, params: Any, step: int, saved: checkpoints.Checkpoints) -> None:
     """Ends a training whose loss, or whose parameters that are about to be saved, are not finite."""
     if math.isfinite(sums["loss"]) and all(
         bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(params)
@@ -234,13 +237,13 @@ def _log_training(
         "cpu_seconds": round(time.process_time(), 3),
     }
     run.log(step, "train", {**means, **spent})
-    state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
+    state = dataclasses.replace(state, sums=jax.tree.map(lambda x: x * 0, state.sums))
     bar.show(means["loss"], speed, validations)
     bar.restart_clock(step)
     return state
 
 
-def _log_layers(run: workdir.RunFolder, fields: Mapping, params, step: int) -> None:
+def _log_layers(run: workdir.RunFolder, fields: Mapping, params: Any, step: int) -> None:
     """Logs, at the end of an epoch, each parameter's learning rate, momentum and L2 weight in it."""
     if fields["name"] != "layerwise" or step % fields["steps_per_epoch"]:
         return
@@ -254,7 +257,8 @@ def _log_layers(run: workdir.RunFolder, fields: Mapping, params, step: int) -> N
 
 def validate(experiment: Experiment, net: network.Siamese) -> dict[str, float]:
     """The accuracy on the validation trials, and the figures of the validation pairs, if any."""
-    system, cache = net.system(), {}
+    system = net.system()
+    cache: dict = {}
     result = protocols.evaluate_trials(
         system,
         experiment.validation_trials,
@@ -276,7 +280,7 @@ class _Progress:
         shown: whether to show the bar.
     """
 
-    def __init__(self, experiment: Experiment, step: int, shown: bool):
+    def __init__(self, experiment: Experiment, step: int, shown: bool) -> None:
         self._images = experiment.objective.images
         self._steps, self._made, self._begun = experiment.config.num_steps, 0, 0.0
         self._bar = tqdm(
@@ -291,7 +295,7 @@ class _Progress:
     def __enter__(self) -> _Progress:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def update(self, step: int) -> None:

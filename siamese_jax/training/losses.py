@@ -1,4 +1,4 @@
-"""Losses. Each returns unreduced values, which the caller reduces, but for `correlation`."""
+"""Losses. All but `correlation` return unreduced values, which the caller reduces."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def symmetric_info_nce(
         equation 4; Radford et al. (2021), Learning transferable visual models from natural language
         supervision (CLIP), figure 3, for the two directions.
     """
+    logits, allowed = jnp.asarray(logits), jnp.asarray(allowed)
     rows = classification(logits, allowed, smoothing)
     logits, allowed = logits.swapaxes(-1, -2), allowed.swapaxes(-1, -2)
     return 0.5 * (rows + classification(logits, allowed, smoothing))
@@ -75,14 +76,14 @@ def classification(
     References:
         Szegedy et al. (2016), Rethinking the Inception architecture, section 7 (label smoothing).
     """
-    plain = logits
-    logits = jnp.where(allowed, logits, _NEVER)
-    right = jnp.diagonal(logits, axis1=-2, axis2=-1)
+    allowed = jnp.asarray(allowed)
+    kept = jnp.where(allowed, logits, _NEVER)
+    right = jnp.diagonal(kept, axis1=-2, axis2=-1)
     if smoothing:
-        even = jnp.where(allowed, plain, 0.0).sum(-1) / jnp.maximum(allowed.sum(-1), 1)
+        even = jnp.where(allowed, logits, 0.0).sum(-1) / jnp.maximum(allowed.sum(-1), 1)
         right = (1 - smoothing) * right + smoothing * even
     present = jnp.diagonal(allowed, axis1=-2, axis2=-1)
-    return jnp.where(present, jax.nn.logsumexp(logits, axis=-1) - right, 0.0)
+    return jnp.where(present, jax.nn.logsumexp(kept, axis=-1) - right, 0.0)
 
 
 def contrastive(
@@ -101,6 +102,7 @@ def contrastive(
 
     Deviation: a label 1 means the same class, as everywhere here; in the paper a different one.
     """
+    distance, labels = jnp.asarray(distance), jnp.asarray(labels)
     short = jnp.maximum(margin - distance, 0.0)
     return 0.5 * (labels * distance**2 + (1 - labels) * short**2)
 
@@ -119,6 +121,7 @@ def correlation(h: Float[ArrayLike, "b d"]) -> Float[Array, ""]:
 
     Deviation: of correlations, where the paper takes covariances.
     """
+    h = jnp.asarray(h)
     h = h - h.mean(0, keepdims=True)
     h = h * jax.lax.rsqrt(jnp.mean(h * h, 0, keepdims=True) + 1e-12)
     size = h.shape[1]
@@ -141,7 +144,7 @@ def triplet(
 
     Deviation: on distances, where the paper takes squared ones.
     """
-    return jnp.maximum(positive - negative + margin, 0.0)
+    return jnp.maximum(jnp.asarray(positive) - jnp.asarray(negative) + margin, 0.0)
 
 
 # ----------------------------------------------------------------- every image of a batch and the others
@@ -171,6 +174,7 @@ def supcon(
     References:
         Khosla et al. (2020), Supervised contrastive learning, equation 2 (the sum outside of the log).
     """
+    same, different = jnp.asarray(same), jnp.asarray(different)
     whole = jax.nn.logsumexp(jnp.where(same | different, logits, _NEVER), axis=1)
     mean = jnp.where(same, logits, 0.0).sum(1) / jnp.maximum(same.sum(1), 1)
     return jnp.where(same.any(1), whole - mean, 0.0)
@@ -234,6 +238,7 @@ def multi_similarity(
 
     Deviation: `base` is 0.5, as in the authors' code; in the paper 1.
     """
+    cosine, same, different = (jnp.asarray(x) for x in (cosine, same, different))
     least = jnp.where(same, cosine, jnp.inf).min(1, keepdims=True)
     most = jnp.where(different, cosine, -jnp.inf).max(1, keepdims=True)
     positives = same & (cosine < most + epsilon)
@@ -265,6 +270,7 @@ def circle(
         Sun et al. (2020), Circle loss: a unified perspective of pair similarity optimization, equation 6
         with the margins of section 3.3. As there, no gradient goes through the weights.
     """
+    cosine, same, different = (jnp.asarray(x) for x in (cosine, same, different))
     weights = (1 + margin - cosine, cosine + margin)
     up, down = (jax.lax.stop_gradient(jnp.maximum(x, 0.0)) for x in weights)
     positives = -scale * up * (cosine - (1 - margin))
@@ -313,6 +319,7 @@ def softmax(
     References:
         Szegedy et al. (2016), Rethinking the Inception architecture, section 7 (label smoothing).
     """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     right = jnp.take_along_axis(logits, labels[:, None], 1)[:, 0]
     if smoothing:
         right = (1 - smoothing) * right + smoothing * logits.mean(-1)
@@ -344,11 +351,12 @@ def arcface(
     Deviation: where theta + m is more than pi, the cosine less m sin m is taken, as in the authors'
         code, so that the logit keeps falling with the angle.
     """
+    cosine, labels = jnp.asarray(cosine), jnp.asarray(labels)
     sine = safe_sqrt(jnp.maximum(1 - cosine**2, 0.0))
     moved = cosine * jnp.cos(margin) - sine * jnp.sin(margin)
     moved = jnp.where(cosine > -jnp.cos(margin), moved, cosine - margin * jnp.sin(margin))
-    own = labels[:, None] == jnp.arange(cosine.shape[1])[None]
-    return softmax(scale * jnp.where(own, moved, cosine), labels, smoothing)
+    is_class = labels[:, None] == jnp.arange(cosine.shape[1])[None]
+    return softmax(scale * jnp.where(is_class, moved, cosine), labels, smoothing)
 
 
 def cosface(
@@ -373,8 +381,9 @@ def cosface(
     References:
         Wang et al. (2018), CosFace: large margin cosine loss for deep face recognition, equation 4.
     """
-    own = labels[:, None] == jnp.arange(cosine.shape[1])[None]
-    return softmax(scale * jnp.where(own, cosine - margin, cosine), labels, smoothing)
+    cosine, labels = jnp.asarray(cosine), jnp.asarray(labels)
+    is_class = labels[:, None] == jnp.arange(cosine.shape[1])[None]
+    return softmax(scale * jnp.where(is_class, cosine - margin, cosine), labels, smoothing)
 
 
 def proxy_anchor(
@@ -399,12 +408,13 @@ def proxy_anchor(
     References:
         Kim et al. (2020), Proxy anchor loss for deep metric learning, equation 4.
     """
-    own = labels[:, None] == jnp.arange(cosine.shape[1])[None]
-    positive = _log_one_plus((-scale * (cosine - margin)).T, own.T)
-    return positive, _log_one_plus((scale * (cosine + margin)).T, ~own.T)
+    cosine, labels = jnp.asarray(cosine), jnp.asarray(labels)
+    is_class = labels[:, None] == jnp.arange(cosine.shape[1])[None]
+    positive = _log_one_plus((-scale * (cosine - margin)).T, is_class.T)
+    return positive, _log_one_plus((scale * (cosine + margin)).T, ~is_class.T)
 
 
-def _log_one_plus(x, mask):
+def _log_one_plus(x: Array, mask: Array) -> Array:
     """log(1 + sum over the masked columns of exp(x)), by row; 0 where the mask is empty."""
     x = jnp.where(mask, x, _NEVER)
     return jax.nn.logsumexp(jnp.pad(x, ((0, 0), (1, 0))), axis=1)

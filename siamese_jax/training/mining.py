@@ -52,6 +52,7 @@ def mine(
     """
     if mining not in MININGS:
         raise ValueError(f"mining must be one of {MININGS}, got {mining!r}")
+    distance, same, different, draw = (jnp.asarray(x) for x in (distance, same, different, draw))
     any_negative = different.any(1, keepdims=True)
     if mining == "batch_hard":
         positive = jnp.where(same, distance, -jnp.inf).max(1, keepdims=True)
@@ -91,6 +92,7 @@ def negative_weights(
     """
     d = jnp.clip(jax.lax.stop_gradient(distance), _NEAREST, 2 - 1e-3)
     log = -(dimensions - 2) * jnp.log(d) - (dimensions - 3) / 2 * jnp.log(1 - d**2 / 4)
+    different = jnp.asarray(different)
     near = different & (d < _FARTHEST)
     near = jnp.where(near.any(1, keepdims=True), near, different)
     log = jnp.where(near, log, -jnp.inf)

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 from siamese_jax.models.comparators import Comparator, Euclidean
 from siamese_jax.training import cross_batch, sampling
+
+Draw = Callable[[jax.Array, sampling.SetIndex], Any]  # of a batch, with the step's own key
+Loss = tuple[jax.Array, dict[str, jax.Array]]  # the loss and the metrics
+
+
+def _no_classes(h: jax.Array) -> jax.Array:
+    raise ValueError("the objective trains no classes")
 
 
 class Objective(NamedTuple):
@@ -27,8 +36,8 @@ class Objective(NamedTuple):
         memory_start: updates before the first embedding is remembered.
     """
 
-    sample: Callable
-    loss: Callable
+    sample: Callable[[jax.Array, jax.Array, sampling.SetIndex], Any]
+    loss: Callable[[Compare, jax.Array, Any], Loss]
     units: int
     images: int
     metrics: tuple[str, ...]
@@ -50,11 +59,11 @@ class Compare(NamedTuple):
         memory: embeddings of earlier steps, where the objective has a memory.
     """
 
-    pairs: Callable
-    all_pairs: Callable
-    classify: Callable | None = None
+    pairs: Callable[[jax.Array, jax.Array], jax.Array]
+    all_pairs: Callable[[jax.Array, jax.Array], jax.Array]
+    classify: Callable[[jax.Array], jax.Array] = _no_classes
     head: Comparator = Euclidean()
-    class_cosines: Callable | None = None
+    class_cosines: Callable[[jax.Array], jax.Array] = _no_classes
     memory: cross_batch.Memory | None = None
 
 
@@ -87,19 +96,19 @@ class Definition:
     output: str = "unit"
 
 
-def anew(draw: Callable) -> Callable:
+def anew(draw: Draw) -> Callable[[jax.Array, jax.Array, sampling.SetIndex], Any]:
     """The `sample` that draws a batch by (key, SetIndex) with a key that is the step's own."""
 
-    def sample(rng, step, index):
+    def sample(rng: jax.Array, step: jax.Array, index: sampling.SetIndex) -> Any:
         return draw(sampling.step_keys(rng, step)[0], index)
 
     return sample
 
 
-def draw_pairs(fields: Mapping) -> Callable:
+def draw_pairs(fields: Mapping) -> Draw:
     """(key, SetIndex) -> `sampling.PairBatch`."""
 
-    def draw(key, index):
+    def draw(key: jax.Array, index: sampling.SetIndex) -> sampling.PairBatch:
         return sampling.sample_pairs(
             key,
             index,
@@ -111,10 +120,10 @@ def draw_pairs(fields: Mapping) -> Callable:
     return draw
 
 
-def draw_episodes(fields: Mapping, max_alphabet: int, images_per_class: int = 2) -> Callable:
+def draw_episodes(fields: Mapping, max_alphabet: int, images_per_class: int = 2) -> Draw:
     """(key, SetIndex) -> `sampling.Episodes`."""
 
-    def draw(key, index):
+    def draw(key: jax.Array, index: sampling.SetIndex) -> sampling.Episodes:
         return sampling.sample_episodes(
             key,
             index,

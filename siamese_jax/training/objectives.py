@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from siamese_jax.data.image_set import ImageSet
 from siamese_jax.training import (
     batch_objectives,
     class_objectives,
@@ -25,6 +26,7 @@ from siamese_jax.training.batch_objectives import allowed_pairs
 from siamese_jax.training.objective import (
     Compare,
     Definition,
+    Loss,
     Objective,
     anew,
     draw_episodes,
@@ -32,6 +34,7 @@ from siamese_jax.training.objective import (
 )
 
 CONTRASTS = ("episode", "batch")
+Pairs = sampling.PairBatch | fixed_pairs.FixedPairs
 
 
 def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective:
@@ -51,6 +54,8 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
     | `n_pair` | `episodes`, `n_way`, `pad_with_symmetries`, `l2` (a weight) |
     | `classifier` | `batch` (images) |
     | `arcface`, `cosface`, `proxy_anchor` | `batch` (images), `margin`, `scale` |
+
+    All may have a `balance`, see `sampling.SetIndex.of`: 1, each class equally often, unless set.
 
     Those that are a softmax (`info_nce`, `prototypical`, `matching`, `classifier`, `arcface`, `cosface`)
     take a `label_smoothing`. `triplet`, `supcon`, `nt_xent`, `multi_similarity` and `circle` take a
@@ -78,6 +83,11 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
     if "n_way" in OBJECTIVES[name].settings and fields["n_way"] < 2:
         raise ValueError(f"objective.n_way must be at least 2, got {fields['n_way']}")
     pairs, copies = fields.get("pairs", 0), fields.get("copies", 0)
+    if pairs and fields.get("balance", 1.0) != 1:
+        raise ValueError(
+            "objective.balance weighs the classes of every batch anew, and objective.pairs are fixed: "
+            "set balance to 1 or pairs to 0"
+        )
     if pairs and name != "verification":
         raise ValueError(f"objective.pairs goes with the objective 'verification', not {name!r}")
     if min(pairs, copies) < 0 or copies and not pairs:
@@ -115,46 +125,46 @@ def learns_distances(name: str) -> bool:
 
 
 def learns_cosines(name: str) -> bool:
-    """Whether the objective of this name trains nothing of a comparator, and is at home with cosines."""
+    """Whether the objective of this name takes cosines or products, and trains no comparator."""
     return name in OBJECTIVES and OBJECTIVES[name].learns_cosines
 
 
-def make_index(fields: Mapping, image_set, seed: int) -> sampling.SetIndex:
+def make_index(fields: Mapping, image_set: ImageSet, seed: int) -> sampling.SetIndex:
     """What an objective samples from: the `SetIndex` of a set, with the fixed pairs if it has any.
 
     Args:
-        fields: as of `build`.
-        image_set: the `ImageSet` to train on.
+        fields: as of `build`; of an optional `balance` see `SetIndex.of`.
+        image_set: to train on.
         seed: of the run, which its set of pairs depends on.
 
     Raises:
         ValueError: see `fixed_pairs.make_pairs`.
     """
-    index = sampling.SetIndex.of(image_set)
+    index = sampling.SetIndex.of(image_set, fields.get("balance", 1.0))
     if not fields.get("pairs"):
         return index
     pairs = fixed_pairs.make_pairs(image_set, fields["pairs"], seed, fields["negatives"])
     return index._replace(pairs=jax.tree.map(jnp.asarray, pairs))
 
 
-def _fixed_pairs(fields) -> Callable:
+def _fixed_pairs(fields: Mapping) -> Callable:
     if fields["symmetries"] != "none":
         raise ValueError(
             f"objective.pairs are pairs of unturned images: set objective.symmetries to 'none', not "
             f"{fields['symmetries']!r}, or objective.pairs to 0"
         )
 
-    def sample(rng, step, index):
+    def sample(rng: jax.Array, step: jax.Array, index: sampling.SetIndex) -> fixed_pairs.FixedPairs:
         copies = fields.get("copies", 0)
         return fixed_pairs.sample_fixed_pairs(rng, index.pairs, step, fields["batch"], copies)
 
     return sample
 
 
-def _verification(fields, max_alphabet, num_classes) -> Objective:
+def _verification(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
     """Binary cross-entropy of the comparator's logits."""
 
-    def loss(compare: Compare, h, pairs):
+    def loss(compare: Compare, h: jax.Array, pairs: Pairs) -> Loss:
         logits = compare.pairs(h[:, 0], h[:, 1])
         correct = (logits > 0) == (pairs.labels > 0.5)
         return losses.verification(logits, pairs.labels).mean(), {"accuracy": correct.mean()}
@@ -169,11 +179,11 @@ def contrastive_margin(fields: Mapping) -> float:
     return fields.get("margin", 2.0)
 
 
-def _contrastive(fields, max_alphabet, num_classes) -> Objective:
+def _contrastive(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
     """Contrastive loss of distances."""
     margin, decorrelation = contrastive_margin(fields), fields.get("decorrelation", 0.0)
 
-    def loss(compare: Compare, h, pairs):
+    def loss(compare: Compare, h: jax.Array, pairs: Pairs) -> Loss:
         distance = compare.head.distances(h[:, 0], h[:, 1])
         same = pairs.labels > 0.5
         metrics = {
@@ -187,19 +197,19 @@ def _contrastive(fields, max_alphabet, num_classes) -> Objective:
             value += decorrelation * metrics["correlation"]
         return value, metrics
 
-    names = ("accuracy", "distance_same", "distance_different")
-    names += ("correlation",) if decorrelation else ()
+    names = ["accuracy", "distance_same", "distance_different"]
+    names += ["correlation"] if decorrelation else []
     sample = anew(draw_pairs(fields))
-    return Objective(sample, loss, fields["batch"], 2 * fields["batch"], names)
+    return Objective(sample, loss, fields["batch"], 2 * fields["batch"], tuple(names))
 
 
-def _right(logits, allowed, mask):
+def _right(logits: jax.Array, allowed: jax.Array, mask: jax.Array) -> jax.Array:
     """(E, N) bool: which queries have their own class first."""
     answer = jnp.where(allowed, logits, -jnp.inf).argmax(-1)
     return mask & (answer == jnp.arange(mask.shape[-1])[None, :])
 
 
-def _info_nce(fields, max_alphabet, num_classes) -> Objective:
+def _info_nce(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
     """Masked symmetric InfoNCE, the loss of CLIP: each drawing must find its character's other one.
 
     Every image of one drawer is compared with every image of the other, and the cross-entropy is
@@ -216,7 +226,7 @@ def _info_nce(fields, max_alphabet, num_classes) -> Objective:
         raise ValueError(f"objective.contrast must be one of {CONTRASTS}, got {contrast!r}")
     smoothing = fields.get("label_smoothing", 0.0)
 
-    def loss(compare: Compare, h, batch):
+    def loss(compare: Compare, h: jax.Array, batch: sampling.Episodes) -> Loss:
         side1, side2, mask, identities = h[:, 0], h[:, 1], batch.mask, batch.identities
         if contrast == "batch":
             side1, side2 = side1.reshape(1, -1, h.shape[-1]), side2.reshape(1, -1, h.shape[-1])
@@ -231,28 +241,34 @@ def _info_nce(fields, max_alphabet, num_classes) -> Objective:
     return Objective(sample, loss, episodes, 2 * episodes * n_way, ("accuracy",))
 
 
-def _prototypes(compare: Compare, queries, supports):
+def _prototypes(compare: Compare, queries: jax.Array, supports: jax.Array) -> jax.Array:
     """(E, N, D) and (E, K, N, D) -> (E, N, N) class logits: against the mean of each class."""
     return compare.all_pairs(queries, supports.mean(1))
 
 
-def _attention(compare: Compare, queries, supports):
+def _attention(compare: Compare, queries: jax.Array, supports: jax.Array) -> jax.Array:
     """(E, N, D) and (E, K, N, D) -> (E, N, N) class logits: log of the attention each class takes."""
     episodes, k_shot, n_way, size = supports.shape
     logits = compare.all_pairs(queries, supports.reshape(episodes, k_shot * n_way, size))
     return jax.nn.logsumexp(logits.reshape(episodes, n_way, k_shot, n_way), axis=2)
 
 
-def _support_set(class_logits, fields, max_alphabet, num_classes) -> Objective:
+def _support_set(
+    class_logits: Callable[[Compare, jax.Array, jax.Array], jax.Array],
+    fields: Mapping,
+    max_alphabet: int,
+    num_classes: int,
+) -> Objective:
     """Episodes of K + 1 images a class, each the query once against the K others of all classes."""
     episodes, n_way, k_shot = fields["episodes"], fields["n_way"], fields["k_shot"]
     if k_shot < 1:
         raise ValueError(f"objective.k_shot must be at least 1, got {k_shot}")
     smoothing = fields.get("label_smoothing", 0.0)
 
-    def loss(compare: Compare, h, batch):
+    def loss(compare: Compare, h: jax.Array, batch: sampling.Episodes) -> Loss:
         allowed = allowed_pairs(batch.mask, batch.identities)
-        total, right = 0.0, 0.0
+        total: jax.Array | float = 0.0
+        right: jax.Array | float = 0.0
         for i in range(k_shot + 1):
             supports = jnp.concatenate([h[:, :i], h[:, i + 1 :]], axis=1)
             logits = class_logits(compare, h[:, i], supports)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,9 @@ class L2Rule(NamedTuple):
     l2: float
 
 
+_Rule = TypeVar("_Rule", Rule, L2Rule)
+
+
 class L2State(NamedTuple):
     """State of `coupled_l2`: the () float32 weight of every parameter, as data."""
 
@@ -64,20 +67,20 @@ class LayerwiseState(NamedTuple):
         learning_rate, momentum, l2: () float32 setting of every parameter.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # named as in optax, over a method of tuples
     trace: Any
     learning_rate: Any
     momentum: Any
     l2: Any
 
 
-def path_names(params) -> list[str]:
+def path_names(params: Any) -> list[str]:
     """Paths of the leaves of a parameter tree, `encoder/conv1/kernel`, in leaf order."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
-def match_rules(rules: Sequence[Rule | L2Rule], params):
+def match_rules(rules: Sequence[Rule] | Sequence[L2Rule], params: Any) -> Any:
     """Finds the one rule of each parameter.
 
     Args:
@@ -107,17 +110,19 @@ def match_rules(rules: Sequence[Rule | L2Rule], params):
     return jax.tree.unflatten(jax.tree.structure(params), chosen)
 
 
-def rate_schedule(learning_rate: float, decay: float, steps_per_epoch: int) -> optax.Schedule:
+def rate_schedule(
+    learning_rate: float | jax.Array, decay: float, steps_per_epoch: int
+) -> optax.Schedule:
     """`learning_rate * decay ** epoch`, the epoch counted in whole steps_per_epoch steps."""
     return lambda count: learning_rate * decay ** (count // steps_per_epoch)
 
 
 def momentum_schedule(
-    start: float, final: float, ramp_epochs: int, steps_per_epoch: int
+    start: float, final: float | jax.Array, ramp_epochs: int, steps_per_epoch: int
 ) -> optax.Schedule:
     """Linear from `start` to `final` over `ramp_epochs` epochs, constant within an epoch."""
 
-    def schedule(count):
+    def schedule(count: jax.Array) -> jax.Array:
         epoch = count // steps_per_epoch
         return start + (final - start) * jnp.minimum(epoch / max(ramp_epochs, 1), 1.0)
 
@@ -153,7 +158,7 @@ def layerwise_sgd(
         length of the momentum's ramp is not given there.
     """
 
-    def init(params):
+    def init(params: Any) -> LayerwiseState:
         matched = match_rules(rules, params)
         return LayerwiseState(
             jnp.zeros((), jnp.int32),
@@ -163,8 +168,15 @@ def layerwise_sgd(
             _setting(matched, "l2"),
         )
 
-    def update(grads, state, params):
-        def one(grad, w, trace, learning_rate, momentum, l2):
+    def update(grads: Any, state: LayerwiseState, params: Any) -> tuple[Any, LayerwiseState]:
+        def one(
+            grad: jax.Array,
+            w: jax.Array,
+            trace: jax.Array,
+            learning_rate: jax.Array,
+            momentum: jax.Array,
+            l2: jax.Array,
+        ) -> jax.Array:
             learning_rate = rate_schedule(learning_rate, decay, steps_per_epoch)(state.count)
             momentum = momentum_schedule(
                 momentum_start, momentum, momentum_epochs, steps_per_epoch
@@ -180,7 +192,9 @@ def layerwise_sgd(
     return optax.GradientTransformation(init, update)
 
 
-def layer_settings(fields: Mapping, params, step: int) -> dict[str, tuple[float, float, float]]:
+def layer_settings(
+    fields: Mapping, params: Any, step: int
+) -> dict[str, tuple[float, float, float]]:
     """The learning rate, momentum and L2 weight in force at a step, by parameter path, for the log."""
     rules = jax.tree.leaves(
         match_rules(_rules(fields, Rule), params), is_leaf=lambda x: isinstance(x, Rule)
@@ -200,7 +214,7 @@ def layer_settings(fields: Mapping, params, step: int) -> dict[str, tuple[float,
     }
 
 
-def _setting(matched, field: str):
+def _setting(matched: Any, field: str) -> Any:
     """The tree of one field of the rules that `match_rules` returned, () float32 at each leaf."""
     return jax.tree.map(
         lambda rule: jnp.asarray(getattr(rule, field), jnp.float32),
@@ -222,11 +236,11 @@ def coupled_l2(rules: Sequence[L2Rule]) -> optax.GradientTransformation:
         A transformation whose `init` raises ValueError where the rules do not fit the parameters.
     """
 
-    def init(params):
+    def init(params: Any) -> L2State:
         return L2State(_setting(match_rules(rules, params), "l2"))
 
-    def update(grads, state, params):
-        def one(grad, w, l2):
+    def update(grads: Any, state: L2State, params: Any) -> tuple[Any, L2State]:
+        def one(grad: jax.Array, w: jax.Array, l2: jax.Array) -> jax.Array:
             return (grad + 2 * l2 * w).astype(grad.dtype)
 
         return jax.tree.map(one, grads, params, state.l2), state
@@ -271,7 +285,7 @@ def schedule(fields: Mapping, num_steps: int) -> optax.Schedule:
     return lambda count: jnp.minimum(count / warmup, 1.0) * after(count)
 
 
-def muon_axes(params):
+def muon_axes(params: Any) -> Any:
     """Which kernels Muon updates, and which of their axes are inputs and outputs.
 
     Args:
@@ -283,7 +297,7 @@ def muon_axes(params):
         inputs; None at the others.
     """
 
-    def one(w):
+    def one(w: jax.Array) -> contrib.MuonDimensionNumbers | None:
         if w.ndim < 2:
             return None
         return contrib.MuonDimensionNumbers(tuple(range(w.ndim - 1)), (w.ndim - 1,))
@@ -357,7 +371,7 @@ def _check_options(fields: Mapping) -> None:
         )
 
 
-def _layerwise(fields, num_steps):
+def _layerwise(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
     return layerwise_sgd(
         _rules(fields, Rule),
         steps_per_epoch=fields["steps_per_epoch"],
@@ -367,9 +381,9 @@ def _layerwise(fields, num_steps):
     )
 
 
-def _adam(fields, num_steps):
+def _adam(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
     @optax.inject_hyperparams  # the learning rate is data in the state, like the rules' weights
-    def adam(learning_rate):
+    def adam(learning_rate: jax.Array) -> optax.GradientTransformation:
         return optax.adam(learning_rate)
 
     return optax.chain(
@@ -377,11 +391,11 @@ def _adam(fields, num_steps):
     )
 
 
-def _adamw(fields, num_steps):
+def _adamw(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
     shape = schedule(fields, num_steps)
 
     @optax.inject_hyperparams  # the two settings are data in the state
-    def adamw(learning_rate, weight_decay):
+    def adamw(learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
         return optax.adamw(
             lambda count: learning_rate * shape(count),
             weight_decay=weight_decay,
@@ -393,7 +407,7 @@ def _adamw(fields, num_steps):
     )
 
 
-def _muon(fields, num_steps):
+def _muon(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
     """Parameters of two axes or more move along the orthogonalised momentum, the others by NAdam.
 
     A step is as long as one of AdamW: 0.2 of the root of the larger side.
@@ -405,7 +419,7 @@ def _muon(fields, num_steps):
     shape = schedule(fields, num_steps)
 
     @optax.inject_hyperparams
-    def muon(learning_rate, weight_decay):
+    def muon(learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
         return contrib.muon(
             lambda count: learning_rate * shape(count),
             weight_decay=weight_decay,
@@ -436,7 +450,7 @@ def compiled_settings(fields: Mapping) -> dict:
     return {name: value for name, value in fields.items() if name not in _DATA}
 
 
-def _rules(fields, rule_type):
+def _rules(fields: Mapping, rule_type: type[_Rule]) -> list[_Rule]:
     for rule in fields["rules"]:
         if len(rule) != len(rule_type._fields):
             raise ValueError(

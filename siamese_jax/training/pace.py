@@ -47,13 +47,13 @@ def measure(experiment: Experiment, seconds: float = 5.0) -> Pace:
             state, metrics = experiment.train_step(state, next(batches), index)
             jax.block_until_ready(metrics)
             durations.append(time.perf_counter() - start)
-    made = durations[1:]  # the first one compiled
+    timed = durations[1:]  # the first one compiled
     net = experiment.network(state.variables)
     for _ in range(2):  # the first one compiles
         start = time.perf_counter()
         loop.validate(experiment, net)
         validation = time.perf_counter() - start
-    return Pace(sum(made) / len(made), validation)
+    return Pace(sum(timed) / len(timed), validation)
 
 
 def fit(config: ml_collections.ConfigDict, minutes: float, pace: Pace) -> ml_collections.ConfigDict:

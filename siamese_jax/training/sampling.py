@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from siamese_jax.data.image_set import ImageSet
 
 NEGATIVES = ("any", "same_alphabet")
 SYMMETRIES = ("none", "alphabet", "character")
@@ -26,6 +29,8 @@ class SetIndex(NamedTuple):
         alphabet_count: (num_alphabets,) int32 classes of an alphabet.
         class_alphabet: (num_classes,) int32 alphabet of a class.
         pairs: a `fixed_pairs.PairSet` of the rows, if the objective has fixed pairs; otherwise None.
+        weight_end: (num_classes,) int32 cumulative weights of the classes, where they are drawn by
+            weight; None where each is drawn equally often.
     """
 
     class_start: jax.Array
@@ -34,17 +39,59 @@ class SetIndex(NamedTuple):
     alphabet_count: jax.Array
     class_alphabet: jax.Array
     pairs: Any = None
+    weight_end: jax.Array | None = None
 
     @classmethod
-    def of(cls, image_set) -> SetIndex:
-        """The index of an `ImageSet`."""
+    def of(cls, image_set: ImageSet, balance: float = 1.0) -> SetIndex:
+        """The index of an `ImageSet`.
+
+        Args:
+            image_set: the set.
+            balance: how evenly classes of unequal sizes are drawn: a class of n images has the weight
+                n ** (1 - balance). 1 draws each class equally often, 0 each image.
+        """
         return cls(
             jnp.asarray(image_set.class_start),
             jnp.asarray(image_set.class_count),
             jnp.asarray(image_set.alphabet_start),
             jnp.asarray(image_set.alphabet_count),
             jnp.asarray(image_set.class_alphabets, jnp.int32),
+            weight_end=None if balance == 1 else _weight_end(image_set.class_count, balance),
         )
+
+
+def _weight_end(counts: np.ndarray, balance: float) -> jax.Array:
+    """Cumulative weights as whole numbers, so that a draw by them is exact."""
+    weights = np.asarray(counts, np.float64) ** (1 - balance)
+    room = 2**30 - len(counts)  # below int32 with one for every class
+    weights = np.maximum(1, np.rint(weights / weights.sum() * room)).astype(np.int64)
+    return jnp.asarray(np.cumsum(weights), jnp.int32)
+
+
+def _draw_classes(key: jax.Array, index: SetIndex, shape: tuple[int, ...]) -> jax.Array:
+    """Classes by their weights, or each equally often."""
+    if index.weight_end is None:
+        return jax.random.randint(key, shape, 0, index.class_start.shape[0])
+    place = jax.random.randint(key, shape, 0, index.weight_end[-1])
+    return _class_at(index.weight_end, place)
+
+
+def _class_at(weight_end: jax.Array, place: jax.Array) -> jax.Array:
+    """The class whose stretch of the cumulative weights holds each place."""
+    return jnp.searchsorted(weight_end, place, side="right").astype(jnp.int32)
+
+
+def _other_classes(
+    key: jax.Array, index: SetIndex, left: jax.Array, begin: jax.Array, size: jax.Array
+) -> jax.Array:
+    """Other classes than `left` of `begin` .. `begin + size - 1`, by their weights."""
+    if index.weight_end is None:
+        shift = 1 + _floor_uniform(key, size - 1)
+        return begin + (left - begin + shift) % size
+    starts = jnp.concatenate([jnp.zeros(1, jnp.int32), index.weight_end])
+    own, first = starts[left + 1] - starts[left], starts[begin]
+    place = first + jax.random.randint(key, left.shape, 0, starts[begin + size] - first - own)
+    return _class_at(index.weight_end, jnp.where(place < starts[left], place, place + own))
 
 
 class PairBatch(NamedTuple):
@@ -97,7 +144,9 @@ def step_keys(rng: jax.Array, step: jax.Array) -> jax.Array:
     return jax.random.split(jax.random.fold_in(rng, step), 3)
 
 
-def _different_images(key, index: SetIndex, classes, shape, count=2):
+def _different_images(
+    key: jax.Array, index: SetIndex, classes: jax.Array, shape: tuple[int, ...], count: int = 2
+) -> jax.Array:
     """Rows of different images of each class, (count, *classes.shape).
 
     Equal (key, number of images) gives equal slots, drawn with `shape`, which must broadcast against
@@ -107,7 +156,8 @@ def _different_images(key, index: SetIndex, classes, shape, count=2):
     first, *others = jax.random.uniform(key, (count, *shape))
     images = index.class_count[classes]
     slots = [jnp.minimum((first * images).astype(jnp.int32), images - 1)]
-    steps = []  # from the first slot on, round the images of the class: different, and not 0
+    # from the first slot on, round the images of the class: different, and not 0
+    steps: list[jax.Array] = []
     for i, draw in enumerate(others):
         left = images - 1 - i
         step = 1 + jnp.minimum((draw * left).astype(jnp.int32), jnp.maximum(left - 1, 0))
@@ -121,7 +171,7 @@ def _different_images(key, index: SetIndex, classes, shape, count=2):
 def sample_images(
     key: jax.Array, index: SetIndex, batch: int, *, symmetries: str = "none"
 ) -> Images:
-    """Draws single images, each class equally often.
+    """Draws single images, the classes as the index weighs them.
 
     Args:
         key: PRNG key.
@@ -134,7 +184,7 @@ def sample_images(
     """
     _check("symmetries", symmetries, SYMMETRIES)
     k_class, k_draw, k_symmetry = jax.random.split(key, 3)
-    classes = jax.random.randint(k_class, (batch,), 0, index.class_start.shape[0])
+    classes = _draw_classes(k_class, index, (batch,))
     rows = index.class_start[classes] + _floor_uniform(k_draw, index.class_count[classes])
     symmetry = jnp.zeros((batch,), jnp.int32)
     if symmetries != "none":
@@ -173,7 +223,7 @@ def sample_pairs(
     k_class, k_other, k_same, k_draw, k_symmetry = jax.random.split(key, 5)
     half = batch // 2
     num_classes = index.class_start.shape[0]
-    classes = jax.random.randint(k_class, (batch,), 0, num_classes)
+    classes = _draw_classes(k_class, index, (batch,))
     same = _different_images(k_same, index, classes[:half], (half,))
 
     left = classes[half:]
@@ -182,8 +232,7 @@ def sample_pairs(
     else:
         alphabet = index.class_alphabet[left]
         begin, size = index.alphabet_start[alphabet], index.alphabet_count[alphabet]
-    shift = 1 + _floor_uniform(k_other, size - 1)
-    right = begin + (left - begin + shift) % size
+    right = _other_classes(k_other, index, left, begin, size)
     different = jnp.stack([left, right])
     different = index.class_start[different] + _floor_uniform(k_draw, index.class_count[different])
 
@@ -208,8 +257,8 @@ def sample_episodes(
 ) -> Episodes:
     """Draws N-way episodes, each inside one alphabet and between some of its drawers.
 
-    The alphabet is drawn in proportion to its number of characters, so that every character is seen
-    equally often.
+    The alphabet is drawn in proportion to the weights of its characters, so that without weights
+    every character is seen equally often. An index with weights draws the characters by them too.
 
     Args:
         key: PRNG key.
@@ -228,12 +277,18 @@ def sample_episodes(
     """
     _check("symmetries", symmetries, SYMMETRIES)
     k_alphabet, k_order, k_draw, k_symmetry = jax.random.split(key, 4)
-    num_classes = index.class_start.shape[0]
-    alphabet = index.class_alphabet[jax.random.randint(k_alphabet, (episodes,), 0, num_classes)]
+    alphabet = index.class_alphabet[_draw_classes(k_alphabet, index, (episodes,))]
     size = index.alphabet_count[alphabet][:, None]
 
     order = jax.random.uniform(k_order, (episodes, max_alphabet))
-    order = jnp.where(jnp.arange(max_alphabet)[None, :] < size, order, 2.0)
+    column = jnp.arange(max_alphabet)[None, :]
+    if (
+        index.weight_end is not None
+    ):  # a race of exponential times, which the heavier win more often
+        classes = index.alphabet_start[alphabet][:, None] + jnp.minimum(column, size - 1)
+        weights = jnp.diff(index.weight_end, prepend=0)[classes]
+        order = -jnp.log1p(-order) / weights
+    order = jnp.where(column < size, order, jnp.inf)
     order = jnp.argsort(order, axis=1)  # a random order of the characters, absent ones last
     slot = jnp.arange(n_way)[None, :]
     character = jnp.take_along_axis(order, jnp.minimum(slot % size, max_alphabet - 1), axis=1)
@@ -257,12 +312,12 @@ def sample_episodes(
     )
 
 
-def _floor_uniform(key, size):
+def _floor_uniform(key: jax.Array, size: jax.Array) -> jax.Array:
     """Integers in 0 .. size - 1, one for each entry of the int32 array `size`."""
     draw = (jax.random.uniform(key, size.shape) * size).astype(jnp.int32)
     return jnp.minimum(draw, size - 1)
 
 
-def _check(field, value, allowed):
+def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{field} must be one of {allowed}, got {value!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,8 +14,10 @@ import numpy as np
 import optax
 
 from siamese_jax.data import augment
+from siamese_jax.data.image_set import StreamedImages
 from siamese_jax.inference.devices import Devices
 from siamese_jax.inference.embed import to_float
+from siamese_jax.models import siamese
 from siamese_jax.models.siamese import SiameseNet
 from siamese_jax.training import cross_batch, fixed_pairs, objectives, sampling
 
@@ -44,13 +47,13 @@ class TrainState:
     memory: Any = flax.struct.field(default_factory=dict)
 
     @property
-    def variables(self):
+    def variables(self) -> dict[str, Any]:
         """What the encoder and the comparator are applied with outside of training."""
         return {"params": self.ema or self.params, "batch_stats": self.batch_stats}
 
 
 class Updating(NamedTuple):
-    """How a step comes by its gradient and what it keeps beside the parameters; see `optim.updating`.
+    """How a step comes by its gradient and what it keeps beside the parameters.
 
     Attributes:
         parts: equal parts of the batch that go through the encoder one after another.
@@ -125,7 +128,7 @@ def make_train_step(
         augmentation: keyword arguments of `augment.augment` (`affine` already an `Affine` or None).
         fill: `paper` or `edge`, what a warp reads outside of an image.
         devices: where the step runs.
-        fed: whether the host gathers the pixels (see `feed`) instead of the step.
+        fed: whether the host gathers the pixels (see `host_feed`) instead of the step.
         updating: see `Updating`.
 
     Returns:
@@ -150,7 +153,9 @@ def make_train_step(
 
     update = make_update(model, tx, objective, devices, updating)
 
-    def step(state: TrainState, images: jax.Array, index: sampling.SetIndex):
+    def step(
+        state: TrainState, images: jax.Array, index: sampling.SetIndex
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         batch, pixels, k_dropout = draw_batch(
             state.rng, state.step, images, index, objective, augmentation, fill, devices, fed
         )
@@ -181,11 +186,13 @@ def make_update(
         key of the step's dropout.
     """
 
-    def update(state: TrainState, batch, pixels: jax.Array, k_dropout):
+    def update(
+        state: TrainState, batch: Any, pixels: jax.Array, k_dropout: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         if devices.axis_name is not None:
             k_dropout = jax.random.fold_in(k_dropout, jax.lax.axis_index(devices.axis_name))
 
-        def loss_function(params):
+        def loss_function(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
             images = pixels.reshape(-1, *pixels.shape[batch.rows.ndim :])
             if updating.parts > 1:
@@ -193,11 +200,11 @@ def make_update(
             else:
                 h, updated = _embed(model, variables, images, k_dropout)
             compare = objectives.Compare(
-                functools.partial(model.apply, variables, method="compare"),
-                functools.partial(model.apply, variables, method="compare_all"),
-                functools.partial(model.apply, variables, method="classify"),
+                functools.partial(siamese.apply, model, variables, method="compare"),
+                functools.partial(siamese.apply, model, variables, method="compare_all"),
+                functools.partial(siamese.apply, model, variables, method="classify"),
                 model.head,
-                functools.partial(model.apply, variables, method="class_cosines"),
+                functools.partial(siamese.apply, model, variables, method="class_cosines"),
                 state.memory or None,
             )
             h = devices.gather(h.reshape(*pixels.shape[: batch.rows.ndim], -1))
@@ -213,7 +220,8 @@ def make_update(
         grads = devices.mean(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=params,
             ema=_moved(state.ema, params, state.step, updating.ema) if updating.ema else state.ema,
@@ -229,7 +237,9 @@ def make_update(
     return update
 
 
-def _embed(model, variables, images, k_dropout):
+def _embed(
+    model: SiameseNet, variables: Mapping, images: jax.Array, k_dropout: jax.Array
+) -> tuple[jax.Array, Mapping]:
     """Embeddings of images in training mode, and the new batch statistics."""
     return model.apply(
         variables,
@@ -241,7 +251,9 @@ def _embed(model, variables, images, k_dropout):
     )
 
 
-def _embed_in_parts(model, variables, images, k_dropout, parts: int):
+def _embed_in_parts(
+    model: SiameseNet, variables: Mapping, images: jax.Array, k_dropout: jax.Array, parts: int
+) -> tuple[jax.Array, Mapping]:
     """As `_embed`, part by part; the backward pass computes the activations of a part anew.
 
     The loss then sees all embeddings at once. So the gradient is that of the whole batch for every
@@ -252,7 +264,7 @@ def _embed_in_parts(model, variables, images, k_dropout, parts: int):
     """
 
     @jax.checkpoint
-    def one(batch_stats, part):
+    def one(batch_stats: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
         images, key = part
         h, updated = _embed(model, {**variables, "batch_stats": batch_stats}, images, key)
         return updated.get("batch_stats", batch_stats), h
@@ -264,7 +276,7 @@ def _embed_in_parts(model, variables, images, k_dropout, parts: int):
     return h.reshape(-1, h.shape[-1]), {"batch_stats": batch_stats}
 
 
-def _moved(average, params, step, decay: float):
+def _moved(average: Any, params: Any, step: jax.Array, decay: float) -> Any:
     """The moving average after an update; its decay rises from 0.1 to `decay`."""
     rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda a, w: a + (rate * (w - a)).astype(a.dtype), average, params)
@@ -273,12 +285,12 @@ def _moved(average, params, step, decay: float):
 def preview_batch(
     seed: int,
     step: int,
-    images: np.ndarray,
+    images: np.ndarray | StreamedImages,
     index: sampling.SetIndex,
     objective: objectives.Objective,
     augmentation: Mapping,
     fill: str,
-):
+) -> tuple[Any, jax.Array]:
     """The batch of one training step as the network sees it, drawn by the training step's own code.
 
     Args:
@@ -295,36 +307,48 @@ def preview_batch(
     """
 
     @jax.jit
-    def draw(rng, step, images, index):
+    def draw(
+        rng: jax.Array, step: jax.Array, images: jax.Array, index: sampling.SetIndex
+    ) -> tuple[Any, jax.Array]:
         drawn = draw_batch(
             rng, step, images, index, objective, augmentation, fill, Devices(1), fed=True
         )
         return drawn[:2]
 
-    rng, step = _seed_keys(seed)[1], jnp.int32(step)
-    rows = np.asarray(make_rows(objective)(rng, step, index))
-    return draw(rng, step, images[rows.reshape(-1)], index)
+    rng, number = _seed_keys(seed)[1], jnp.int32(step)
+    rows = np.asarray(make_rows(objective)(rng, number, index))
+    return draw(rng, number, images[rows.reshape(-1)], index)
 
 
-def make_rows(objective: objectives.Objective) -> Callable:
+def make_rows(objective: objectives.Objective) -> Any:
     """Compiles `(rng, step, index) -> rows` of the whole batch that the training step draws."""
     return jax.jit(lambda rng, step, index: _sample(rng, step, index, objective)[0].rows)
 
 
-def _seed_keys(seed: int):
+def _seed_keys(seed: int) -> jax.Array:
     """The key of the parameters and the key of the run (`TrainState.rng`)."""
     return jax.random.split(jax.random.key(seed))
 
 
-def _sample(rng, step, index, objective):
+def _sample(
+    rng: jax.Array, step: jax.Array, index: sampling.SetIndex, objective: objectives.Objective
+) -> tuple[Any, jax.Array, jax.Array]:
     """The batch of a step, and the keys of its warps and of its dropout."""
     _, k_augment, k_dropout = sampling.step_keys(rng, step)
     return objective.sample(rng, step, index), k_augment, k_dropout
 
 
 def draw_batch(
-    rng, step, images, index, objective, augmentation, fill, devices: Devices, fed: bool
-):
+    rng: jax.Array,
+    step: jax.Array,
+    images: jax.Array,
+    index: sampling.SetIndex,
+    objective: objectives.Objective,
+    augmentation: Mapping,
+    fill: str,
+    devices: Devices,
+    fed: bool,
+) -> tuple[Any, jax.Array, jax.Array]:
     """Samples, gathers (unless the images are `fed`) and warps (inside a compiled step).
 
     Returns:
@@ -345,7 +369,7 @@ def draw_batch(
     return batch, pixels.reshape(*rows.shape, *images.shape[1:]), k_dropout
 
 
-def _gather(images, rows):
+def _gather(images: jax.Array, rows: jax.Array) -> jax.Array:
     """`images[rows]`, whole images."""
     if jax.default_backend() == "cpu":
         # A loop, which XLA leaves alone: a gather it would join with the warp's padding, and with the

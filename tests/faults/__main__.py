@@ -12,12 +12,14 @@ import pathlib
 import random
 import sys
 import tempfile
+import threading
 import time
 
 from absl import logging as absl_logging
 
 from siamese_jax.runs import files, workdir
 from tests.faults import cases
+from tests.faults.bench import Bench
 
 
 def main() -> int:
@@ -28,23 +30,29 @@ def main() -> int:
     parser.add_argument("--record", type=pathlib.Path, help="file for the counts")
     given = parser.parse_args()
     absl_logging.set_verbosity(absl_logging.FATAL)
-    logging.getLogger("siamese_jax").setLevel(logging.CRITICAL)
+    for name in ("siamese_jax", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    threading.excepthook = lambda error: None  # of Orbax, whose failed saving is raised as well
     kinds = {k: v for k, v in cases.KINDS.items() if given.kind is None or given.kind in k}
     whole = sum(share for _, share in kinds.values())
     start, rows, failures = time.monotonic(), [], []
     with tempfile.TemporaryDirectory() as place:
-        bench = cases.Bench.make(pathlib.Path(place))
+        bench = Bench.make(pathlib.Path(place))
         for kind, (case, share) in kinds.items():
             count = max(1, round(given.cases * share / whole))
             failed = 0
             for number in range(count):
-                failure = case(bench, random.Random(f"{given.seed} {kind} {number}"))
+                try:
+                    failure = case(bench, random.Random(f"{given.seed} {kind} {number}"))
+                except Exception as error:
+                    failure = f"the case itself: {type(error).__name__}: {error}"
                 if failure:
                     failed += 1
                     failures.append(f"{kind}, case {number}: {failure}")
                     print(failures[-1], file=sys.stderr, flush=True)
             rows.append({"kind": kind, "cases": count, "failed": failed})
-            print(f"{kind}: {failed} of {count} failed", flush=True)
+            spent = time.monotonic() - start
+            print(f"{kind}: {failed} of {count} failed; {spent:.0f} s", flush=True)
     if given.record:
         record = {
             "settings": {"seed": given.seed, "cases": given.cases},

@@ -16,9 +16,10 @@ from siamese_jax.config import FIELDS, check_fields
 from siamese_jax.data import folder, vectors
 from siamese_jax.evaluation import pairs_csv
 from siamese_jax.runs import digests
-from tests.faults import cases
+from tests.faults import cases, commands
+from tests.faults.bench import Bench
 
-FAST = [name for name in cases.KINDS if "training killed" not in name and "no room" not in name]
+FAST = [kind for kind in cases.KINDS if kind not in cases.IN_PROCESSES]
 VALUES = st.one_of(
     *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
     st.lists(st.integers() | st.floats(), max_size=4),
@@ -28,15 +29,22 @@ VALUES = st.one_of(
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    return cases.Bench.make(tmp_path_factory.mktemp("faults"))
+    return Bench.make(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FAST)
 def test_a_sample_of_every_kind(bench, kind):
-    case, share = cases.KINDS[kind]
-    for number in range(2):
-        assert case(bench, random.Random(f"sample {kind} {number}")) is None
+    case, _ = cases.KINDS[kind]
+    assert case(bench, random.Random(f"sample {kind}")) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "what", ["a picture of 13,000 x 13,000 pixels of 16 bits", "a character number of 999999999"]
+)
+def test_what_declares_much_takes_little_memory(tmp_path, what):
+    assert commands.hungry(tmp_path / "place", what, tmp_path / "cache") is None
 
 
 @given(st.sampled_from(sorted(FIELDS)), VALUES)

@@ -7,7 +7,8 @@ one `Protocol` in a file of this folder; to add one, write its file and put it i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from siamese_jax.evaluation.protocols.assignment import ASSIGNMENT, evaluate_assignment
 from siamese_jax.evaluation.protocols.n_way import (
@@ -30,8 +31,10 @@ from siamese_jax.evaluation.protocols.verification import (
 from siamese_jax.evaluation.scoring import (
     BATCH_DEPENDENT,
     Embedder,
+    System,
     batch_dependence,
     check_shot_aggregation,
+    is_joint,
     shot_aggregation_of,
 )
 from siamese_jax.evaluation.trials import check_names
@@ -50,6 +53,7 @@ __all__ = [
     "evaluate_trials",
     "monitor_pairs",
     "run_protocols",
+    "warnings",
 ]
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -68,7 +72,7 @@ SETTINGS = {
 
 
 def run_protocols(
-    system: Embedder | Callable,
+    system: System,
     data: EvaluationData,
     protocols: Iterable[str],
     settings: Mapping | None = None,
@@ -114,18 +118,55 @@ def run_protocols(
         "cache": {},
         "progress": progress,
     }
-    results = {}
+    results: dict[str, Result] = {}
     for name in protocols:
         results |= PROTOCOLS[name].run(system, data, settings, options)
     dependence = batch_dependence(system, data.test.images, settings["batch_size"])
-    return {key: _with_dependence(result, dependence) for key, result in results.items()}
+    more: dict[str, Any] = {"batch_dependence": dependence}
+    if is_joint(system):
+        more["joint"] = "for a whole batch at once"
+    return {key: _with_diagnostics(result, more) for key, result in results.items()}
 
 
-def _with_dependence(result: Result, dependence: float | None) -> Result:
-    """The result with the diagnostic `batch_dependence`, and a warning where it is large."""
-    remark = result.remark
-    if dependence is not None and dependence > BATCH_DEPENDENT:
-        warning = f"batch_dependence {dependence:.2g}: an answer depends on what else is asked"
-        remark = ", ".join(filter(None, (remark, warning)))
-    diagnostics = {**result.diagnostics, "batch_dependence": dependence}
-    return dataclasses.replace(result, diagnostics=diagnostics, remark=remark)
+def _with_diagnostics(result: Result, more: Mapping) -> Result:
+    """The result with further diagnostics, which its remark names where they are signs of trouble."""
+    remarks = [result.remark]
+    if _depends(more["batch_dependence"]):
+        remarks.append(f"batch_dependence {more['batch_dependence']:.2g}")
+    if "joint" in more and "joint" not in result.diagnostics:
+        remarks.append("joint answers")
+    diagnostics = {**more, **result.diagnostics}
+    return dataclasses.replace(
+        result, diagnostics=diagnostics, remark=", ".join(filter(None, remarks))
+    )
+
+
+def _depends(dependence: float | None) -> bool:
+    return dependence is not None and dependence > BATCH_DEPENDENT
+
+
+def warnings(results: Iterable[Result]) -> list[str]:
+    """What a reader of results must know: whose answers depend on the company, and which are joint.
+
+    Args:
+        results: of `run_protocols`, of any number of systems.
+
+    Returns:
+        At most two lines a system, each beginning with its name.
+    """
+    lines = {}
+    for result in results:
+        name, checks = result.system, result.diagnostics
+        if _depends(checks.get("batch_dependence")):
+            lines[name, "dependence"] = (
+                f"{name}: its answers depend on what else is asked with them (batch_dependence "
+                f"{checks['batch_dependence']:.2g}, above {BATCH_DEPENDENT:g}). Is it still in training "
+                "mode, or does it look at its neighbours or at places in the batch? Its figures do not "
+                "hold for one image at a time"
+            )
+        if checks.get("joint"):
+            lines[name, "joint"] = (
+                f"{name}: joint answers ({checks['joint']}). They are not comparable with answers "
+                "that are given one by one"
+            )
+    return list(lines.values())

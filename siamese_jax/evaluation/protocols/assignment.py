@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy  # its parts are imported at their first use: they are slow
 
 from siamese_jax.evaluation.lists import Trials
 from siamese_jax.evaluation.protocols.protocol import (
@@ -27,8 +27,8 @@ from siamese_jax.evaluation.protocols.protocol import (
 from siamese_jax.evaluation.protocols.result import Result, make_result
 from siamese_jax.evaluation.scoring import (
     DEFAULT_AGGREGATION,
-    Embedder,
     Scorer,
+    System,
     effective_aggregation,
 )
 from siamese_jax.evaluation.trials import official_trials, within_trials
@@ -64,14 +64,16 @@ def assign(scores: np.ndarray, seed: int = 0) -> np.ndarray:
     usable = np.where(finite, scores, low - num_queries * (high - low + 1.0))
     rng = np.random.default_rng(seed)
     rows, columns = rng.permutation(num_queries), rng.permutation(n_way)
-    chosen_rows, chosen = linear_sum_assignment(usable[rows][:, columns], maximize=True)
+    chosen_rows, chosen = scipy.optimize.linear_sum_assignment(
+        usable[rows][:, columns], maximize=True
+    )
     answers = np.empty(num_queries, int)
     answers[rows[chosen_rows]] = columns[chosen]
     return answers
 
 
 def evaluate_assignment(
-    system: Embedder | Callable,
+    system: System,
     trials: Trials,
     *,
     shot_aggregation: str = DEFAULT_AGGREGATION,
@@ -83,8 +85,8 @@ def evaluate_assignment(
     """Evaluates a system by one-to-one answers to each run's queries.
 
     Answers of one run depend on each other, so the groups are runs: the interval is over runs, or over
-    the clusters that they belong to. The only diagnostic besides `asymmetry` (None) is
-    `nonfinite_scores`.
+    the clusters that they belong to. The diagnostics are `nonfinite_scores`, `asymmetry` (None) and
+    `joint`, which says that they are.
 
     Args:
         system: as in `evaluate_trials`.
@@ -108,7 +110,11 @@ def evaluate_assignment(
     return make_result(
         *(system_name, trials, scores, (answers == trials.answers).astype(float)),
         began=began,
-        diagnostics={"nonfinite_scores": nonfinite, "asymmetry": None},
+        diagnostics={
+            "nonfinite_scores": nonfinite,
+            "asymmetry": None,
+            "joint": "one to one, protocol assignment",
+        },
         remark=REMARK,
         n_way=trials.n_way,
         k_shot=trials.k_shot,
@@ -138,7 +144,7 @@ def by_run(trials: Trials, name: str) -> Trials:
 
 
 def _run(
-    system: Embedder | Callable, data: EvaluationData, chosen: Mapping, options: Mapping[str, Any]
+    system: System, data: EvaluationData, chosen: Mapping, options: Mapping[str, Any]
 ) -> dict[str, Result]:
     lists = {}
     if data.official is not None:

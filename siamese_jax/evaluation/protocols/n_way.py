@@ -22,8 +22,8 @@ from siamese_jax.evaluation.protocols.protocol import (
 from siamese_jax.evaluation.protocols.result import Result, make_result
 from siamese_jax.evaluation.scoring import (
     DEFAULT_AGGREGATION,
-    Embedder,
     Scorer,
+    System,
     effective_aggregation,
 )
 from siamese_jax.evaluation.trials import (
@@ -36,7 +36,7 @@ from siamese_jax.evaluation.trials import (
 
 
 def evaluate_trials(
-    system: Embedder | Callable,
+    system: System,
     trials: Trials,
     *,
     shot_aggregation: str = DEFAULT_AGGREGATION,
@@ -117,7 +117,9 @@ def _protocol(
 ) -> Protocol:
     """The protocol that evaluates by the lists, by their keys, of `draw(data, **settings)`."""
 
-    def run(system, data: EvaluationData, chosen: Mapping, options: Mapping) -> dict[str, Result]:
+    def run(
+        system: System, data: EvaluationData, chosen: Mapping, options: Mapping
+    ) -> dict[str, Result]:
         lists = draw(data, **{key: chosen[key] for key in settings})
         aggregation = chosen["shot_aggregation"]
         return {

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from siamese_jax.evaluation import metrics
-from siamese_jax.evaluation.lists import OpenSet
+from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation import calibration, metrics
+from siamese_jax.evaluation.lists import Impostors, OpenSet
 from siamese_jax.evaluation.protocols.protocol import K_SHOT, SEED, EvaluationData, Protocol
 from siamese_jax.evaluation.protocols.result import Result, make_result
 from siamese_jax.evaluation.scoring import (
     DEFAULT_AGGREGATION,
-    Embedder,
     Scorer,
+    System,
     effective_aggregation,
     shuffled,
 )
-from siamese_jax.evaluation.trials import open_set
+from siamese_jax.evaluation.trials import impostors, open_set
 
 FALSE_ALARMS = (0.001, 0.01, 0.1)  # rates at which figures are given; the accuracy is at 1 %
 
 
 def evaluate_open_set(
-    system: Embedder | Callable,
+    system: System,
     trials: OpenSet,
     *,
-    validation: OpenSet | None = None,
+    validation: ImageSet | None = None,
+    seed: int = 0,
     shot_aggregation: str = DEFAULT_AGGREGATION,
     batch_size: int = 128,
     system_name: str = "model",
@@ -43,14 +47,17 @@ def evaluate_open_set(
     `threshold`, the lowest that no more than that share of impostors reaches, chosen on the test's
     own impostors as NIST and ISO/IEC 19795 do, `dir` (detection-and-identification rate: enrolled
     probes identified rightly) and `false_alarms` there; and the same with the threshold chosen on the
-    validation set's impostors: `transferred_threshold`, `transferred_dir`,
-    `transferred_false_alarms`. What too few impostors cannot show (fewer than 1 / rate) is NaN, and
-    `notes` say so. The accuracy is `dir` at 1 %.
+    validation classes: `transferred_threshold`, `transferred_dir`, `transferred_false_alarms`. The
+    best of many names scores higher than the best of few, so this is the threshold for as many names as
+    are enrolled in the test, over all choices of them among those of `trials.impostors`. What too few
+    impostors (fewer than 1 / rate) or names cannot show is NaN, and `notes` say so. The accuracy is
+    `dir` at 1 %.
 
     Args:
         system: `from_embedder(...)`, or `score(queries, supports) -> (Q, S)`.
         trials: the list.
-        validation: an open set of other classes, for the transferred threshold.
+        validation: images of other classes, for the transferred threshold.
+        seed: of their references.
         shot_aggregation: of the references of a class, one of `SHOT_AGGREGATIONS`.
         batch_size: images an embedding pass.
         system_name: its name in tables.
@@ -61,39 +68,51 @@ def evaluate_open_set(
         ValueError: validation is the test itself; or as `evaluate_trials`.
     """
     began = time.perf_counter()
-    if validation is not None and validation.hash == trials.hash:
+    if validation is not None and validation.fingerprint == trials.fingerprint:
         raise ValueError("the threshold must be transferred from other classes than the test's")
     cache = {} if cache is None else cache
-    options = (shot_aggregation, batch_size, cache, progress)
-    scores, impostor_scores, diagnostics = _open_set_scores(system, trials, *options)
+    score = functools.partial(
+        _scores,
+        *(system,),
+        shot_aggregation=shot_aggregation,
+        batch_size=batch_size,
+        cache=cache,
+        progress=progress,
+    )
+    probes = np.concatenate([trials.queries, trials.impostors])
+    answered, diagnostics = score(trials, probes)
+    scores, impostor_scores = np.split(answered, [len(trials.queries)])
     alarms = metrics.highest_scores(impostor_scores)
-    elsewhere = None
+    num_names, elsewhere = len(trials.supports), None
     if validation is not None:
-        elsewhere = metrics.highest_scores(_open_set_scores(system, validation, *options)[1])
-    figures = {
+        elsewhere = impostors(validation, num_names, k_shot=trials.k_shot, seed=seed)
+        scores_elsewhere = score(elsewhere, elsewhere.queries)[0]
+        scores_elsewhere[~np.isfinite(scores_elsewhere)] = np.inf  # an alarm at every threshold
+    figures: dict[str, Any] = {
         "rank_1": metrics.n_way_accuracy(scores, trials.answers),
-        "num_enrolled": len(trials.supports),
+        "num_enrolled": num_names,
         "num_impostors": len(alarms),
         "at": {},
         "notes": [],
     }
-    correct = None
+    correct = np.full(len(scores), math.nan)
     for rate in FALSE_ALARMS:
         row = figures["at"][f"{100 * rate:g} %"] = {}
-        for prefix, others, where in (
-            ("", alarms, "test"),
-            ("transferred_", elsewhere, "validation"),
-        ):
-            threshold = math.nan if others is None else metrics.false_alarm_threshold(others, rate)
+        thresholds = {"": metrics.false_alarm_threshold(alarms, rate), "transferred_": math.nan}
+        figures["notes"] += _too_few(rate, "test", len(alarms))
+        if elsewhere is not None:
+            missing = _too_few(rate, "validation", len(elsewhere.queries))
+            missing += _too_few_names(elsewhere, num_names)
+            figures["notes"] += [note for note in missing if note not in figures["notes"]]
+            if not missing:
+                thresholds["transferred_"] = calibration.false_accept_threshold(
+                    scores_elsewhere, elsewhere.other, rate, num_names
+                )
+        for prefix, threshold in thresholds.items():
             identified, share = np.full(len(scores), math.nan), math.nan
             if not math.isnan(threshold):
                 identified, share = metrics.identification(
                     scores, trials.answers, impostor_scores, threshold
-                )
-            elif others is not None:
-                figures["notes"].append(
-                    f"{100 * rate:g} % false alarms need {math.ceil(1 / rate):,} impostors or more; "
-                    f"the {where} set has {len(others):,}"
                 )
             row[f"{prefix}threshold"] = threshold
             row[f"{prefix}dir"] = float(identified.mean())
@@ -101,7 +120,10 @@ def evaluate_open_set(
             if rate == 0.01 and not prefix:
                 correct = identified
     return make_result(
-        *(system_name, trials, scores, correct),
+        system_name,
+        trials,
+        scores,
+        correct,
         began=began,
         diagnostics=diagnostics,
         figures=figures,
@@ -123,9 +145,37 @@ def _remark(figures: dict) -> str:
     return text
 
 
-def _open_set_scores(system, trials: OpenSet, shot_aggregation, batch_size, cache, progress):
-    """Scores (P, N) of enrolled probes and (U, N) of impostors, and their diagnostics."""
-    probes = np.concatenate([trials.queries, trials.impostors])
+def _too_few(rate: float, where: str, count: int) -> list[str]:
+    """A note, if so many impostors cannot show a rate."""
+    if rate * count * (1 + 1e-12) >= 1:
+        return []
+    return [
+        f"{100 * rate:g} % false alarms need {math.ceil(1 / rate):,} impostors or more; the {where} "
+        f"set has {count:,}"
+    ]
+
+
+def _too_few_names(trials: Impostors, num_names: int) -> list[str]:
+    """A note, if a probe meets fewer names of other classes than are enrolled in the test."""
+    met = int(trials.other.sum(1).min())
+    if met >= num_names:
+        return []
+    return [
+        f"a threshold for {num_names:,} names needs as many of other classes; an image of the "
+        f"validation set meets {met:,}"
+    ]
+
+
+def _scores(
+    system: System,
+    trials: OpenSet | Impostors,
+    probes: np.ndarray,
+    shot_aggregation: str,
+    batch_size: int,
+    cache: dict,
+    progress: bool,
+) -> tuple[np.ndarray, dict]:
+    """Scores (P, N) of probes with the names of a list, and their diagnostics."""
     rows = np.concatenate([probes, trials.supports.ravel()])
     scorer = Scorer(system, trials, rows, batch_size=batch_size, cache=cache, progress=progress)
     order = shuffled(len(probes))  # enrolled ones stand before impostors, which would tell
@@ -138,16 +188,17 @@ def _open_set_scores(system, trials: OpenSet, shot_aggregation, batch_size, cach
         "nonfinite_scores": nonfinite,
         "asymmetry": scorer.asymmetry(probes[None], trials.supports[None], shot_aggregation),
     }
-    known = len(trials.queries)
-    return scores[0, :known], scores[0, known:], diagnostics
+    return scores[0], diagnostics
 
 
-def _run(system, data: EvaluationData, settings: Mapping, options: Mapping) -> dict[str, Result]:
+def _run(
+    system: System, data: EvaluationData, settings: Mapping, options: Mapping
+) -> dict[str, Result]:
     fields = {name: settings[name] for name in OPEN_SET.settings}
-    validation = None if data.validation is None else open_set(data.validation, **fields)
     result = evaluate_open_set(
         *(system, open_set(data.test, **fields)),
-        validation=validation,
+        validation=data.validation,
+        seed=fields["seed"],
         shot_aggregation=settings["shot_aggregation"],
         **options,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation.lists import VerificationPairs
 from siamese_jax.evaluation.protocols.result import Result
-from siamese_jax.evaluation.scoring import Embedder
+from siamese_jax.evaluation.scoring import System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Protocol:
     """
 
     name: str
-    run: Callable[[Embedder | Callable, EvaluationData, Mapping, Mapping], dict[str, Result]]
+    run: Callable[[System, EvaluationData, Mapping, Mapping], dict[str, Result]]
     settings: Mapping[str, Any]
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

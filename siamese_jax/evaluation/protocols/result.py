@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.intervals import cluster_interval, grouped_interval
 from siamese_jax.evaluation.lists import TrialList
 
+_List = TypeVar("_List", bound=TrialList)
 _NO_INTERVAL = (math.nan, math.nan)
 _NOT_IN_DICT = ("trials", "scores", "correct", "remark")
 
@@ -72,6 +74,16 @@ class Result:
     correct: np.ndarray = dataclasses.field(repr=False)
     seconds: float
     remark: str = ""
+
+    def list_of(self, kind: type[_List]) -> _List:
+        """The list of trials, of the kind that the caller knows it to be.
+
+        Raises:
+            TypeError: it is of another kind.
+        """
+        if not isinstance(self.trials, kind):
+            raise TypeError(f"{self.name} has {type(self.trials).__name__}, not {kind.__name__}")
+        return self.trials
 
     def to_dict(self) -> dict:
         """The figures, as plain values that JSON can hold (NaN becomes None)."""
@@ -144,7 +156,8 @@ def _per_group(trials: TrialList, correct: np.ndarray, unknown: bool) -> dict[st
         if not inside.any():
             continue
         values = correct[inside]
-        figures = {"accuracy": float(values.sum() / values.size), "num_trials": int(values.size)}
+        figures: dict[str, Any] = {"accuracy": float(values.sum() / values.size)}
+        figures["num_trials"] = int(values.size)
         if correct.ndim == 2 and not unknown:
             rows = inside.any(1)
             if rows.sum() > 1:
@@ -182,7 +195,7 @@ def interval_text(limits: tuple[float, float], scale: float, digits: int) -> str
     return "-" if math.isnan(low) else f"{low:.{digits}f}-{high:.{digits}f}"
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """The value with NumPy scalars and NaN replaced by what JSON has."""
     if isinstance(value, Mapping):
         return {key: _plain(x) for key, x in value.items()}

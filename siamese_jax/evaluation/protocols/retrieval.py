@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -12,14 +13,14 @@ from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.lists import Retrieval
 from siamese_jax.evaluation.protocols.protocol import EvaluationData, Protocol
 from siamese_jax.evaluation.protocols.result import Result, interval_text, make_result
-from siamese_jax.evaluation.scoring import DEFAULT_AGGREGATION, Embedder, Scorer
+from siamese_jax.evaluation.scoring import DEFAULT_AGGREGATION, Scorer, System
 from siamese_jax.evaluation.trials import retrieval_queries
 
 _BLOCK = 128  # queries whose scores are in memory at a time
 
 
 def evaluate_retrieval(
-    system: Embedder | Callable,
+    system: System,
     queries: Retrieval,
     *,
     batch_size: int = 128,
@@ -63,7 +64,7 @@ def evaluate_retrieval(
         recalls, average = metrics.retrieval(scores, relevant, rows)
         parts.append((scores.max(1), *recalls.T, average))
     highest, at_1, at_5, at_10, average = (np.concatenate(x) for x in zip(*parts, strict=True))
-    figures = {
+    figures: dict[str, Any] = {
         "recall_at_1": float(at_1.mean()),
         "recall_at_5": float(at_5.mean()),
         "recall_at_10": float(at_10.mean()),
@@ -90,7 +91,9 @@ def evaluate_retrieval(
     )
 
 
-def _run(system, data: EvaluationData, settings: Mapping, options: Mapping) -> dict[str, Result]:
+def _run(
+    system: System, data: EvaluationData, settings: Mapping, options: Mapping
+) -> dict[str, Result]:
     del settings
     return {"retrieval": evaluate_retrieval(system, retrieval_queries(data.test), **options)}
 

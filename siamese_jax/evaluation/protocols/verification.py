@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +15,15 @@ from siamese_jax.evaluation.protocols.protocol import SEED, EvaluationData, Prot
 from siamese_jax.evaluation.protocols.result import Result, interval_text, make_result
 from siamese_jax.evaluation.scoring import (
     DEFAULT_AGGREGATION,
-    Embedder,
     Scorer,
+    System,
     effective_aggregation,
 )
 from siamese_jax.evaluation.trials import verification_pairs
 
 
 def evaluate_pairs(
-    system: Embedder | Callable,
+    system: System,
     pairs: VerificationPairs,
     *,
     validation: VerificationPairs | None = None,
@@ -67,8 +68,10 @@ def evaluate_pairs(
     began = time.perf_counter()
     if (validation is None) == (threshold is None):
         raise ValueError("give either validation pairs to choose the threshold on, or a threshold")
+    threshold = math.nan if threshold is None else threshold
     cache = {} if cache is None else cache
-    figures = {}
+    figures: dict[str, Any] = {}
+    fit = (math.nan, math.nan)
     if validation is not None:
         if validation.hash == pairs.hash:
             raise ValueError("the threshold must be chosen on other pairs than those of the test")
@@ -123,7 +126,7 @@ def evaluate_pairs(
 
 
 def monitor_pairs(
-    system: Embedder | Callable, pairs: VerificationPairs, *, cache: dict | None = None
+    system: System, pairs: VerificationPairs, *, cache: dict | None = None
 ) -> dict[str, float]:
     """Figures of validation pairs for the log of a training run; scores are logits of "same".
 
@@ -146,7 +149,12 @@ def monitor_pairs(
 
 
 def _pair_scores(
-    system, pairs: VerificationPairs, shot_aggregation, batch_size, cache, progress
+    system: System,
+    pairs: VerificationPairs,
+    shot_aggregation: str,
+    batch_size: int,
+    cache: dict,
+    progress: bool,
 ) -> tuple[np.ndarray, dict]:
     """(P,) scores of pairs, each a run of one query and one class, and their diagnostics."""
     references, counts = pairs.references, pairs.num_references
@@ -178,10 +186,13 @@ def _finite_mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
-def _run(system, data: EvaluationData, settings: Mapping, options: Mapping) -> dict[str, Result]:
+def _run(
+    system: System, data: EvaluationData, settings: Mapping, options: Mapping
+) -> dict[str, Result]:
     fields = {name: settings[name] for name in VERIFICATION.settings}
-    test, validation = (verification_pairs(x, **fields) for x in (data.test, data.validation))
-    lists = {"verification": test}
+    assert data.validation is not None  # see `needs`
+    validation = verification_pairs(data.validation, **fields)
+    lists = {"verification": verification_pairs(data.test, **fields)}
     if data.pairs is not None:
         lists["pairs"] = data.pairs
     return {

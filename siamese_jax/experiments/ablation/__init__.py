@@ -11,20 +11,27 @@ import fcntl
 import itertools
 import pathlib
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from siamese_jax import cli
 from siamese_jax.data import loading
 from siamese_jax.experiments.ablation import table, training
-from siamese_jax.experiments.ablation.variants import check_fits, make_variants, parse_over
+from siamese_jax.experiments.ablation.variants import (
+    Variant,
+    check_fits,
+    make_variants,
+    parse_over,
+)
 from siamese_jax.reporting import drawing
 from siamese_jax.runs import workdir
 
 
 def run_ablation(
-    config,
+    config: ConfigDict,
     over: Iterable[str],
     path: str | pathlib.Path,
     checkout: str | pathlib.Path,
@@ -118,7 +125,7 @@ def run_ablation(
     return {"finished": True, "failed": sum(len(s["failed"]) for s in summaries)}
 
 
-def _plan(trained, seeds, path) -> list[dict]:
+def _plan(trained: Mapping[str, Variant], seeds: Sequence[int], path: pathlib.Path) -> list[dict]:
     """One record a run, seeds slowest: `trained`, `seed`, `path` and `config`.
 
     Raises:
@@ -126,7 +133,7 @@ def _plan(trained, seeds, path) -> list[dict]:
     """
     runs = []
     for seed, (name, variant) in itertools.product(seeds, trained.items()):
-        run = {"trained": name, "seed": seed, "path": path / variant.run(seed)}
+        run: dict[str, Any] = {"trained": name, "seed": seed, "path": path / variant.run(seed)}
         run["config"] = {**variant.config, "seed": seed}
         runs.append(run)
         old = training.read_json(run["path"] / "variant.json")
@@ -139,18 +146,25 @@ def _plan(trained, seeds, path) -> list[dict]:
     return runs
 
 
-def _train_all(trainer, evaluate, variants, runs, should_stop, progress) -> bool:
+def _train_all(
+    trainer: training.Trainer,
+    evaluate: table.Evaluate,
+    variants: Sequence[Variant],
+    runs: Sequence[dict],
+    should_stop: Callable[[], bool],
+    progress: bool,
+) -> bool:
     """Trains and evaluates the runs, and adds to each what came of it; False when stopped."""
     bar = tqdm(total=len(runs), desc="training", unit="run", disable=not progress)
 
-    def work(number):
+    def work(number: int) -> dict:
         run = runs[number]
-        outcome = training.read_json(run["path"] / "outcome.json")
+        outcome = training.read_outcome(run["path"])
         if outcome is None or outcome["code"]:
             outcome = trainer.train(run["config"], run["path"])
         return outcome
 
-    def done(number, outcome):
+    def done(number: int, outcome: dict) -> None:
         run = runs[number]
         bar.update()
         if outcome["code"]:
@@ -181,7 +195,7 @@ def _train_all(trainer, evaluate, variants, runs, should_stop, progress) -> bool
 
 
 def _state(path: pathlib.Path) -> str:
-    outcome = training.read_json(path / "outcome.json")
+    outcome = training.read_outcome(path)
     if outcome is not None:
         return f"failed: {outcome['line']}" if outcome["code"] else "finished"
     return "begun" if (path / "config.json").exists() else "new"

@@ -34,14 +34,14 @@ class Axis(NamedTuple):
     number: Callable[[str], float] | None = None
 
 
-def _resolution(config, label):
+def _resolution(config: Mapping, label: str) -> dict[str, Any]:
     return {"data.image_size": [int(label), int(label)]}
 
 
-def _objective(config, label):
+def _objective(config: Mapping, label: str) -> dict[str, Any]:
     """The same encoder, data and (nearly) the same number of images a step.
 
-    The comparator is the one that the objective is at home with: cosine, or a Euclidean distance for
+    The comparator is the one that suits the objective: cosine, or a Euclidean distance for
     `contrastive` and `triplet` (of embeddings of length 1, so at most 2) and its square, of embeddings
     of any length, for `prototypical`. `n_pair` has embeddings of any length, too.
     """
@@ -54,7 +54,7 @@ def _objective(config, label):
     n_way = old.get("n_way", config["eval"]["n_way"])
     wanted = objectives.OBJECTIVES[name]
     per_class = wanted.defaults.get("images_per_class", 2)
-    sizes = {
+    sizes: dict[str, Any] = {
         "batch": images // 2 if "negatives" in wanted.settings else images,  # pairs or images
         "negatives": old.get("negatives", "any"),
         "episodes": max(1, images // (per_class * n_way)),
@@ -63,7 +63,9 @@ def _objective(config, label):
         **wanted.defaults,
     }
     taken = {key: sizes[key] for key in dict.fromkeys((*wanted.settings, *wanted.defaults))}
-    changes = {"objective": {"name": name, "symmetries": old["symmetries"], **taken}}
+    changes: dict[str, Any] = {
+        "objective": {"name": name, "symmetries": old["symmetries"], **taken}
+    }
     koch = model["encoder"] == "koch"
     if wanted.comparator == "cosine":
         head = {"comparator": "cosine", "head_args": {"scale": 10.0}}
@@ -79,7 +81,7 @@ def _objective(config, label):
     return {**changes, **settings}
 
 
-def _pairs(config, label):
+def _pairs(config: Mapping, label: str) -> dict[str, Any]:
     if "negatives" not in config["objective"]:
         raise ValueError(
             f"objective {config['objective']['name']!r} draws no pairs: take objective:verification"
@@ -87,7 +89,7 @@ def _pairs(config, label):
     return {"objective.negatives": label}
 
 
-def _augmentation(config, label):
+def _augmentation(config: Mapping, label: str) -> dict[str, Any]:
     parts = label.split("+")
     symmetries = config["objective"]["symmetries"]
     symmetries = (
@@ -100,11 +102,11 @@ def _augmentation(config, label):
     return {**fields, "augment.elastic_size": size if "elastic" in parts else 0.0}
 
 
-def _distortions(config, label):
+def _distortions(config: Mapping, label: str) -> dict[str, Any]:
     return {"augment.distort": label == "on"}
 
 
-def _encoder(config, label):
+def _encoder(config: Mapping, label: str) -> dict[str, Any]:
     old = config["model"]
     if label == "koch":
         if old["encoder"] == "koch":
@@ -133,24 +135,22 @@ def _encoder(config, label):
     return {"model.encoder": "residual", "model.encoder_args": args}
 
 
-def _comparator(config, label):
+def _comparator(config: Mapping, label: str) -> dict[str, Any]:
     old = config["model"]
     if label == old["comparator"]:
         return {}
     units = old["encoder_args"].get("units", 512)
     bounded = old["encoder_args"].get("output", "unit") == "unit"  # squared distances of at most 4
     args = {
-        "l1": {},
-        "l2": {},
         "cosine": {"scale": 10.0},
         "bilinear": {"scale": 10.0 if bounded else 10.0 / units},
         "euclidean": {"scale": 5.0 if bounded else 5.0 / units**0.5},
         "squared_euclidean": {"scale": 5.0 if bounded else 5.0 / units},
-    }[label]
-    return {"model.comparator": label, "model.head_args": args}
+    }
+    return {"model.comparator": label, "model.head_args": args.get(label, {})}
 
 
-def _regularisation(config, label):
+def _regularisation(config: Mapping, label: str) -> dict[str, Any]:
     parts, old = label.split("+"), config["optim"]
     fields = {}
     if config["model"]["encoder"] == "residual":
@@ -171,13 +171,13 @@ def _regularisation(config, label):
     return fields
 
 
-def _optimiser(config, label):
+def _optimiser(config: Mapping, label: str) -> dict[str, Any]:
     if config["optim"]["name"] not in _WEIGHT_DECAY:
         raise ValueError(f"it goes with a config of {' or '.join(_WEIGHT_DECAY)}")
     return {"optim.name": label}
 
 
-def _initialisation(config, label):
+def _initialisation(config: Mapping, label: str) -> dict[str, Any]:
     """That of Koch et al., or N(0, 0.1) for convolutions and N(0, 0.02) for dense layers.
 
     The latter is about He's at 35x35, where a filter has 16 to 288 inputs and a unit 500 to 1,200.
@@ -193,18 +193,18 @@ def _initialisation(config, label):
     return {f"model.encoder_args.{name}": pair[place] for name, pair in fields[encoder].items()}
 
 
-def _learning_rate(config, label):
+def _learning_rate(config: Mapping, label: str) -> dict[str, Any]:
     if config["optim"]["name"] != "layerwise":
         return {"optim.learning_rate": float(label)}
     rules = config["optim"]["rules"]
     return {"optim.rules": [[rule[0], float(label), *rule[2:]] for rule in rules]}
 
 
-def _shots(config, label):
+def _shots(config: Mapping, label: str) -> dict[str, Any]:
     return {"evaluation.k_shot": int(label)}
 
 
-def _shot_aggregation(config, label):
+def _shot_aggregation(config: Mapping, label: str) -> dict[str, Any]:
     return {"evaluation.shot_aggregation": label}
 
 
@@ -237,13 +237,13 @@ def axis_of(name: str) -> Axis:
 def _field_axis(field: str) -> Axis:
     """The axis of a field of the config, such as `optim.learning_rate` or `optim.rules.0.momentum`."""
 
-    def fields(config, label):
+    def fields(config: Mapping, label: str) -> dict[str, Any]:
         return {field: _read_value(field, get_field(config, field), label)}
 
     return Axis((), fields)
 
 
-def _read_value(field: str, present, label: str):
+def _read_value(field: str, present: Any, label: str) -> Any:
     """The value that a label stands for, of the type that the field has at present."""
     if isinstance(present, str):
         return label

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -16,9 +18,11 @@ from siamese_jax.evaluation import metrics, protocols, trials
 from siamese_jax.evaluation.scoring import shot_aggregation_of
 from siamese_jax.experiments.ablation.variants import Variant
 from siamese_jax.inference import network
+from siamese_jax.readers import read_npz
 from siamese_jax.reporting import curves, drawing
-from siamese_jax.runs import workdir
+from siamese_jax.runs import files, workdir
 
+_EVALUATED_BYTES = 2**30  # of `evaluated.npz`
 PROTOCOLS = ("official", "within", "training")
 
 
@@ -31,17 +35,22 @@ class Evaluate:
         num_trials: trials within the alphabets, of the test and of the training set each.
     """
 
-    def __init__(self, data: loading.Data, n_way: int, num_trials: int):
+    def __init__(self, data: loading.Data, n_way: int, num_trials: int) -> None:
         self._data, self._n_way, self._num_trials = data, n_way, num_trials
         self._lists: dict[int, dict[str, trials.Trials]] = {}
 
     def lists(self, k_shot: int) -> dict[str, trials.Trials]:
         """The lists of trials by protocol; the fixed runs are of one shot."""
         if k_shot not in self._lists:
-            sizes = {"n_way": self._n_way, "num_trials": self._num_trials, "k_shot": k_shot}
             lists = {
-                "within": trials.within_trials(self._data.test, skip_small=True, **sizes),
-                "training": trials.within_trials(self._data.train, skip_small=True, **sizes),
+                name: trials.within_trials(
+                    images,
+                    n_way=self._n_way,
+                    num_trials=self._num_trials,
+                    k_shot=k_shot,
+                    skip_small=True,
+                )
+                for name, images in (("within", self._data.test), ("training", self._data.train))
             }
             if k_shot == 1 and self._data.runs is not None:
                 lists["official"] = trials.official_trials(self._data.runs)
@@ -73,12 +82,16 @@ class Evaluate:
             for settings in settings_list
             for key, frozen in self.keyed(settings).values()
         }
-        kept = {}
-        if (path / "evaluated.npz").exists():
-            with np.load(path / "evaluated.npz") as file:
-                kept = dict(file)
+        kept: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError, ValueError):  # one that is damaged is made anew
+            kept = {
+                key: correct
+                for key, correct in read_npz(path / "evaluated.npz", _EVALUATED_BYTES).items()
+                if key not in wanted or correct.shape == wanted[key][0].answers.shape
+            }
         if wanted.keys() - kept.keys():
-            system, cache = network.load(path, "best").system(), {}
+            system = network.load(path, "best").system()
+            cache: dict = {}
             config = workdir.read_config(path)
             for name in wanted.keys() - kept.keys():
                 frozen, shot_aggregation = wanted[name]
@@ -87,9 +100,7 @@ class Evaluate:
                     system, frozen, shot_aggregation=aggregation, cache=cache
                 )
                 kept[name] = result.correct
-            part = path / "evaluated.part.npz"
-            np.savez(part, **kept)
-            part.replace(path / "evaluated.npz")
+            files.replace_file(path / "evaluated.npz", lambda file: np.savez(file, **kept))
         return {name: kept[name] for name in wanted}
 
 
@@ -147,7 +158,9 @@ def summary(variant: Variant, evaluate: Evaluate, runs: list[dict]) -> dict:
     return entry
 
 
-def differences(variants, evaluate: Evaluate, runs: Mapping[str, list[dict]]) -> list[dict]:
+def differences(
+    variants: Sequence[Variant], evaluate: Evaluate, runs: Mapping[str, list[dict]]
+) -> list[dict]:
     """Every pair of variants that met the same trials: the later less the earlier one."""
     entries = []
     for a, b in itertools.combinations(variants, 2):
@@ -164,9 +177,9 @@ def differences(variants, evaluate: Evaluate, runs: Mapping[str, list[dict]]) ->
             ]
             if protocol == "training" or not all(sides):
                 continue
-            means = [np.mean(side, axis=0).ravel() for side in sides]
-            value, interval = metrics.paired_difference(*means, frozen.groups.ravel())
-            accuracies = [[float(c.mean()) for c in side] for side in sides]
+            later, earlier = (np.mean(side, axis=0).ravel() for side in sides)
+            value, interval = metrics.paired_difference(later, earlier, frozen.groups.ravel())
+            later_means, earlier_means = ([float(c.mean()) for c in side] for side in sides)
             entries.append(
                 {
                     "variant": b.name,
@@ -174,7 +187,7 @@ def differences(variants, evaluate: Evaluate, runs: Mapping[str, list[dict]]) ->
                     "protocol": protocol,
                     "difference": value,
                     "trial_interval": interval,
-                    "seed_interval": seed_difference(*accuracies),
+                    "seed_interval": seed_difference(later_means, earlier_means),
                 }
             )
     return entries
@@ -216,12 +229,12 @@ def difference_rows(
     return cells
 
 
-def _span(runs, key, form="d") -> str:
+def _span(runs: Iterable[Mapping], key: str, form: str = "d") -> str:
     values = sorted({format(run[key], form) for run in runs}, key=float)
     return values[0] if len(values) == 1 else f"{values[0]}-{values[-1]}"
 
 
-def _accuracy(figure) -> str:
+def _accuracy(figure: Mapping | None) -> str:
     if figure is None:
         return "-"
     low = figure["t_interval"][0]
@@ -229,7 +242,7 @@ def _accuracy(figure) -> str:
     return f"{100 * figure['mean']:.2f}{half} {_limits(figure['wilson'], '.1f')}"
 
 
-def _limits(limits, form) -> str:
+def _limits(limits: Sequence[float], form: str) -> str:
     if math.isnan(limits[0]):
         return "-"
     return "[" + ", ".join(f"{100 * x:{form}}" for x in limits) + "]"
@@ -275,12 +288,22 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
             line = [100 * min(max(x, 0.0), 1.0) for x in limits]
             axes.plot(line, [y + shift] * 2, color=colour, linewidth=1.6)
             axes.scatter(
-                *([100 * x for x in f["seeds"]], [y + shift] * len(f["seeds"])),
-                **{"s": 14, "color": colour, "edgecolors": "white", "linewidths": 0.5, "zorder": 3},
+                [100 * x for x in f["seeds"]],
+                [y + shift] * len(f["seeds"]),
+                s=14,
+                color=colour,
+                edgecolors="white",
+                linewidths=0.5,
+                zorder=3,
             )
             axes.scatter(
-                *(100 * f["mean"], y + shift),
-                **{"s": 40, "marker": marker, "color": colour, "edgecolors": "white", "zorder": 4},
+                100 * f["mean"],
+                y + shift,
+                s=40,
+                marker=marker,
+                color=colour,
+                edgecolors="white",
+                zorder=4,
                 label=protocol if number == 0 else None,
             )
     axes.set_yticks(range(len(shown)), [s["variant"] for s in shown])
@@ -299,7 +322,7 @@ def draw_losses(summaries: Sequence[Mapping]) -> Figure:
     return curves.losses_figure([(s["variant"], s["loss"]) for s in summaries if s["runs"]])
 
 
-def rounded(value):
+def rounded(value: Any) -> Any:
     """Floats to five digits after the point, and NaN, which JSON lacks, as None."""
     if isinstance(value, Mapping):
         return {key: rounded(item) for key, item in value.items()}

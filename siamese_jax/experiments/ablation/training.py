@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import pathlib
@@ -13,7 +14,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+from typing_extensions import TypedDict
+
+from siamese_jax import readers
 from siamese_jax.runs import files
 
 
@@ -25,7 +30,7 @@ class Trainer:
         jobs: runs at a time.
     """
 
-    def __init__(self, checkout: pathlib.Path, jobs: int):
+    def __init__(self, checkout: pathlib.Path, jobs: int) -> None:
         self.jobs = jobs
         self._command = [sys.executable, str(checkout / "launch" / "train.py"), "--noprogress"]
         self._recorded = str(checkout / "configs" / "recorded.py")
@@ -41,8 +46,8 @@ class Trainer:
             `code` (the exit code), `line` (the last of its output) and `cpu_seconds` (of all starts).
         """
         path.mkdir(parents=True, exist_ok=True)
-        (path / "variant.json").write_text(json.dumps(config, indent=1))
-        before = read_json(path / "outcome.json") or {"cpu_seconds": 0.0}
+        write_json(path / "variant.json", config)
+        before = read_outcome(path) or {"cpu_seconds": 0.0}
         config_flag = f"--config={self._recorded}:{path / 'variant.json'}"
         with open(path / "train.log", "ab") as log:
             child = subprocess.Popen(
@@ -50,7 +55,7 @@ class Trainer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=_end_with_parent,
+                preexec_fn=functools.partial(_end_with_parent, os.getpid()),
             )
             self._children.add(child.pid)
             if self._stopping:  # begun while the others were being stopped
@@ -102,10 +107,12 @@ _LIBC = ctypes.CDLL(None)  # found before a process is started, which must not s
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """Lets Linux kill this process when the thread that started it ends, even if by a kill."""
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before this
+            os._exit(1)
 
 
 def _shares(jobs: int) -> list[list[int]]:
@@ -122,11 +129,31 @@ def _stay_on(cores: list[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def read_json(path: pathlib.Path):
-    """What the file holds, None where there is none."""
-    return json.loads(path.read_text()) if path.exists() else None
+def read_json(path: pathlib.Path) -> dict | None:
+    """The mapping that a file holds, None where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return readers.read_json(path, dict) if path.exists() else None
 
 
-def write_json(path: pathlib.Path, value) -> None:
+class _Outcome(TypedDict):
+    code: int
+    line: str
+    cpu_seconds: float
+
+
+def read_outcome(path: pathlib.Path) -> dict | None:
+    """What came of a run's last start, None where it has not ended yet.
+
+    Raises:
+        ValueError: its `outcome.json` is damaged.
+    """
+    file = path / "outcome.json"
+    return readers.read_json(file, _Outcome) if file.exists() else None
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
     """Replaces a file at once."""
     files.replace_text(path, json.dumps(value, indent=1) + "\n")

@@ -7,9 +7,11 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import trials
@@ -44,7 +46,7 @@ def _check_axis(name: str, config: Mapping) -> None:
 
 
 def parse_over(
-    over: Iterable[str], seeds: int | None, config
+    over: Iterable[str], seeds: int | None, config: ConfigDict | Mapping
 ) -> tuple[dict[str, list[str]], list[int]]:
     """Reads what is to be varied.
 
@@ -61,7 +63,8 @@ def parse_over(
     Raises:
         ValueError: an unknown axis or label, an axis named twice, or seeds said twice.
     """
-    labels_of, seed_list = {}, [0] if seeds is None else list(range(seeds))
+    labels_of: dict[str, list[str]] = {}
+    seed_list = [0] if seeds is None else list(range(seeds))
     if seeds is not None and seeds < 1:
         raise ValueError(f"at least one seed is needed, got {seeds}")
     for entry in over:
@@ -79,8 +82,8 @@ def parse_over(
                 raise ValueError(
                     f"axis {name!r} is a field of the config: write {name}:value1|value2"
                 )
-        elif AXES[name].number:
-            _check_numbers(name, AXES[name].number, labels)
+        elif (number := AXES[name].number) is not None:
+            _check_numbers(name, number, labels)
         else:
             trials.check_names(f"label of axis {name!r}", labels, AXES[name].labels)
         if name == "seeds" and labels and seeds is not None:
@@ -92,7 +95,7 @@ def parse_over(
     return {n: labels_of[n] or list(axis_of(n).labels) for n in [*named, *fields]}, seed_list
 
 
-def _check_numbers(name, number, labels):
+def _check_numbers(name: str, number: Callable[[str], float], labels: Iterable[str]) -> None:
     what = "whole numbers" if number is int else "positive numbers"
     for label in labels:
         good = label.isdigit()
@@ -131,7 +134,9 @@ class Variant:
         return f"{self.trained}seed={seed}"
 
 
-def make_variants(config, chosen: Mapping[str, Sequence[str]]) -> list[Variant]:
+def make_variants(
+    config: ConfigDict | Mapping, chosen: Mapping[str, Sequence[str]]
+) -> list[Variant]:
     """The product of the axes, the last axis fastest.
 
     Args:
@@ -142,9 +147,10 @@ def make_variants(config, chosen: Mapping[str, Sequence[str]]) -> list[Variant]:
         ValueError: an axis does not fit the config.
     """
     base = {k: v for k, v in workdir.plain(config).items() if k != "search_space"}
-    variants, trainings = [], {}
+    variants: list[Variant] = []
+    trainings: dict[str, str] = {}
     for labels in itertools.product(*chosen.values()):
-        settings = {"k_shot": 1, "shot_aggregation": None}
+        settings: dict[str, Any] = {"k_shot": 1, "shot_aggregation": None}
         variant = Variant(dict(zip(chosen, labels, strict=True)), "", base, settings)
         for name, label in variant.labels.items():
             try:

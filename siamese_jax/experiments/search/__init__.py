@@ -46,7 +46,7 @@ _LOCK_SECONDS = 60  # that a worker waits for another one's transaction in a SQL
 
 
 def run_search(
-    config,
+    config: ml_collections.ConfigDict,
     path: str | pathlib.Path,
     *,
     num_trials: int,
@@ -178,7 +178,17 @@ class _Stopped(Exception):
 class _Worker:
     """Runs the trials of a study, one after the other."""
 
-    def __init__(self, study, base: Mapping, space, data, path, seed, should_stop, progress):
+    def __init__(
+        self,
+        study: optuna.Study,
+        base: Mapping,
+        space: Sequence[Dimension],
+        data: loading.Data,
+        path: pathlib.Path,
+        seed: int,
+        should_stop: Callable[[], bool],
+        progress: bool,
+    ) -> None:
         self._study, self._base, self._space, self._data = study, base, space, data
         self._path, self._seed = path, seed
         self._should_stop, self._progress = should_stop, progress
@@ -228,7 +238,7 @@ class _Worker:
     def _train(self, trial: Trial, config: Mapping) -> float:
         _check_network(trial, Experiment.from_config(config, data=self._data))
         folder = self._path / "trials" / folder_of(trial.study.get_trials()[trial.number])
-        accuracies = {}
+        accuracies: dict[int, float] = {}
         for row in workdir.read_metrics(folder):  # of an earlier attempt
             if row["phase"] == "validation":
                 accuracies[row["step"]] = row["accuracy"]

@@ -98,6 +98,7 @@ def _table(ranked: Sequence[FrozenTrial], base: Mapping, space: Sequence[Dimensi
 def _plot(study: optuna.Study, path: pathlib.Path) -> None:
     """`history.png`, and `importance.png` as soon as there are trials enough to tell."""
     matplotlib.use("Agg")
+    from matplotlib import pyplot
     from optuna.visualization import matplotlib as plots
 
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
@@ -114,4 +115,4 @@ def _plot(study: optuna.Study, path: pathlib.Path) -> None:
             print(f"no importance.png: {error}")
         for name, axes in plotted.items():
             axes.figure.savefig(path / f"{name}.png", dpi=150, bbox_inches="tight")
-            matplotlib.pyplot.close(axes.figure)
+            pyplot.close(axes.figure)

@@ -25,7 +25,7 @@ class Dimension(NamedTuple):
     scale: str
     values: tuple
 
-    def allows(self, value) -> bool:
+    def allows(self, value: Any) -> bool:
         """Whether the value is one that could be proposed."""
         if self.scale == "choice":
             return value in self.values

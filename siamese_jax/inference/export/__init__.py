@@ -9,9 +9,11 @@ safetensors file holds the parameters and the run's records, and `siamese_jax.lo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable
+from typing import BinaryIO
 
 from siamese_jax.inference import network
 from siamese_jax.runs import export, files, safetensors_file, workdir
@@ -67,20 +69,26 @@ def export_network(
         raise ValueError(f'{error}: pip install "siamese_jax[export]"') from None
 
 
-def _write_safetensors(path, weights: export.Weights, file: pathlib.Path):
+def _write_safetensors(
+    path: str | pathlib.Path, weights: export.Weights, file: pathlib.Path
+) -> list[ExportedFile]:
     del path
     safetensors_file.write(file, weights)
     return [ExportedFile(file, "parameters, config and records; siamese_jax.load reads it")]
 
 
-def _write_onnx(path, weights: export.Weights, file: pathlib.Path):
+def _write_onnx(
+    path: str | pathlib.Path, weights: export.Weights, file: pathlib.Path
+) -> list[ExportedFile]:
     from siamese_jax.inference.export import onnx_models
 
     net = network.load(path, weights.step)
     return _write_two(file, net, onnx_models.make_models(net, _metadata(weights, net)))
 
 
-def _write_stablehlo(path, weights: export.Weights, file: pathlib.Path):
+def _write_stablehlo(
+    path: str | pathlib.Path, weights: export.Weights, file: pathlib.Path
+) -> list[ExportedFile]:
     from siamese_jax.inference.export import stablehlo
 
     net = network.load(path, weights.step)
@@ -94,7 +102,7 @@ def _write_two(
     encoder, comparator = contents
     second = file.with_suffix(f".comparator{file.suffix}")
     for target, data in ((file, encoder), (second, comparator)):
-        files.replace_file(target, lambda stream, data=data: stream.write(data))
+        files.replace_file(target, functools.partial(_write, data))
     size = net.embedding_size
     shape = ", ".join(map(str, net.image_shape))
     return [
@@ -105,6 +113,10 @@ def _write_two(
             "(queries, supports)",
         ),
     ]
+
+
+def _write(data: bytes, stream: BinaryIO) -> None:
+    stream.write(data)
 
 
 def _metadata(weights: export.Weights, net: network.Siamese) -> dict[str, str]:

@@ -10,6 +10,8 @@ from siamese_jax.inference.export.onnx_encoders import unit
 from siamese_jax.inference.export.onnx_graph import Graph
 from siamese_jax.models.comparators import Comparator
 
+Place = tuple[tuple[int, int], tuple[int, int]]  # first and last + 1 of rows and of columns
+
 
 def l1(graph: Graph, comparator: Comparator, params: Mapping, h1: str, h2: str) -> str:
     """The graph of `L1`."""
@@ -78,22 +80,22 @@ def local(graph: Graph, comparator: Comparator, params: Mapping, h1: str, h2: st
     return _scaled(graph, params, similarity)
 
 
-def _differences(graph, h1, h2):
+def _differences(graph: Graph, h1: str, h2: str) -> str:
     """(Q, D), (S, D) -> (Q, S, D)."""
     first = graph.add("Unsqueeze", h1, graph.constant([1]))
     return graph.add("Sub", first, graph.add("Unsqueeze", h2, graph.constant([0])))
 
 
-def _weighted(graph, params, magnitudes):
+def _weighted(graph: Graph, params: Mapping, magnitudes: str) -> str:
     weighted = graph.add("MatMul", magnitudes, graph.constant(params["kernel"]))
     return graph.add("Add", weighted, graph.constant(params["bias"]))
 
 
-def _products(graph, h1, h2):
+def _products(graph: Graph, h1: str, h2: str) -> str:
     return graph.add("MatMul", h1, graph.add("Transpose", h2, perm=[1, 0]))
 
 
-def _squared_distances(graph, h1, h2):
+def _squared_distances(graph: Graph, h1: str, h2: str) -> str:
     lengths1, lengths2 = (
         graph.add("ReduceSum", graph.add("Mul", h, h), graph.constant([1]), keepdims=1)
         for h in (h1, h2)
@@ -103,23 +105,23 @@ def _squared_distances(graph, h1, h2):
     return graph.add("Relu", graph.add("Sub", lengths, products))
 
 
-def _scaled(graph, params, x, sign=1):
+def _scaled(graph: Graph, params: Mapping, x: str, sign: int = 1) -> str:
     scaled = graph.add("Mul", x, graph.constant(sign * np.asarray(params["scale"])))
     return graph.add("Add", scaled, graph.constant(params["bias"]))
 
 
-def _inside(size, move):
+def _inside(size: int, move: int) -> tuple[int, int]:
     """First and last + 1 of the places along an axis that are still on the map after a move."""
     return max(0, -move), size - max(0, move)
 
 
-def _cut(graph, maps, place):
+def _cut(graph: Graph, maps: str, place: Place) -> str:
     """The places of (rows, columns, ...) that lie in ((first, end), (first, end))."""
     starts, ends = zip(*place, strict=True)
     return graph.add("Slice", maps, *map(graph.constant, (starts, ends, [0, 1])))
 
 
-def _on_map(graph, part, place, rows, columns):
+def _on_map(graph: Graph, part: str, place: Place, rows: int, columns: int) -> str:
     """(rows, columns, Q, S) with `part` at `place`, and minus infinity elsewhere."""
     (top, bottom), (left, right) = place
     pads = [top, left, 0, 0, rows - bottom, columns - right, 0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,10 +19,10 @@ class Graph:
     A value is known by its name, which `input`, `constant` and `add` return.
     """
 
-    def __init__(self):
-        self._nodes = []
-        self._constants = []
-        self._inputs = []
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._inputs: list[onnx.ValueInfoProto] = []
 
     def input(self, name: str, dtype: type, shape: Sequence[int | str]) -> str:
         """Adds an input of the graph; a side given as a word may have any length."""
@@ -29,7 +30,7 @@ class Graph:
         self._inputs.append(helper.make_tensor_value_info(name, element, shape))
         return name
 
-    def constant(self, value) -> str:
+    def constant(self, value: Any) -> str:
         """Adds an array or a number; floats become float32, whole numbers int64."""
         array = np.asarray(value)
         array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
@@ -37,7 +38,7 @@ class Graph:
         self._constants.append(numpy_helper.from_array(array, name))
         return name
 
-    def add(self, operator: str, *inputs: str, **attributes) -> str:
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node with one output.
 
         Args:

@@ -46,12 +46,12 @@ def make_models(net: Siamese, metadata: Mapping[str, str]) -> tuple[bytes, bytes
     size = net.embedding_size
 
     graph = Graph()
-    if net.kind == "vector":
-        vectors = graph.input("vectors", np.float32, ["batch", net.image_shape[1]])
-        images = graph.add("Reshape", vectors, graph.constant([-1, *net.image_shape]))
-    else:
-        pixels = graph.input("images", np.uint8, ["batch", *net.image_shape])
+    if net.has_pictures:
+        pixels = graph.input("images", net.dtype, ["batch", *net.image_shape])
         images = graph.add("Div", graph.cast(pixels, np.float32), graph.constant(255.0))
+    else:
+        vectors = graph.input("vectors", net.dtype, ["batch", net.image_shape[1]])
+        images = graph.add("Reshape", vectors, graph.constant([-1, *net.image_shape]))
     statistics = variables.get("batch_stats", {}).get("encoder", {})
     layers = Layers(graph, variables["params"]["encoder"], statistics)
     build = ENCODER_GRAPHS[type(model.encoder).__name__]
@@ -61,6 +61,6 @@ def make_models(net: Siamese, metadata: Mapping[str, str]) -> tuple[bytes, bytes
     graph = Graph()
     h1 = graph.input("embeddings1", np.float32, ["queries", size])
     h2 = graph.input("embeddings2", np.float32, ["supports", size])
-    build = COMPARATOR_GRAPHS[type(model.head).__name__]
-    scores = build(graph, model.head, variables["params"]["head"], h1, h2)
+    compare = COMPARATOR_GRAPHS[type(model.head).__name__]
+    scores = compare(graph, model.head, variables["params"]["head"], h1, h2)
     return encoder, graph.model(scores, "scores", ["queries", "supports"], metadata)

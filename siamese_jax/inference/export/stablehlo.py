@@ -14,6 +14,7 @@ from jax import export
 
 from siamese_jax.inference.embed import to_float
 from siamese_jax.inference.network import Siamese
+from siamese_jax.models import siamese
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -32,15 +33,14 @@ def make_functions(net: Siamese) -> tuple[bytes, bytes]:
     if getattr(model.encoder, "convolution", "direct") != "direct":
         model = model.clone(encoder=model.encoder.clone(convolution="direct"))
 
-    def embed(images):
-        return model.apply(variables, to_float(images), method="embed")
+    def embed(images: jax.Array) -> jax.Array:
+        return siamese.apply(model, variables, to_float(images), method="embed")
 
-    def compare(embeddings1, embeddings2):
-        return model.apply(variables, embeddings1, embeddings2, method="compare_all")
+    def compare(embeddings1: jax.Array, embeddings2: jax.Array) -> jax.Array:
+        return siamese.apply(model, variables, embeddings1, embeddings2, method="compare_all")
 
     batch, queries, supports = export.symbolic_shape("batch, queries, supports")
-    pixel = jnp.float32 if net.kind == "vector" else jnp.uint8
-    images = jax.ShapeDtypeStruct((batch, *net.image_shape), pixel)
+    images = jax.ShapeDtypeStruct((batch, *net.image_shape), net.dtype)
     embeddings = [
         jax.ShapeDtypeStruct((count, net.embedding_size), jnp.float32)
         for count in (queries, supports)
@@ -63,4 +63,4 @@ def read(file: str | pathlib.Path) -> Callable[..., jax.Array]:
 
 
 def _serialise(function: Callable, *arguments: jax.ShapeDtypeStruct) -> bytes:
-    return export.export(jax.jit(function), platforms=PLATFORMS)(*arguments).serialize()
+    return bytes(export.export(jax.jit(function), platforms=PLATFORMS)(*arguments).serialize())

@@ -1,0 +1,69 @@
+"""Commands of `launch/` in the process of the tests, where jax is there and need not start anew."""
+
+import contextlib
+import io
+import logging
+import pathlib
+import runpy
+import signal
+import sys
+import warnings
+from typing import NamedTuple
+from unittest import mock
+
+from absl import flags
+from absl import logging as absl_logging
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Done(NamedTuple):
+    """What of a `subprocess.CompletedProcess` the tests look at."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def launch(script, *words) -> Done:
+    """Runs `launch/SCRIPT` with these words, as the command line does; leaves nothing of it behind."""
+    path = ROOT / "launch" / script
+    out, err = io.StringIO(), io.StringIO()
+    argv = [str(path), *map(str, words)]
+    with (
+        _left_as_it_was(),
+        mock.patch.object(sys, "argv", argv),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "jax has started")
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _left_as_it_was():
+    """Takes back the flags, the logging and the handlers of signals that a command sets."""
+    known = set(flags.FLAGS)
+    loggers = [logging.getLogger(name) for name in ("siamese_jax", "siamese_jax.data", "asyncio")]
+    before = [(x, x.handlers[:], x.level, x.propagate) for x in loggers]
+    verbosity, hook = absl_logging.get_verbosity(), sys.excepthook
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for name in set(flags.FLAGS) - known:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+        for logger, there, level, propagate in before:
+            logger.handlers[:], logger.propagate = there, propagate
+            logger.setLevel(level)
+        absl_logging.set_verbosity(verbosity)
+        sys.excepthook = hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
