@@ -155,7 +155,7 @@ def test_page_is_whole_and_needs_no_other_file(page):
 def test_page_holds_every_section_and_figure(page):
     assert re.findall(r'<section id="([^"]*)"', page) == SECTIONS
     assert [link[1:] for link in re.findall(r'<a href="([^"]*)"', page)] == SECTIONS
-    assert page.count("<figcaption>") == len(FIGURES)
+    assert page.count("<figure>") == len(FIGURES)
     charts = FIGURES - {"trials", "confusions", "pairs", "training", "filters", "embeddings"}
     assert page.count('<svg role="img"') == 2 * len(charts)  # a broad and a slim one
     pictures = re.findall(r"<img [^>]*>", page)
