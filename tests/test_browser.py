@@ -51,7 +51,7 @@ STAR = [[(0.5, 0.15), (0.5, 0.85)], [(0.2, 0.35), (0.8, 0.65)], [(0.8, 0.35), (0
 class Page:
     """A browser with a page, and what tests do with it."""
 
-    def __init__(self, size, downloads):
+    def __init__(self, size):
         from selenium.webdriver.chrome.service import Service
 
         options = webdriver.ChromeOptions()
@@ -60,12 +60,19 @@ class Page:
         self.size = size
         for flag in (*FLAGS, f"--window-size={self.width},{self.height}"):
             options.add_argument(flag)
-        options.add_experimental_option(
-            "prefs", {"download.default_directory": str(downloads), "download.prompt": False}
-        )
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
         self.resize(self.height)
+
+    def start_anew(self, downloads):
+        """Forgets what it has shown, logged and kept, and saves files in another folder."""
+        self.driver.get("about:blank")
+        for log in ("browser", "performance"):
+            self.driver.get_log(log)
+        kept = {"origin": "file://", "storageTypes": "all"}
+        self.driver.execute_cdp_cmd("Storage.clearDataForOrigin", kept)
+        saving = {"behavior": "allow", "downloadPath": str(downloads)}
+        self.driver.execute_cdp_cmd("Browser.setDownloadBehavior", saving)
 
     def resize(self, height):
         metrics_ = {"width": self.width, "height": height, "deviceScaleFactor": 1}
@@ -138,11 +145,17 @@ class Page:
         assert self.run("return document.documentElement.scrollWidth") <= self.width
 
 
-@pytest.fixture(params=SIZES)
-def page(request, tmp_path):
-    opened = Page(request.param, tmp_path)
+@pytest.fixture(scope="module", params=SIZES)
+def browser(request):
+    opened = Page(request.param)
     yield opened
     opened.driver.quit()
+
+
+@pytest.fixture
+def page(browser, tmp_path):
+    browser.start_anew(tmp_path)
+    return browser
 
 
 @pytest.fixture(scope="module")
