@@ -36,13 +36,20 @@ def config_of(name, arg="smoke"):
     return config
 
 
+def config_of_formula():
+    """That of a search whose trainings are a formula, which looks at no image."""
+    config = config_of("quickstart")
+    config.data.update(glyphs_alphabets=5, glyphs_characters=(6, 6), glyphs_drawers=2)
+    return config
+
+
 def study_of(path):
     return optuna.load_study(study_name=path.name, storage=f"sqlite:///{path / 'study.db'}")
 
 
 def open_like(formula):
     """The study of a formula's search as a worker opens it."""
-    base = workdir.plain(config_of("quickstart"))
+    base = workdir.plain(config_of_formula())
     space = search.read_space(base, ["optim.learning_rate"])
     del base["search_space"]
     return search.open_study(formula.path, base, space, None, 50)
@@ -232,7 +239,7 @@ def formula(tmp_path, monkeypatch):
 
 def run(formula, num_trials, **more):
     more = {"only": ["optim.learning_rate"], **more}
-    return search.run_search(config_of("quickstart"), formula.path, num_trials=num_trials, **more)
+    return search.run_search(config_of_formula(), formula.path, num_trials=num_trials, **more)
 
 
 @pytest.mark.slow
@@ -267,7 +274,7 @@ def test_a_resumed_search_proposes_what_an_unbroken_one_does(formula, tmp_path):
 @pytest.mark.slow
 def test_another_config_is_refused(formula):
     run(formula, 1)
-    config = config_of("quickstart")
+    config = config_of_formula()
     config.num_steps = 40
     with pytest.raises(ValueError, match="num_steps is 40 and was 20"):
         search.run_search(config, formula.path, num_trials=2)
