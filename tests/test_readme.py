@@ -216,7 +216,7 @@ def test_the_python_of_docs_runs(tmp_path, monkeypatch):
     printed = printed_by(block(ROOT / "docs" / "evaluation.md", "python", "results_table"))
     assert re.search(r"mine +runs .* 20 +1 +400 .*\nmine +within ", printed), printed
     printed = printed_by(block(ROOT / "docs" / "your-data.md", "python", "train_and_evaluate"))
-    assert re.search(r"right: [01]\.\d+\nembeddings: \(10, 16\)", printed), printed
+    assert re.search(r"right: [01]\.\d+\nembeddings: \(10, 288\)", printed), printed
     printed_by(block(ROOT / "docs" / "your-data.md", "python", "load_iris"))
     data = loading.load({"name": "vectors", "path": str(tmp_path / "iris.csv")})
     assert data.train.num_classes + data.validation.num_classes + data.test.num_classes == 3

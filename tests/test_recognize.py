@@ -189,7 +189,8 @@ def test_another_test_time_augmentation_is_another_network(act, people):
 def test_mistakes_in_the_words_are_named(act, people, tmp_path):
     picture = people / "p0" / "0.png"
     with pytest.raises(
-        ValueError, match=r"no command is given: enrol NAME IMAGE\.\.\., remove NAME"
+        ValueError,
+        match=r"no command is given: enrol NAME IMAGE\.\.\., enrol-folder PEOPLE, remove",
     ):
         act(None)
     with pytest.raises(ValueError, match="'enroll' is no command: enrol NAME"):

@@ -130,7 +130,7 @@ def test_enrolling_and_removing_are_kept(nets, large):
     (best,) = again.nearest(net, net.embed(picture(2).image[None]), 1)
     assert best[0][1] == gallery.Reference("new one", "/p/2.png", "picture000000002", b"png")
     again.close()
-    large.close()  # the last one takes the log into the file
+    large.close()
     gone = known.embeddings[15].tobytes()
     assert (
         gone not in large.path.read_bytes()
@@ -361,6 +361,7 @@ def test_enrolling_one_writes_no_more_into_a_larger_gallery(nets, tmp_path):
 DAMAGES = {
     "embedding": "UPDATE embedding SET data = zeroblob(length(data)) WHERE id = 4",
     "row": "DELETE FROM embedding WHERE id = 50",
+    "reference": "DELETE FROM reference WHERE id = 4",
     "length": "UPDATE embedding SET data = x'00' WHERE id = 50",
     "thumbnail": "UPDATE thumbnail SET png = x'00' WHERE id = 4",
     "source": "UPDATE reference SET source = x'00' WHERE id = 4",

@@ -356,8 +356,8 @@ def test_the_command(tmp_path):
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     assert start("--check").returncode == 0
-    record = tmp_path / "results" / "quickstart.json"
-    record.write_text(record.read_text().replace("0.9575", "0.9675"))
+    record = tmp_path / "results" / "quickstart" / "seed0.json"
+    record.write_text(record.read_text().replace("0.6125", "0.9675"))
     done = start("--check")
     assert done.returncode == 1 and "README.md: differs from the records" in done.stdout
     assert start("--write").returncode == 0
@@ -366,4 +366,4 @@ def test_the_command(tmp_path):
     record.unlink()
     done = start("--check")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "names the record quickstart.json" in done.stderr
+    assert "names the record quickstart/seed0.json" in done.stderr

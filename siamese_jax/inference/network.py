@@ -31,7 +31,7 @@ _FRAMED = ("auto", "omniglot", "glyphs")  # data sets of characters that fill th
 _PAIRS = 32  # pairs a device in a call of the pair step, which compares all with all
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Siamese:
     """A network with its parameters; `load` reads one, `bind` makes one.
 
@@ -332,7 +332,8 @@ def _check_variables(weights: export.Weights, path: str | pathlib.Path) -> None:
     model = siamese.build(weights.config.model, shape)
     images = jax.ShapeDtypeStruct((1, *shape), np.float32)
     wanted = jax.eval_shape(model.init, jax.random.key(0), images, images)
-    found = {"batch_stats": {}, **weights.variables}
+    params = {k: v for k, v in weights.variables["params"].items() if k != "classifier"}
+    found = {"batch_stats": {}, **weights.variables, "params": params}  # it serves training alone
     (wanted, found) = (
         {
             jax.tree_util.keystr(place, simple=True, separator="/"): x

@@ -21,6 +21,7 @@ import difflib
 import functools
 import hashlib
 import pathlib
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:  # what needs jax is imported where it is used: a gallery is l
 
 UNKNOWN = "unknown"
 BATCH = 256  # pictures embedded at a time
+# Of networks, each computed once.
+_FINGERPRINTS: weakref.WeakKeyDictionary[network_lib.Siamese, str] = weakref.WeakKeyDictionary()
 _SHOWN = 20  # faults that a message lists
 
 
@@ -176,6 +179,8 @@ def network_fingerprint(net: network_lib.Siamese) -> str:
     """
     import jax
 
+    if net in _FINGERPRINTS:
+        return _FINGERPRINTS[net]
     variables = net.devices.first(net.variables)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     head = net.model.head
@@ -186,7 +191,8 @@ def network_fingerprint(net: network_lib.Siamese) -> str:
         array = np.ascontiguousarray(leaf)
         digest.update(repr((path, array.shape, array.dtype.str)).encode())
         digest.update(array.data)
-    return digest.hexdigest()[:16]
+    _FINGERPRINTS[net] = digest.hexdigest()[:16]
+    return _FINGERPRINTS[net]
 
 
 def empty(net: network_lib.Siamese) -> Gallery:

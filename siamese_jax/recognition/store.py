@@ -20,7 +20,7 @@ import pathlib
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import tqdm
@@ -43,6 +43,7 @@ _FORMAT = 1
 _PAGE = 16_384  # bytes: seven embeddings of 512 numbers
 _CACHE = 32_768  # kibibytes
 _WAIT = 30.0  # seconds for another writer
+_T = TypeVar("_T")
 _BLOCK = 2**14  # references that are read or compared at a time
 _HELD = 2**31  # bytes of embeddings that are kept in memory between questions
 _SCHEMA = """
@@ -200,7 +201,7 @@ class Store:
         """References by their numbers, in this order.
 
         Raises:
-            ValueError: one is not what was written.
+            ValueError: one is missing, or not what was written.
         """
         numbers = [int(number) for number in ids]
         rows = self._in(
@@ -218,7 +219,7 @@ class Store:
                     f"{self.path}: damaged: reference {number} is not what was written"
                 )
             found[number] = reference
-        return {number: found[number] for number in numbers if number in found}
+        return self._each(found, numbers)
 
     # ---------------------------------------------------------------------------------- changing it
 
@@ -244,7 +245,7 @@ class Store:
             self._insert(references, embeddings)
 
     def remove(self, name: str) -> None:
-        """Removes a name; its embeddings are overwritten, and its calibration stays.
+        """Removes a name; what the file had of it is overwritten, and the calibration stays.
 
         Raises:
             ValueError: an unknown name.
@@ -260,6 +261,8 @@ class Store:
             self._db.execute("DELETE FROM name WHERE text = ?", [name])
             references, names, following = self._fact("counts")
             self._set("counts", [references - len(rows), names - 1, following])
+        with self._clearly():  # the log goes into the file, unless somebody is reading it
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def calibrate(self, calibration: Calibration) -> None:
         """Sets threshold and probabilities."""
@@ -364,7 +367,8 @@ class Store:
         with self._reading():
             ranked = self._ranked(net, h, shortlist.SIZE)
             everyone = {i for ids, _ in ranked for i in ids.tolist()}
-            name_of = dict(self._in("SELECT id, name FROM reference", "id", sorted(everyone)))
+            names = dict(self._in("SELECT id, name FROM reference", "id", sorted(everyone)))
+            name_of = self._each(names, everyone)
             chosen = []
             for ids, scores in ranked:
                 best: dict[int, tuple[float, int]] = {}
@@ -621,6 +625,14 @@ class Store:
     def _rows(self, query: str, values: Sequence = ()) -> list[tuple]:
         with self._clearly():
             return self._db.execute(query, values).fetchall()
+
+    def _each(self, found: Mapping[int, _T], ids: Iterable[int]) -> dict[int, _T]:
+        """What was found for each of some numbers, in their order."""
+        numbers = [int(number) for number in ids]
+        missing = [number for number in numbers if number not in found]
+        if missing:
+            raise ValueError(f"{self.path}: damaged: reference {missing[0]} is missing")
+        return {number: found[number] for number in numbers}
 
     def _in(self, query: str, column: str, values: Iterable) -> Iterator[tuple]:
         """The rows in which a column has one of many values."""

@@ -150,10 +150,10 @@ def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
         axes.plot(steps, values, color=colour, linestyle=style)
         ends.append((steps[-1], values[-1], label, colour))
     axes.axhline(np.log(2), color=BASELINE, linewidth=0.9, linestyle=(0, (1, 2)))
-    axes.set_xlabel("step")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
     last = max((end[0] for end in ends), default=1)
+    axes.set_xlabel("step")
+    axes.set_xlim(0, last)
+    axes.set_ylim(bottom=0)
     write_ends(axes, [*ends, (last, np.log(2), "log 2", MUTED)])
     return figure
 

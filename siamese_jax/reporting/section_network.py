@@ -61,8 +61,8 @@ def network(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     caption = (
         f"Up to {MAX_MAPPED_CLASSES} test classes{of_group if inputs.has_groups else ''}. Each point is "
         f"the embedding of a {inputs.noun}: near points look alike to the network. Point at one (or tap "
-        f"it) to see its {shows}. A line joins it to the mean of its class, which is marked by {mark} "
-        "of the class."
+        f"it) to see its {shows}. A line joins it to the mean of its class, above which is {mark} of "
+        "the class."
     )
     parts.append("<h3>A map of embeddings</h3>")
     parts.append(page.figure(figures["embeddings"], caption))

@@ -11,8 +11,7 @@ from siamese_jax.data import glyphs
 from siamese_jax.evaluation import protocols, scoring
 from siamese_jax.evaluation.metrics import wilson_interval
 from siamese_jax.recognition import gallery, identification, pictures, search_page
-from siamese_jax.reporting import image_figures
-from siamese_jax.reporting.drawing import to_svg
+from siamese_jax.reporting import image_sheets
 from tests.faults import bench as lib
 from tests.faults.bench import Bench, told
 
@@ -118,8 +117,7 @@ def strange_name(bench: Bench, rng: random.Random) -> str | None:
     name, other = rng.sample(_NAMES, 2)
     pixels = np.zeros((2, 8, 8, 1))
     try:
-        figure = image_figures.images_figure(pixels, [name, other], "photo")
-        svg = to_svg(figure, f"{name} and {other}")
+        svg = image_sheets.image_sheet(pixels, [name, other], "photo")
         known = gallery.empty(bench.net)
         path = bench.fresh("reference.png")
         path.write_bytes(lib.picture(rng, 20))
