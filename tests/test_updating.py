@@ -22,7 +22,7 @@ from siamese_jax.training.step import (
     make_update,
 )
 
-from test_loop import VECTOR, config_of  # isort: skip
+from test_loop import config_of  # isort: skip
 from test_steps import NETS, made_up  # isort: skip
 
 ADAMW = {"name": "adamw", "learning_rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.05}
@@ -40,10 +40,8 @@ NEW = {
     "proxy_anchor": _IMAGES,
     "triplet": {**_EPISODES, "mining": "distance_weighted", "margin": 0.2, "memory": 20},
 }
-SMALL = {**NETS["small"], "comparator": "cosine", "head_args": {"scale": 5.0}}
-
 # Neither convolutions, which take long to compile, nor batch normalisation.
-DENSE = {**SMALL, "encoder": "dense", "encoder_args": {"hidden": (12,), "units": 6}}
+DENSE = {**NETS["dense"], "comparator": "cosine", "head_args": {"scale": 5.0}}
 
 
 def start(small, fields, net, count=1, updating=IN_ONE_PIECE, tx=None, dtype="float32"):
@@ -71,9 +69,10 @@ def start(small, fields, net, count=1, updating=IN_ONE_PIECE, tx=None, dtype="fl
     return (model, tx, objective, devices), state
 
 
-def train(small, fields, *, net=SMALL, count=1, steps=6, dtype="float32", updating=IN_ONE_PIECE):
+def train(small, fields, *, count=1, steps=6, dtype="float32", updating=IN_ONE_PIECE):
     """The state after some whole steps, and their losses."""
-    (model, tx, objective, devices), state = start(small, fields, net, count, updating, None, dtype)
+    parts, state = start(small, fields, DENSE, count, updating, None, dtype)
+    model, tx, objective, devices = parts
     step = make_train_step(
         model, tx, objective, {"affine": None}, "paper", devices, updating=updating
     )
@@ -254,9 +253,10 @@ class Tracker:
 
 @pytest.mark.slow
 def test_all_of_it_is_resumed_bit_for_bit_and_told_to_a_tracker(tmp_path):
-    config = config_of(VECTOR, optim__accumulate=2, optim__ema=0.9, optim__clip_norm=1.0)
+    config = config_of("vectors", optim__accumulate=2, optim__ema=0.9, optim__clip_norm=1.0)
     with config.unlocked():
         config.optim.schedule = "step"
+        config.model.comparator, config.model.head_args = "cosine", {"scale": 10.0}
         config.objective = {"name": "supcon", **NEW["supcon"], "pad_with_symmetries": True}
     programs, tracker = {}, Tracker()
 
