@@ -31,8 +31,9 @@ def test_the_encoder_of_the_docs_embeds(shown):
     fields = {**FIELDS, "encoder": shown, "encoder_args": {"units": 12}}
     net = siamese.build(fields, (28, 28, 3))
     images = np.zeros((2, 28, 28, 3), np.float32)
-    variables = net.init(jax.random.key(0), images, images)
-    assert net.apply(variables, images, method="embed").shape == (2, 12)
+    variables = jax.eval_shape(net.init, jax.random.key(0), images, images)
+    embeddings = jax.eval_shape(lambda v: net.apply(v, images, method="embed"), variables)
+    assert embeddings.shape == (2, 12)
     with pytest.raises(ValueError, match="no attribute of MyEncoder"):
         siamese.build({**fields, "encoder_args": {"unit": 1}}, (28, 28, 3))
 

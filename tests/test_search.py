@@ -36,13 +36,20 @@ def config_of(name, arg="smoke"):
     return config
 
 
+def config_of_formula():
+    """That of a search whose trainings are a formula, which looks at no image."""
+    config = config_of("quickstart")
+    config.data.update(glyphs_alphabets=5, glyphs_characters=(6, 6), glyphs_drawers=2)
+    return config
+
+
 def study_of(path):
     return optuna.load_study(study_name=path.name, storage=f"sqlite:///{path / 'study.db'}")
 
 
 def open_like(formula):
     """The study of a formula's search as a worker opens it."""
-    base = workdir.plain(config_of("quickstart"))
+    base = workdir.plain(config_of_formula())
     space = search.read_space(base, ["optim.learning_rate"])
     del base["search_space"]
     return search.open_study(formula.path, base, space, None, 50)
@@ -226,12 +233,13 @@ class Formula:
 def formula(tmp_path, monkeypatch):
     found = Formula(tmp_path / "s")
     monkeypatch.setattr(loop, "train_and_evaluate", found)
+    monkeypatch.setattr(results, "_plot", lambda study, path: None)  # see the real runs
     return found
 
 
 def run(formula, num_trials, **more):
     more = {"only": ["optim.learning_rate"], **more}
-    return search.run_search(config_of("quickstart"), formula.path, num_trials=num_trials, **more)
+    return search.run_search(config_of_formula(), formula.path, num_trials=num_trials, **more)
 
 
 @pytest.mark.slow
@@ -247,8 +255,6 @@ def test_the_config_is_first_and_the_search_improves_on_it(formula):
     assert "search_space" not in best
     pruned = [t for t in record["trials"] if t["state"] == "pruned"]
     assert pruned and all("below the median" in t["reason"] for t in pruned)
-    for name in ("history", "importance"):
-        assert (formula.path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     assert f"{100 * found['accuracy']:.2f}" in (formula.path / "search.txt").read_text()
 
 
@@ -268,7 +274,7 @@ def test_a_resumed_search_proposes_what_an_unbroken_one_does(formula, tmp_path):
 @pytest.mark.slow
 def test_another_config_is_refused(formula):
     run(formula, 1)
-    config = config_of("quickstart")
+    config = config_of_formula()
     config.num_steps = 40
     with pytest.raises(ValueError, match="num_steps is 40 and was 20"):
         search.run_search(config, formula.path, num_trials=2)
@@ -308,6 +314,7 @@ def test_an_impossible_network_is_not_trained_and_not_counted(tmp_path, monkeypa
         return {"finished": True, "best_step": 10, "best_value": 0.1 + 0.01 * len(trained)}
 
     monkeypatch.setattr(loop, "train_and_evaluate", accept)
+    monkeypatch.setattr(results, "_plot", lambda study, path: None)
     config = config_of("koch2015")
     search.run_search(config, tmp_path / "s", num_trials=4, only=["model.encoder_args.kernels"])
     assert len(trained) == 4
@@ -429,6 +436,8 @@ def test_a_short_search_improves_on_the_smoke_config(tmp_path):
     assert first.value == max(r["accuracy"] for r in evaluated)
     kept = [p.parent.name for p in path.glob("trials/*/checkpoints")]
     assert kept == [f"{found['number']:05d}"]
+    for name in ("history", "importance"):
+        assert (path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.slow

@@ -14,9 +14,15 @@ from siamese_jax.runs.checkpoints import Checkpoints
 from siamese_jax.training import cross_batch, loop, objectives, optim
 from siamese_jax.training.experiment import Experiment
 from siamese_jax.training.sampling import SetIndex
-from siamese_jax.training.step import TrainState, Updating, make_train_step
+from siamese_jax.training.step import (
+    IN_ONE_PIECE,
+    TrainState,
+    Updating,
+    make_train_step,
+    make_update,
+)
 
-from test_loop import VECTOR, config_of  # isort: skip
+from test_loop import config_of  # isort: skip
 from test_steps import NETS, made_up  # isort: skip
 
 ADAMW = {"name": "adamw", "learning_rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.05}
@@ -34,37 +40,20 @@ NEW = {
     "proxy_anchor": _IMAGES,
     "triplet": {**_EPISODES, "mining": "distance_weighted", "margin": 0.2, "memory": 20},
 }
-SMALL = {**NETS["small"], "comparator": "cosine", "head_args": {"scale": 5.0}}
-
 # Neither convolutions, which take long to compile, nor batch normalisation.
-DENSE = {**SMALL, "encoder": "dense", "encoder_args": {"hidden": (12,), "units": 6}}
+DENSE = {**NETS["dense"], "comparator": "cosine", "head_args": {"scale": 5.0}}
 
 
-def train(
-    small,
-    fields,
-    *,
-    net=DENSE,
-    count=1,
-    steps=6,
-    updating=None,
-    tx=None,
-    dtype="float32",
-    on_step=lambda state: None,
-):
-    """The state after some steps, and their losses; `on_step` is shown every state, the first too."""
+def start(small, fields, net, count=1, updating=IN_ONE_PIECE, tx=None, dtype="float32"):
+    """All that a step is made of, and a state to begin from."""
     devices = Devices(count)
     objective = objectives.build(fields, 8, 48)
-    net = {**net, "dtype": dtype}
-    model = siamese.build(net, small.image_shape, devices.axis_name, objective.classes)
-    tx = tx or optim.build(ADAMW, 50)
-    updating = updating or Updating()
-    step = make_train_step(
-        model, tx, objective, {"affine": None}, "paper", devices, updating=updating
+    model = siamese.build(
+        {**net, "dtype": dtype}, small.image_shape, devices.axis_name, objective.classes
     )
+    tx = tx or optim.build(ADAMW, 50)
     variables = made_up(model, small.image_shape, dtype)
     params = variables["params"]
-    names = ("loss", *objective.metrics, "steps")
     memory = cross_batch.empty(objective.memory, 6) if objective.memory else {}
     if memory:
         memory = memory._replace(h=memory.h.astype(dtype))
@@ -72,19 +61,45 @@ def train(
         step=np.int32(0),
         rng=jax.random.key(1),
         opt_state=tx.init(params),
-        sums={name: np.zeros((), dtype) for name in names},
+        sums={name: np.zeros((), dtype) for name in ("loss", *objective.metrics, "steps")},
         ema=jax.tree.map(np.copy, params) if updating.ema else {},
         memory=memory,
         **variables,
     )
+    return (model, tx, objective, devices), state
+
+
+def train(small, fields, *, count=1, steps=6, dtype="float32", updating=IN_ONE_PIECE):
+    """The state after some whole steps, and their losses."""
+    parts, state = start(small, fields, DENSE, count, updating, None, dtype)
+    model, tx, objective, devices = parts
+    step = make_train_step(
+        model, tx, objective, {"affine": None}, "paper", devices, updating=updating
+    )
     state, images, index = devices.replicate((state, small.images, SetIndex.of(small)))
     values = []
-    on_step(jax.device_get(devices.first(state)))
     for _ in range(steps):
         state, metrics = step(state, images, index)
         values.append(float(devices.first(metrics)["loss"]))
-        on_step(jax.device_get(devices.first(state)))
     return jax.device_get(devices.first(state)), np.array(values)
+
+
+def update(small, fields, *, net=DENSE, steps=6, updating=IN_ONE_PIECE, tx=None):
+    """The states before and after each of some updates, and their losses.
+
+    By the part of a step that follows the input, which compiles more quickly than the whole.
+    """
+    (model, tx, objective, devices), state = start(small, fields, net, 1, updating, tx)
+    one = jax.jit(make_update(model, tx, objective, devices, updating))
+    draw, index = jax.jit(objective.sample), SetIndex.of(small)
+    states, values = [state], []
+    for step in range(steps):
+        batch = draw(state.rng, np.int32(step), index)
+        pixels = small.images[np.asarray(batch.rows)].astype(np.float32) / 255
+        state, metrics = one(states[-1], batch, pixels, jax.random.key(step))
+        states.append(jax.device_get(state))
+        values.append(float(metrics["loss"]))
+    return states, np.array(values)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +111,7 @@ def small(glyphs):
 @pytest.mark.parametrize("name", NEW)
 @pytest.mark.slow
 def test_the_named_objectives_lower_their_loss(name, small):
-    _, losses = train(small, {"name": name, **NEW[name], "memory": 0}, steps=60)
+    _, losses = update(small, {"name": name, **NEW[name], "memory": 0}, steps=60)
     assert np.all(np.isfinite(losses))
     assert losses[-15:].mean() < losses[:15].mean()
 
@@ -107,7 +122,7 @@ def test_one_device_or_two_make_the_same_run(name, small):
     fields = {"name": name, **NEW[name]}
     with jax.enable_x64(True):
         (one, losses), (two, losses_of_two) = (
-            train(small, fields, net=SMALL, count=count, dtype="float64") for count in (1, 2)
+            train(small, fields, count=count, dtype="float64") for count in (1, 2)
         )
     assert np.ptp(losses) > 1e-4
     np.testing.assert_allclose(losses_of_two, losses, rtol=0, atol=1e-8)
@@ -119,9 +134,9 @@ def test_one_device_or_two_make_the_same_run(name, small):
 @pytest.mark.slow
 def test_a_memory_is_met_from_its_start_on(small):
     fields = {"name": "supcon", **NEW["supcon"]}
-    state, losses = train(small, fields)
-    assert np.all(state.memory.identities >= 0)  # four steps of 32 images, for 40 places
-    plain = train(small, {**fields, "memory": 0})[1]
+    states, losses = update(small, fields)
+    assert np.all(states[-1].memory.identities >= 0)  # four steps of 32 images, for 40 places
+    plain = update(small, {**fields, "memory": 0})[1]
     np.testing.assert_allclose(losses[:3], plain[:3], rtol=1e-5)
     assert np.all(losses[3:] > plain[3:] + 0.1)  # more negatives
 
@@ -132,20 +147,22 @@ def test_a_batch_in_parts_makes_the_same_step(name, small):
     """Also of a loss in which all images of the batch meet, which no mean over small batches is."""
     fields = {"name": name, **NEW[name]}
     sgd = optax.sgd(0.05)
-    whole, losses = train(small, fields, steps=3, tx=sgd)
-    state, in_parts = train(small, fields, steps=3, tx=sgd, updating=Updating(parts=4))
+    whole, losses = update(small, fields, steps=3, tx=sgd)
+    parts, in_parts = update(small, fields, steps=3, tx=sgd, updating=Updating(parts=4))
     np.testing.assert_allclose(in_parts, losses, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True):
+    leaves = (jax.tree.leaves(states[-1].params) for states in (parts, whole))
+    for a, b in zip(*leaves, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
 def test_a_batch_in_parts_moves_the_statistics_of_each_part(small):
     fields = {"name": "nt_xent", **NEW["nt_xent"]}
-    begin, _ = train(small, fields, net=NETS["residual"], steps=0, updating=Updating(parts=2))
-    state, losses = train(small, fields, net=NETS["residual"], steps=2, updating=Updating(parts=2))
+    states, losses = update(
+        small, fields, net=NETS["residual"], steps=2, updating=Updating(parts=2)
+    )
     assert np.all(np.isfinite(losses))
-    before, after = (jax.tree.leaves(x.batch_stats) for x in (begin, state))
+    before, after = (jax.tree.leaves(states[i].batch_stats) for i in (0, -1))
     assert all(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -157,9 +174,8 @@ def test_a_batch_that_does_not_divide_into_parts_is_refused(small):
 @pytest.mark.slow
 def test_the_moving_average_is_that_of_a_loop(small):
     fields = {"name": "proxy_anchor", **NEW["proxy_anchor"]}
-    expected, states = None, []
-    moving = {"updating": Updating(ema=0.15), "tx": optax.sgd(0.1)}
-    train(small, fields, steps=2, on_step=states.append, **moving)
+    expected = None
+    states, _ = update(small, fields, steps=2, updating=Updating(ema=0.15), tx=optax.sgd(0.1))
     for steps, state in enumerate(states):
         params = jax.tree.leaves(state.params)
         if expected is None:
@@ -169,7 +185,7 @@ def test_the_moving_average_is_that_of_a_loop(small):
             expected = [decay * a + (1 - decay) * w for a, w in zip(expected, params, strict=True)]
         for a, b in zip(jax.tree.leaves(state.ema), expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    assert state.variables["params"] is state.ema
+    assert states[-1].variables["params"] is states[-1].ema
 
 
 # --- schedules and clipping -------------------------------------------------------------------------
@@ -237,9 +253,10 @@ class Tracker:
 
 @pytest.mark.slow
 def test_all_of_it_is_resumed_bit_for_bit_and_told_to_a_tracker(tmp_path):
-    config = config_of(VECTOR, optim__accumulate=2, optim__ema=0.9, optim__clip_norm=1.0)
+    config = config_of("vectors", optim__accumulate=2, optim__ema=0.9, optim__clip_norm=1.0)
     with config.unlocked():
         config.optim.schedule = "step"
+        config.model.comparator, config.model.head_args = "cosine", {"scale": 10.0}
         config.objective = {"name": "supcon", **NEW["supcon"], "pad_with_symmetries": True}
     programs, tracker = {}, Tracker()
 
