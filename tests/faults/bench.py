@@ -54,6 +54,9 @@ class Bench:
     @classmethod
     def make(cls, place: pathlib.Path) -> Bench:
         """Trains the run twice: to its end, and to a stop."""
+        if jax.config.jax_compilation_cache_dir is None:  # every start compiles some programs anew
+            jax.config.update("jax_compilation_cache_dir", str(place / "compiled"))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"](CONFIG)
         with config.unlocked():
             config.num_steps, config.num_devices = 30, 1
