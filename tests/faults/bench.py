@@ -15,11 +15,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import jax
 import numpy as np
 from PIL import Image
 
+from siamese_jax.data import loading
 from siamese_jax.inference import network
 from siamese_jax.runs import export, workdir
 from siamese_jax.runs.checkpoints import Checkpoints
@@ -67,8 +69,15 @@ class Bench:
         return bench
 
     def train(self, path: pathlib.Path, **more) -> dict:
-        """Trains, or goes on, in this process."""
-        return loop.train_and_evaluate(self.config, path, programs=self.programs, **more)
+        """Trains, or goes on, in this process; the data, which nothing is done to, are made once."""
+        data = self.data
+        with mock.patch.object(loading, "load", lambda fields: data):
+            return loop.train_and_evaluate(self.config, path, programs=self.programs, **more)
+
+    @functools.cached_property
+    def data(self) -> loading.Data:
+        """The data of the run."""
+        return loading.load(self.config.data)
 
     def fresh(self, name: str = "case") -> pathlib.Path:
         """A place where nothing is."""
