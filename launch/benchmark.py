@@ -4,10 +4,11 @@
 
 Suites: training and embedding (images/s and GFLOP/s of Koch's, the quickstart's and the best network,
 PyTorch beside them), convolution (Koch's layers directly and in the frequency domain), input (drawing
-and warping, Pillow beside it), oneshot (trials/s, passes of pairs beside them), recognition (enrol and
-identify), galleries (the same in their files). Without PyTorch everything else is timed; --torch_python
-names an interpreter that has it. Nothing is downloaded. Times are medians of repeats in which the cases
-alternate: leave the machine alone meanwhile. --smoke only shows that everything runs.
+and warping, Pillow beside it), preparation (a folder of JPEGs, Pillow beside it), oneshot (trials/s,
+passes of pairs beside them), recognition (enrol and identify), galleries (the same in their files).
+Without PyTorch everything else is timed; --torch_python names an interpreter that has it. Nothing is
+downloaded. Times are medians of repeats in which the cases alternate: leave the machine alone meanwhile.
+--smoke only shows that everything runs.
 """
 
 import os
@@ -23,7 +24,7 @@ siamese_jax.tune_cpu()
 
 _SUITE = flags.DEFINE_list(
     "suite",
-    "training,embedding,convolution,input,oneshot,recognition,galleries",
+    "training,embedding,convolution,input,preparation,oneshot,recognition,galleries",
     "What to measure.",
 )
 _NETWORKS = flags.DEFINE_list(

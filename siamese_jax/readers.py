@@ -182,6 +182,31 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     return flat.reshape(shape, order="F" if by_column else "C")
 
 
+def read_safetensors(file: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file by name, as float32 where they are of floating point.
+
+    Raises:
+        ValueError: no such file, one that is no safetensors file, or no library that reads them.
+    """
+    try:
+        import safetensors
+    except ImportError:
+        raise ValueError(
+            f"{file}: reading it needs the package safetensors: pip install 'siamese_jax[export]'"
+        ) from None
+    try:
+        with safetensors.safe_open(check_file(file), "numpy") as opened:
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ValueError(f"no such file {file}") from None
+    except (safetensors.SafetensorError, TypeError, OSError) as error:
+        raise ValueError(f"{file} is no whole safetensors file ({error})") from None
+    return {
+        name: x if np.issubdtype(x.dtype, np.integer) or x.dtype == bool else x.astype(np.float32)
+        for name, x in arrays.items()
+    }
+
+
 def checked_entries(archive: zipfile.ZipFile, limit: int) -> list[zipfile.ZipInfo]:
     """The entries of a zip, when all they declare can be true and fits.
 

@@ -19,7 +19,9 @@ VARIANTS = {
     "keras_tutorial": ("long", "smoke"),
     "koch2015": ("pairs=30k", "affine", "dense", "reduced", "smoke"),
     "mnist_to_omniglot": ("smoke",),
+    "photos": ("vit", "smoke"),
     "quickstart": ("vector", "smoke"),
+    "signatures": ("smoke",),
     "vectors": ("smoke",),
 }
 CASES = [

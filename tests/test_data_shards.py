@@ -2,6 +2,8 @@
 
 import io
 import logging
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -52,13 +54,47 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch):
     path = write(tmp_path / "people")
     monkeypatch.setattr(shards, "PART", 10)
     folder.load_folder(path, stream=True, data_dir=tmp_path / "data")
-    parts = sorted((tmp_path / "data" / "pictures").glob("*/0*"))
+    parts = sorted((tmp_path / "data" / "pictures").glob("*/0*.json"))
     assert len(parts) == 3
     before = parts[0].stat().st_mtime_ns
-    (parts[1] / "picture_part").rename(tmp_path / "gone")
+    parts[1].unlink()
     again = folder.load_folder(path, stream=True, data_dir=tmp_path / "data")
     assert parts[0].stat().st_mtime_ns == before
     np.testing.assert_array_equal(rows_of(again), folder.load_folder(path).images)
+
+
+@pytest.mark.slow
+def test_a_damaged_part_is_one_line(tmp_path):
+    path = write(tmp_path / "people", 3, 4)
+    streamed = folder.load_folder(path, stream=True, data_dir=tmp_path / "data")
+    streamed.images[np.arange(12)]
+    (records,) = (tmp_path / "data" / "pictures").glob("*/00000.array_record")
+    data = bytearray(records.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    records.write_bytes(data)
+    again = folder.load_folder(path, stream=True, data_dir=tmp_path / "data")
+    with pytest.raises(ValueError, match="prepared pictures are damaged") as caught:
+        again.images[np.arange(12)]
+    assert "\n" not in str(caught.value)
+    (facts,) = (tmp_path / "data" / "pictures").glob("*/00000.json")
+    facts.write_text("{")
+    with pytest.raises(ValueError, match="00000.json is damaged"):
+        folder.load_folder(path, stream=True, data_dir=tmp_path / "data")
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    write(tmp_path / "people", 3, 2)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from siamese_jax.data import folder\n"
+        f"folder.load_folder({str(tmp_path / 'people')!r}, stream=True, data_dir={str(tmp_path)!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert "ValueError: a process that prepares pictures ended" in done.stderr
 
 
 @pytest.mark.slow

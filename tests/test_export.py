@@ -51,7 +51,14 @@ ENCODER_CASES = {
     ),
     "local small": ("small", {"filters": (4, 6), "hidden": (9,), "units": 5, "local": True}),
     "dense": ("dense", {"hidden": (9,), "units": 8, "normalise": True}),
+    "resnet": ("resnet", {"stages": (1, 2), "width": 4, "units": 5}),
+    "resnet of bottlenecks": (
+        "resnet",
+        {"stages": (1, 1), "width": 3, "bottleneck": True, "small_inputs": True, "project": False},
+    ),
+    "vit": ("vit", {"patch": 4, "width": 6, "depth": 2, "heads": 2, "units": 5}),
 }
+SHAPES = {"vit": (12, 8, 1)}
 HEAD_ARGS = {"bilinear": ({"symmetric": True}, {"symmetric": False}), "local": ({"reach": 2},)}
 COMPARATOR_CASES = [
     pytest.param(name, arguments, marks=[pytest.mark.slow] if name == "local" else [])
@@ -98,9 +105,10 @@ def test_every_encoder_and_comparator_has_a_graph():
 
 @pytest.mark.parametrize("case", ENCODER_CASES)
 def test_onnx_embeds_as_the_network_does(case):
-    net = make_net(*ENCODER_CASES[case])
+    shape = SHAPES.get(case, (29, 27, 1))
+    net = make_net(*ENCODER_CASES[case], shape=shape)
     embed, _ = onnx_functions(net)
-    images = pictures(5)
+    images = pictures(5, shape)
     expected = net.embed(images)
     for count in (1, 5):
         np.testing.assert_allclose(embed(images[:count]), expected[:count], rtol=1e-4, atol=1e-4)

@@ -282,8 +282,8 @@ def test_another_network_is_refused(net, other_net, small, people):
 
 
 def test_the_fingerprint_is_of_all_that_decides_a_score(net):
-    first = gallery.network_fingerprint(net)
-    assert first == gallery.network_fingerprint(make_net(name="renamed"))
+    first = net.fingerprint
+    assert first == make_net(name="renamed").fingerprint
     changed = [
         dataclasses.replace(net, kind="ink"),
         dataclasses.replace(net, image_shape=(10, 12, 1)),
@@ -297,7 +297,7 @@ def test_the_fingerprint_is_of_all_that_decides_a_score(net):
         changed.append(net.with_variables(tree))
     for head in (Euclidean(), SquaredEuclidean(), Local()):  # the same parameters
         changed.append(dataclasses.replace(net, model=net.model.clone(head=head)))
-    prints = {gallery.network_fingerprint(n) for n in changed}
+    prints = {n.fingerprint for n in changed}
     assert first not in prints and len(prints) == len(changed)
 
 
@@ -316,7 +316,7 @@ def test_numbers_that_are_not_finite_are_refused(net, small, people):
     head = {"scale": jnp.float32(np.nan), "bias": jnp.float32(0)}
     params = {**net.variables["params"], "head": head}
     nan = net.with_variables({**net.variables, "params": params})
-    small = dataclasses.replace(small, fingerprint=gallery.network_fingerprint(nan))
+    small = dataclasses.replace(small, fingerprint=nan.fingerprint)
     with pytest.raises(ValueError, match="scores that are not finite"):
         identification.identify(small, nan, read(net, people, 0, 0))
 
@@ -594,7 +594,7 @@ def test_rebuilding_is_enrolling_anew_with_the_other_network(net, other_net, sma
     calibrated = dataclasses.replace(small, calibration=made_up())
     new, kept = gallery.rebuild(calibrated, other_net)
     assert kept == 0 and new.references == small.references
-    assert (new.fingerprint, new.network) == (gallery.network_fingerprint(other_net), "other")
+    assert (new.fingerprint, new.network) == (other_net.fingerprint, "other")
     assert new.calibration is None  # it was of the other network's scores
     images = folder.load_folder(people).images[[0, 1, 5, 10, 11, 12]]
     np.testing.assert_allclose(new.embeddings, other_net.embed(images), atol=1e-6)
@@ -895,7 +895,7 @@ def test_a_claim_meets_the_references_of_its_name_only(net, small, people):
 @pytest.mark.parametrize("kind", ["photo", "ink"])
 def test_a_gallery_is_calibrated_by_a_folder(net, small, people, monkeypatch, kind):
     net = dataclasses.replace(net, kind=kind)
-    small = dataclasses.replace(small, fingerprint=gallery.network_fingerprint(net))
+    small = dataclasses.replace(small, fingerprint=net.fingerprint)
     images = folder.load_folder(people, ink=kind == "ink")
     h = net.embed(images.images)
     asked = []

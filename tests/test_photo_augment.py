@@ -183,6 +183,7 @@ def everything():
     return jax.jit(functools.partial(augment.augment, fill="edge", **fields))
 
 
+@pytest.mark.slow
 def test_a_photo_is_changed_by_its_own_key_alone_within_its_range(everything):
     images, turns = colours(5, 6, 12, 10), jnp.zeros(6, int)
     whole = np.asarray(everything(keys(6), images, turns))

@@ -22,6 +22,7 @@ from siamese_jax.benchmarks.embedding import run_embedding
 from siamese_jax.benchmarks.galleries import run_galleries
 from siamese_jax.benchmarks.inputs import run_input
 from siamese_jax.benchmarks.oneshot import run_oneshot
+from siamese_jax.benchmarks.preparation import run_preparation
 from siamese_jax.benchmarks.recognition import run_recognition
 from siamese_jax.benchmarks.training import run_training
 from siamese_jax.benchmarks.workload import NETWORKS, Plan
@@ -35,6 +36,7 @@ SUITES = {
     "embedding": run_embedding,
     "convolution": run_convolution,
     "input": run_input,
+    "preparation": run_preparation,
     "oneshot": run_oneshot,
     "recognition": run_recognition,
     "galleries": run_galleries,

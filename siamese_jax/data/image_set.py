@@ -97,7 +97,7 @@ class ImageSet:
         kind: `ink` (symmetries may make new classes), `photo` (no symmetries, no vertical flips) or
             `vector` (features without an order: never resized or warped).
         name: what the set is called in logs and reports.
-        digests: (M,) uint64 digest of each image's pixels, where the set was prepared with them: the
+        digests: (M,) uint64 digest of each image, where the set was prepared with them: the
             fingerprint then reads no pixels. None where it was not.
         files: the file of each image, its path below the set's folder; for people to read, and no
             part of the fingerprint. None where images have no files of their own.
@@ -306,24 +306,19 @@ class ImageSet:
         return dataclasses.replace(self, images=resize_images(self.images, height, width))
 
 
-def pixel_digest(image: np.ndarray) -> int:
-    """A number of 64 bits that stands for the pixels of one image; its shape is not in it."""
-    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8)
-    return int.from_bytes(digest.digest(), "big")
-
-
 def pixel_digests(images: ImageSet) -> np.ndarray:
-    """(M,) uint64 `pixel_digest` of every image; those of a prepared set are read, not computed."""
+    """(M,) uint64, a number for each image; equal ones have equal pixels.
+
+    Those of a prepared set are of its files, and are read; others are of the pixels.
+    """
     if images.digests is not None:
         return images.digests
-    return np.array(
-        [
-            pixel_digest(image)
-            for begin in range(0, len(images), _CHUNK)
-            for image in images.images[begin : begin + _CHUNK]
-        ],
-        np.uint64,
-    )
+    found = [
+        hashlib.sha256(np.ascontiguousarray(image).data).digest()[:8]
+        for begin in range(0, len(images), _CHUNK)
+        for image in images.images[begin : begin + _CHUNK]
+    ]
+    return np.array([int.from_bytes(digest, "big") for digest in found], np.uint64)
 
 
 def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -346,15 +341,31 @@ def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = _axis_weights(images.shape[1], height)
     columns = _axis_weights(images.shape[2], width)
     out = np.empty((len(images), height, width, images.shape[3]), np.uint8)
+    if len(images) == 1:  # the same products, without the search for their order
+        out[0] = _rounded(_resampled(images[0], rows, columns))
+        return out
     for begin in range(0, len(images), _CHUNK):
         part = images[begin : begin + _CHUNK].astype(np.float64)
         part = np.einsum("ph,mhwc->mpwc", rows, part, optimize=True)
         part = np.einsum("qw,mpwc->mpqc", columns, part, optimize=True)
-        # A half is one whatever the order of summation, which varies with the number of images.
-        out[begin : begin + _CHUNK] = np.clip(np.rint(np.round(part, 6)), 0, 255)
+        out[begin : begin + _CHUNK] = _rounded(part)
     return out
 
 
+def _resampled(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(H, W, C) uint8 by the weights of both axes, float64."""
+    height, width, channels = image.shape
+    part = rows @ image.reshape(height, width * channels).astype(np.float64)
+    part = part.reshape(-1, width, channels).transpose(1, 0, 2).reshape(width, -1)
+    return (columns @ part).reshape(len(columns), -1, channels).transpose(1, 0, 2)
+
+
+def _rounded(part: np.ndarray) -> np.ndarray:
+    """To the nearest grey level; a half is one whatever the order of summation, which varies."""
+    return np.clip(np.rint(np.round(part, 6)), 0, 255)
+
+
+@functools.lru_cache(maxsize=64)
 def _axis_weights(old: int, new: int) -> np.ndarray:
     """(new, old) weights, each row summing to 1, that resample one axis."""
     scale = old / new

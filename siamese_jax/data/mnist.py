@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from siamese_jax.data import preparation
+from siamese_jax.data import preparation, prepared_folder
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.readers import check_file
 
@@ -160,7 +160,7 @@ def prepare(
         ValueError: a file that is missing, damaged or not what its name says, or `data_dir` cannot
             be written.
     """
-    root = preparation.resolve_data_dir(data_dir)
+    root = prepared_folder.data_dir(data_dir)
     if folder:
         contents = read(find(folder), counts)
         return preparation.prepare(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from siamese_jax.data import preparation
+from siamese_jax.data import preparation, prepared_folder
 from siamese_jax.data.image_set import ImageSet, as_kind, resize_images
 
 PREFIX = "tfds:"  # before the name, in `data.name`
@@ -47,7 +47,7 @@ def load(
     """
     if len(splits) not in (1, 3):
         raise ValueError(f"data.tfds_splits names one split or three, got {tuple(splits)}")
-    root = preparation.resolve_data_dir(data_dir)
+    root = prepared_folder.data_dir(data_dir)
     try:
         builder = tfds.builder(name, data_dir=root, file_format=preparation.FILE_FORMAT)
     except (tfds.core.DatasetNotFoundError, ImportError) as error:

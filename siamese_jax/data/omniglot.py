@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from siamese_jax.data import archives as archives_lib
-from siamese_jax.data import preparation
+from siamese_jax.data import preparation, prepared_folder
 from siamese_jax.data.image_set import ImageSet, StreamedImages
 from siamese_jax.data.official_runs import OfficialRuns
 
@@ -187,7 +187,7 @@ def prepare(
         preparation.SourceUnavailable: no source, and the download failed.
         ValueError: archives that are not whole, or `data_dir` cannot be written.
     """
-    root = preparation.resolve_data_dir(data_dir)
+    root = prepared_folder.data_dir(data_dir)
     prepared = preparation.find_prepared(OmniglotDrawers, root)
     if prepared is None:
         archives = archives or os.environ.get(ENVIRONMENT)

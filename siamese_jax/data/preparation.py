@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import logging
 import os
 import pathlib
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
+
+from siamese_jax.data import prepared_folder
 
 _log = logging.getLogger(__name__)
 
@@ -28,12 +28,6 @@ class DownloadFailed(ValueError):
 
 class SourceUnavailable(ValueError):
     """A data set is neither prepared, nor given as archives, nor to be downloaded."""
-
-
-def resolve_data_dir(data_dir: str | os.PathLike | None) -> pathlib.Path:
-    """The folder of prepared sets: as given, else `TFDS_DATA_DIR`, else ~/tensorflow_datasets."""
-    given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(given).expanduser().absolute()
 
 
 def find_prepared(
@@ -69,7 +63,7 @@ def prepare(
     """
     builder = type(make_builder(data_dir))
     place = data_dir / builder.name
-    with _side_folder(data_dir, builder.name) as side:
+    with prepared_folder.side_folder(data_dir, builder.name) as side:
         prepared = find_prepared(builder, data_dir)
         if prepared and fingerprint in (None, prepared.info.metadata.get("fingerprint")):
             return prepared
@@ -85,28 +79,9 @@ def prepare(
                 os.replace(place, side / "replaced")
             os.replace(side / builder.name, place)
         except OSError as error:
-            raise ValueError(f"{data_dir}: cannot hold prepared data ({error})") from None
+            raise prepared_folder.cannot_hold(data_dir, error) from None
     _log.info("prepared %s in %s", builder.name, place)
     return make_builder(data_dir)
-
-
-@contextlib.contextmanager
-def _side_folder(data_dir: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
-    """An empty folder in `data_dir`, for this process alone, removed at the end."""
-    side = data_dir / f".{name}.preparing"
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(data_dir / f".{name}.lock", "w")
-    except OSError as error:
-        raise ValueError(f"{data_dir}: cannot hold prepared data ({error})") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.rmtree(side, ignore_errors=True)
-        side.mkdir()
-        try:
-            yield side
-        finally:
-            shutil.rmtree(side, ignore_errors=True)
 
 
 def examples(builder: tfds.core.GeneratorBasedBuilder, split: str) -> Iterator[dict]:

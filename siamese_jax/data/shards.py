@@ -1,35 +1,39 @@
-"""Large folders of pictures, prepared once: decoded and resized, in array_record shards.
+"""Large folders of pictures, prepared once: decoded and resized, in array_record files.
 
-The pictures are prepared in parts of `PART` pictures, each a small tfds data set of its own, in
+The pictures are prepared in parts of `PART` pictures, each one file of records and one of facts, in
 parallel processes. A part is there whole or not at all, so a preparation that was stopped goes on
-where it was.
+where it was. What a process imports to decode is light: neither jax nor tfds.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
+import contextlib
 import dataclasses
 import functools
+import json
 import logging
 import multiprocessing
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from siamese_jax.data import preparation
-from siamese_jax.data.image_set import pixel_digest
+from siamese_jax.data import prepared_folder
 
 _log = logging.getLogger(__name__)
 
 PART = 2048  # pictures of a part
 _REPORT = 10.0  # seconds between two lines about the progress
+_OPTIONS = "group_size:1,uncompressed"  # pixels of photos hardly get smaller, and reading is random
+_GUARD = "a script that loads a large folder needs `if __name__ == '__main__':` around what it does"
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
-Decode = Callable[[int], tuple[np.ndarray | None, str]]
+# Number of a file -> its pixels and their digest; or None, 0 and what is wrong.
+Decode = Callable[[int], tuple[np.ndarray | None, int, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Shards:
     Attributes:
         read: (B,) int numbers of pictures -> (B, H, W, C) uint8; any thread may call it.
         kept: (M,) int number of the file behind each picture; broken files are left out.
-        digests: (M,) uint64, of the pixels of each picture.
+        digests: (M,) uint64, of each picture: equal ones have equal pixels.
         image_shape: (H, W, C).
         broken: what is wrong with each broken file.
     """
@@ -51,71 +55,11 @@ class Shards:
     broken: tuple[str, ...]
 
 
-class PicturePart(tfds.core.GeneratorBasedBuilder):
-    """One part: `image` (H, W, C) uint8, in the order of the files.
-
-    The metadata hold the numbers of the files kept, the digest of each picture, and what was broken.
-    """
-
-    name = "picture_part"
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
-
-    def __init__(
-        self,
-        *,
-        decode: Decode | None = None,
-        numbers: Sequence[int] = (),
-        image_shape: tuple[int, int, int] = (1, 1, 1),
-        **kwargs: Any,
-    ) -> None:
-        """Makes the builder.
-
-        Args:
-            decode: number of a file -> its (H, W, C) pixels or None, and what is wrong with it.
-            numbers: of the files.
-            image_shape: (H, W, C).
-            **kwargs: of `tfds.core.GeneratorBasedBuilder`.
-        """
-        self._decode, self._numbers, self._shape = decode, numbers, image_shape
-        super().__init__(**{"file_format": preparation.FILE_FORMAT, **kwargs})
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        image = tfds.features.Tensor(
-            shape=self._shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
-        )
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Pictures of a folder, decoded.",
-            features=tfds.features.FeaturesDict({"image": image}),
-            metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        del dl_manager
-        return {"pictures": self._generate_examples()}
-
-    def _generate_examples(self) -> Iterator[tuple[int, dict]]:
-        kept, digests, broken = [], [], []
-        assert self._decode is not None  # which only a builder that reads does without
-        for number in self._numbers:
-            pixels, fault = self._decode(number)
-            if pixels is None:
-                broken.append(fault)
-                continue
-            kept.append(int(number))
-            digests.append(f"{pixel_digest(pixels):016x}")
-            yield len(kept) - 1, {"image": pixels}
-        self.info.metadata.update(kept=kept, digests=digests, broken=broken)
-
-
 def prepare(
     make_decode: Callable[[], Decode],
     count: int,
     image_shape: tuple[int, int, int],
-    fingerprint: str,
-    data_dir: str | os.PathLike | None,
+    root: pathlib.Path,
     processes: int | None = None,
 ) -> Shards:
     """Prepares the files of a folder, unless they are prepared already.
@@ -124,26 +68,41 @@ def prepare(
         make_decode: makes the decoder in each process; can be pickled.
         count: number of files.
         image_shape: (H, W, C) that the decoder gives.
-        fingerprint: of the files and of what the decoder does with them.
-        data_dir: folder of prepared sets; None for tfds's own.
+        root: folder for these files, decoded in this way, and nothing else.
         processes: that decode; None for one a core.
 
     Raises:
-        ValueError: the folder of prepared sets cannot be written.
+        ValueError: the folder cannot be written, a part that is there is damaged, or the processes
+            cannot be started.
     """
-    root = preparation.resolve_data_dir(data_dir) / "pictures" / fingerprint
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A process of ours runs the user's script once more: it would wait for itself.
+        raise RuntimeError(_GUARD)
     starts = range(0, count, PART)
     parts = [(root / f"{start // PART:05d}", start, min(start + PART, count)) for start in starts]
-    missing = [part for part in parts if not _is_prepared(part[0])]
-    if missing:
-        _log.info("preparing %d pictures in %s, once", count, root)
-        work = functools.partial(_prepare_part, make_decode, image_shape)
-        _run(work, missing, count, processes or len(os.sched_getaffinity(0)))
+    if any(not _facts_of(place).exists() for place, *_ in parts):
+        with prepared_folder.side_folder(root, "parts") as side:
+            missing = [part for part in parts if not _facts_of(part[0]).exists()]
+            if missing:
+                _log.info("preparing %d pictures in %s, once", count, root)
+                work = functools.partial(prepare_part, make_decode, side)
+                try:
+                    _run(work, missing, count, processes or len(os.sched_getaffinity(0)))
+                except OSError as error:
+                    raise prepared_folder.cannot_hold(root, error) from None
+                except concurrent.futures.process.BrokenProcessPool:
+                    raise ValueError(
+                        f"a process that prepares pictures ended: if its memory is enough, {_GUARD}"
+                    ) from None
     return _open([place for place, *_ in parts], image_shape)
 
 
-def _is_prepared(place: pathlib.Path) -> bool:
-    return preparation.find_prepared(PicturePart, place) is not None
+def _facts_of(place: pathlib.Path) -> pathlib.Path:
+    return place.with_suffix(".json")
+
+
+def _records_of(place: pathlib.Path) -> pathlib.Path:
+    return place.with_suffix(".array_record")
 
 
 def _run(
@@ -158,7 +117,10 @@ def _run(
     first = done
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
     workers = min(processes, len(parts))
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with (
+        _one_thread_each(),
+        concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
+    ):
         for future in concurrent.futures.as_completed([pool.submit(work, *p) for p in parts]):
             done += future.result()
             now = time.monotonic()
@@ -168,51 +130,113 @@ def _run(
                 last = now
 
 
-def _prepare_part(
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that start meanwhile multiply matrices with one thread: each has a core."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def prepare_part(
     make_decode: Callable[[], Decode],
-    image_shape: tuple[int, int, int],
+    side: pathlib.Path,
     place: pathlib.Path,
     start: int,
     end: int,
 ) -> int:
-    """Prepares one part, in a process of its own; returns its number of files."""
+    """Prepares one part, in a process of its own.
+
+    Args:
+        make_decode: as of `prepare`.
+        side: folder of what is not finished.
+        place: of the part, without the endings of its two files.
+        start: number of its first file.
+        end: one more than the number of its last file.
+
+    Returns:
+        The number of its files.
+    """
+    from array_record.python import array_record_module
+
     decode = make_decode()
-    preparation.prepare(
-        lambda folder: PicturePart(
-            data_dir=folder, decode=decode, numbers=range(start, end), image_shape=image_shape
-        ),
-        place,
+    kept, digests, broken = [], [], []
+    side_place = side / place.name
+    writer = array_record_module.ArrayRecordWriter(str(_records_of(side_place)), _OPTIONS)
+    for number in range(start, end):
+        pixels, digest, fault = decode(number)
+        if pixels is None:
+            broken.append(fault)
+            continue
+        kept.append(number)
+        digests.append(f"{digest:016x}")
+        writer.write(pixels.tobytes())
+    writer.close()
+    os.replace(_records_of(side_place), _records_of(place))
+    prepared_folder.write_json(
+        _facts_of(place), {"kept": kept, "digests": digests, "broken": broken}
     )
     return end - start
 
 
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """What array_record must be told of a file, so that it is opened when it is first read."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
+
+
 def _open(places: Sequence[pathlib.Path], image_shape: tuple[int, int, int]) -> Shards:
-    builders = [
-        PicturePart(data_dir=place, image_shape=image_shape, file_format=preparation.FILE_FORMAT)
-        for place in places
-    ]
-    metadata = [builder.info.metadata for builder in builders]
-    kept = [np.array(entry["kept"], np.int64) for entry in metadata]
-    digests = [int(digest, 16) for entry in metadata for digest in entry["digests"]]
-    ends = np.cumsum([len(numbers) for numbers in kept])
-    readers: dict[int, Callable] = {}  # opened when first read: a set may have very many parts
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    facts = [_read_facts(place) for place in places]
+    counts = [len(entry["kept"]) for entry in facts]
+    source = ArrayRecordDataSource(
+        [
+            _Part(str(_records_of(place)), 0, count, count)
+            for place, count in zip(places, counts, strict=True)
+            if count
+        ]
+        or str(_records_of(places[0]))
+    )
 
     def read(numbers: np.ndarray) -> np.ndarray:
         images = np.empty((len(numbers), *image_shape), np.uint8)
-        of_part = np.searchsorted(ends, numbers, side="right")
-        for part in np.unique(of_part):
-            if part not in readers:
-                readers[part] = preparation.reader(builders[part], "pictures")
-            places_of_part = np.flatnonzero(of_part == part)
-            offsets = numbers[places_of_part] - (ends[part] - len(kept[part]))
-            for place, example in zip(places_of_part, readers[part](offsets), strict=True):
-                images[place] = example["image"]
+        try:
+            records = source.__getitems__(numbers.tolist())
+            for image, record in zip(images, records, strict=True):
+                image[...] = np.frombuffer(record, np.uint8).reshape(image_shape)
+        except Exception as error:  # the reader raises whatever its C++ parts come across
+            raise ValueError(
+                f"{places[0].parent}: the prepared pictures are damaged ({type(error).__name__}); "
+                "delete the folder and prepare them again"
+            ) from error
         return images
 
     return Shards(
         read,
-        np.concatenate(kept),
-        np.array(digests, np.uint64),
+        np.array([number for entry in facts for number in entry["kept"]], np.int64),
+        np.array([int(digest, 16) for entry in facts for digest in entry["digests"]], np.uint64),
         image_shape,
-        tuple(fault for entry in metadata for fault in entry["broken"]),
+        tuple(fault for entry in facts for fault in entry["broken"]),
     )
+
+
+def _read_facts(place: pathlib.Path) -> dict:
+    file = _facts_of(place)
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{file} is damaged ({type(error).__name__}); delete it and prepare the pictures again"
+        ) from None

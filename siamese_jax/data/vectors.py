@@ -11,8 +11,8 @@ import pathlib
 
 import numpy as np
 
-from siamese_jax.data.folder import natural_key
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.data.listing import natural_key
 from siamese_jax.readers import check_file, read_npz
 
 CLASS_COLUMN = "class"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from siamese_jax.data import folder
+from siamese_jax.data import decoding
 from siamese_jax.data.image_set import as_kind, has_pictures, resize_images
 from siamese_jax.evaluation import trials
 from siamese_jax.readers import check_file
@@ -64,7 +64,7 @@ def read_pairs(
     images = np.empty((len(row), *image_shape), np.uint8)
     for file, i in row.items():
         try:
-            picture = folder.read_picture(file, "L" if channels == 1 else "RGB")
+            picture = decoding.read_picture(file, "L" if channels == 1 else "RGB")
         except ValueError as error:
             raise ValueError(f"{path}, line {lines[file]}: {error}") from None
         images[i] = resize_images(as_kind(picture, kind)[None], height, width)[0]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from siamese_jax.data.image_set import StreamedImages, has_pictures, resize_images, warp_fill
+from siamese_jax.data.image_set import StreamedImages, has_pictures, warp_fill
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.evaluation.scoring import Embedder, from_embedder
+from siamese_jax.inference.comparing import Comparing
 from siamese_jax.inference.devices import Devices
 from siamese_jax.inference.embed import (
     make_class_step,
@@ -22,8 +26,8 @@ from siamese_jax.inference.embed import (
     make_one_shot_step,
     make_pair_step,
 )
-from siamese_jax.inference.pictures import Pictures, to_stack
 from siamese_jax.models import siamese
+from siamese_jax.models.comparators import Comparator, Cosine
 from siamese_jax.models.siamese import SiameseNet
 from siamese_jax.runs import export, safetensors_file
 
@@ -32,7 +36,7 @@ _PAIRS = 32  # pairs a device in a call of the pair step, which compares all wit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Siamese:
+class Siamese(Comparing):
     """A network with its parameters; `load` reads one, `bind` makes one.
 
     Attributes:
@@ -77,21 +81,41 @@ class Siamese:
             f"{sum(x.size for x in parameters):,} parameters, {self.kind} {shape}{views}>"
         )
 
-    @property
-    def has_pictures(self) -> bool:
-        """Whether it takes pictures, (H, W, C) uint8; else vectors, (1, D, 1) float32."""
-        return has_pictures(self.kind)
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of all that decides its scores.
+
+        Its parameters and statistics with their names, its comparator, the shape and kind of its input,
+        and its test-time augmentation.
+        """
+        more = self.head.score_settings()
+        more += ("tta", self.tta) if self.tta > 1 else ()
+        facts = (type(self.head).__name__, *more, self.image_shape, self.kind)
+        digest = hashlib.sha256(repr(facts).encode())
+        leaves = jax.tree_util.tree_leaves_with_path(self.devices.first(self.variables))
+        for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
+            array = np.ascontiguousarray(leaf)
+            digest.update(repr((path, array.shape, array.dtype.str)).encode())
+            digest.update(array.data)
+        return digest.hexdigest()[:16]
 
     @property
-    def dtype(self) -> type[np.number]:
-        """Type of the images' values."""
-        return np.uint8 if self.has_pictures else np.float32
+    def head(self) -> Comparator:
+        """The comparator."""
+        return self.model.head
 
     @property
-    def embedding_size(self) -> int:
-        """How many numbers an embedding has."""
-        blank = np.zeros((1, *self.image_shape), self.dtype)
-        return self.embed(blank, batch=1).shape[1]
+    def compares_singly(self) -> bool:
+        """Whether the score of two pictures is of them alone: without a full context."""
+        return self.model.context is None
+
+    @property
+    def cosine(self) -> tuple[jax.Array, jax.Array] | None:
+        """(scale, bias) of the cosine comparator; None for others."""
+        if not isinstance(self.head, Cosine):
+            return None
+        head = self.devices.first(self.variables)["params"]["head"]
+        return head["scale"], head["bias"]
 
     def with_variables(self, variables: Any) -> Siamese:
         """The same network with other parameters (replicated); nothing is compiled anew."""
@@ -115,21 +139,14 @@ class Siamese:
         """
         if not isinstance(images, StreamedImages):  # which is read batch by batch
             images = np.asarray(images)
-        given = f"{images.shape} {images.dtype}"
-        height, width, channels = self.image_shape
-        if isinstance(images, np.ndarray) and images.ndim == (3 if self.has_pictures else 2):
-            images = images[..., None] if self.has_pictures else images[:, None, :, None]
-        wrong = images.ndim != 4 or images.dtype != self.dtype or images.shape[3] != channels
-        if not self.has_pictures:
-            if wrong or images.shape[1:] != self.image_shape:
-                raise ValueError(f"vectors must be (B, {width}) float32, got {given}")
-        elif wrong:
-            raise ValueError(f"images must be (B, H, W, {channels}) uint8, got {given}")
-        elif images.shape[1:3] != (height, width):
-            if isinstance(images, StreamedImages):
-                images = images.resized(height, width)
-            else:
-                images = resize_images(images, height, width)
+        if self.has_pictures:
+            images = self.sized(images)
+        else:
+            given = f"{images.shape} {images.dtype}"
+            if isinstance(images, np.ndarray) and images.ndim == 2:
+                images = images[:, None, :, None]
+            if images.dtype != np.float32 or images.shape[1:] != self.image_shape:
+                raise ValueError(f"vectors must be (B, {self.image_shape[1]}) float32, got {given}")
         return self.devices.batches(self.embed_step, self.variables, images, batch)
 
     def score_matrix(self, h1: np.ndarray, h2: np.ndarray | jax.Array) -> np.ndarray:
@@ -150,62 +167,6 @@ class Siamese:
         if self.class_step is None:
             raise ValueError(f"{self.name} has no full context: it scores references one by one")
         return self.devices.call(self.class_step, self.variables, [queries, supports])
-
-    def pictures(self, pictures: Pictures, from_files: bool = False) -> np.ndarray:
-        """Pictures of any form as `embed` takes them: (B, H, W, C) uint8, see `pictures.to_stack`."""
-        return to_stack(pictures, self.image_shape, self.kind, self.framed, from_files)[0]
-
-    def score(self, pictures1: Pictures, pictures2: Pictures) -> np.ndarray:
-        """Scores of every first picture with every second.
-
-        A score is higher for pictures that are more alike. A score of zero has no meaning: above
-        which score two pictures are probably the same depends on the network. `same` gives
-        probabilities.
-
-        Args:
-            pictures1: arrays, paths or PIL pictures, one or a stack, see `pictures.to_stack`. A network
-                of kind `vector` takes its vectors, see `embed`.
-            pictures2: likewise.
-
-        Returns:
-            (Q, S) scores of two stacks; where one picture is given its axis is left out, so that two
-            pictures give a number.
-
-        Raises:
-            ValueError: what `pictures.to_stack` or `embed` refuses.
-        """
-        if not self.has_pictures:
-            return self.score_matrix(self.embed(pictures1), self.embed(pictures2))
-        given = (pictures1, pictures2)
-        (stack1, one1), (stack2, one2) = (
-            to_stack(x, self.image_shape, self.kind, self.framed) for x in given
-        )
-        scores = self.score_matrix(self.embed(stack1), self.embed(stack2))
-        return scores[0 if one1 else slice(None), 0 if one2 else slice(None)]
-
-    def same(self, pictures1: Pictures, pictures2: Pictures) -> np.ndarray:
-        """Probabilities that two pictures show the same, of every first with every second.
-
-        They hold where same and different are equally likely beforehand, and for pictures like those
-        that the network was calibrated on.
-
-        Args:
-            pictures1: see `score`.
-            pictures2: likewise.
-
-        Returns:
-            Shaped as `score` gives them, in [0, 1].
-
-        Raises:
-            ValueError: a network without a calibration, or what `score` refuses.
-        """
-        if "pictures" not in self.calibrations:
-            reason = "test-time augmentation changes its scores" if self.tta > 1 else "it has none"
-            raise ValueError(
-                f"{self.name} has no calibration ({reason}), so its scores have no probability: "
-                "launch/calibrate.py makes one"
-            )
-        return self.calibrations["pictures"].probability(self.score(pictures1, pictures2))
 
     def system(self) -> Embedder:
         """The network as the protocols take it."""
@@ -251,6 +212,7 @@ def bind(
     devices: Devices,
     tta: int = 1,
     calibrated: Mapping[str, Mapping] | None = None,
+    encoder: nn.Module | None = None,
 ) -> Siamese:
     """Makes a `Siamese` of a config's network.
 
@@ -263,13 +225,15 @@ def bind(
         devices: where it runs.
         tta: see `embed.make_embed_step`.
         calibrated: fields of its calibrations by name; they hold without test-time augmentation.
+        encoder: its encoder, where the config names an object (see `siamese.build`).
 
     Raises:
-        ValueError: test-time augmentation of vectors, which cannot be warped.
+        ValueError: test-time augmentation of vectors, which cannot be warped; or no encoder where one
+            is needed.
     """
     if tta > 1 and not has_pictures(kind):
         raise ValueError(f"vectors cannot be warped, so tta must be 1; got {tta}")
-    model = siamese.build(config.model, image_shape, devices.axis_name)
+    model = siamese.build(config.model, image_shape, devices.axis_name, encoder=encoder)
     return Siamese(
         model,
         variables,
@@ -297,6 +261,7 @@ def load(
     checkpoint: str | int = "best",
     num_devices: int = 1,
     tta: int = 1,
+    encoder: nn.Module | None = None,
 ) -> Siamese:
     """Reads the network of a run, or one that comes with the package.
 
@@ -306,6 +271,7 @@ def load(
         checkpoint: of a run: `best` by validation, `latest`, or a step. A file holds one only.
         num_devices: devices to run on, 0 for all.
         tta: views of each image in test-time augmentation, see `embed.make_embed_step`; 1 for none.
+        encoder: that the run was given as an object, where that cannot be imported.
 
     Returns:
         The network, with `embed(images)` and `score(images1, images2)`.
@@ -315,21 +281,22 @@ def load(
             network does not have.
     """
     weights = read(path, checkpoint)
-    _check_variables(weights, path)
+    _check_variables(weights, path, encoder)
     devices = Devices(num_devices)
     stem = pathlib.Path(path).absolute().name
     name = f"{stem.removesuffix('.npz').removesuffix(safetensors_file.SUFFIX)} @ {weights.step}"
     start = weights.provenance[-1]
     shape, variables = tuple(start["image_shape"]), devices.replicate(weights.variables)
-    return bind(
-        weights.config, variables, shape, start["kind"], name, devices, tta, weights.calibrations
-    )
+    kind, calibrated = start["kind"], weights.calibrations
+    return bind(weights.config, variables, shape, kind, name, devices, tta, calibrated, encoder)
 
 
-def _check_variables(weights: export.Weights, path: str | pathlib.Path) -> None:
+def _check_variables(
+    weights: export.Weights, path: str | pathlib.Path, encoder: nn.Module | None
+) -> None:
     """Refuses other parameters than those that the network of the config has, and what is not finite."""
     shape = tuple(weights.provenance[-1]["image_shape"])
-    model = siamese.build(weights.config.model, shape)
+    model = siamese.build(weights.config.model, shape, encoder=encoder)
     images = jax.ShapeDtypeStruct((1, *shape), np.float32)
     wanted = jax.eval_shape(model.init, jax.random.key(0), images, images)
     params = {k: v for k, v in weights.variables["params"].items() if k != "classifier"}

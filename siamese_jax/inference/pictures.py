@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from siamese_jax.data import folder
+from siamese_jax.data import decoding
 from siamese_jax.data.image_set import resize_images
 
 _log = logging.getLogger(__name__)
@@ -174,9 +174,9 @@ def _separate(pictures: Pictures) -> tuple[np.ndarray | list[np.ndarray], bool, 
 def _read(picture: Any) -> np.ndarray:
     """One picture as (H, W, C) uint8."""
     if isinstance(picture, str | os.PathLike):
-        return folder.read_picture(pathlib.Path(picture), "RGB")
+        return decoding.read_picture(pathlib.Path(picture), "RGB")
     if isinstance(picture, Image.Image):
-        return folder.decode_picture(picture.copy(), "RGB")
+        return decoding.decode_picture(picture, "RGB")
     array = _as_uint8(np.asarray(picture))
     if array.ndim == 2:
         return array[..., None]

@@ -4,7 +4,8 @@ All modules are `flax.linen`: parameters live outside of them and every call is 
 Parameter names are public (`conv1` .. `conv4`, `embedding`): optimiser rules and checkpoints depend on
 them. A new encoder is a class here and a line in `ENCODERS`. Its constructor takes `dtype`, and if it
 has batch statistics `axis_name`; if its embedding is a map of local features, it says so by `local`,
-`units` and `places`.
+`units` and `places`. One that can be fine-tuned in stages has `frozen`, `num_stages` and `stage_of`, and
+one that takes the weights of another library `read_state` (see `ResNetEncoder`).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from jaxtyping import Array, Float
 
 from siamese_jax.models import fft_conv
 from siamese_jax.models.batch_norm import BatchNorm
-from siamese_jax.models.distances import unit
-from siamese_jax.models.layers import max_pool2, normal_init
+from siamese_jax.models.layers import at_least_float32, finish, max_pool2, normal_init
+from siamese_jax.models.resnet import ResNetEncoder
+from siamese_jax.models.vit import ViTEncoder
 
 Dtype = Any
 
 CONVOLUTIONS = ("direct", "fft", "auto")
-OUTPUTS = ("linear", "sigmoid", "unit")
 
 
 class KochEncoder(nn.Module):
@@ -97,7 +98,7 @@ class KochEncoder(nn.Module):
             bias_init=bias,
             name="embedding",
         )(x)
-        return nn.sigmoid(_at_least_float32(x))
+        return nn.sigmoid(at_least_float32(x))
 
 
 def _valid_convolution(
@@ -129,7 +130,7 @@ class ResidualEncoder(nn.Module):
         local: whether every place of the map keeps features of its own, which the comparator `local`
             compares, instead of one dense layer on the whole map.
         output: what becomes of the normalised embedding (if `local`, of each place's), one of
-            `OUTPUTS`.
+            `layers.OUTPUTS`.
         dropout: rate on the flattened map, in training only.
         dtype: compute type; parameters, statistics and the embedding stay float32.
         axis_name: mapped axis over which batch statistics are averaged, None on one device.
@@ -201,7 +202,7 @@ class ResidualEncoder(nn.Module):
         x = x if self.local else x.reshape(x.shape[0], -1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = nn.Dense(self.units, use_bias=False, dtype=self.dtype, name="embedding")(x)
-        x = _finish(norm(x, "embedding_norm"), self.output)
+        x = finish(norm(x, "embedding_norm"), self.output)
         return x.reshape(x.shape[0], -1)
 
 
@@ -217,7 +218,8 @@ class SmallEncoder(nn.Module):
         local: whether every place of the map keeps features of its own, which the comparator `local`
             compares: the second pool is left out, and the dense layers are those of each place.
         normalise: whether the embedding goes through a batch normalisation.
-        output: what becomes of the embedding (if `local`, of each place's) then, one of `OUTPUTS`.
+        output: what becomes of the embedding then (if `local`, of each place's), one of
+            `layers.OUTPUTS`.
         dropout: rate on the map, in training only.
         dtype: compute type; parameters and the embedding stay float32.
         axis_name: as in `ResidualEncoder`.
@@ -263,7 +265,7 @@ class SmallEncoder(nn.Module):
         x = nn.Dense(self.units, dtype=self.dtype, name="embedding")(x)
         if self.normalise:
             x = _batch_norm(train, self.dtype, self.axis_name, "embedding_norm")(x)
-        x = _finish(x, self.output)
+        x = finish(x, self.output)
         return x.reshape(x.shape[0], -1)
 
 
@@ -274,7 +276,7 @@ class DenseEncoder(nn.Module):
         hidden: units of the layers with ReLU before the last.
         units: size of the embedding.
         normalise: whether the embedding goes through a batch normalisation.
-        output: what becomes of the embedding then, one of `OUTPUTS`.
+        output: what becomes of the embedding then, one of `layers.OUTPUTS`.
         dropout: rate on the hidden layers, in training only.
         std: standard deviation of every initial kernel; None for He's, by the inputs of a layer.
         bias_mean: mean of the initial biases (standard deviation 0.01); None for zeros.
@@ -316,7 +318,7 @@ class DenseEncoder(nn.Module):
                 x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
         if self.normalise:
             x = _batch_norm(train, self.dtype, self.axis_name, "embedding_norm")(x)
-        return _finish(x, self.output)
+        return finish(x, self.output)
 
 
 ENCODERS: dict[str, type[nn.Module]] = {
@@ -324,23 +326,10 @@ ENCODERS: dict[str, type[nn.Module]] = {
     "residual": ResidualEncoder,
     "small": SmallEncoder,
     "dense": DenseEncoder,
+    "resnet": ResNetEncoder,
+    "vit": ViTEncoder,
 }
-
-
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _batch_norm(train: bool, dtype: Dtype, axis_name: str | None, name: str) -> BatchNorm:
     return BatchNorm(use_running_average=not train, dtype=dtype, axis_name=axis_name, name=name)
-
-
-def _finish(x: jax.Array, output: str) -> jax.Array:
-    x = _at_least_float32(x)
-    if output == "unit":
-        return unit(x)
-    if output == "sigmoid":
-        return nn.sigmoid(x)
-    if output == "linear":
-        return x
-    raise ValueError(f"output must be one of {OUTPUTS}, got {output!r}")

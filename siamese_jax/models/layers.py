@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from siamese_jax.models.distances import unit
+
+OUTPUTS = ("linear", "sigmoid", "unit")
 
 
 def normal_init(mean: float, std: float) -> Callable[..., Array]:
@@ -37,3 +42,49 @@ def max_pool2(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
 
 def _larger(a: Array, b: Array) -> Array:
     return jnp.where((a >= b) | jnp.isnan(a), a, b)  # a NaN stays one
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """The array in float32, or in float64 if it is that."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def finish(x: jax.Array, output: str) -> jax.Array:
+    """What becomes of an embedding, one of `OUTPUTS`; at least float32.
+
+    Raises:
+        ValueError: another output.
+    """
+    x = at_least_float32(x)
+    if output == "unit":
+        return unit(x)
+    if output == "sigmoid":
+        return nn.sigmoid(x)
+    if output == "linear":
+        return x
+    raise ValueError(f"output must be one of {OUTPUTS}, got {output!r}")
+
+
+def standardise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Pixels as networks for photos take them: minus a mean, over a standard deviation, by channel.
+
+    Grey pictures become three equal channels where there are three means.
+
+    Args:
+        images: (B, H, W, C) in [0, 1].
+        mean: of the channels, one or as many as the result has.
+        std: likewise.
+
+    Raises:
+        ValueError: means of another number of channels than the pictures have.
+    """
+    if images.shape[-1] == 1:
+        images = jnp.repeat(images, len(mean), axis=-1)
+    if len(mean) not in (1, images.shape[-1]) or len(std) != len(mean) or min(std) <= 0:
+        raise ValueError(
+            f"pixel_mean {tuple(mean)} and pixel_std {tuple(std)} must have 1 or {images.shape[-1]} "
+            "numbers, and no deviation of 0, for these pictures"
+        )
+    return (images - jnp.array(mean, images.dtype)[None, None, None]) / jnp.array(
+        std, images.dtype
+    )[None, None, None]

@@ -23,6 +23,7 @@ from siamese_jax.models.layers import normal_init
 
 _Module = TypeVar("_Module", bound=nn.Module)
 DTYPES = ("float32", "bfloat16", "float64")
+_OBJECT = "object:"  # before the class of an encoder that cannot be imported
 
 
 class CosineClassifier(nn.Module):
@@ -144,27 +145,34 @@ def build(
     image_shape: Sequence[int] | None = None,
     axis_name: str | None = None,
     classes: int = 0,
+    encoder: nn.Module | None = None,
 ) -> SiameseNet:
     """The network that a config's `model` section describes.
 
     Args:
-        fields: `encoder` (a name of `ENCODERS`, or the dotted path of a linen module called with images
-            and `train`, `package.module.Class`), `comparator` (a name of `COMPARATORS`), `dtype` (one
-            of `DTYPES`), under `encoder_args` and `head_args` the attributes of the chosen classes,
-            and, if wanted, `context_steps`: those of `FullContext`, 0 for none.
+        fields: `encoder` (a name of `ENCODERS`, the dotted path of a linen module called with images
+            and `train`, `package.module.Class`, or what `describe` says of one), `comparator` (a name
+            of `COMPARATORS`), `dtype` (one of `DTYPES`), under `encoder_args` and `head_args` the
+            attributes of the chosen classes, and, if wanted, `context_steps`: those of `FullContext`,
+            0 for none.
         image_shape: (H, W, C) of the images; only the comparator `local` needs it.
         axis_name: mapped axis over which batch statistics are averaged, None on one device.
         classes: of the softmax layer that an objective trains; 0 for none.
+        encoder: the module itself, where `fields` say that it is an object that cannot be imported.
 
     Raises:
-        ValueError: an unknown encoder, comparator or dtype, or an attribute that they do not have.
+        ValueError: an unknown encoder, comparator or dtype, or an attribute that they do not have; or an
+            encoder that is an object and is not given.
     """
     for field, known in (("comparator", COMPARATORS), ("dtype", DTYPES)):
         if fields[field] not in known:
             raise ValueError(f"model.{field} must be one of {tuple(known)}, got {fields[field]!r}")
-    encoder_class = _encoder_class(fields["encoder"])
-    derived = {"dtype": jnp.dtype(fields["dtype"]), "axis_name": axis_name}
-    encoder = _construct("encoder_args", encoder_class, fields["encoder_args"], derived)
+    if fields["encoder"].startswith(_OBJECT):
+        encoder = _given(fields["encoder"], encoder, axis_name)
+    else:
+        encoder_class = _encoder_class(fields["encoder"])
+        derived = {"dtype": jnp.dtype(fields["dtype"]), "axis_name": axis_name}
+        encoder = _construct("encoder_args", encoder_class, fields["encoder_args"], derived)
     head_class = COMPARATORS[fields["comparator"]]
     derived = head_class.derived_attributes(encoder, image_shape)
     head = _construct("head_args", head_class, fields["head_args"], derived)
@@ -175,6 +183,93 @@ def build(
         context=FullContext(steps) if steps else None,
         classifier=CosineClassifier(classes) if classes else None,
     )
+
+
+def describe(encoder: Any) -> dict[str, Any]:
+    """The fields of a config's `model` section that say what an encoder is.
+
+    Args:
+        encoder: a linen module that is called with images and `train`.
+
+    Returns:
+        `encoder` and `encoder_args`, and `dtype` if it has one. Of a class that can be imported, with
+        plain attributes, they are all that `build` needs. Of any other they tell it from others, and
+        `build` must be given the module.
+
+    Raises:
+        ValueError: no linen module, or one that is called otherwise.
+    """
+    if not isinstance(encoder, nn.Module):
+        raise ValueError(f"an encoder is a flax.linen module, got {type(encoder).__name__}")
+    cls = type(encoder)
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    _check_call(cls, name)
+    attributes = {
+        x.name: getattr(encoder, x.name)
+        for x in dataclasses.fields(encoder)
+        if x.init and x.name not in ("parent", "name", "dtype", "axis_name")
+    }
+    fields = {"encoder": name, "encoder_args": attributes}
+    if hasattr(encoder, "dtype"):
+        fields["dtype"] = jnp.dtype(encoder.dtype).name
+    if not (_is_importable(cls, name) and all(map(_is_plain, attributes.values()))):
+        shown = {key: x if _is_plain(x) else _shown(x) for key, x in attributes.items()}
+        fields |= {"encoder": f"{_OBJECT}{cls.__qualname__}", "encoder_args": shown}
+    return fields
+
+
+def _is_importable(cls: type, name: str) -> bool:
+    """Whether another process finds the class by this name."""
+    if cls.__module__ == "__main__":
+        return False
+    try:
+        return pkgutil.resolve_name(name) is cls
+    except (ImportError, AttributeError, ValueError):
+        return False
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a config can hold the value."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _shown(value: Any) -> str:
+    """A word for a value that a config cannot hold, the same in every process."""
+    return getattr(value, "__qualname__", None) or f"{type(value).__qualname__} object"
+
+
+def _given(described: str, encoder: nn.Module | None, axis_name: str | None) -> nn.Module:
+    """The module that a config describes as an object, for so many devices.
+
+    Raises:
+        ValueError: it is not given, or another one is.
+    """
+    name = described.removeprefix(_OBJECT)
+    if encoder is None or type(encoder).__qualname__ != name:
+        given = "none is given" if encoder is None else f"got a {type(encoder).__qualname__}"
+        raise ValueError(
+            f"the encoder of this network is an object of {name}, which cannot be imported "
+            f"({given}): pass it as encoder={name}(...)"
+        )
+    if axis_name is not None and hasattr(encoder, "axis_name"):
+        return encoder.clone(axis_name=axis_name)
+    return encoder
+
+
+def _check_call(encoder: type[nn.Module], name: str) -> None:
+    """Refuses a module that is not called with images and `train`.
+
+    Raises:
+        ValueError: such a module.
+    """
+    parameters = inspect.signature(encoder.__call__).parameters
+    if len(parameters) < 3:  # self, images, train
+        raise ValueError(
+            f"model.encoder {name!r} must be called as (images, train), and its call takes "
+            f"({', '.join(list(parameters)[1:])})"
+        )
 
 
 def _encoder_class(name: str) -> type[nn.Module]:
@@ -196,12 +291,7 @@ def _encoder_class(name: str) -> type[nn.Module]:
         raise ValueError(f"model.encoder {name!r} cannot be imported ({error})") from None
     if not (isinstance(encoder, type) and issubclass(encoder, nn.Module)):
         raise ValueError(f"model.encoder {name!r} is no class of flax.linen modules")
-    parameters = inspect.signature(encoder.__call__).parameters
-    if len(parameters) < 3:  # self, images, train
-        raise ValueError(
-            f"model.encoder {name!r} must be called as (images, train), and its call takes "
-            f"({', '.join(list(parameters)[1:])})"
-        )
+    _check_call(encoder, name)
     return encoder
 
 

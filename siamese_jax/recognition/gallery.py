@@ -10,7 +10,8 @@ in a file, and `identification` compares pictures with it.
     answer = identification.identify(faces, net, [pictures.read(net, "who.png")])[0]
     answer.name  # "anna", or None: unknown
 
-A gallery belongs to one network, known by the fingerprint of its parameters. Another one is refused.
+A gallery belongs to one network, known by its fingerprint. Another one is refused. The network may be an
+embedder of another library, see `inference.embedder`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,7 @@ import collections
 import dataclasses
 import difflib
 import functools
-import hashlib
 import pathlib
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,13 +31,11 @@ from siamese_jax.evaluation import bounds, calibration
 
 if TYPE_CHECKING:  # what needs jax is imported where it is used: a gallery is listed without it
     from siamese_jax.data.image_set import ImageSet
-    from siamese_jax.inference import network as network_lib
+    from siamese_jax.inference.comparing import Comparing
     from siamese_jax.recognition import pictures, scoring, store
 
 UNKNOWN = "unknown"
 BATCH = 256  # pictures embedded at a time
-# Of networks, each computed once.
-_FINGERPRINTS: weakref.WeakKeyDictionary[network_lib.Siamese, str] = weakref.WeakKeyDictionary()
 _SHOWN = 20  # faults that a message lists
 
 
@@ -64,7 +61,7 @@ class Gallery:
     """Names with their references, in the order in which they were enrolled; make one with `empty`.
 
     Attributes:
-        fingerprint: of the network, see `network_fingerprint`.
+        fingerprint: of the network, see `Comparing.fingerprint`.
         network: name of the network, for messages.
         references: all of them.
         embeddings: (R, D) float32, one row a reference.
@@ -120,7 +117,7 @@ class Gallery:
         return dataclasses.replace(self, references=references, embeddings=self.embeddings[rows])
 
     def nearest(
-        self, net: network_lib.Siamese, h: np.ndarray, count: int
+        self, net: Comparing, h: np.ndarray, count: int
     ) -> list[list[tuple[float, Reference]]]:
         """The references most like each embedding (Q, D), best first: (score, reference)."""
         return [
@@ -129,7 +126,7 @@ class Gallery:
         ]
 
     def best_names(
-        self, net: network_lib.Siamese, h: np.ndarray, count: int
+        self, net: Comparing, h: np.ndarray, count: int
     ) -> list[list[tuple[float, Reference]]]:
         """The best reference of each of the names most like each embedding (Q, D), best name first."""
         chosen = []
@@ -142,7 +139,7 @@ class Gallery:
             chosen.append(list(best.values()))
         return chosen
 
-    def _scores(self, net: network_lib.Siamese, h: np.ndarray) -> np.ndarray:
+    def _scores(self, net: Comparing, h: np.ndarray) -> np.ndarray:
         from siamese_jax.recognition import scoring
 
         return scoring.score(net, h, self.scored)
@@ -171,57 +168,33 @@ class Gallery:
         return {r.digest: r.name for r in self.references if r.digest in wanted}
 
 
-def network_fingerprint(net: network_lib.Siamese) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of all that decides a network's scores.
-
-    Its parameters and statistics with their names, its comparator, the shape and kind of its input, and
-    its test-time augmentation.
-    """
-    import jax
-
-    if net in _FINGERPRINTS:
-        return _FINGERPRINTS[net]
-    variables = net.devices.first(net.variables)
-    leaves = jax.tree_util.tree_leaves_with_path(variables)
-    head = net.model.head
-    more = head.score_settings()
-    more += ("tta", net.tta) if net.tta > 1 else ()
-    digest = hashlib.sha256(repr((type(head).__name__, *more, net.image_shape, net.kind)).encode())
-    for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
-        array = np.ascontiguousarray(leaf)
-        digest.update(repr((path, array.shape, array.dtype.str)).encode())
-        digest.update(array.data)
-    _FINGERPRINTS[net] = digest.hexdigest()[:16]
-    return _FINGERPRINTS[net]
-
-
-def empty(net: network_lib.Siamese) -> Gallery:
+def empty(net: Comparing) -> Gallery:
     """A gallery without names.
 
     Raises:
         ValueError: the network does not take pictures, or does not score references one by one.
     """
     _check_suits(net)
-    return Gallery(network_fingerprint(net), net.name, (), np.zeros((0, 0)))
+    return Gallery(net.fingerprint, net.name, (), np.zeros((0, 0)))
 
 
-def _check_suits(net: network_lib.Siamese) -> None:
+def _check_suits(net: Comparing) -> None:
     if not net.has_pictures:
         raise ValueError(f"{net.name} takes data of kind {net.kind!r}: a gallery needs pictures")
-    if net.model.context is not None:
+    if not net.compares_singly:
         raise ValueError(
             f"{net.name} embeds references in the light of all others: a gallery needs a network "
             "without a full context"
         )
 
 
-def check_network(gallery: Gallery | store.Store, net: network_lib.Siamese) -> None:
+def check_network(gallery: Gallery | store.Store, net: Comparing) -> None:
     """Refuses another network than that of the gallery.
 
     Raises:
         ValueError: it is another one.
     """
-    given = network_fingerprint(net)
+    given = net.fingerprint
     if given != gallery.fingerprint:
         raise ValueError(
             f"this gallery belongs to the network {gallery.network} ({gallery.fingerprint}), not to "
@@ -251,7 +224,7 @@ def check_name(gallery: Gallery | store.Store, name: str) -> None:
 
 def enrol(
     gallery: Gallery,
-    net: network_lib.Siamese,
+    net: Comparing,
     name: str,
     new: Sequence[pictures.Picture],
     add: bool = False,
@@ -274,7 +247,7 @@ def enrol(
 
 def enrol_all(
     gallery: Gallery,
-    net: network_lib.Siamese,
+    net: Comparing,
     people: Mapping[str, Sequence[pictures.Picture]],
     add: bool = False,
     progress: bool = False,
@@ -309,7 +282,7 @@ def listed(
 
 
 def embed_all(
-    net: network_lib.Siamese, new: Sequence[pictures.Picture], progress: bool = False
+    net: Comparing, new: Sequence[pictures.Picture], progress: bool = False
 ) -> np.ndarray:
     """(B, D) embeddings of pictures, with a progress bar if wanted."""
     from siamese_jax.recognition import scoring
@@ -373,7 +346,7 @@ def remove(gallery: Gallery, name: str) -> Gallery:
 
 def calibrate(
     gallery: Gallery,
-    net: network_lib.Siamese,
+    net: Comparing,
     labelled: ImageSet,
     rate: float,
     seed: int = 0,
@@ -405,7 +378,7 @@ def calibrate(
 
 def learn(
     known: Gallery | store.Store,
-    net: network_lib.Siamese,
+    net: Comparing,
     labelled: ImageSet,
     rate: float,
     seed: int = 0,
@@ -428,7 +401,7 @@ def learn(
 
 
 def calibration_of(
-    net: network_lib.Siamese,
+    net: Comparing,
     labelled: ImageSet,
     rate: float,
     seed: int = 0,
@@ -483,7 +456,7 @@ def calibration_of(
     )
 
 
-def rebuild(gallery: Gallery, net: network_lib.Siamese) -> tuple[Gallery, int]:
+def rebuild(gallery: Gallery, net: Comparing) -> tuple[Gallery, int]:
     """The gallery with its references embedded by another network.
 
     A reference is read from its original file where that still holds the same pixels, else from the
@@ -511,7 +484,7 @@ def rebuild(gallery: Gallery, net: network_lib.Siamese) -> tuple[Gallery, int]:
 
 
 def read_again(
-    net: network_lib.Siamese, references: Iterable[Reference]
+    net: Comparing, references: Iterable[Reference]
 ) -> tuple[list[pictures.Picture], int]:
     """The pictures of references, see `rebuild`, and how many came from thumbnails."""
     from siamese_jax.recognition import pictures

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from siamese_jax.evaluation import calibration
-from siamese_jax.inference import network as network_lib
+from siamese_jax.inference.comparing import Comparing
 from siamese_jax.recognition import pictures, scoring
 from siamese_jax.recognition.gallery import Gallery, Reference, check_name, check_network
 from siamese_jax.recognition.store import Store
@@ -74,7 +74,7 @@ class Comparison:
 
 def identify(
     gallery: Gallery | Store,
-    net: network_lib.Siamese,
+    net: Comparing,
     probes: Sequence[pictures.Picture],
     top: int = 3,
 ) -> list[Answer]:
@@ -101,9 +101,7 @@ def identify(
     ]
 
 
-def verify(
-    gallery: Gallery | Store, net: network_lib.Siamese, name: str, probe: pictures.Picture
-) -> Answer:
+def verify(gallery: Gallery | Store, net: Comparing, name: str, probe: pictures.Picture) -> Answer:
     """Checks whether a picture shows whom it is claimed to show.
 
     Returns:
@@ -122,7 +120,7 @@ def verify(
 
 
 def search(
-    gallery: Gallery | Store, net: network_lib.Siamese, probe: pictures.Picture, top: int = 10
+    gallery: Gallery | Store, net: Comparing, probe: pictures.Picture, top: int = 10
 ) -> list[Match]:
     """The references nearest to a picture, best first.
 
@@ -137,7 +135,7 @@ def search(
 
 
 def compare(
-    net: network_lib.Siamese,
+    net: Comparing,
     first: pictures.Picture,
     second: pictures.Picture,
     calibrated: calibration.Calibration | None = None,
@@ -157,7 +155,7 @@ def compare(
     calibrated = calibrated or net.calibrations.get("pictures")
     h = scoring.embed(net, [first, second])
     value = float(scoring.score(net, h[:1], scoring.References(h[1:]))[0, 0])
-    head = net.model.head
+    head = net.head
     dissimilarity = -value
     if head.falls_with_distance:
         dissimilarity = float(head.distances(h[:1], h[1:])[0])
@@ -165,9 +163,7 @@ def compare(
     return Comparison(dissimilarity, value, probability)
 
 
-def score(
-    gallery: Gallery, net: network_lib.Siamese, probes: Sequence[pictures.Picture]
-) -> np.ndarray:
+def score(gallery: Gallery, net: Comparing, probes: Sequence[pictures.Picture]) -> np.ndarray:
     """Scores of every probe with every reference: (Q, R) float64.
 
     Raises:
@@ -177,7 +173,7 @@ def score(
 
 
 def _embed(
-    gallery: Gallery | Store, net: network_lib.Siamese, probes: Sequence[pictures.Picture]
+    gallery: Gallery | Store, net: Comparing, probes: Sequence[pictures.Picture]
 ) -> np.ndarray:
     """(Q, D) embeddings of probes of a gallery with names, by its network."""
     check_network(gallery, net)
@@ -186,9 +182,7 @@ def _embed(
     return scoring.embed(net, probes)
 
 
-def _calibration(
-    gallery: Gallery | Store, net: network_lib.Siamese
-) -> calibration.Calibration | None:
+def _calibration(gallery: Gallery | Store, net: Comparing) -> calibration.Calibration | None:
     """The gallery's calibration, else the one that came with the network."""
     return gallery.calibration or net.calibrations.get("pictures")
 

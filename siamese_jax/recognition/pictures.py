@@ -16,9 +16,9 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from siamese_jax.data import folder
+from siamese_jax.data import decoding
 from siamese_jax.data.image_set import resize_images
-from siamese_jax.inference import network
+from siamese_jax.inference.comparing import Comparing
 from siamese_jax.inference.pictures import to_channels
 
 SIDE = 128  # pixels, the longer side of a kept thumbnail at most
@@ -41,7 +41,7 @@ class Picture:
     image: np.ndarray
 
 
-def read(net: network.Siamese, path: str | os.PathLike) -> Picture:
+def read(net: Comparing, path: str | os.PathLike) -> Picture:
     """Reads a picture of any size, grey or in colour.
 
     Args:
@@ -51,7 +51,7 @@ def read(net: network.Siamese, path: str | os.PathLike) -> Picture:
     Raises:
         ValueError: no such picture, or a file that is no picture.
     """
-    pixels = folder.read_picture(path, "RGB")
+    pixels = decoding.read_picture(path, "RGB")
     if (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]  # a third of the room
     digest = hashlib.sha256(repr(pixels.shape).encode())
@@ -71,7 +71,7 @@ def read(net: network.Siamese, path: str | os.PathLike) -> Picture:
 
 
 def read_all(
-    net: network.Siamese,
+    net: Comparing,
     paths: Sequence[str | os.PathLike],
     progress: bool = False,
 ) -> tuple[list[Picture], list[str]]:
@@ -106,7 +106,7 @@ def read_all(
     return whole, [fault for fault in done if isinstance(fault, str)]
 
 
-def from_thumbnail(net: network.Siamese, thumbnail: bytes, source: str, digest: str) -> Picture:
+def from_thumbnail(net: Comparing, thumbnail: bytes, source: str, digest: str) -> Picture:
     """The picture of a kept thumbnail, for another network than it was kept by."""
     with Image.open(io.BytesIO(thumbnail)) as file:
         pixels = np.asarray(file)
@@ -120,7 +120,7 @@ def thumbnail_html(png: bytes, name: str) -> str:
     return f'<img src="data:image/png;base64,{data}" height="96" alt="{html.escape(name)}">'
 
 
-def shape_for(net: network.Siamese, pixels: np.ndarray, inverted: bool = False) -> np.ndarray:
+def shape_for(net: Comparing, pixels: np.ndarray, inverted: bool = False) -> np.ndarray:
     """Pictures as the network takes them.
 
     A network of kind `ink` sees the ink, whatever it was drawn on and wherever, see

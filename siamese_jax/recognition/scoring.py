@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from siamese_jax.inference import network
-from siamese_jax.models.comparators import Cosine
+from siamese_jax.inference.comparing import Comparing
 from siamese_jax.models.distances import unit
 from siamese_jax.recognition.pictures import Picture
 
@@ -39,7 +38,7 @@ class References:
         return jax.jit(unit)(self.embeddings)
 
 
-def embed(net: network.Siamese, pictures: Sequence[Picture]) -> np.ndarray:
+def embed(net: Comparing, pictures: Sequence[Picture]) -> np.ndarray:
     """Embeddings of pictures, (B, D) float32.
 
     Raises:
@@ -53,7 +52,7 @@ def embed(net: network.Siamese, pictures: Sequence[Picture]) -> np.ndarray:
     return h
 
 
-def score(net: network.Siamese, queries: np.ndarray, references: References) -> np.ndarray:
+def score(net: Comparing, queries: np.ndarray, references: References) -> np.ndarray:
     """Scores of all queries with all references.
 
     All references are compared in each call of a compiled step, for as many queries as memory allows.
@@ -69,7 +68,7 @@ def score(net: network.Siamese, queries: np.ndarray, references: References) -> 
     Raises:
         ValueError: one is not finite.
     """
-    compare = _compare_units if isinstance(net.model.head, Cosine) else _compare
+    compare = _compare if net.cosine is None else _compare_units
     block = max(1, MAX_CELLS // references.embeddings.size)
     parts = [
         compare(net, queries[begin : begin + block], references)
@@ -81,14 +80,14 @@ def score(net: network.Siamese, queries: np.ndarray, references: References) -> 
     return scores
 
 
-def _compare(net: network.Siamese, queries: np.ndarray, references: References) -> np.ndarray:
+def _compare(net: Comparing, queries: np.ndarray, references: References) -> np.ndarray:
     return net.score_matrix(queries, references.on_device)
 
 
-def _compare_units(net: network.Siamese, queries: np.ndarray, references: References) -> np.ndarray:
+def _compare_units(net: Comparing, queries: np.ndarray, references: References) -> np.ndarray:
     """The cosine comparator without scaling the references to length 1 again."""
-    head = net.devices.first(net.variables)["params"]["head"]
-    return np.asarray(cosine_logits(head["scale"], head["bias"], queries, references.units))
+    assert net.cosine is not None
+    return np.asarray(cosine_logits(*net.cosine, queries, references.units))
 
 
 @jax.jit

@@ -32,7 +32,7 @@ from siamese_jax.recognition.gallery import Gallery, Reference
 if TYPE_CHECKING:
     from usearch.index import Index
 
-    from siamese_jax.inference import network as network_lib
+    from siamese_jax.inference.comparing import Comparing
     from siamese_jax.recognition import pictures, shortlist
 
 _log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """Of the network, see `gallery.network_fingerprint`."""
+        """Of the network, see `Comparing.fingerprint`."""
         return self._fact("network")[0]
 
     @property
@@ -225,7 +225,7 @@ class Store:
 
     def enrol_all(
         self,
-        net: network_lib.Siamese,
+        net: Comparing,
         people: Mapping[str, Sequence[pictures.Picture]],
         add: bool = False,
         progress: bool = False,
@@ -269,7 +269,7 @@ class Store:
         with self._writing():
             self._set("calibration", dataclasses.asdict(calibration))
 
-    def rebuild(self, net: network_lib.Siamese, progress: bool = False) -> int:
+    def rebuild(self, net: Comparing, progress: bool = False) -> int:
         """Embeds all references by another network; see `gallery.rebuild`.
 
         Returns:
@@ -338,7 +338,7 @@ class Store:
     # -------------------------------------------------------------------------------- searching it
 
     def nearest(
-        self, net: network_lib.Siamese, h: np.ndarray, count: int
+        self, net: Comparing, h: np.ndarray, count: int
     ) -> list[list[tuple[float, Reference]]]:
         """The references most like each embedding, best first: (score, reference).
 
@@ -356,7 +356,7 @@ class Store:
         ]
 
     def best_names(
-        self, net: network_lib.Siamese, h: np.ndarray, count: int
+        self, net: Comparing, h: np.ndarray, count: int
     ) -> list[list[tuple[float, Reference]]]:
         """The best reference of each of the names most like each embedding, best name first.
 
@@ -380,7 +380,7 @@ class Store:
             references = self.references({i for row in chosen for _, i in row})
         return [[(score, references[i]) for score, i in row] for row in chosen]
 
-    def index(self, net: network_lib.Siamese, progress: bool = False) -> int:
+    def index(self, net: Comparing, progress: bool = False) -> int:
         """Makes the index, or takes into it what was enrolled since.
 
         Args:
@@ -396,7 +396,7 @@ class Store:
         from siamese_jax.recognition import shortlist
 
         gallery_lib.check_network(self, net)
-        head = net.model.head
+        head = net.head
         if not shortlist.is_installed():
             raise ValueError("an index needs usearch, the extra [ann]: pip install usearch")
         if not shortlist.suits(head):
@@ -450,7 +450,7 @@ class Store:
         return f"{newer:,} references are newer than the index: `index` takes them in"
 
     def _ranked(
-        self, net: network_lib.Siamese, h: np.ndarray, count: int
+        self, net: Comparing, h: np.ndarray, count: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Numbers and scores of the best references of each embedding, best first."""
         from siamese_jax.recognition import shortlist
@@ -463,7 +463,7 @@ class Store:
         later = (self._range(start, min(start + _BLOCK, following)) for start in starts)
         tails = self._best(net, h, later, count)
         assert projection is not None  # it is opened with the index
-        projected = projection(shortlist.features(net.model.head, h))
+        projected = projection(shortlist.features(net.head, h))
         keys = np.asarray(index.search(projected, shortlist.SIZE).keys).reshape(len(h), -1)
         ranked = []
         for row, tail in enumerate(tails):
@@ -476,7 +476,7 @@ class Store:
 
     def _best(
         self,
-        net: network_lib.Siamese,
+        net: Comparing,
         h: np.ndarray,
         blocks: Iterable[tuple[np.ndarray, np.ndarray]],
         count: int,
@@ -505,14 +505,12 @@ class Store:
                 best[row] = both[0][order], both[1][order]
         return best
 
-    def _index(
-        self, net: network_lib.Siamese
-    ) -> tuple[Index | None, shortlist.Projection | None, int]:
+    def _index(self, net: Comparing) -> tuple[Index | None, shortlist.Projection | None, int]:
         """The index and its components, opened once, and the number of the first one outside of it."""
         from siamese_jax.recognition import shortlist
 
         facts = self._fact("index")
-        if facts is None or not shortlist.suits(net.model.head) or not shortlist.is_installed():
+        if facts is None or not shortlist.suits(net.head) or not shortlist.is_installed():
             return None, None, 0
         if self._opened is None or self._opened[0] != facts["file"]:
             index = shortlist.opened(self._beside(facts["file"]), facts["digest"])

@@ -49,7 +49,7 @@ def make(
 
 def write(path: str | os.PathLike, net: network.Siamese, calibration: Calibration) -> None:
     """Writes a calibration as JSON, with the fingerprint of its network."""
-    content = {"network": gallery.network_fingerprint(net)} | dataclasses.asdict(calibration)
+    content = {"network": net.fingerprint} | dataclasses.asdict(calibration)
     pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -65,7 +65,7 @@ def read(path: str | os.PathLike, net: network.Siamese) -> Calibration:
         calibration = Calibration.of(content)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no calibration can be read ({error})") from None
-    if fingerprint != gallery.network_fingerprint(net):
+    if fingerprint != net.fingerprint:
         raise ValueError(
             f"{path} is a calibration of another network than {net.name}: make one with --calibrate"
         )

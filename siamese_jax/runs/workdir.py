@@ -23,7 +23,7 @@ from siamese_jax.runs import digests, events, files
 # Fields that may change between two starts of one run: they say where it runs, not what it computes.
 # The data's fingerprint says whether these places hold the same data.
 PLACES = (
-    *("num_devices", "feed", "search_space"),
+    *("num_devices", "feed", "search_space", "model.weights"),
     *("data.archives", "data.data_dir", "data.path", "data.stream"),
     *("test_data.archives", "test_data.data_dir", "test_data.path", "test_data.stream"),
 )

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
@@ -23,7 +24,7 @@ from siamese_jax.inference.devices import Devices
 from siamese_jax.inference.network import Siamese, bind
 from siamese_jax.models import siamese
 from siamese_jax.models.comparators import COMPARATORS
-from siamese_jax.training import host_feed, objectives, optim, sampling, step
+from siamese_jax.training import fine_tuning, host_feed, objectives, optim, sampling, step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,11 +37,13 @@ class Experiment:
         config: see `configs/`.
         data: the image sets, at any image size. `train_set` and `validation_set` have the config's.
         devices: where the steps run.
+        encoder: the encoder, where it is an object that cannot be imported; None elsewhere.
     """
 
     config: ml_collections.ConfigDict
     data: loading.Data
     devices: Devices
+    encoder: nn.Module | None = None
 
     @classmethod
     def from_config(
@@ -49,6 +52,7 @@ class Experiment:
         *,
         data: loading.Data | None = None,
         devices: Devices | None = None,
+        encoder: nn.Module | None = None,
     ) -> Experiment:
         """Builds the parts of a config and checks that they go together.
 
@@ -56,19 +60,27 @@ class Experiment:
             config: see `configs/`; a plain dict will do.
             data: the config's data if they are loaded already, at any image size; None loads them.
             devices: where the steps run; None: as `config.num_devices` says.
+            encoder: a linen module in place of the config's encoder; the experiment's config describes
+                it.
 
         Raises:
             ValueError: settings that do not go together, or that do not go with the data.
         """
         if not isinstance(config, ml_collections.ConfigDict):
             config = ml_collections.ConfigDict(config).lock()
+        if encoder is not None:
+            config = config.copy_and_resolve_references()
+            with config.unlocked():
+                for name, value in siamese.describe(encoder).items():
+                    config.model[name] = value
+            config.lock()
         check_config(config)
         if devices is None:
             devices = Devices(config.num_devices)
         optim.build(config.optim, config.num_steps)  # a mistake here should not wait for the data
         if data is None:
             data = loading.load(config.data)
-        experiment = cls(config, data, devices)
+        experiment = cls(config, data, devices, encoder)
         needed = experiment.objective.images_per_class
         _ = experiment.model
         check_data(config, data.train, experiment.image_shape, needed)
@@ -77,7 +89,9 @@ class Experiment:
     @functools.cached_property
     def tx(self) -> optax.GradientTransformation:
         """The optimiser."""
-        return optim.build(self.config.optim, self.config.num_steps)
+        fields = self.config.optim
+        tx = optim.build(fields, self.config.num_steps)
+        return fine_tuning.by_stage(tx, self.model.encoder, fields.get("layer_decay", 1.0))
 
     @functools.cached_property
     def objective(self) -> objectives.Objective:
@@ -90,7 +104,11 @@ class Experiment:
     def model(self) -> siamese.SiameseNet:
         """The network, with the softmax layer if the objective trains one."""
         return siamese.build(
-            self.config.model, self.image_shape, self.devices.axis_name, self.objective.classes
+            self.config.model,
+            self.image_shape,
+            self.devices.axis_name,
+            self.objective.classes,
+            self.encoder,
         )
 
     @functools.cached_property
@@ -180,7 +198,16 @@ class Experiment:
         return jax.eval_shape(self.model.init, jax.random.key(0), images, images)["params"]
 
     def init_state(self) -> step.TrainState:
-        """The state before the first step, a function of `config.seed` alone."""
+        """The state before the first step, a function of `config.seed` and of `model.weights`.
+
+        Raises:
+            ValueError: the file `model.weights` does not hold weights of this encoder.
+        """
+        start, file = {}, self.config.model.get("weights")
+        if file:
+            start["start"] = functools.partial(
+                fine_tuning.start_from, file, self.model.encoder, self.image_shape
+            )
         return step.init_state(
             self.model,
             self.tx,
@@ -189,6 +216,7 @@ class Experiment:
             self.objective.metrics,
             ema=bool(self.config.optim.get("ema", 0.0)),
             memory=self.objective.memory,
+            **start,
         )
 
     def preview_batch(self, number: int = 0) -> tuple[Any, jax.Array]:
@@ -205,7 +233,10 @@ class Experiment:
 
     def network(self, variables: Any) -> Siamese:
         """The network with these variables, replicated on the devices, ready for use."""
-        return bind(self.config, variables, self.image_shape, self.kind, "model", self.devices)
+        shape, kind = self.image_shape, self.kind
+        return bind(
+            self.config, variables, shape, kind, "model", self.devices, encoder=self.encoder
+        )
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:

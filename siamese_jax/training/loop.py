@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -22,7 +23,7 @@ from siamese_jax.evaluation import protocols
 from siamese_jax.evaluation.scoring import shot_aggregation_of
 from siamese_jax.inference import network
 from siamese_jax.runs import checkpoints, export, workdir
-from siamese_jax.training import fixed_pairs, host_feed, optim
+from siamese_jax.training import fine_tuning, fixed_pairs, host_feed, optim
 from siamese_jax.training.experiment import Experiment
 from siamese_jax.training.step import TrainState
 
@@ -39,6 +40,7 @@ def train_and_evaluate(
     on_log: Callable[[int, str, dict], object] = lambda step, phase, values: None,
     programs: dict | None = None,
     progress: bool = False,
+    encoder: nn.Module | None = None,
 ) -> dict:
     """Trains a network, or goes on with its training; the same call resumes after any interruption.
 
@@ -53,6 +55,8 @@ def train_and_evaluate(
         programs: compiled steps. Give several calls the same dict, empty at first: runs that differ
             only in the data of their optimisers then compile their steps once.
         progress: whether to show a progress bar.
+        encoder: a linen module that embeds (images, train), in place of the config's encoder. If its
+            class cannot be imported, give it to `network.load` as well.
 
     Returns:
         `step` (the last one made), `best_step`, `best_value` (validation accuracy), `finished`.
@@ -63,7 +67,7 @@ def train_and_evaluate(
     """
     if (pathlib.Path(path) / export.FILE).exists():
         raise ValueError(f"{path} holds a network without its checkpoints: choose another workdir")
-    experiment = Experiment.from_config(config)
+    experiment = Experiment.from_config(config, encoder=encoder)
     config, devices = experiment.config, experiment.devices
     state = _prepare(experiment)
     with contextlib.ExitStack() as stack:
@@ -135,6 +139,8 @@ def _facts(experiment: Experiment) -> dict:
 def _open_run(experiment: Experiment, path: str, on_log: Callable) -> workdir.RunFolder:
     data = experiment.data
     details = {**_facts(experiment), "data": data.note}
+    if experiment.config.model.get("weights"):
+        details["initial_weights"] = fine_tuning.digest(experiment.config.model.weights)
     return workdir.RunFolder(
         path, experiment.config, data.fingerprint, details, experiment.devices.primary, on_log
     )

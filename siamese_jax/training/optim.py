@@ -328,8 +328,8 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
     | `muon` | as `adamw` |
 
     `adamw` and `muon` take a `schedule`, see `schedule`. All take `clip_norm`: a gradient whose global
-    norm is larger is scaled down to it; 0 clips nothing. `accumulate` and `ema` are the training step's,
-    see `step.Updating`.
+    norm is larger is scaled down to it; 0 clips nothing. `layer_decay`, with any but `layerwise`, is of
+    `fine_tuning.by_stage`; `accumulate` and `ema` are the training step's, see `step.Updating`.
 
     Args:
         fields: `name` (one of `OPTIMISERS`) and the settings of that optimiser.
@@ -363,6 +363,10 @@ def _check_options(fields: Mapping) -> None:
     if fields.get("accumulate", 1) < 1:
         raise ValueError(f"optim.accumulate must be at least 1, got {fields['accumulate']}")
     name, schedule = fields["name"], fields.get("schedule")
+    if name == "layerwise" and fields.get("layer_decay", 1.0) != 1:
+        raise ValueError(
+            "optim.layer_decay: the rules of 'layerwise' say it by layer; leave it out"
+        )
     if schedule is not None and schedule not in SCHEDULES:
         raise ValueError(f"optim.schedule must be one of {SCHEDULES}, got {schedule!r}")
     if schedule is not None and name not in ("adamw", "muon"):

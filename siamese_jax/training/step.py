@@ -76,6 +76,7 @@ def init_state(
     *,
     ema: bool = False,
     memory: int = 0,
+    start: Callable[[Mapping], Mapping] = lambda variables: variables,
 ) -> TrainState:
     """The state before the first step, a function of the seed alone.
 
@@ -87,10 +88,11 @@ def init_state(
         metrics: names of the metrics that are summed besides the loss.
         ema: whether a moving average of the parameters is kept.
         memory: embeddings of earlier steps that are kept.
+        start: puts other variables in the place of the random ones.
     """
     k_init, k_run = _seed_keys(seed)
     images = jnp.zeros((1, *image_shape))
-    variables = jax.jit(model.init)(k_init, images, images)
+    variables = start(jax.jit(model.init)(k_init, images, images))
     params = variables["params"]
     kept = {}
     if ema:

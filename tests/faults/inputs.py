@@ -14,7 +14,7 @@ import numpy as np
 
 from siamese_jax import readers
 from siamese_jax.config import FIELDS, check_fields
-from siamese_jax.data import folder, mnist, vectors
+from siamese_jax.data import decoding, folder, mnist, vectors
 from siamese_jax.evaluation import pairs_csv, protocols, saved
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.experiments import records
@@ -264,7 +264,7 @@ def damaged_data(bench: Bench, rng: random.Random) -> str | None:
         "json": lambda: readers.read_json(path, dict),
         "npz": lambda: vectors.load_vectors(path),
         "zip": lambda: folder.load_folder(path),
-        "png": lambda: folder.read_picture(path, "L"),
+        "png": lambda: decoding.read_picture(path, "L"),
         "gz": lambda: mnist._read_idx(path, 0x801, (4,)),
     }[kind]
     return kept_or_told(read, lambda found: True, f"{kind} {what}")

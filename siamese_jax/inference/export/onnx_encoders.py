@@ -29,8 +29,20 @@ class Layers:
         self._params = params
         self._statistics = statistics
 
-    def conv(self, x: str, name: str, stride: int = 1, padding: str = "SAME_UPPER") -> str:
-        """A convolution of (B, C, H, W)."""
+    def part(self, name: str) -> Layers:
+        """The layers of a part of the encoder."""
+        return Layers(self.graph, self._params[name], self._statistics.get(name, {}))
+
+    def has(self, name: str) -> bool:
+        """Whether the encoder has a layer of this name."""
+        return name in self._params
+
+    def array(self, name: str) -> np.ndarray:
+        """A parameter that no layer has."""
+        return np.asarray(self._params[name])
+
+    def conv(self, x: str, name: str, stride: int = 1, padding: str | int = "SAME_UPPER") -> str:
+        """A convolution of (B, C, H, W), padded as ONNX names it or by so many pixels on each side."""
         layer = self._params[name]
         kernel = np.transpose(layer["kernel"], (3, 2, 0, 1))
         bias = [layer["bias"]] if "bias" in layer else []
@@ -38,7 +50,7 @@ class Layers:
             "Conv",
             x,
             *map(self.graph.constant, [kernel, *bias]),
-            auto_pad=padding,
+            **({"auto_pad": padding} if isinstance(padding, str) else {"pads": [padding] * 4}),
             strides=[stride, stride],
         )
 
@@ -47,6 +59,24 @@ class Layers:
         layer = self._params[name]
         bias = [layer["bias"]] if "bias" in layer else []
         return self.graph.add("Gemm", x, *map(self.graph.constant, [layer["kernel"], *bias]))
+
+    def dense_tokens(self, x: str, name: str) -> str:
+        """A dense layer of (B, N, D)."""
+        kernel, bias = (self.graph.constant(self._params[name][k]) for k in ("kernel", "bias"))
+        return self.graph.add("Add", self.graph.add("MatMul", x, kernel), bias)
+
+    def layer_norm(self, x: str, name: str) -> str:
+        """A layer normalisation of the last axis."""
+        layer = self._params[name]
+        arrays = map(self.graph.constant, (layer["scale"], layer["bias"]))
+        return self.graph.add("LayerNormalization", x, *arrays, axis=-1, epsilon=1e-6)
+
+    def standardise(self, x: str, encoder: nn.Module, image_shape: Sequence[int]) -> str:
+        """(B, H, W, C) pixels as `models.layers.standardise` gives them."""
+        if image_shape[2] == 1 and len(encoder.pixel_mean) > 1:
+            x = self.graph.add("Concat", *[x] * len(encoder.pixel_mean), axis=3)
+        mean, std = map(self.graph.constant, (encoder.pixel_mean, encoder.pixel_std))
+        return self.graph.add("Div", self.graph.add("Sub", x, mean), std)
 
     def batch_norm(self, x: str, name: str) -> str:
         """A batch normalisation of (B, C) or (B, C, H, W) by its running statistics."""
@@ -84,7 +114,7 @@ class Layers:
         return self.graph.add("Flatten", x, axis=1)
 
     def finish(self, x: str, output: str) -> str:
-        """What becomes of an embedding (B, D), one of `encoders.OUTPUTS`."""
+        """What becomes of an embedding (B, D), one of `layers.OUTPUTS`."""
         return {
             "unit": lambda: unit(self.graph, x),
             "sigmoid": lambda: self.graph.add("Sigmoid", x),
@@ -171,10 +201,89 @@ def _dense_layers(layers: Layers, encoder: nn.Module, x: str) -> str:
     return layers.finish(x, encoder.output)
 
 
+def resnet(layers: Layers, encoder: nn.Module, x: str, image_shape: Sequence[int]) -> str:
+    """The graph of a `ResNetEncoder`."""
+    graph = layers.graph
+    x = layers.channels_first(layers.standardise(x, encoder, image_shape))
+    stride, padding = (1, 1) if encoder.small_inputs else (2, 3)
+    x = layers.relu(layers.batch_norm(layers.conv(x, "conv1", stride, padding), "bn1"))
+    if not encoder.small_inputs:
+        x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    sizes = (1, 3, 1) if encoder.bottleneck else (3, 3)
+    for s, blocks in enumerate(encoder.stages, 1):
+        for b in range(blocks):
+            block, skip = layers.part(f"layer{s}_{b}"), x
+            stride = 2 if s > 1 and b == 0 else 1
+            for i, size in enumerate(sizes, 1):
+                x = block.conv(x, f"conv{i}", stride if i == 1 + sizes.index(3) else 1, size // 2)
+                x = block.batch_norm(x, f"bn{i}")
+                x = x if i == len(sizes) else layers.relu(x)
+            if block.has("downsample_conv"):
+                skip = block.conv(skip, "downsample_conv", stride, 0)
+                skip = block.batch_norm(skip, "downsample_bn")
+            x = layers.relu(graph.add("Add", skip, x))
+    x = layers.flat(graph.add("GlobalAveragePool", x))
+    x = layers.dense(x, "embedding") if encoder.project else x
+    return layers.finish(x, encoder.output)
+
+
+def vit(layers: Layers, encoder: nn.Module, x: str, image_shape: Sequence[int]) -> str:
+    """The graph of a `ViTEncoder`."""
+    graph = layers.graph
+    x = layers.channels_first(layers.standardise(x, encoder, image_shape))
+    x = layers.channels_last(layers.conv(x, "patch_embed", encoder.patch, "VALID"))
+    x = graph.add("Reshape", x, graph.constant([0, -1, encoder.width]))
+    batch = graph.add("Slice", graph.add("Shape", x), *map(graph.constant, ([0], [1])))
+    shape = graph.add("Concat", batch, graph.constant([1, encoder.width]), axis=0)
+    token = graph.add("Expand", graph.constant(layers.array("cls_token")), shape)
+    x = graph.add("Concat", token, x, axis=1)
+    x = graph.add("Add", x, graph.constant(layers.array("pos_embed")))
+    for number in range(1, encoder.depth + 1):
+        block = layers.part(f"block{number}")
+        x = graph.add("Add", x, _attention(block, encoder, block.layer_norm(x, "norm1")))
+        y = block.dense_tokens(block.layer_norm(x, "norm2"), "fc1")
+        x = graph.add("Add", x, block.dense_tokens(_gelu(graph, y), "fc2"))
+    x = graph.add("Gather", layers.layer_norm(x, "norm"), graph.constant(0), axis=1)
+    x = layers.dense(x, "embedding") if encoder.project else x
+    return layers.finish(x, encoder.output)
+
+
+def _attention(block: Layers, encoder: nn.Module, x: str) -> str:
+    """Self-attention of tokens (B, N, D)."""
+    graph, layers, size = block.graph, block.part("attn"), encoder.width // encoder.heads
+
+    def heads(name: str) -> str:
+        part = layers.part(name)
+        kernel = graph.constant(part.array("kernel").reshape(encoder.width, -1))
+        y = graph.add("MatMul", x, kernel)
+        y = graph.add("Add", y, graph.constant(part.array("bias").reshape(-1)))
+        y = graph.add("Reshape", y, graph.constant([0, 0, encoder.heads, size]))
+        return graph.add("Transpose", y, perm=[0, 2, 1, 3])
+
+    keys = graph.add("Transpose", heads("key"), perm=[0, 1, 3, 2])
+    logits = graph.add("MatMul", heads("query"), keys)
+    weights = graph.add("Softmax", graph.add("Div", logits, graph.constant(size**0.5)), axis=-1)
+    y = graph.add("MatMul", weights, heads("value"))
+    y = graph.add("Transpose", y, perm=[0, 2, 1, 3])
+    y = graph.add("Reshape", y, graph.constant([0, 0, encoder.width]))
+    out = layers.part("out")
+    y = graph.add("MatMul", y, graph.constant(out.array("kernel").reshape(-1, encoder.width)))
+    return graph.add("Add", y, graph.constant(out.array("bias")))
+
+
+def _gelu(graph: Graph, x: str) -> str:
+    """The Gaussian error linear unit, exactly."""
+    error = graph.add("Erf", graph.add("Div", x, graph.constant(2**0.5)))
+    half = graph.add("Mul", x, graph.constant(0.5))
+    return graph.add("Mul", half, graph.add("Add", error, graph.constant(1.0)))
+
+
 # From the class of an encoder to its graph: (layers, encoder, images (B, H, W, C), (H, W, C)) -> (B, D).
 ENCODER_GRAPHS: dict[str, Callable[[Layers, nn.Module, str, Sequence[int]], str]] = {
     "KochEncoder": koch,
     "ResidualEncoder": residual,
     "SmallEncoder": small,
     "DenseEncoder": dense,
+    "ResNetEncoder": resnet,
+    "ViTEncoder": vit,
 }
