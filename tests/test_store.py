@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from siamese_jax.evaluation import bounds, calibration
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models import siamese
@@ -395,3 +396,31 @@ def test_what_is_no_large_gallery_is_refused(tmp_path):
     with pytest.raises(ValueError, match="another program's"):
         store.Store(tmp_path / "other.db")
     assert not store.is_store(tmp_path / "none.db") and not store.is_store(tmp_path / "text.db")
+
+
+def test_the_bound_of_a_gallery_ends_with_the_next_name(nets, large, monkeypatch):
+    bound = bounds.Bound(0.1, 0.9, 44, ((120, 2.0),), gallery=120)
+    held = dict.fromkeys(calibration.HeldOut.__annotations__, 1)
+    of_gallery = calibration.Calibration(
+        0.1, ((1, 1.0),), 1.0, 0.0, "s", "f", 0, 4, 8, held, bound, "bound"
+    )
+    of_any = dataclasses.replace(of_gallery, bound=dataclasses.replace(bound, gallery=None))
+    for seed, (learned, still) in enumerate(((of_gallery, None), (of_any, of_any.bound))):
+        monkeypatch.setattr(gallery, "calibration_of", lambda *_, learned=learned: learned)
+        assert large.calibrate(nets["cosine"], None, 0.1) == learned == large.calibration
+        large.enrol_all(nets["cosine"], {f"more{seed}": [picture(seed)]})
+        assert large.calibration == dataclasses.replace(learned, bound=still)
+
+
+def test_only_its_own_network_calibrates_a_store(nets, large, monkeypatch, tmp_path):
+    store.create(tmp_path / "other.db", make_gallery(nets["euclidean"]))
+
+    def changed_meanwhile(*_):  # as by `rebuild` in another process
+        with sqlite3.connect(large.path) as db:
+            db.execute("ATTACH ? AS other", [str(tmp_path / "other.db")])
+            db.execute("REPLACE INTO fact SELECT * FROM other.fact WHERE key = 'network'")
+
+    monkeypatch.setattr(gallery, "calibration_of", changed_meanwhile)
+    with pytest.raises(ValueError, match="network"):
+        large.calibrate(nets["cosine"], None, 0.1)
+    assert large.calibration is None

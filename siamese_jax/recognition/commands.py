@@ -264,15 +264,14 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
     labelled = folder.load_folder(
         paths[0], image_size=net.image_shape[:2], ink=net.kind == "ink", min_images=2
     )
-    learned = gallery.learn(
-        *(known, net, labelled, settings.false_accept_rate, settings.seed),
-        confidence=settings.confidence,
-        decided_by=settings.threshold,
-    )
+    chosen = (labelled, settings.false_accept_rate, settings.seed)
+    how = {"confidence": settings.confidence, "decided_by": settings.threshold}
     if isinstance(known, Store):
-        known.calibrate(learned)
+        learned = known.calibrate(net, *chosen, **how)
     else:
-        file.write(dataclasses.replace(known, calibration=learned))
+        known = gallery.calibrate(known, net, *chosen, **how)
+        file.write(known)
+        learned = known.calibration
     lines = calibration.describe(learned)
     if _trained_on(settings, paths[0]):
         lines = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import pathlib
 
@@ -36,7 +37,8 @@ def render(
     facts.append(("dissimilarity", f"{comparison.dissimilarity:.4f}"))
     threshold, reference = 0.0, "a score of 0"
     if calibrated is not None:
-        threshold, reference = calibrated.threshold(1), "the threshold"
+        plain = dataclasses.replace(calibrated, decided_by="plain")  # a bound is of whole galleries
+        threshold, reference = plain.threshold(1), "the threshold"
         verdict = "same" if comparison.score >= threshold else "different"
         rate = f"for a false-accept rate of {calibrated.rate:g}"
         facts.append(("probability of same", f"{comparison.probability:.4f}"))

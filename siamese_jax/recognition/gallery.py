@@ -370,34 +370,14 @@ def calibrate(
     Raises:
         ValueError: another network, or what `calibration_of` refuses.
     """
-    learned = learn(
-        *(gallery, net, labelled, rate, seed), confidence=confidence, decided_by=decided_by
-    )
-    return dataclasses.replace(gallery, calibration=learned)
-
-
-def learn(
-    known: Gallery | store.Store,
-    net: Comparing,
-    labelled: ImageSet,
-    rate: float,
-    seed: int = 0,
-    *,
-    confidence: float = bounds.CONFIDENCE,
-    decided_by: str = "plain",
-) -> calibration.Calibration:
-    """The threshold and probabilities of `calibrate`, whose arguments and errors it has.
-
-    The bound of a large gallery is of any gallery.
-    """
-    check_network(known, net)
-    references = known.scored if isinstance(known, Gallery) and known.references else None
-    return calibration_of(
+    check_network(gallery, net)
+    learned = calibration_of(
         *(net, labelled, rate, seed),
         confidence=confidence,
         decided_by=decided_by,
-        references=references,
+        references=gallery.scored if gallery.references else None,
     )
+    return dataclasses.replace(gallery, calibration=learned)
 
 
 def calibration_of(

@@ -32,6 +32,7 @@ from siamese_jax.recognition.gallery import Gallery, Reference
 if TYPE_CHECKING:
     from usearch.index import Index
 
+    from siamese_jax.data.image_set import ImageSet
     from siamese_jax.inference.comparing import Comparing
     from siamese_jax.recognition import pictures, shortlist
 
@@ -264,10 +265,19 @@ class Store:
         with self._clearly():  # the log goes into the file, unless somebody is reading it
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def calibrate(self, calibration: Calibration) -> None:
-        """Sets threshold and probabilities."""
+    def calibrate(
+        self, net: Comparing, labelled: ImageSet, rate: float, seed: int = 0, **how: Any
+    ) -> Calibration:
+        """Learns threshold and probabilities, see `gallery.calibration_of`.
+
+        A bound is of any gallery.
+        """
+        gallery_lib.check_network(self, net)
+        learned = gallery_lib.calibration_of(net, labelled, rate, seed, **how)
         with self._writing():
-            self._set("calibration", dataclasses.asdict(calibration))
+            gallery_lib.check_network(self, net)  # another process may have changed it meanwhile
+            self._set("calibration", dataclasses.asdict(learned))
+        return learned
 
     def rebuild(self, net: Comparing, progress: bool = False) -> int:
         """Embeds all references by another network; see `gallery.rebuild`.
