@@ -3,6 +3,7 @@
 import collections
 import fcntl
 import functools
+import importlib.metadata
 import os
 import pathlib
 import platform
@@ -11,9 +12,15 @@ import shutil
 import jaxtyping
 import pytest
 
-DEVICES = "--xla_force_host_platform_device_count"
-if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # before jax starts
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+XLA_FLAGS = {
+    "--xla_force_host_platform_device_count": 8,
+    "--xla_backend_optimization_level": 0,  # most of a test's time is spent on compiling
+}
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag ends the process
+    XLA_FLAGS["--xla_cpu_use_fusion_emitters"] = False  # which take long to compile
+for flag, setting in XLA_FLAGS.items():  # before jax starts
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={setting}".strip()
 
 # Every call in these modules is checked against its annotations: types, shapes and dtypes.
 TYPED_MODULES = (
@@ -29,7 +36,7 @@ REAL_DATA = "SIAMESE_JAX_TEST_DATA"
 
 def pytest_configure(config):
     """Prepares jax, but not in the process that only hands the tests out to workers."""
-    _keep_compiled(config.cache)
+    _keep_compiled(getattr(config, "cache", None))
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         return
     import jax
@@ -42,7 +49,7 @@ def _keep_compiled(cache):
 
     Workers and the commands that tests start share them, and find the folder in their environment.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or cache is None:
         return
     folder = cache.mkdir(f"compiled-{platform.node()}")
     if sum(file.stat().st_size for file in folder.iterdir()) > 2**30:

@@ -338,7 +338,7 @@ def test_the_sheet_of_every_objective(smoke_run, name):
     config.objective = ml_collections.ConfigDict({"name": name, **fields})
     config.augment.distort = False
     if objectives.learns_distances(name):
-        config.model.comparator = "euclidean"
+        config.model.comparator, config.model.head_args = "euclidean", {}
     training = report.preview(config, smoke_run.data)
     inputs = dataclasses.replace(smoke_run, config=config, training=training)
     figures = {
