@@ -3,7 +3,9 @@
 import contextlib
 import io
 import logging
+import os
 import pathlib
+import re
 import runpy
 import signal
 import sys
@@ -24,6 +26,12 @@ class Done(NamedTuple):
     returncode: int
     stdout: str
     stderr: str
+
+
+def xla_flags(devices: int) -> str:
+    """The tests' XLA_FLAGS for a process of so many devices."""
+    count = r"(?<=--xla_force_host_platform_device_count=)\d+"
+    return re.sub(count, str(devices), os.environ["XLA_FLAGS"])
 
 
 def launch(script, *words) -> Done:

@@ -94,7 +94,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
         [sys.executable, script], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 1
-    assert "ValueError: a process that prepares pictures ended" in done.stderr
+    assert "ValueError: a process that prepares pictures ended" in done.stderr, done.stderr
 
 
 @pytest.mark.slow

@@ -90,6 +90,7 @@ def run(image_set, begin, count, fed, fields=EPISODES, num_steps=10):
 
 @pytest.mark.parametrize("count, fields", [(4, EPISODES), (2, FIXED_PAIRS)])
 @pytest.mark.slow
+@pytest.mark.emitters
 def test_either_way_makes_the_same_run(small, begin, count, fields):
     held, losses = run(small, begin, count, False, fields)
     fed, fed_losses = run(small, begin, count, True, fields)
@@ -142,6 +143,7 @@ def figures(path):
 
 
 @pytest.mark.slow
+@pytest.mark.emitters
 def test_a_run_on_one_device_resumes_with_the_other_feed(tmp_path):
     programs = {}
     loop.train_and_evaluate(smoke(feed="device"), str(tmp_path / "held"), programs=programs)

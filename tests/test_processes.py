@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from launching import xla_flags
 
 from siamese_jax.runs import checkpoints, workdir
 from siamese_jax.training import loop
@@ -36,7 +37,7 @@ def _start(path, processes, devices_each, *more):
         **os.environ,
         "PYTHON": sys.executable,
         "PORT": str(port),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices_each}",
+        "XLA_FLAGS": xla_flags(devices_each),
     }
     return subprocess.Popen(
         ["bash", ROOT / "launch/local.sh", str(processes)]

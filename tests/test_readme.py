@@ -14,7 +14,7 @@ import warnings
 
 import numpy as np
 import pytest
-from launching import launch
+from launching import launch, xla_flags
 from ml_collections import config_flags
 from PIL import Image
 
@@ -190,7 +190,12 @@ def run(words, alone=False):
     if alone:
         done = subprocess.run(
             [sys.executable, *words[1:]],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "XLA_FLAGS": ""},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "MPLBACKEND": "agg",
+                "XLA_FLAGS": xla_flags(1),
+            },
             capture_output=True,
             text=True,
             timeout=600,
@@ -239,7 +244,7 @@ def desk(tmp_path_factory, glyphs):
 
 
 ALONE = ("launch/evaluate.py", "launch/report.py")  # the others run alone in other tests
-FEW = ("--n_way=5", "--num_trials=100", "--num_devices=1")  # of launch/evaluate.py
+FEW = ("--n_way=5", "--num_trials=100", "--num_devices=1", "--nobaselines")  # of launch/evaluate.py
 
 
 @pytest.mark.slow

@@ -85,10 +85,10 @@ class Decoder:
                 digest.update(data)
                 return data
 
-            found, fault = attempt(pixels, self.path, parts, read_and_note, self.mode, self.size)
-            if found is None:
+            decoded, fault = attempt(pixels, self.path, parts, read_and_note, self.mode, self.size)
+            if decoded is None:
                 return None, 0, fault.removeprefix(f"{self.path}: ")
-            image = resize_images(as_kind(found, self.kind)[None], *self.size)[0]
+            image = resize_images(as_kind(decoded, self.kind)[None], *self.size)[0]
             return image, int.from_bytes(digest.digest()[:8], "big"), ""
 
         return decode
@@ -158,8 +158,8 @@ def decode_picture(
         picture = picture.transpose(_TURNS[turn])
     width, height = picture.size
     if width * height <= _AT_ONCE:
-        found = _opaque(picture, mode)
-        return found.reshape(height, width, -1)
+        array = _opaque(picture, mode)
+        return array.reshape(height, width, -1)
     whole = np.empty((height, width, 3 if mode == "RGB" else 1), np.uint8)
     for top in range(0, height, _ROWS):  # a part at a time: copies of the whole want memory
         part = picture.crop((0, top, width, min(height, top + _ROWS)))

@@ -303,8 +303,8 @@ def _prepared_images(
     (height, width), mode = known["size"], known["mode"]
     shape = (height, width, 3 if mode == "RGB" else 1)
     decoder = decoding.Decoder(path, top, tuple(files), mode, kind, (height, width))
-    found = shards.prepare(decoder, len(files), shape, root)
-    images = StreamedImages(found.read, np.arange(len(found.kept)), shape)
+    prepared = shards.prepare(decoder, len(files), shape, root)
+    images = StreamedImages(prepared.read, np.arange(len(prepared.kept)), shape)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if stream is None:
         stream = math.prod(images.shape) > memory // 2
@@ -312,8 +312,8 @@ def _prepared_images(
         in_memory = np.empty(images.shape, np.uint8)
         for begin in range(0, len(in_memory), shards.PART):
             in_memory[begin : begin + shards.PART] = images[begin : begin + shards.PART]
-        return in_memory, found.kept, found.digests, list(found.broken)
-    return images, found.kept, found.digests, list(found.broken)
+        return in_memory, prepared.kept, prepared.digests, list(prepared.broken)
+    return images, prepared.kept, prepared.digests, list(prepared.broken)
 
 
 def _facts(

@@ -313,12 +313,12 @@ def pixel_digests(images: ImageSet) -> np.ndarray:
     """
     if images.digests is not None:
         return images.digests
-    found = [
+    digests = [
         hashlib.sha256(np.ascontiguousarray(image).data).digest()[:8]
         for begin in range(0, len(images), _CHUNK)
         for image in images.images[begin : begin + _CHUNK]
     ]
-    return np.array([int.from_bytes(digest, "big") for digest in found], np.uint64)
+    return np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
 
 
 def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:

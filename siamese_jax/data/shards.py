@@ -90,7 +90,7 @@ def prepare(
                     _run(work, missing, count, processes or len(os.sched_getaffinity(0)))
                 except OSError as error:
                     raise prepared_folder.cannot_hold(root, error) from None
-                except concurrent.futures.process.BrokenProcessPool:
+                except concurrent.futures.BrokenExecutor:
                     raise ValueError(
                         f"a process that prepares pictures ended: if its memory is enough, {_GUARD}"
                     ) from None

@@ -102,8 +102,8 @@ def draw(seed: int, person: int, number: int, forger: int | None = None) -> np.n
         )  # errors that come back every time
         strokes = [knots + copied.normal(0, 0.04, knots.shape) * (0.5, 1) for knots in strokes]
         share = copied.uniform(0.35, 0.65)  # of the forger's own hand
-        own = hand_of(seed, forger)
-        hand = Hand(*(share * a + (1 - share) * b for a, b in zip(own, hand, strict=True)))
+        forger_hand = hand_of(seed, forger)
+        hand = Hand(*(share * a + (1 - share) * b for a, b in zip(forger_hand, hand, strict=True)))
         hand = hand._replace(pressure=0.5 * hand.pressure)
         tremor = copied.uniform(0.012, 0.02)
     hand = hand._replace(

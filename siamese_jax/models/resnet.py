@@ -130,9 +130,9 @@ class ResNetEncoder(nn.Module):
     @nn.nowrap
     def stage_of(self, path: str) -> int:
         """The stage of a parameter by its path in the encoder, such as `layer1_0/conv1/kernel`."""
-        found = re.match(r"layer(\d+)_", path)
-        if found:
-            return int(found[1])
+        match = re.match(r"layer(\d+)_", path)
+        if match:
+            return int(match[1])
         return self.num_stages if path.startswith("embedding/") else 0
 
     @nn.nowrap

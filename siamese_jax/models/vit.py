@@ -91,9 +91,9 @@ class ViTEncoder(nn.Module):
     @nn.nowrap
     def stage_of(self, path: str) -> int:
         """The stage of a parameter by its path in the encoder, such as `block1/fc1/kernel`."""
-        found = re.match(r"block(\d+)/", path)
-        if found:
-            return int(found[1])
+        match = re.match(r"block(\d+)/", path)
+        if match:
+            return int(match[1])
         return self.num_stages if path.startswith(("embedding/", "norm/")) else 0
 
     @nn.nowrap
@@ -117,7 +117,7 @@ class ViTEncoder(nn.Module):
             if name.startswith("head."):
                 continue
             module, _, leaf = name.rpartition(".")
-            module = re.sub(r"^blocks\.(\d+)\.", lambda found: f"block{int(found[1]) + 1}/", module)
+            module = re.sub(r"^blocks\.(\d+)\.", lambda match: f"block{int(match[1]) + 1}/", module)
             module = module.replace("/mlp.", "/")
             if name == "pos_embed":
                 arrays["params/pos_embed"] = self._resized(x, image_shape)

@@ -264,15 +264,21 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
     labelled = folder.load_folder(
         paths[0], image_size=net.image_shape[:2], ink=net.kind == "ink", min_images=2
     )
-    chosen = (labelled, settings.false_accept_rate, settings.seed)
-    how = {"confidence": settings.confidence, "decided_by": settings.threshold}
     if isinstance(known, Store):
-        learned = known.calibrate(net, *chosen, **how)
+        known.calibrate(
+            *(net, labelled, settings.false_accept_rate, settings.seed),
+            confidence=settings.confidence,
+            decided_by=settings.threshold,
+        )
     else:
-        known = gallery.calibrate(known, net, *chosen, **how)
+        known = gallery.calibrate(
+            *(known, net, labelled, settings.false_accept_rate, settings.seed),
+            confidence=settings.confidence,
+            decided_by=settings.threshold,
+        )
         file.write(known)
-        learned = known.calibration
-    lines = calibration.describe(learned)
+    assert known.calibration is not None
+    lines = calibration.describe(known.calibration)
     if _trained_on(settings, paths[0]):
         lines = (
             f"WARNING: the network was trained on {paths[0]}: on classes that it knows it scores too "

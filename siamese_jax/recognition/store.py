@@ -267,7 +267,7 @@ class Store:
 
     def calibrate(
         self, net: Comparing, labelled: ImageSet, rate: float, seed: int = 0, **how: Any
-    ) -> Calibration:
+    ) -> None:
         """Learns threshold and probabilities, see `gallery.calibration_of`.
 
         A bound is of any gallery.
@@ -277,7 +277,6 @@ class Store:
         with self._writing():
             gallery_lib.check_network(self, net)  # another process may have changed it meanwhile
             self._set("calibration", dataclasses.asdict(learned))
-        return learned
 
     def rebuild(self, net: Comparing, progress: bool = False) -> int:
         """Embeds all references by another network; see `gallery.rebuild`.

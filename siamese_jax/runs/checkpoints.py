@@ -369,7 +369,7 @@ def read_variables(
         steps = saved.steps
         try:
             step = _chosen(saved, checkpoint)
-            if step is None or step not in steps:
+            if not isinstance(step, int) or (step == checkpoint and step not in saved.steps):
                 raise ValueError(f"{workdir} holds no checkpoint {checkpoint!r}; it has {steps}")
             return step, saved.variables(step)
         except DamagedCheckpoint as error:
