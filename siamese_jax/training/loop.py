@@ -314,7 +314,7 @@ class _Progress:
             pace = (time.perf_counter() - self._begun) / _STEPS_OF_ESTIMATE
             minutes = pace * (self._steps - step) / 60
             self._bar.clear()
-            _log.info("%.3g s a step: %s more, besides validations", pace, _minutes(minutes))
+            _log.info("%.3g s a step: %s to go, besides validations", pace, _minutes(minutes))
 
     def restart_clock(self, step: int) -> None:
         """Starts the clock anew at a step."""
