@@ -28,10 +28,10 @@ class Done(NamedTuple):
     stderr: str
 
 
-def xla_flags(devices: int) -> str:
-    """The tests' XLA_FLAGS for a process of so many devices."""
+def environment(devices: int = 1) -> dict[str, str]:
+    """The environment of a process of so many devices that compiles as the tests do."""
     count = r"(?<=--xla_force_host_platform_device_count=)\d+"
-    return re.sub(count, str(devices), os.environ["XLA_FLAGS"])
+    return os.environ | {"XLA_FLAGS": re.sub(count, str(devices), os.environ.get("XLA_FLAGS", ""))}
 
 
 def launch(script, *words) -> Done:

@@ -1,7 +1,6 @@
 """The real loop on the smoke configs: what it writes, and that it goes on after any interruption."""
 
 import json
-import os
 import pathlib
 import signal
 import struct
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
-from launching import launch
+from launching import environment, launch
 from tensorboardX.proto import event_pb2
 
 import siamese_jax
@@ -628,7 +627,7 @@ def start(*flags):
     return subprocess.Popen(
         [sys.executable, "launch/train.py", *flags],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("XLA_")},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from launching import xla_flags
+from launching import environment
 
 from siamese_jax.runs import checkpoints, workdir
 from siamese_jax.training import loop
@@ -33,18 +33,12 @@ def _start(path, processes, devices_each, *more):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "PYTHON": sys.executable,
-        "PORT": str(port),
-        "XLA_FLAGS": xla_flags(devices_each),
-    }
     return subprocess.Popen(
         ["bash", ROOT / "launch/local.sh", str(processes)]
         + [f"--config={ROOT}/configs/quickstart.py:vector,smoke", f"--workdir={path}"]
         + [f"--config.{name}={value}" for name, value in {**FIELDS, "num_devices": 0}.items()]
         + list(more),
-        env=environment,
+        env=environment(devices_each) | {"PYTHON": sys.executable, "PORT": str(port)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import importlib.util
 import io
-import os
 import pathlib
 import re
 import shlex
@@ -14,7 +13,7 @@ import warnings
 
 import numpy as np
 import pytest
-from launching import launch, xla_flags
+from launching import environment, launch
 from ml_collections import config_flags
 from PIL import Image
 
@@ -190,12 +189,7 @@ def run(words, alone=False):
     if alone:
         done = subprocess.run(
             [sys.executable, *words[1:]],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "MPLBACKEND": "agg",
-                "XLA_FLAGS": xla_flags(1),
-            },
+            env=environment() | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"},
             capture_output=True,
             text=True,
             timeout=600,

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import pathlib
 import signal
 import sqlite3
@@ -14,6 +13,7 @@ import time
 import numpy as np
 import optuna
 import pytest
+from launching import environment
 from optuna.trial import TrialState
 
 from siamese_jax.experiments import search
@@ -448,11 +448,10 @@ def test_a_worker_that_is_killed_is_replaced_by_another(tmp_path):
     command += [f"--config={ROOT / 'configs' / 'vectors.py'}:smoke", "--only=optim"]
     command += ["--config.num_steps=2000", "--config.eval.every=100"]
     command += ["--trials=2", "--stale_seconds=4"]
-    environment = {name: x for name, x in os.environ.items() if not name.startswith("XLA_")}
     workers = []
     for name in "ab":
         log = open(tmp_path / f"{name}.log", "w")
-        workers.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+        workers.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment()))
     try:
         _kill_one_of(workers, path, tmp_path)
     finally:

@@ -26,6 +26,7 @@ from siamese_jax.inference import network
 from siamese_jax.runs import export, workdir
 from siamese_jax.runs.checkpoints import Checkpoints
 from siamese_jax.training import loop
+from tests import launching
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "vector,smoke"
@@ -249,7 +250,7 @@ def command(
 def python(code: str, cache: pathlib.Path) -> subprocess.CompletedProcess:
     """Runs some Python in a process of its own, with a cache of compiled programs."""
     environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))},
+        **launching.environment(),
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
