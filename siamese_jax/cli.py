@@ -49,7 +49,8 @@ def run(
         error_code: exit code of every error.
     """
     absl_logging.set_verbosity(absl_logging.FATAL)  # of the libraries, whose errors are raised too
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's tasks: the same errors again
+    for name in ("asyncio", "concurrent.futures"):  # Orbax's tasks: the same errors again
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     notes = logging.getLogger("siamese_jax")
     notes.addHandler(logging.StreamHandler())
     notes.setLevel(logging.INFO)

@@ -58,7 +58,8 @@ def launch(script, *words) -> Done:
 def _left_as_it_was():
     """Takes back the flags, the logging and the handlers of signals that a command sets."""
     known = set(flags.FLAGS)
-    loggers = [logging.getLogger(name) for name in ("siamese_jax", "siamese_jax.data", "asyncio")]
+    names = ("siamese_jax", "siamese_jax.data", "asyncio", "concurrent.futures")
+    loggers = [logging.getLogger(name) for name in names]
     before = [(x, x.handlers[:], x.level, x.propagate) for x in loggers]
     verbosity, hook = absl_logging.get_verbosity(), sys.excepthook
     handlers = {number: signal.getsignal(number) for number in SIGNALS}

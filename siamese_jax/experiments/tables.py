@@ -20,6 +20,8 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from siamese_jax import readers
 from siamese_jax.data import splits
 from siamese_jax.evaluation import intervals, metrics
@@ -82,7 +84,7 @@ class Measurement:
     @property
     def mean(self) -> float:
         """Mean of the values."""
-        return sum(100 * value for value in self.values) / len(self.values) / 100
+        return float(np.mean([100 * value for value in self.values])) / 100  # as every Python adds
 
     @property
     def over_trials(self) -> tuple[float, float]:

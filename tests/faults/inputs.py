@@ -181,7 +181,7 @@ def damaged_record(bench: Bench, rng: random.Random) -> str | None:
         return _damaged_evaluation(bench, rng)
     if kind == "record":
         path = bench.fresh("record.json")
-        shutil.copyfile(ROOT / "results" / "quickstart.json", path)
+        shutil.copyfile(ROOT / "results" / "quickstart" / "seed0.json", path)
 
         def read():
             return records.read(path, records.Evaluation)
