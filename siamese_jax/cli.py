@@ -49,14 +49,13 @@ def run(
         error_code: exit code of every error.
     """
     absl_logging.set_verbosity(absl_logging.FATAL)  # of the libraries, whose errors are raised too
-    for name in ("asyncio", "concurrent.futures"):  # Orbax's tasks: the same errors again
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's tasks: the same errors again
     notes = logging.getLogger("siamese_jax")
     notes.addHandler(logging.StreamHandler())
     notes.setLevel(logging.INFO)
     notes.propagate = False
 
-    sys.excepthook = _unless_closed
+    sys.excepthook, sys.unraisablehook = _unless_closed, _unraisable_unless_closed
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1 and not takes_words:
@@ -129,8 +128,18 @@ def _unless_closed(
     kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
 ) -> None:
     """Shows an error that nobody caught, but not what Orbax's threads say after a failed saving."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+    if not _is_closed_loop(error):
         sys.__excepthook__(kind, error, trace)
+
+
+def _unraisable_unless_closed(unraisable: sys.UnraisableHookArgs) -> None:
+    """The same for an error that could not be raised, as in a callback of TensorStore."""
+    if not _is_closed_loop(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
+
+
+def _is_closed_loop(error: BaseException | None) -> bool:
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
 
 def _check_given(script: str) -> None:

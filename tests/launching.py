@@ -58,10 +58,9 @@ def launch(script, *words) -> Done:
 def _left_as_it_was():
     """Takes back the flags, the logging and the handlers of signals that a command sets."""
     known = set(flags.FLAGS)
-    names = ("siamese_jax", "siamese_jax.data", "asyncio", "concurrent.futures")
-    loggers = [logging.getLogger(name) for name in names]
+    loggers = [logging.getLogger(name) for name in ("siamese_jax", "siamese_jax.data", "asyncio")]
     before = [(x, x.handlers[:], x.level, x.propagate) for x in loggers]
-    verbosity, hook = absl_logging.get_verbosity(), sys.excepthook
+    verbosity, hooks = absl_logging.get_verbosity(), (sys.excepthook, sys.unraisablehook)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
@@ -73,6 +72,6 @@ def _left_as_it_was():
             logger.handlers[:], logger.propagate = there, propagate
             logger.setLevel(level)
         absl_logging.set_verbosity(verbosity)
-        sys.excepthook = hook
+        sys.excepthook, sys.unraisablehook = hooks
         for number, handler in handlers.items():
             signal.signal(number, handler)

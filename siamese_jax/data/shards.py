@@ -8,7 +8,6 @@ where it was. What a process imports to decode is light: neither jax nor tfds.
 from __future__ import annotations
 
 import concurrent.futures
-import concurrent.futures.process
 import contextlib
 import dataclasses
 import functools

@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--record", type=pathlib.Path, help="file for the counts")
     given = parser.parse_args()
     absl_logging.set_verbosity(absl_logging.FATAL)
-    for name in ("siamese_jax", "asyncio", "concurrent.futures"):
+    for name in ("siamese_jax", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     threading.excepthook = lambda error: None  # of Orbax, whose failed saving is raised as well
     kinds = {k: v for k, v in cases.KINDS.items() if given.kind is None or given.kind in k}

@@ -271,7 +271,7 @@ def launched(launcher: str, words: list[str]) -> tuple[int | None, str]:
     known, notes = set(flags.FLAGS), logging.getLogger("siamese_jax")
     handlers, level, spread = list(notes.handlers), notes.level, notes.propagate
     signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    kept = sys.argv, sys.excepthook
+    kept = sys.argv, sys.excepthook, sys.unraisablehook
     sys.argv = [f"launch/{launcher}.py", *words]
     errors, code = io.StringIO(), None
     try:
@@ -280,7 +280,7 @@ def launched(launcher: str, words: list[str]) -> tuple[int | None, str]:
     except SystemExit as end:
         code = end.code
     finally:
-        sys.argv, sys.excepthook = kept
+        sys.argv, sys.excepthook, sys.unraisablehook = kept
         notes.handlers[:], notes.level, notes.propagate = handlers, level, spread
         for number, handler in signals.items():
             signal.signal(number, handler)
