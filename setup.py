@@ -6,6 +6,7 @@ import shutil
 
 import setuptools
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 ROOT = pathlib.Path(__file__).parent
 COMMANDS = sorted(
@@ -30,6 +31,17 @@ class BuildWithCommands(build_py):
                 shutil.copy(file, target)
 
 
+class SourceWithCommands(sdist):
+    """Puts `launch/` and `configs/` into a source distribution, from which a wheel may be built."""
+
+    def make_release_tree(self, base_dir, files):
+        """Copies them beside the files that setuptools finds by itself."""
+        super().make_release_tree(base_dir, files)
+        for name in ("launch", "configs"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, pathlib.Path(base_dir) / name, ignore=ignored)
+
+
 setuptools.setup(
     name="siamese_jax",
     version=re.search('__version__ = "(.*)"', (ROOT / "siamese_jax/__init__.py").read_text())[1],
@@ -42,7 +54,7 @@ setuptools.setup(
         "siamese_jax.reporting": ["*.css"],
         "siamese_jax.runs": ["pretrained/*.npz"],
     },
-    cmdclass={"build_py": BuildWithCommands},
+    cmdclass={"build_py": BuildWithCommands, "sdist": SourceWithCommands},
     entry_points={
         "console_scripts": [f"siamese-{name} = siamese_jax.cli:run_launcher" for name in COMMANDS]
     },

@@ -36,14 +36,20 @@ def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in"):
+    for name in ("setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, source)
     for name in ("siamese_jax", "launch", "configs"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     done = run(
-        *pip, "wheel", ".", "--no-deps", "--no-build-isolation", "-w", folder / "dist", cwd=source
+        sys.executable, "setup.py", "sdist", "--dist-dir", folder / "source_dist", cwd=source
+    )
+    assert done.returncode == 0, done.stderr
+    (archive,) = (folder / "source_dist").iterdir()  # of which the wheel is built
+    done = run(
+        *(*pip, "wheel", archive, "--no-deps", "--no-build-isolation", "-w", folder / "dist"),
+        cwd=folder,
     )
     assert done.returncode == 0, done.stderr
     venv.create(folder / "environment", with_pip=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from siamese_jax.inference.pictures import Pictures, to_stack
 from siamese_jax.models.comparators import Comparator
 
 
-class Comparing:
+class Comparing(abc.ABC):
     """A network of this package, or an embedder of another library (`embedder.wrap`).
 
     Galleries, calibration, search and verification need nothing more of it.
@@ -37,14 +38,14 @@ class Comparing:
     framed: Any
 
     @property
+    @abc.abstractmethod
     def fingerprint(self) -> str:
         """16 hexadecimal digits that stand for all that decides its scores."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def head(self) -> Comparator:
         """The comparator."""
-        raise NotImplementedError
 
     @property
     def compares_singly(self) -> bool:
@@ -72,13 +73,13 @@ class Comparing:
         blank = np.zeros((1, *self.image_shape), self.dtype)
         return self.embed(blank, batch=1).shape[1]
 
+    @abc.abstractmethod
     def embed(self, images: np.ndarray | StreamedImages, batch: int = 256) -> np.ndarray:
         """(B, H, W, C) uint8 images -> (B, D) float32 embeddings."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def score_matrix(self, h1: np.ndarray, h2: np.ndarray | jax.Array) -> np.ndarray:
         """(Q, D) and (S, D) embeddings -> (Q, S) scores of each first with each second."""
-        raise NotImplementedError
 
     def sized(self, images: np.ndarray | StreamedImages) -> np.ndarray | StreamedImages:
         """Images (B, H, W, C) or (B, H, W) uint8 at the network's size.

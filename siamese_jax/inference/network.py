@@ -39,19 +39,12 @@ _PAIRS = 32  # pairs a device in a call of the pair step, which compares all wit
 class Siamese(Comparing):
     """A network with its parameters; `load` reads one, `bind` makes one.
 
-    Attributes:
+    Attributes, besides those of `Comparing`:
         model: the network.
         variables: its parameters and statistics, on the devices.
-        image_shape: (H, W, C) of its input.
-        kind: `ink` or `photo`, what it was trained on (see `ImageSet`).
-        name: for tables.
         devices: where it runs.
         embed_step, pair_step, one_shot_step: compiled steps, see `inference.embed`.
         class_step: compiled step of a network with a full context; None for others.
-        tta: views of each image in test-time augmentation, 1 for none.
-        calibrations: what scores mean, by what they are scores of: `pictures`, as `same` takes them,
-            or `drawings` of the demo.
-        framed: whether it was trained on characters that fill their frame.
     """
 
     model: SiameseNet
