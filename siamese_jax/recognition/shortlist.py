@@ -28,6 +28,7 @@ MAX_COMPONENTS = 128
 SAMPLE = 20_000  # references that the components are fitted on
 _DTYPE = "f16"
 _CONNECTIVITY, _BUILD = 16, 96  # links of a reference, candidates while it is added
+_BEGUN = 4096  # references of a graph that is begun
 _CHUNK = 2**22  # bytes read at a time
 
 
@@ -116,6 +117,23 @@ def empty(components: int) -> Index:
         expansion_add=_BUILD,
         expansion_search=SIZE,
     )
+
+
+def add(index: Index, ids: np.ndarray, projected: np.ndarray) -> None:
+    """Adds references to an index.
+
+    Threads that begin a graph together miss each other, and some references are never found: so one
+    thread begins it, and all go on.
+
+    Args:
+        index: that grows.
+        ids: (n,) int64 numbers of the references.
+        projected: (n, C) float32, their features on the components.
+    """
+    begun = max(0, _BEGUN - len(index))
+    for part, threads in ((slice(begun), 1), (slice(begun, None), 0)):
+        if len(ids[part]):
+            index.add(ids[part], projected[part], threads=threads)
 
 
 def opened(path: pathlib.Path, digest: str, view: bool = True) -> Index | None:

@@ -430,7 +430,7 @@ class Store:
         for start in tqdm.tqdm(starts, "index", disable=not progress, leave=False):
             ids, embeddings = self._range(start, min(start + _BLOCK, following))
             if len(ids):
-                known.add(ids, projection(shortlist.features(head, embeddings)))
+                shortlist.add(known, ids, projection(shortlist.features(head, embeddings)))
                 added += len(ids)
         path = self._beside(f"{self.path.name}.{secrets.token_hex(4)}.ann")
         digest = shortlist.save(known, path)
