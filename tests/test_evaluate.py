@@ -758,6 +758,7 @@ def test_open_set_of_planted_systems():
 
 
 @pytest.mark.parametrize("shot_aggregation", ["max", "prototype"])
+@pytest.mark.slow
 def test_open_set_by_a_loop(shot_aggregation, monkeypatch):
     image_set = many()
     trials = trial_lists.open_set(image_set, k_shot=2, seed=1)

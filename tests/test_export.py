@@ -103,7 +103,13 @@ def test_every_encoder_and_comparator_has_a_graph():
     assert set(onnx_comparators.COMPARATOR_GRAPHS) == classes
 
 
-@pytest.mark.parametrize("case", ENCODER_CASES)
+LONG = ("resnet", "resnet of bottlenecks", "vit")  # to compile
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(x, marks=pytest.mark.slow if x in LONG else ()) for x in ENCODER_CASES],
+)
 def test_onnx_embeds_as_the_network_does(case):
     shape = SHAPES.get(case, (29, 27, 1))
     net = make_net(*ENCODER_CASES[case], shape=shape)

@@ -195,6 +195,7 @@ def test_an_epochs_order_is_a_bijection(size):
         )
 
 
+@pytest.mark.slow
 def test_the_order_of_the_largest_set_is_a_bijection():
     size = 9 * 150_000
     order = np.asarray(epoch_order(jax.random.key(2), 7, np.arange(size), size))

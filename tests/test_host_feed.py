@@ -293,6 +293,7 @@ def test_load_streams_the_images_to_train_on(tiny, monkeypatch):
         loading.load({"name": "glyphs", "stream": True})
 
 
+@pytest.mark.slow
 def test_streamed_images_feed_the_same_batches(tiny):
     parts = omniglot.load_background(tiny), omniglot.load_background(tiny, stream=True)
     objective = objectives.build(EPISODES, 3)

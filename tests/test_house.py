@@ -150,6 +150,7 @@ def test_importing_the_package_does_not_start_jax():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_what_lists_a_gallery_does_not_start_jax():
     code = (
         "import siamese_jax, sys; siamese_jax.tune_cpu(); from siamese_jax.recognition import commands;"

@@ -92,6 +92,7 @@ def test_a_stem_for_small_inputs_keeps_their_size():
         assert maps["layer4_1"] == (1, side // 8, side // 8, 512)
 
 
+@pytest.mark.slow
 def test_grey_pictures_are_three_equal_channels():
     encoder = ResNetEncoder(**TINY)
     grey = np.random.default_rng(0).uniform(size=(2, 8, 8, 1)).astype(np.float32)

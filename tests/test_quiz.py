@@ -97,6 +97,7 @@ def test_the_page_knows_no_other_address(small):
     assert "default-src 'none'" in html and "{{" not in html
 
 
+@pytest.mark.slow
 def test_the_network_answers_as_in_the_evaluation(small, glyphs):
     net = siamese_jax.load("omniglot")
     answered = quiz.answer(net, small.trials, small.alphabets)

@@ -157,6 +157,7 @@ def test_the_whole_story(act, run, people, tmp_path):
     assert code == 0 and "bob" not in text and "calibrated on 3 classes" in text
 
 
+@pytest.mark.slow
 def test_rebuilding_takes_another_checkpoint(act, run, people):
     act("enrol", "anna", people / "p0" / "0.png", checkpoint="2")
     act("enrol", "bob", people / "p1" / "0.png", checkpoint="2")

@@ -295,6 +295,7 @@ def test_a_diverged_trial_counts_what_it_reached(formula, monkeypatch):
     assert "not finite" in second.user_attrs["reason"]
 
 
+@pytest.mark.slow
 def test_an_error_of_the_users_ends_the_search(formula):
     def fail():
         raise ValueError("eval.every must be a multiple of log_every")
@@ -410,6 +411,7 @@ def test_a_stopped_trial_waits_to_be_gone_on_with(formula):
     assert formula.rates[:2] == [0.002, 0.002] and len(formula.rates) == 3
 
 
+@pytest.mark.slow
 def test_a_trial_taken_over_by_another_worker_is_left_alone(formula):
     def take_over():
         study = study_of(formula.path)

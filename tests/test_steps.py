@@ -447,6 +447,7 @@ def test_the_steps_on_several_devices(residual, small, rows):
 
 
 @pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.slow
 def test_padding_changes_no_embedding(small, residual, count):
     model, variables = residual
     devices = Devices(count)
