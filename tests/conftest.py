@@ -33,7 +33,9 @@ TYPED_MODULES = (
     "siamese_jax.models",  # with all its modules
     "siamese_jax.training.losses",
     "siamese_jax.training.mining",
+    "siamese_jax.evaluation.intervals",
     "siamese_jax.evaluation.metrics",
+    "siamese_jax.evaluation.probabilities",
 )
 jaxtyping.install_import_hook(TYPED_MODULES, "beartype.beartype")  # before they are imported
 

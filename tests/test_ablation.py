@@ -16,7 +16,7 @@ import pytest
 import scipy.stats
 
 from siamese_jax.data import loading
-from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation import intervals
 from siamese_jax.experiments import ablation
 from siamese_jax.experiments.ablation import axes, table, training
 from siamese_jax.experiments.ablation.variants import (
@@ -371,8 +371,8 @@ def test_stopping_ends_the_trainings_and_begins_no_more(fake):
 def test_intervals_over_seeds():
     # t(0.975, 2) = 4.302653; the standard deviation of 1, 2, 3 is 1
     half = 4.302653 / np.sqrt(3)
-    assert metrics.seed_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - half, 2 + half), abs=1e-6)
-    assert np.isnan(metrics.seed_interval([0.5])).all()
+    assert intervals.seed_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - half, 2 + half), abs=1e-6)
+    assert np.isnan(intervals.seed_interval([0.5])).all()
     a, b = [0.8, 0.83, 0.81, 0.9], [0.7, 0.69, 0.75]
     wanted = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert table.seed_difference(a, b) == pytest.approx((wanted.low, wanted.high), rel=1e-9)

@@ -18,7 +18,7 @@ import pytest
 
 import siamese_jax
 from siamese_jax.data import loading
-from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation import intervals
 from siamese_jax.evaluation import trials as trials_lib
 from siamese_jax.experiments import quiz
 from siamese_jax.recognition import symbols
@@ -309,7 +309,7 @@ def test_the_quiz_from_first_to_last_trial(page, asked, tmp_path):
     page.shoot("quiz-end")
 
     total = 8 * len(asked_runs)
-    low, high = metrics.wilson_interval(total - 1, total)
+    low, high = intervals.wilson_interval(total - 1, total)
     tiles = page.text("#tiles")
     assert f"{100 * (total - 1) / total:.1f} %" in tiles
     assert f"{100 * low:.1f} – {100 * high:.1f}" in tiles

@@ -12,7 +12,15 @@ from PIL import Image
 from scipy import special, stats
 
 from siamese_jax.data.image_set import ImageSet
-from siamese_jax.evaluation import baselines, finetune, lists, metrics, pairs_csv, scoring
+from siamese_jax.evaluation import (
+    baselines,
+    finetune,
+    lists,
+    metrics,
+    pairs_csv,
+    probabilities,
+    scoring,
+)
 from siamese_jax.evaluation import protocols as protocols_lib
 from siamese_jax.evaluation import trials as trial_lists
 from siamese_jax.evaluation.intervals import cluster_interval
@@ -586,12 +594,12 @@ def test_verification_threshold_comes_from_validation(small):
     assert result.figures["far"] == pytest.approx(said_same[test.labels == 0].mean())
     assert result.figures["frr"] == pytest.approx(1 - said_same[test.labels == 1].mean())
     assert result.figures["validation_hash"] == validation.hash
-    slope, offset = metrics.fit_logistic(scores[validation.hash], validation.labels)
+    slope, offset = probabilities.fit_logistic(scores[validation.hash], validation.labels)
     assert result.figures["slope"] == pytest.approx(slope)
     logits = slope * scores[test.hash] + offset
     for name, figure in (
-        ("reliability_error", metrics.reliability_error(logits, test.labels)),
-        ("log_loss", metrics.log_loss(logits, test.labels)),
+        ("reliability_error", probabilities.reliability_error(logits, test.labels)),
+        ("log_loss", probabilities.log_loss(logits, test.labels)),
     ):
         assert result.figures[name] == pytest.approx(figure)
     assert result.diagnostics["asymmetry"] < 1e-9

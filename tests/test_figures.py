@@ -12,7 +12,7 @@ import pytest
 from scipy import special
 
 from siamese_jax.data.image_set import ImageSet
-from siamese_jax.evaluation import metrics, protocols, trials
+from siamese_jax.evaluation import metrics, probabilities, protocols, trials
 from siamese_jax.reporting import curves, embedding_map, image_sheets, wording
 from siamese_jax.reporting.inputs import count_confusions
 
@@ -276,8 +276,8 @@ def verification_errors(scores, labels, first, second, shape=(6, 5, 1), kind="in
     )
     scores = np.array(scores, float)
     logits = 2 * scores - 1
-    more = {"slope": 2.0, "offset": -1.0, "log_loss": metrics.log_loss(logits, labels)}
-    more["reliability_error"] = metrics.reliability_error(logits, labels)
+    more = {"slope": 2.0, "offset": -1.0, "log_loss": probabilities.log_loss(logits, labels)}
+    more["reliability_error"] = probabilities.reliability_error(logits, labels)
     return dataclasses.replace(
         result,
         scores=scores,
@@ -361,15 +361,15 @@ def test_bins_of_the_reliability_diagram_give_the_reliability_error():
     rng = np.random.default_rng(0)
     labels = np.tile([0, 1], 300)
     logits = rng.normal(size=600) + labels
-    mean, share = metrics.reliability_bins(logits, labels)
+    mean, share = probabilities.reliability_bins(logits, labels)
     assert len(mean) == 15 and (np.diff(mean) > 0).all()
-    error = metrics.reliability_error(logits, labels)
+    error = probabilities.reliability_error(logits, labels)
     np.testing.assert_allclose(np.abs(mean - share).mean(), error, rtol=1e-12)
     np.testing.assert_allclose(share.mean(), 0.5)  # equal masses, both labels of half
     # Three different pairs (1/6 each) weigh as much as one same pair, and fill the first bin. At
     # probability 3/4 a share of (1/2) / (1/2 + 1/6) = 3/4 is the same, on either side of the edge.
     logits = np.log([1 / 4, 1 / 4, 3, 3])
-    mean, share = metrics.reliability_bins(logits, np.array([0, 0, 0, 1]), num_bins=2)
+    mean, share = probabilities.reliability_bins(logits, np.array([0, 0, 0, 1]), num_bins=2)
     np.testing.assert_allclose(mean, [(1 / 5 + 1 / 5 + 3 / 4) / 3, 3 / 4])
     np.testing.assert_allclose(share, [1 / 4, 3 / 4])
 

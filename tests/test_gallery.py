@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from siamese_jax.data import folder
-from siamese_jax.evaluation import calibration, metrics
+from siamese_jax.evaluation import calibration, probabilities
 from siamese_jax.inference import network
 from siamese_jax.inference.devices import Devices
 from siamese_jax.models import siamese
@@ -780,7 +780,7 @@ def test_threshold_and_curve_come_from_the_calibration_classes_only():
     np.testing.assert_allclose((one[impostors] >= limits[0]).mean(), 0.05, atol=0.001)
     first, second = np.triu_indices(len(used), 1)
     labels = classes[used][first] == classes[used][second]
-    assert (made.slope, made.offset) == metrics.fit_logistic(one[first, second], labels)
+    assert (made.slope, made.offset) == probabilities.fit_logistic(one[first, second], labels)
 
 
 def test_probabilities_are_those_of_the_planted_scores():

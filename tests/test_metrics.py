@@ -9,7 +9,7 @@ import pytest
 from sklearn import linear_model
 from sklearn import metrics as sk_metrics
 
-from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation import intervals, metrics, probabilities
 
 NAN, INF = math.nan, math.inf
 
@@ -192,24 +192,24 @@ def test_roc_refuses(scores, labels, message, unchecked_shapes):
     ],
 )
 def test_wilson_against_published_values(correct, total, low, high):
-    assert metrics.wilson_interval(correct, total) == pytest.approx((low, high), abs=5e-5)
+    assert intervals.wilson_interval(correct, total) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_wilson_limits_solve_the_score_equation():
     # |p - limit| = z sqrt(limit (1 - limit) / n), which defines the interval.
     z = 1.6448536269514722  # 95 % point of the normal, for 90 %
-    for limit in metrics.wilson_interval(12.5, 40, confidence=0.9):
+    for limit in intervals.wilson_interval(12.5, 40, confidence=0.9):
         assert abs(12.5 / 40 - limit) == pytest.approx(z * math.sqrt(limit * (1 - limit) / 40))
     with pytest.raises(ValueError, match="5 right of 4"):
-        metrics.wilson_interval(5, 4)
+        intervals.wilson_interval(5, 4)
 
 
 def test_bootstrap_is_a_ratio_of_sums_over_groups():
     # Group 0: one trial, right. Group 1: three trials, wrong. Draws: {0, 0} -> 1 (chance 1/4),
     # one of each -> 1/4 (1/2), {1, 1} -> 0 (1/4).
     values, groups = np.array([1.0, 0.0, 0.0, 0.0]), np.array([7, 9, 9, 9])
-    assert metrics.bootstrap_interval(values, groups) == (0.0, 1.0)
-    assert metrics.bootstrap_interval(values, groups, confidence=0.4) == (0.25, 0.25)
+    assert intervals.bootstrap_interval(values, groups) == (0.0, 1.0)
+    assert intervals.bootstrap_interval(values, groups, confidence=0.4) == (0.25, 0.25)
 
 
 def test_bootstrap_against_the_closed_form():
@@ -217,25 +217,25 @@ def test_bootstrap_against_the_closed_form():
     rng = np.random.default_rng(0)
     means = rng.random(400)
     values = np.repeat(means, 5) + np.tile([-0.2, -0.1, 0, 0.1, 0.2], 400)
-    low, high = metrics.bootstrap_interval(values, np.repeat(np.arange(400), 5), seed=1)
+    low, high = intervals.bootstrap_interval(values, np.repeat(np.arange(400), 5), seed=1)
     half = 1.959964 * means.std() / 20
     assert (low, high) == pytest.approx((means.mean() - half, means.mean() + half), abs=0.05 * half)
     # As if trials were independent, it would be narrower.
-    single = metrics.bootstrap_interval(values, np.arange(2000), seed=1)
+    single = intervals.bootstrap_interval(values, np.arange(2000), seed=1)
     assert single[1] - single[0] < 0.6 * (high - low)
 
 
 def test_bootstrap_is_seeded_and_needs_two_groups(unchecked_shapes):
     values, groups = np.random.default_rng(0).random(40), np.repeat(np.arange(8), 5)
-    assert metrics.bootstrap_interval(values, groups, seed=3) == metrics.bootstrap_interval(
+    assert intervals.bootstrap_interval(values, groups, seed=3) == intervals.bootstrap_interval(
         values, groups, seed=3
     )
-    assert metrics.bootstrap_interval(values, groups, seed=3) != metrics.bootstrap_interval(
+    assert intervals.bootstrap_interval(values, groups, seed=3) != intervals.bootstrap_interval(
         values, groups, seed=4
     )
-    assert np.isnan(metrics.bootstrap_interval(values, np.zeros(40, int))).all()
+    assert np.isnan(intervals.bootstrap_interval(values, np.zeros(40, int))).all()
     with pytest.raises(ValueError, match="each trial needs its group"):
-        metrics.bootstrap_interval(values, groups[:-1])
+        intervals.bootstrap_interval(values, groups[:-1])
 
 
 def test_paired_difference_resolves_what_intervals_cannot(unchecked_shapes):
@@ -246,17 +246,17 @@ def test_paired_difference_resolves_what_intervals_cannot(unchecked_shapes):
     b = a.copy()
     wrong = np.arange(0, 400, 20)  # two a group
     a[wrong], b[wrong] = 1, 0
-    difference, interval = metrics.paired_difference(a, b, groups)
+    difference, interval = intervals.paired_difference(a, b, groups)
     assert difference == pytest.approx(0.05)
     assert interval == pytest.approx((0.05, 0.05))
     low_a, high_b = (
-        metrics.bootstrap_interval(a, groups)[0],
-        metrics.bootstrap_interval(b, groups)[1],
+        intervals.bootstrap_interval(a, groups)[0],
+        intervals.bootstrap_interval(b, groups)[1],
     )
     assert low_a < high_b
-    assert metrics.paired_difference(b, a, groups)[0] == pytest.approx(-0.05)
+    assert intervals.paired_difference(b, a, groups)[0] == pytest.approx(-0.05)
     with pytest.raises(ValueError, match="same trials"):
-        metrics.paired_difference(a, b[:-1], groups)
+        intervals.paired_difference(a, b[:-1], groups)
 
 
 def test_auc_eer_intervals():
@@ -264,15 +264,15 @@ def test_auc_eer_intervals():
     labels = np.tile([0, 1], 200)
     scores = rng.normal(size=400) + labels
     groups = np.repeat(np.arange(20), 20)
-    intervals = metrics.auc_eer_intervals(scores, labels, groups, num_resamples=200)
-    for interval, figure in zip(intervals, (metrics.auc, metrics.equal_error_rate), strict=True):
+    both = intervals.auc_eer_intervals(scores, labels, groups, num_resamples=200)
+    for interval, figure in zip(both, (metrics.auc, metrics.equal_error_rate), strict=True):
         assert interval[0] < figure(scores, labels) < interval[1]
         assert interval[1] - interval[0] < 0.2
     # Equal groups: every draw gives the same figure.
     same = np.tile(scores[:20], 20)
-    (low, high), _ = metrics.auc_eer_intervals(same, labels, groups, num_resamples=20)
+    (low, high), _ = intervals.auc_eer_intervals(same, labels, groups, num_resamples=20)
     assert low == pytest.approx(high) == pytest.approx(metrics.auc(scores[:20], labels[:20]))
-    one_group = metrics.auc_eer_intervals(scores, labels, np.zeros(400, int), num_resamples=5)
+    one_group = intervals.auc_eer_intervals(scores, labels, np.zeros(400, int), num_resamples=5)
     assert np.isnan(one_group).all()
 
 
@@ -293,7 +293,7 @@ def test_logistic_fit_is_scikit_learns():
     spread = np.sqrt(weights @ (scores - middle) ** 2)
     model = linear_model.LogisticRegression(C=1e4, tol=1e-12, max_iter=1000)
     model.fit(((scores - middle) / spread)[:, None], labels, weights)
-    slope, offset = metrics.fit_logistic(scores, labels)
+    slope, offset = probabilities.fit_logistic(scores, labels)
     assert slope == pytest.approx(model.coef_[0, 0] / spread, rel=1e-6)
     assert offset == pytest.approx(
         model.intercept_[0] - model.coef_[0, 0] * middle / spread, rel=1e-6
@@ -304,21 +304,21 @@ def test_logistic_fit_in_closed_form():
     # Two scores: at 1 are 30 of 40 same and 100 of 1,000 different pairs, whatever their numbers.
     scores = np.repeat([1.0, 0.0, 1.0, 0.0], [30, 10, 100, 900])
     labels = np.repeat([1, 1, 0, 0], [30, 10, 100, 900])
-    slope, offset = metrics.fit_logistic(scores, labels)
+    slope, offset = probabilities.fit_logistic(scores, labels)
     assert offset == pytest.approx(math.log((10 / 40) / (900 / 1000)), abs=2e-3)
     assert slope + offset == pytest.approx(math.log((30 / 40) / (100 / 1000)), abs=2e-3)
     # Normal scores of variance s^2 about m0 and m1: slope (m1 - m0) / s^2, 1/2 in the middle.
     scores, labels = noisy_pairs(200_000)
-    slope, offset = metrics.fit_logistic(3 * scores + 5, labels)
+    slope, offset = probabilities.fit_logistic(3 * scores + 5, labels)
     assert slope == pytest.approx(2 / 3, rel=0.02)
     assert slope * 8 + offset == pytest.approx(0, abs=0.03)
 
 
 def test_logistic_fit_follows_the_unit_of_the_scores():
     scores, labels = noisy_pairs(200)
-    slope, offset = metrics.fit_logistic(scores, labels)
+    slope, offset = probabilities.fit_logistic(scores, labels)
     for scale, shift in ((1e-12, 0.0), (1e200, 0.0), (-4.0, 100.0)):
-        a, b = metrics.fit_logistic(scale * scores + shift, labels)
+        a, b = probabilities.fit_logistic(scale * scores + shift, labels)
         np.testing.assert_allclose(
             a * (scale * scores + shift) + b, slope * scores + offset, rtol=1e-6, atol=1e-8
         )
@@ -326,16 +326,16 @@ def test_logistic_fit_follows_the_unit_of_the_scores():
 
 def test_logistic_fit_where_there_is_little_to_fit():
     scores = np.array([1.0, 2.0, 5.0, 6.0])
-    slope, offset = metrics.fit_logistic(scores, np.array([0, 0, 1, 1]))  # separable
+    slope, offset = probabilities.fit_logistic(scores, np.array([0, 0, 1, 1]))  # separable
     assert 1 < slope < 100 and slope * 3.5 + offset == pytest.approx(0, abs=1e-6)
     more = np.array([NAN, 1.0, 2.0, 5.0, INF, 6.0])
-    assert metrics.fit_logistic(more, np.array([1, 0, 0, 1, 0, 1])) == (
+    assert probabilities.fit_logistic(more, np.array([1, 0, 0, 1, 0, 1])) == (
         slope,
         offset,
     )
-    assert metrics.fit_logistic(np.full(4, 0.3), np.array([0, 1, 0, 1])) == (0, 0)
-    assert metrics.fit_logistic(np.full(4, NAN), np.array([0, 1, 0, 1])) == (0, 0)
-    assert metrics.fit_logistic(scores, np.ones(4, int)) == (0, 0)
+    assert probabilities.fit_logistic(np.full(4, 0.3), np.array([0, 1, 0, 1])) == (0, 0)
+    assert probabilities.fit_logistic(np.full(4, NAN), np.array([0, 1, 0, 1])) == (0, 0)
+    assert probabilities.fit_logistic(scores, np.ones(4, int)) == (0, 0)
 
 
 def test_log_loss_and_reliability_by_hand():
@@ -343,27 +343,29 @@ def test_log_loss_and_reliability_by_hand():
     labels = np.array([1, 1, 0, 1])
     # Each same pair weighs 1/6, the different one 1/2.
     expected = -(2 * math.log(0.9) + math.log(0.6)) / 6 - math.log(0.8) / 2
-    assert metrics.log_loss(logit, labels) == pytest.approx(expected)
-    assert metrics.log_loss(np.array([NAN, 0, INF]), np.array([1, 0, 1])) == pytest.approx(
+    assert probabilities.log_loss(logit, labels) == pytest.approx(expected)
+    assert probabilities.log_loss(np.array([NAN, 0, INF]), np.array([1, 0, 1])) == pytest.approx(
         math.log(2)
     )
     # Two bins of mass 1/2: {0.2 (different)} and {0.6, 0.9, 0.9 (same)}.
     error = 0.5 * 0.2 + (0.4 + 0.1 + 0.1) / 6
-    assert metrics.reliability_error(logit, labels, num_bins=2) == pytest.approx(error)
-    assert metrics.reliability_error(np.zeros(8), np.arange(8) % 2) == pytest.approx(0)
-    assert metrics.reliability_error(np.full(8, NAN), np.arange(8) % 2) == pytest.approx(0)
-    assert metrics.reliability_error(np.full(8, 50.0), np.arange(8) % 2) == pytest.approx(0.5)
+    assert probabilities.reliability_error(logit, labels, num_bins=2) == pytest.approx(error)
+    assert probabilities.reliability_error(np.zeros(8), np.arange(8) % 2) == pytest.approx(0)
+    assert probabilities.reliability_error(np.full(8, NAN), np.arange(8) % 2) == pytest.approx(0)
+    assert probabilities.reliability_error(np.full(8, 50.0), np.arange(8) % 2) == pytest.approx(0.5)
 
 
 def test_reliability_error_is_small_where_calibrated_and_blind_to_order():
     scores, labels = noisy_pairs(100_000)
     logits = 2 * (scores - 1)  # the truth, see above
-    assert metrics.reliability_error(logits, labels) < 0.4 * math.sqrt(15 / 100_000)
-    too_sure, shy = (metrics.reliability_error(x * logits, labels) for x in (3, 1 / 3))
+    assert probabilities.reliability_error(logits, labels) < 0.4 * math.sqrt(15 / 100_000)
+    too_sure, shy = (probabilities.reliability_error(x * logits, labels) for x in (3, 1 / 3))
     assert 0.05 < too_sure < 0.2 and 0.05 < shy < 0.25
     rounded = np.round(logits[:5000])
     order = np.random.default_rng(0).permutation(5000)
-    first, second = (metrics.reliability_error(rounded[o], labels[o]) for o in (order, order[::-1]))
+    first, second = (
+        probabilities.reliability_error(rounded[o], labels[o]) for o in (order, order[::-1])
+    )
     assert first == pytest.approx(second, abs=1e-12)
 
 
@@ -447,6 +449,6 @@ def test_retrieval_without_ties_by_a_loop():
 def test_bins_of_the_reliability_diagram():
     """Two bins of mass 1/2: the different pair, and the three same ones."""
     logits = np.log(np.array([0.9, 0.9, 0.2, 0.6]) / np.array([0.1, 0.1, 0.8, 0.4]))
-    mean, share = metrics.reliability_bins(logits, np.array([1, 1, 0, 1]), num_bins=2)
+    mean, share = probabilities.reliability_bins(logits, np.array([1, 1, 0, 1]), num_bins=2)
     np.testing.assert_allclose(mean, [0.2, 0.8])
     np.testing.assert_array_equal(share, [0, 1])

@@ -14,7 +14,7 @@ from PIL import Image
 
 import siamese_jax
 from siamese_jax.data import loading
-from siamese_jax.evaluation import metrics, protocols
+from siamese_jax.evaluation import intervals, protocols
 from siamese_jax.evaluation import trials as trials_lib
 from siamese_jax.experiments import quiz
 
@@ -125,7 +125,7 @@ def test_the_table_has_players_beside_the_network(small, tmp_path):
         write(tmp_path / "c.json", answers_of(small, hash="other")),
     ]
     table = quiz.format_players([quiz.read_player(path) for path in files])
-    low, high = metrics.wilson_interval(15, 16)
+    low, high = intervals.wilson_interval(15, 16)
     assert (
         f"| Ada / the first[1m | 16 | 93.75 | {100 * low:.1f} - {100 * high:.1f} | 1.35 | 50.00 |"
         in (table)

@@ -25,7 +25,7 @@ from scipy.special import expit, gammaln
 from typing_extensions import TypedDict
 
 from siamese_jax import readers
-from siamese_jax.evaluation import bounds, metrics
+from siamese_jax.evaluation import bounds, metrics, probabilities
 
 MAX_PICTURES = 2000  # of each half; classes beyond that are left out
 _DRAWS = 20  # galleries drawn for the open-set figures
@@ -201,7 +201,7 @@ def calibrate(
         (n, false_accept_threshold(fit_scores, impostors, rate, n))
         for n in _sizes(int(impostors.sum(1).min()))
     )
-    slope, offset = metrics.fit_logistic(*_pairs(fit_scores, fit_classes))
+    slope, offset = probabilities.fit_logistic(*_pairs(fit_scores, fit_classes))
     if not slope > 0:
         raise ValueError(
             f"the network scores pictures of one class no higher than those of two in {source}: there "
@@ -209,7 +209,7 @@ def calibrate(
         )
     held_out_pairs, held_out_labels = _pairs(held_out_scores, held_out_classes)
     far, frr = metrics.false_rates(held_out_pairs, held_out_labels, thresholds[0][1])
-    error = metrics.reliability_error(slope * held_out_pairs + offset, held_out_labels)
+    error = probabilities.reliability_error(slope * held_out_pairs + offset, held_out_labels)
     plain = functools.partial(bounds.at, thresholds)
     galleries = open_set(held_out_scores, held_out_classes, plain, rng)
     return Calibration(

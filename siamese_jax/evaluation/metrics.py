@@ -1,4 +1,4 @@
-"""Figures from scores: accuracies, thresholds, ROC, and the intervals that go with them.
+"""Figures from scores: accuracies, thresholds, ROC, identification and retrieval.
 
 A score is higher where two images are more alike, and a label is 1 for the same class. Everything
 is NumPy in float64. A score that is not finite is no answer: it counts as chance, never as right.
@@ -9,13 +9,9 @@ Dimensions in annotations: p pairs, t trials, n classes, u impostors, b queries,
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Num
-from scipy import special
 
 Scores = Num[np.ndarray, " p"]
 Labels = Integer[np.ndarray, " p"] | Bool[np.ndarray, " p"]
@@ -92,7 +88,7 @@ def pair_correct(scores: Scores, labels: Labels, threshold: float | int) -> Floa
     Returns:
         (P,) float64 in {0, 1/2, 1}.
     """
-    scores, labels = _pairs(scores, labels)
+    scores, labels = checked_pairs(scores, labels)
     correct = ((scores >= threshold) == labels).astype(np.float64)
     return np.where(np.isfinite(scores), correct, 0.5)
 
@@ -115,7 +111,7 @@ def best_threshold(scores: Scores, labels: Labels) -> float:
     Returns:
         A finite threshold; 0.0 where no score is finite.
     """
-    scores, labels = _pairs(scores, labels)
+    scores, labels = checked_pairs(scores, labels)
     finite = np.isfinite(scores)
     scores, labels = scores[finite], labels[finite]
     if len(scores) == 0:
@@ -153,7 +149,7 @@ def roc(
     Raises:
         ValueError: the shapes do not fit, or one of the two labels is absent.
     """
-    scores, labels = _pairs(scores, labels, both=True)
+    scores, labels = checked_pairs(scores, labels, both=True)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
     if weights.shape != scores.shape:
         raise ValueError(f"{len(scores)} scores need as many weights, got shape {weights.shape}")
@@ -182,7 +178,7 @@ def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
     Raises:
         ValueError: as `roc`.
     """
-    return _area(*roc(scores, labels, weights)[:2])
+    return area_under(*roc(scores, labels, weights)[:2])
 
 
 def equal_error_rate(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
@@ -196,7 +192,7 @@ def equal_error_rate(scores: Scores, labels: Labels, weights: Scores | None = No
     Raises:
         ValueError: as `roc`.
     """
-    return _equal_error(*roc(scores, labels, weights)[:2])
+    return equal_error_of(*roc(scores, labels, weights)[:2])
 
 
 def false_rates(scores: Scores, labels: Labels, threshold: float | int) -> tuple[float, float]:
@@ -210,174 +206,9 @@ def false_rates(scores: Scores, labels: Labels, threshold: float | int) -> tuple
     Raises:
         ValueError: the shapes do not fit, or one of the two labels is absent.
     """
-    scores, labels = _pairs(scores, labels, both=True)
+    scores, labels = checked_pairs(scores, labels, both=True)
     wrong = 1 - pair_correct(scores, labels, threshold)
     return float(wrong[~labels].mean()), float(wrong[labels].mean())
-
-
-def auc_eer_intervals(
-    scores: Scores,
-    labels: Labels,
-    groups: Integer[np.ndarray, " p"],
-    *,
-    num_resamples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Bootstrap intervals over groups of `auc` and of `equal_error_rate`.
-
-    Args:
-        scores: (P,) float.
-        labels: (P,) 1 = same, 0 = different.
-        groups: (P,) int group of each pair.
-        num_resamples: how many times the groups are drawn.
-        seed: of the resampling.
-        confidence: of the interval.
-
-    Returns:
-        The two intervals; NaN where there are fewer than two groups. Draws that hold only one of
-        the two labels are left out.
-    """
-    scores, labels = _pairs(scores, labels, both=True)
-    groups = _group_index(groups, scores)
-    drawn = _group_draws(groups, num_resamples, seed)
-    different, times = np.unique(drawn, axis=0, return_counts=True)  # few groups: few draws
-    figures = []
-    for counts, number in zip(different, times, strict=True):
-        weights = counts[groups].astype(np.float64)
-        if weights[labels].any() and weights[~labels].any():
-            fpr, tpr, _ = roc(scores, labels, weights)
-            figures += [(_area(fpr, tpr), _equal_error(fpr, tpr))] * number
-    if drawn.shape[1] < 2 or not figures:
-        return (np.nan, np.nan), (np.nan, np.nan)
-    areas, errors = np.transpose(figures)
-    return _percentiles(areas, confidence), _percentiles(errors, confidence)
-
-
-# ---------------------------------------------------------------------------------- calibration
-
-_RIDGE = 1e-4  # of the squared slope of standardised scores, beside the mean loss
-
-
-def fit_logistic(scores: Scores, labels: Labels) -> tuple[float, float]:
-    """Fits P(same | score) = 1 / (1 + exp(-(slope x score + offset))), by maximum likelihood.
-
-    The two labels weigh equally whatever their numbers: the probability is that of a pair that is the
-    same or different with equal chance beforehand. For other odds add their logarithm to the offset.
-    A tiny ridge (1e-4 / 2 times the squared slope, of scores standardised to variance 1) keeps the
-    slope finite where a threshold separates the labels.
-
-    Args:
-        scores: (P,) float; those that are not finite are left out.
-        labels: (P,) 1 = same, 0 = different.
-
-    Returns:
-        Slope and offset; (0.0, 0.0), a probability of 1/2 throughout, where the finite scores are all
-        equal or of one label.
-
-    References:
-        Platt (1999), Probabilistic outputs for support vector machines.
-    """
-    scores, labels = _pairs(scores, labels)
-    finite = np.isfinite(scores)
-    scores, labels = scores[finite], labels[finite]
-    if len(scores) == 0 or labels.all() == labels.any() or scores.min() == scores.max():
-        return 0.0, 0.0
-    weights = _balanced(labels)
-    # First by the largest, so that squares of huge scores do not overflow.
-    size = np.abs(scores).max()
-    middle = float(weights @ (scores / size))
-    spread = math.sqrt(float(weights @ (scores / size - middle) ** 2))
-    if spread == 0:
-        return 0.0, 0.0
-    x = np.stack([(scores / size - middle) / spread, np.ones(len(scores))], 1)  # (P, 2)
-    signs = np.where(labels, 1.0, -1.0)
-    ridge = np.array([_RIDGE, 0.0])
-
-    def loss(at: np.ndarray) -> Any:
-        return weights @ np.logaddexp(0, -signs * (x @ at)) + ridge @ at**2 / 2
-
-    fit = np.zeros(2)  # slope and offset, of standardised scores
-    for _ in range(100):  # Newton's method with halved steps; the loss is convex
-        probability = special.expit(x @ fit)
-        gradient = x.T @ (weights * (probability - labels)) + ridge * fit
-        curvature = (x * (weights * probability * (1 - probability))[:, None]).T @ x
-        step = np.linalg.solve(curvature + np.diag(ridge + 1e-12), gradient)
-        while loss(fit - step) > loss(fit) and np.abs(step).max() > 1e-12:
-            step /= 2
-        fit = fit - step
-        if np.abs(step).max() <= 1e-10:
-            break
-    slope = fit[0] / spread / size
-    return float(slope), float(fit[1] - fit[0] * middle / spread)
-
-
-def log_loss(logits: Scores, labels: Labels) -> float:
-    """Mean of -log P(label), in nats, the two labels weighing equally; log 2 without any knowledge.
-
-    Args:
-        logits: (P,) slope x score + offset of `fit_logistic`; one that is not finite counts as 0.
-        labels: (P,) 1 = same, 0 = different.
-
-    Raises:
-        ValueError: the shapes do not fit, or one of the two labels is absent.
-    """
-    logits, labels = _pairs(logits, labels, both=True)
-    logits = np.where(np.isfinite(logits), logits, 0.0)
-    return float(_balanced(labels) @ np.logaddexp(0, np.where(labels, -logits, logits)))
-
-
-def reliability_error(logits: Scores, labels: Labels, *, num_bins: int = 15) -> float:
-    """Expected calibration error: how far probabilities of "same" are from the share that is.
-
-    The error is the mean over the bins of `reliability_bins` of |mean probability - share of same
-    pairs|. Chance alone gives a perfectly calibrated system of P pairs an error of up to about
-    0.4 sqrt(num_bins / P).
-
-    Args:
-        logits: (P,) of the probabilities; one that is not finite counts as 0, a probability of 1/2.
-        labels: (P,) 1 = same, 0 = different.
-        num_bins: number of bins.
-
-    Raises:
-        ValueError: the shapes do not fit, or one of the two labels is absent.
-
-    References:
-        Naeini, Cooper, Hauskrecht (2015), Obtaining well calibrated probabilities using Bayesian
-        binning. Nixon et al. (2019), Measuring calibration in deep learning (bins of equal mass).
-    """
-    probability, share, mass, bins = _by_probability(logits, labels, num_bins)
-    gaps = np.bincount(bins, mass * (probability - share), num_bins)
-    return float(np.abs(gaps).sum())
-
-
-def reliability_bins(
-    logits: Scores, labels: Labels, *, num_bins: int = 15
-) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """The points of a reliability diagram: pairs by their probability of "same", in bins.
-
-    Pairs are sorted by probability into bins of equal mass, the two labels weighing equally; a pair
-    goes into the bin where its middle lies. Equal probabilities share their labels, so their order
-    does not matter.
-
-    Args:
-        logits: (P,) of the probabilities; one that is not finite counts as 0, a probability of 1/2.
-        labels: (P,) 1 = same, 0 = different.
-        num_bins: number of bins.
-
-    Returns:
-        Mean probability and share of same pairs of each bin that has pairs, lowest first.
-
-    Raises:
-        ValueError: the shapes do not fit, or one of the two labels is absent.
-    """
-    probability, share, mass, bins = _by_probability(logits, labels, num_bins)
-    masses = np.bincount(bins, mass, num_bins)
-    filled = masses > 0
-    mean, share = (
-        np.bincount(bins, mass * x, num_bins)[filled] / masses[filled] for x in (probability, share)
-    )
-    return mean, share
 
 
 # ------------------------------------------------------------------------------- identification
@@ -519,124 +350,17 @@ def retrieval(
     return recalls[:, np.minimum(depths, num_others) - 1], average
 
 
-# ------------------------------------------------------------------------------------ intervals
-
-
-def wilson_interval(
-    correct: float | int, total: int, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, as if the trials were independent.
-
-    Args:
-        correct: number of right trials; a fraction where ties were shared.
-        total: number of trials, at least 1.
-        confidence: of the interval.
-
-    Returns:
-        Lower and upper limit, in [0, 1].
-
-    Raises:
-        ValueError: correct is not in [0, total], or there are no trials.
-
-    References:
-        Wilson (1927), Probable inference, the law of succession, and statistical inference.
-    """
-    if not (total >= 1 and -1e-9 <= correct <= total + 1e-9):
-        raise ValueError(f"{correct} right of {total} trials is no proportion")
-    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
-    share = min(max(correct / total, 0.0), 1.0)
-    centre = share + z**2 / (2 * total)
-    half = z * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    scale = 1 + z**2 / total
-    return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
-
-
-def seed_interval(values: Sequence[float | int] | np.ndarray) -> tuple[float, float]:
-    """95 % t interval of the mean over seeds; NaN for one seed."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    mean, error = np.mean(values), np.std(values, ddof=1) / math.sqrt(len(values))
-    half = special.stdtrit(len(values) - 1, 0.975) * error
-    return float(mean - half), float(mean + half)
-
-
-def bootstrap_interval(
-    values: Num[np.ndarray, " t"],
-    groups: Integer[np.ndarray, " t"],
-    *,
-    num_resamples: int = 5000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile interval of the mean of `values`, drawing whole groups with replacement.
-
-    Trials of one run share their supports, and those of one alphabet its characters, so they are
-    not independent; groups are. A draw's figure is the sum of the drawn groups' values over the
-    number of their trials. With few groups (10 alphabets) such an interval is somewhat too narrow.
-
-    Args:
-        values: (T,) one number a trial, such as right = 1, wrong = 0.
-        groups: (T,) int group of each trial.
-        num_resamples: how many times the groups are drawn.
-        seed: of the resampling.
-        confidence: of the interval.
-
-    Returns:
-        Lower and upper limit; NaN where there are fewer than two groups.
-    """
-    values = np.asarray(values, np.float64)
-    groups = _group_index(groups, values)
-    drawn = _group_draws(groups, num_resamples, seed)
-    if drawn.shape[1] < 2:
-        return np.nan, np.nan
-    sums = np.bincount(groups, values)
-    sizes = np.bincount(groups)
-    return _percentiles((drawn @ sums) / (drawn @ sizes), confidence)
-
-
-def paired_difference(
-    correct_a: Num[np.ndarray, " t"],
-    correct_b: Num[np.ndarray, " t"],
-    groups: Integer[np.ndarray, " t"],
-    *,
-    num_resamples: int = 5000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> tuple[float, tuple[float, float]]:
-    """How much better system a is than system b on the same trials, with its interval.
-
-    What the two find hard together cancels, so this resolves what two intervals cannot.
-
-    Args:
-        correct_a: (T,) how right system a is on each trial.
-        correct_b: (T,) the same of system b.
-        groups: (T,) int group of each trial.
-        num_resamples: how many times the groups are drawn.
-        seed: of the resampling.
-        confidence: of the interval.
-
-    Returns:
-        mean(a) - mean(b), and its bootstrap interval over groups.
-
-    Raises:
-        ValueError: the two do not have the same trials.
-    """
-    a, b = np.asarray(correct_a, np.float64), np.asarray(correct_b, np.float64)
-    if a.shape != b.shape:
-        raise ValueError(f"paired systems need the same trials, got {a.shape} and {b.shape}")
-    interval = bootstrap_interval(
-        a - b, groups, num_resamples=num_resamples, seed=seed, confidence=confidence
-    )
-    return float((a - b).mean()), interval
-
-
 # -------------------------------------------------------------------------------------- helpers
 
 
-def _pairs(
+def checked_pairs(
     scores: np.ndarray, labels: np.ndarray, both: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores as (P,) float64 and labels as (P,) bool, checked."""
+    """Scores as (P,) float64 and labels as (P,) bool, checked.
+
+    Raises:
+        ValueError: the shapes do not fit, a label is not 0 or 1, or `both` and one of them is absent.
+    """
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
     if scores.ndim != 1 or scores.shape != labels.shape or len(scores) == 0:
         raise ValueError(
@@ -650,34 +374,14 @@ def _pairs(
     return scores, labels.astype(bool)
 
 
-def _balanced(labels: np.ndarray) -> np.ndarray:
-    """(P,) weights of pairs by their (P,) bool labels: each label's sum to 1/2."""
-    return np.where(labels, 0.5 / max(labels.sum(), 1), 0.5 / max((~labels).sum(), 1))
-
-
-def _by_probability(
-    logits: np.ndarray, labels: np.ndarray, num_bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of (P,) pairs sorted by probability: it, share of same pairs at it, mass, and bin."""
-    logits, labels = _pairs(logits, labels, both=True)
-    probability = special.expit(np.where(np.isfinite(logits), logits, 0.0))
-    weights = _balanced(labels)
-    values, inverse = np.unique(probability, return_inverse=True)
-    shares = np.bincount(inverse, weights * labels) / np.bincount(inverse, weights)
-    order = np.argsort(inverse, kind="stable")
-    mass = weights[order]
-    bins = np.minimum((np.cumsum(mass) - mass / 2) * num_bins, num_bins - 0.5).astype(int)
-    return values[inverse[order]], shares[inverse[order]], mass, bins
-
-
-def _area(fpr: np.ndarray, tpr: np.ndarray) -> float:
+def area_under(fpr: np.ndarray, tpr: np.ndarray) -> float:
     """Area under a curve of `roc`; comparisons with scores that are not finite count 1/2."""
     covered = (fpr[-1] - fpr[0]) * (tpr[-1] - tpr[0])
     inside = np.sum(np.diff(fpr) * ((tpr[1:] + tpr[:-1]) / 2 - tpr[0]))
     return float(inside + (1 - covered) / 2)
 
 
-def _equal_error(fpr: np.ndarray, tpr: np.ndarray) -> float:
+def equal_error_of(fpr: np.ndarray, tpr: np.ndarray) -> float:
     """Where a curve of `roc` meets the line fpr = 1 - tpr."""
     gap = fpr + tpr - 1  # rises along the curve from at most 0 to at least 0
     after = int(np.argmax(gap >= -1e-12))
@@ -685,25 +389,3 @@ def _equal_error(fpr: np.ndarray, tpr: np.ndarray) -> float:
         return float(fpr[0])
     part = min(gap[after - 1] / (gap[after - 1] - gap[after]), 1.0)
     return float(fpr[after - 1] + part * (fpr[after] - fpr[after - 1]))
-
-
-def _group_index(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Groups counted 0, 1, ... in the order of their ids."""
-    groups = np.asarray(groups)
-    if groups.shape != values.shape or groups.ndim != 1 or len(groups) == 0:
-        raise ValueError(
-            f"each trial needs its group: got {values.shape} values and {groups.shape} groups"
-        )
-    return np.unique(groups, return_inverse=True)[1]
-
-
-def _group_draws(groups: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
-    """(num_resamples, G) int: how often each of G groups is drawn, G draws a resample."""
-    num_groups = int(groups.max()) + 1
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=num_resamples)
-
-
-def _percentiles(figures: np.ndarray, confidence: float) -> tuple[float, float]:
-    low, high = np.quantile(figures, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)

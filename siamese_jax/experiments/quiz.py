@@ -22,7 +22,7 @@ from PIL import Image
 
 from siamese_jax import readers
 from siamese_jax.data import loading
-from siamese_jax.evaluation import metrics, protocols
+from siamese_jax.evaluation import intervals, protocols
 from siamese_jax.evaluation import trials as trials_lib
 from siamese_jax.inference.network import Siamese
 from siamese_jax.reporting import page
@@ -220,7 +220,7 @@ def _row(name: str, players: Sequence[Player]) -> str:
 
 
 def _share(correct: np.ndarray) -> tuple[str, str]:
-    low, high = metrics.wilson_interval(float(correct.sum()), len(correct))
+    low, high = intervals.wilson_interval(float(correct.sum()), len(correct))
     return f"{100 * correct.mean():.2f}", f"{100 * low:.1f} - {100 * high:.1f}"
 
 

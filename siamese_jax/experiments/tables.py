@@ -24,7 +24,7 @@ import numpy as np
 
 from siamese_jax import readers
 from siamese_jax.data import splits
-from siamese_jax.evaluation import intervals, metrics
+from siamese_jax.evaluation import intervals
 from siamese_jax.experiments import records
 from siamese_jax.runs import workdir
 
@@ -92,12 +92,12 @@ class Measurement:
 
         Further seeds meet the same trials, so they add no trials to the list.
         """
-        return metrics.wilson_interval(self.mean * self.num_trials, self.num_trials)
+        return intervals.wilson_interval(self.mean * self.num_trials, self.num_trials)
 
     @property
     def over_seeds(self) -> tuple[float, float]:
         """95 % t interval of the mean over seeds; NaN for one seed."""
-        return metrics.seed_interval(self.values)
+        return intervals.seed_interval(self.values)
 
 
 # ------------------------------------------------------------------------------------ list and records

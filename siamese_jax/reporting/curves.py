@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation import metrics, probabilities
 from siamese_jax.evaluation.lists import Trials, VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.reporting.drawing import (
@@ -281,7 +281,7 @@ def reliability_figure(panels: Sequence[tuple[str, Result]], narrow: bool = Fals
         f = result.figures
         with np.errstate(invalid="ignore"):
             logits = f["slope"] * result.scores + f["offset"]
-        points = metrics.reliability_bins(logits, result.list_of(VerificationPairs).labels)
+        points = probabilities.reliability_bins(logits, result.list_of(VerificationPairs).labels)
         axes.plot(*points, "o-", color=MODEL, markersize=4.5, linewidth=1)
         text = f"error {100 * f['reliability_error']:.1f} points\nlog loss {f['log_loss']:.3f} nats"
         axes.text(0.98, 0.04, text, color=MODEL, ha="right", va="bottom", fontweight="bold")

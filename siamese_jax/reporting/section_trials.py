@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation import intervals
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.inference import explain as explain_lib
 from siamese_jax.reporting import explain, image_sheets, page
@@ -185,7 +185,7 @@ def _figures(part: Mapping, name: str, others: Sequence[Result]) -> tuple[str, .
         f"{trials:,}",
         percent(share),
         page.bar(share, True),
-        interval(metrics.wilson_interval(share * trials, trials)),
+        interval(intervals.wilson_interval(share * trials, trials)),
         *(percent(r.per_group[name]["accuracy"]) for r in others),
     )
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation import intervals
 from siamese_jax.evaluation.intervals import cluster_interval, grouped_interval
 from siamese_jax.evaluation.lists import TrialList
 
@@ -133,7 +133,7 @@ def make_result(
         shot_aggregation=shot_aggregation,
         accuracy=float(flat.mean()),
         num_trials=flat.size,
-        wilson=_NO_INTERVAL if unknown else metrics.wilson_interval(float(flat.sum()), flat.size),
+        wilson=_NO_INTERVAL if unknown else intervals.wilson_interval(float(flat.sum()), flat.size),
         clustered=_NO_INTERVAL if unknown else _over_clusters(trials, per_group),
         grouped_by=trials.grouped_by,
         per_group=per_group,
@@ -186,7 +186,7 @@ def compare_results(a: Result, b: Result, *, seed: int = 0) -> tuple[float, tupl
             "on the same trials can be compared"
         )
     groups = a.trials.groups.ravel()
-    return metrics.paired_difference(a.correct.ravel(), b.correct.ravel(), groups, seed=seed)
+    return intervals.paired_difference(a.correct.ravel(), b.correct.ravel(), groups, seed=seed)
 
 
 def interval_text(limits: tuple[float, float], scale: float, digits: int) -> str:

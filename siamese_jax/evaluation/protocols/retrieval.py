@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation import intervals, metrics
 from siamese_jax.evaluation.lists import Retrieval
 from siamese_jax.evaluation.protocols.protocol import EvaluationData, Protocol
 from siamese_jax.evaluation.protocols.result import Result, interval_text, make_result
@@ -69,7 +69,7 @@ def evaluate_retrieval(
         "recall_at_5": float(at_5.mean()),
         "recall_at_10": float(at_10.mean()),
         "map_at_r": float(average.mean()),
-        "map_at_r_interval": metrics.bootstrap_interval(average, queries.groups),
+        "map_at_r_interval": intervals.bootstrap_interval(average, queries.groups),
     }
     some = queries.queries[:32]
     first, second = np.repeat(some, len(some)), np.tile(some, len(some))

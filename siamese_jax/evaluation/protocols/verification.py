@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from siamese_jax.evaluation import metrics
+from siamese_jax.evaluation import intervals, metrics, probabilities
 from siamese_jax.evaluation.lists import VerificationPairs
 from siamese_jax.evaluation.protocols.protocol import SEED, EvaluationData, Protocol
 from siamese_jax.evaluation.protocols.result import Result, interval_text, make_result
@@ -40,8 +40,8 @@ def evaluate_pairs(
     there; `auc`, `auc_interval`, `eer`, `eer_interval` (bootstrap over groups); `far` and `frr`
     (false accept and false reject rate) at the threshold; `mean_same` and `mean_different` score.
     With validation pairs also `slope` and `offset`, of the logistic fit there that turns a score into
-    the probability of "same" (`metrics.fit_logistic`: same and different equally likely beforehand),
-    and `reliability_error` and `log_loss` (nats) of these probabilities on the test.
+    the probability of "same" (`probabilities.fit_logistic`: same and different equally likely
+    beforehand), and `reliability_error` and `log_loss` (nats) of these probabilities on the test.
     Its diagnostics are `nonfinite_scores`, `asymmetry` (as in `evaluate_trials`) and
     `distinct_pairs`.
 
@@ -83,11 +83,11 @@ def evaluate_pairs(
             elsewhere, validation.labels, threshold
         )
         figures["validation_hash"] = validation.hash
-        fit = metrics.fit_logistic(elsewhere, validation.labels)
+        fit = probabilities.fit_logistic(elsewhere, validation.labels)
     scores, diagnostics = _pair_scores(system, pairs, shot_aggregation, batch_size, cache, progress)
     labels = pairs.labels
     correct = metrics.pair_correct(scores, labels, threshold)
-    auc_interval, eer_interval = metrics.auc_eer_intervals(scores, labels, pairs.groups)
+    auc_interval, eer_interval = intervals.auc_eer_intervals(scores, labels, pairs.groups)
     far, frr = metrics.false_rates(scores, labels, threshold)
     figures |= {
         "threshold": threshold,
@@ -104,8 +104,8 @@ def evaluate_pairs(
         with np.errstate(invalid="ignore"):  # a slope of 0 times a score that is not finite
             logits = fit[0] * scores + fit[1]
         figures |= {"slope": fit[0], "offset": fit[1]}
-        figures["reliability_error"] = metrics.reliability_error(logits, labels)
-        figures["log_loss"] = metrics.log_loss(logits, labels)
+        figures["reliability_error"] = probabilities.reliability_error(logits, labels)
+        figures["log_loss"] = probabilities.log_loss(logits, labels)
     pair, place = np.nonzero(pairs.references >= 0)
     both = np.sort(np.stack([pairs.first[pair], pairs.references[pair, place]], 1), 1)
     diagnostics["distinct_pairs"] = len(np.unique(both, axis=0))
@@ -142,7 +142,7 @@ def monitor_pairs(
     cache = {} if cache is None else cache
     scores, _ = _pair_scores(system, pairs, DEFAULT_AGGREGATION, 128, cache, False)
     return {
-        "pair_loss": metrics.log_loss(scores, pairs.labels),
+        "pair_loss": probabilities.log_loss(scores, pairs.labels),
         "pair_accuracy": metrics.accuracy_at_threshold(scores, pairs.labels, 0.0),
         "pair_auc": metrics.auc(scores, pairs.labels),
     }

@@ -14,7 +14,7 @@ import scipy.stats
 from matplotlib.figure import Figure
 
 from siamese_jax.data import loading
-from siamese_jax.evaluation import metrics, protocols, trials
+from siamese_jax.evaluation import intervals, protocols, trials
 from siamese_jax.evaluation.scoring import shot_aggregation_of
 from siamese_jax.experiments.ablation.variants import Variant
 from siamese_jax.inference import network
@@ -144,8 +144,10 @@ def summary(variant: Variant, evaluate: Evaluate, runs: list[dict]) -> dict:
             entry[protocol] = {
                 "mean": mean,
                 "seeds": values,
-                "t_interval": metrics.seed_interval(values),
-                "wilson": metrics.wilson_interval(mean * size, size),  # seeds meet the same trials
+                "t_interval": intervals.seed_interval(values),
+                "wilson": intervals.wilson_interval(
+                    mean * size, size
+                ),  # seeds meet the same trials
                 "num_trials": size,
                 "trials": frozen.hash,
             }
@@ -154,7 +156,7 @@ def summary(variant: Variant, evaluate: Evaluate, runs: list[dict]) -> dict:
         shared = [curve[: min(map(len, shared))] for curve in shared]
         entry["loss"] = np.mean(shared, 0).tolist()  # (step, mean over the seeds)
         gaps = np.subtract(entry["training"]["seeds"], entry["within"]["seeds"]).tolist()
-        entry["gap"] = {"mean": float(np.mean(gaps)), "t_interval": metrics.seed_interval(gaps)}
+        entry["gap"] = {"mean": float(np.mean(gaps)), "t_interval": intervals.seed_interval(gaps)}
     return entry
 
 
@@ -178,7 +180,7 @@ def differences(
             if protocol == "training" or not all(sides):
                 continue
             later, earlier = (np.mean(side, axis=0).ravel() for side in sides)
-            value, interval = metrics.paired_difference(later, earlier, frozen.groups.ravel())
+            value, interval = intervals.paired_difference(later, earlier, frozen.groups.ravel())
             later_means, earlier_means = ([float(c.mean()) for c in side] for side in sides)
             entries.append(
                 {
