@@ -7,6 +7,7 @@ and says what is wrong in one line: the file, the place in it, and what was expe
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import io
 import json
@@ -16,7 +17,7 @@ import pathlib
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -252,3 +253,12 @@ def _pieces(stream: IO[bytes], limit: int) -> Iterator[bytes]:
         if total > limit:
             raise ValueError(f"more than {limit} bytes")
         yield piece
+
+
+def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises ValueError on a name that is not known, with the nearest one that is."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=3) or known
+            raise ValueError(f"unknown {what} {name!r}; did you mean {', '.join(near)}?")

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import jax
 import PIL
 
+from siamese_jax import readers
 from siamese_jax.benchmarks import report
 from siamese_jax.benchmarks.convolution import run_convolution
 from siamese_jax.benchmarks.embedding import run_embedding
@@ -26,7 +27,6 @@ from siamese_jax.benchmarks.preparation import run_preparation
 from siamese_jax.benchmarks.recognition import run_recognition
 from siamese_jax.benchmarks.training import run_training
 from siamese_jax.benchmarks.workload import NETWORKS, Plan
-from siamese_jax.evaluation import trials
 from siamese_jax.runs import files
 
 __all__ = ["SUITES", "Plan", "run"]
@@ -60,8 +60,8 @@ def run(suites: Iterable[str], plan: Plan, path: str | None = None) -> dict:
         ValueError: an unknown suite, or a plan that cannot be measured.
     """
     suites = list(suites)
-    trials.check_names("suite", suites, SUITES)
-    trials.check_names("network", plan.networks, NETWORKS)
+    readers.check_names("suite", suites, SUITES)
+    readers.check_names("network", plan.networks, NETWORKS)
     if plan.repetitions < 1 or plan.batch < 2 or plan.batch % 2:
         raise ValueError(
             f"repetitions must be at least 1 and batch even and at least 2, got {plan.repetitions} "

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.evaluation import draws
 from siamese_jax.evaluation.lists import (
     Impostors,
     OpenSet,
@@ -100,11 +100,11 @@ def within_trials(
     Raises:
         ValueError: n_way is above an alphabet's size, or a class has too few images.
     """
-    ids = _alphabet_ids(image_set, alphabets)
-    large = _large_enough(image_set, ids, n_way, skip_small)
+    ids = draws.alphabet_ids(image_set, alphabets)
+    large = draws.large_enough(image_set, ids, n_way, skip_small)
     scope = "within alphabets" + (f" of {n_way} or more" if len(large) < len(ids) else "")
     ids = large
-    queries_per_run = _queries_per_run(num_trials, len(ids), n_way, queries_per_run)
+    queries_per_run = draws.queries_per_run(num_trials, len(ids), n_way, queries_per_run)
     if k_shot < 1:
         raise ValueError(f"k_shot must be at least 1, got {k_shot}")
     if one_drawer_a_side is None:
@@ -112,13 +112,13 @@ def within_trials(
     num_runs = num_trials // queries_per_run
     alphabet_of_run = ids[np.arange(num_runs) % len(ids)]
     rng = np.random.default_rng(seed)
-    classes = image_set.alphabet_start[alphabet_of_run][:, None] + _distinct(
+    classes = image_set.alphabet_start[alphabet_of_run][:, None] + draws.distinct(
         rng, image_set.alphabet_count[alphabet_of_run], n_way
     )  # (R, N)
     if one_drawer_a_side:
-        rows = _rows_of_drawers(rng, image_set, classes, k_shot + 1)
+        rows = draws.rows_of_drawers(rng, image_set, classes, k_shot + 1)
     else:
-        rows = _rows_of_pictures(rng, image_set, classes, k_shot + 1)
+        rows = draws.rows_of_pictures(rng, image_set, classes, k_shot + 1)
     return _trials(rng, image_set, classes, rows, queries_per_run, name, scope)
 
 
@@ -178,7 +178,7 @@ def between_trials(
     Raises:
         ValueError: n_way is above the number of classes, or a class has too few images.
     """
-    ids = _alphabet_ids(image_set, alphabets)
+    ids = draws.alphabet_ids(image_set, alphabets)
     usable = np.flatnonzero(np.isin(image_set.class_alphabets, ids))
     if not 1 <= n_way <= len(usable):
         raise ValueError(
@@ -187,11 +187,11 @@ def between_trials(
         )
     if k_shot < 1:
         raise ValueError(f"k_shot must be at least 1, got {k_shot}")
-    queries_per_run = _queries_per_run(num_trials, 1, n_way, queries_per_run)
+    queries_per_run = draws.queries_per_run(num_trials, 1, n_way, queries_per_run)
     rng = np.random.default_rng(seed)
     sizes = np.full(num_trials // queries_per_run, len(usable))
-    classes = usable[_distinct(rng, sizes, n_way)]  # (R, N)
-    rows = _rows_of_pictures(rng, image_set, classes, k_shot + 1)
+    classes = usable[draws.distinct(rng, sizes, n_way)]  # (R, N)
+    rows = draws.rows_of_pictures(rng, image_set, classes, k_shot + 1)
     return _trials(rng, image_set, classes, rows, queries_per_run, name, "between alphabets")
 
 
@@ -270,7 +270,7 @@ def verification_pairs(
         raise ValueError(f"negatives must be one of {tuple(_NEGATIVES)}, got {negatives!r}")
     if num_pairs < 2 or num_pairs % 2:
         raise ValueError(f"half same and half different: num_pairs must be even, got {num_pairs}")
-    ids = _alphabet_ids(image_set, alphabets)
+    ids = draws.alphabet_ids(image_set, alphabets)
     in_use = np.isin(image_set.class_alphabets, ids) & (image_set.class_count >= 2)
     usable = np.flatnonzero(in_use)
     sizes = np.bincount(image_set.class_alphabets[usable], minlength=image_set.num_alphabets)
@@ -299,7 +299,7 @@ def verification_pairs(
     class_b = np.where(labels == 1, class_a, usable[other])
     first = image_set.class_start[class_a] + rng.integers(0, image_set.class_count[class_a])
     # The second image: any of its class but the one with the first one's drawer number, if there.
-    table, columns = _row_table(image_set)
+    table, columns = draws.row_table(image_set)
     taken = table[class_b, np.searchsorted(columns, image_set.drawers[first])]
     left = image_set.class_count[class_b] - (taken >= 0)
     second = image_set.class_start[class_b] + rng.integers(0, left)
@@ -310,7 +310,7 @@ def verification_pairs(
         first=first,
         second=second,
         labels=labels,
-        **_images_and_groups(image_set, class_a),
+        **draws.images_and_groups(image_set, class_a),
     )
 
 
@@ -333,7 +333,7 @@ def retrieval_queries(image_set: ImageSet, *, name: str = "retrieval") -> Retrie
         scope=f"among all {len(image_set):,} images",
         classes=np.asarray(image_set.classes),
         queries=queries,
-        **_images_and_groups(image_set, image_set.classes[queries]),
+        **draws.images_and_groups(image_set, image_set.classes[queries]),
     )
 
 
@@ -367,7 +367,7 @@ def open_set(
         )
     rng = np.random.default_rng(seed)
     enrolled = np.sort(rng.permutation(rich)[: image_set.num_classes // 2])
-    supports = _rows_of_pictures(rng, image_set, enrolled[None], k_shot)[0]
+    supports = draws.rows_of_pictures(rng, image_set, enrolled[None], k_shot)[0]
     position = np.full(image_set.num_classes, -1)
     position[enrolled] = np.arange(len(enrolled))
     answers = position[image_set.classes]  # (M,), -1 of the unknown
@@ -380,7 +380,7 @@ def open_set(
         queries=queries,
         answers=answers[queries],
         impostors=impostors,
-        **_images_and_groups(image_set, image_set.classes[queries]),
+        **draws.images_and_groups(image_set, image_set.classes[queries]),
     )
 
 
@@ -423,74 +423,8 @@ def impostors(
         support_classes=np.array(support_classes),
         queries=np.arange(len(image_set)),
         query_classes=image_set.classes,
-        **_images_and_groups(image_set, image_set.classes),
+        **draws.images_and_groups(image_set, image_set.classes),
     )
-
-
-def _distinct(rng: np.random.Generator, sizes: np.ndarray, count: int) -> np.ndarray:
-    """Draws `count` different numbers of 0 .. size - 1 for each size, in random order.
-
-    Args:
-        rng: the generator.
-        sizes: (...) int, each at least `count`.
-        count: how many.
-
-    Returns:
-        (..., count) int64.
-    """
-    drawn = np.empty((*sizes.shape, count), np.int64)
-    for i in range(count):
-        new = rng.integers(0, sizes - i)
-        for earlier in np.moveaxis(np.sort(drawn[..., :i], -1), -1, 0):
-            new += new >= earlier  # the new-th of those not yet drawn
-        drawn[..., i] = new
-    return drawn
-
-
-def _row_table(image_set: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-    """Row of each class and drawer, (num_classes, drawers) int64, -1 if absent; and the drawers."""
-    columns = np.unique(image_set.drawers)
-    table = np.full((image_set.num_classes, len(columns)), -1, np.int64)
-    table[image_set.classes, np.searchsorted(columns, image_set.drawers)] = np.arange(
-        len(image_set)
-    )
-    return table, columns
-
-
-def _rows_of_drawers(
-    rng: np.random.Generator, image_set: ImageSet, classes: np.ndarray, count: int
-) -> np.ndarray:
-    """(R, N, count) rows: of `count` drawers that are the same for all N classes of a run."""
-    table, _ = _row_table(image_set)
-    rows = np.empty((*classes.shape, count), np.int64)
-    alphabet_of_run = image_set.class_alphabets[classes[:, 0]]
-    for alphabet in np.unique(alphabet_of_run):
-        runs = np.flatnonzero(alphabet_of_run == alphabet)
-        have = table[image_set.class_alphabets == alphabet] >= 0  # (classes, drawers)
-        common = np.flatnonzero(have.all(0))
-        if len(common) < count:
-            raise ValueError(
-                f"alphabet {image_set.alphabet_names[alphabet]!r} has {len(common)} drawers of all "
-                f"its characters, and {count} are needed (k_shot + 1)"
-            )
-        drawers = common[_distinct(rng, np.full(len(runs), len(common)), count)]  # (runs, count)
-        rows[runs] = table[classes[runs][:, :, None], drawers[:, None, :]]
-    return rows
-
-
-def _rows_of_pictures(
-    rng: np.random.Generator, image_set: ImageSet, classes: np.ndarray, count: int
-) -> np.ndarray:
-    """(R, N, count) rows: `count` different images of each class, of its own choice."""
-    used = np.unique(classes)
-    poor = used[image_set.class_count[used] < count]
-    if len(poor):
-        raise ValueError(
-            f"class {image_set.class_names[poor[0]]!r} has {image_set.class_count[poor[0]]} "
-            f"images, and {count} are needed (k_shot + 1)"
-        )
-    picked = _distinct(rng, image_set.class_count[classes], count)
-    return image_set.class_start[classes][..., None] + picked
 
 
 def _trials(
@@ -504,7 +438,7 @@ def _trials(
 ) -> Trials:
     """Trials of the classes (R, N) and their rows (R, N, K + 1), the last of which are queries."""
     num_runs, n_way = classes.shape
-    answers = _distinct(rng, np.full(num_runs, n_way), queries_per_run)  # (R, Q)
+    answers = draws.distinct(rng, np.full(num_runs, n_way), queries_per_run)  # (R, Q)
     query_classes = np.take_along_axis(classes, answers, 1)  # (R, Q)
     return Trials(
         name=name,
@@ -512,71 +446,5 @@ def _trials(
         supports=rows[..., :-1],
         queries=np.take_along_axis(rows[..., -1], answers, 1),
         answers=answers,
-        **_images_and_groups(image_set, query_classes),
+        **draws.images_and_groups(image_set, query_classes),
     )
-
-
-def _images_and_groups(image_set: ImageSet, classes: np.ndarray) -> dict:
-    """Fields of a list: the images, and groups of its trials by their (...) int classes.
-
-    Trials are grouped by alphabet, or by class if all are of one alphabet.
-    """
-    ids, groups = np.unique(image_set.class_alphabets[classes], return_inverse=True)
-    names, grouped_by = image_set.alphabet_names, "alphabet"
-    if len(ids) == 1:
-        ids, groups = np.unique(classes, return_inverse=True)
-        names, grouped_by = image_set.class_names, "class"
-    return {
-        "images": image_set.images,
-        "fingerprint": image_set.fingerprint,
-        "groups": groups.reshape(classes.shape),
-        "group_names": tuple(names[i] for i in ids),
-        "grouped_by": grouped_by,
-    }
-
-
-def _alphabet_ids(image_set: ImageSet, alphabets: Sequence[str] | None) -> np.ndarray:
-    if alphabets is None:
-        return np.arange(image_set.num_alphabets)
-    check_names("alphabet", alphabets, image_set.alphabet_names)
-    return np.array([i for i, a in enumerate(image_set.alphabet_names) if a in set(alphabets)], int)
-
-
-def _large_enough(image_set: ImageSet, ids: np.ndarray, n_way: int, skip_small: bool) -> np.ndarray:
-    """Those alphabets that have n_way classes; the others are an error unless they are skipped."""
-    if n_way < 1:
-        raise ValueError(f"n_way must be at least 1, got {n_way}")
-    sizes = image_set.alphabet_count[ids]
-    large = ids[sizes >= n_way]
-    if len(large) == len(ids) or (skip_small and len(large)):
-        return large
-    smallest = ids[np.argmin(sizes)]
-    advice = "none is large enough" if skip_small else "or leave such alphabets out (skip_small)"
-    raise ValueError(
-        f"n_way {n_way} is above the {image_set.alphabet_count[smallest]} classes of alphabet "
-        f"{image_set.alphabet_names[smallest]!r}: choose a smaller one, {advice}"
-    )
-
-
-def _queries_per_run(num_trials: int, parts: int, n_way: int, given: int | None) -> int:
-    """How many queries share a support set; see `within_trials`."""
-    if num_trials < 1:
-        raise ValueError(f"num_trials must be at least 1, got {num_trials}")
-    if given is not None:
-        if not 1 <= given <= n_way or num_trials % given:
-            raise ValueError(
-                f"queries_per_run must be in 1 .. {n_way} and divide {num_trials}, got {given}"
-            )
-        return given
-    if num_trials % parts:
-        return 1
-    return max(q for q in range(1, n_way + 1) if num_trials // parts % q == 0)
-
-
-def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raises ValueError on a name that is not known, with the nearest one that is."""
-    known = list(known)
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=3) or known
-            raise ValueError(f"unknown {what} {name!r}; did you mean {', '.join(near)}?")

@@ -37,7 +37,7 @@ from siamese_jax.evaluation.scoring import (
     is_joint,
     shot_aggregation_of,
 )
-from siamese_jax.evaluation.trials import check_names
+from siamese_jax.readers import check_names
 
 __all__ = [
     "PROTOCOLS",

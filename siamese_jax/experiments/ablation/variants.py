@@ -13,8 +13,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from siamese_jax import readers
 from siamese_jax.data import loading
-from siamese_jax.evaluation import trials
 from siamese_jax.experiments.ablation.axes import AXES, axis_of
 from siamese_jax.experiments.fields import get_field, with_fields
 from siamese_jax.runs import workdir
@@ -38,7 +38,7 @@ def _check_axis(name: str, config: Mapping) -> None:
     try:
         value = get_field(plain, name)
     except ValueError:
-        trials.check_names("axis", [name], [*AXES, "seeds", *workdir.flatten(plain)])
+        readers.check_names("axis", [name], [*AXES, "seeds", *workdir.flatten(plain)])
         raise
     if isinstance(value, dict):
         inside = ", ".join(f"{name}.{key}" for key in value)
@@ -85,7 +85,7 @@ def parse_over(
         elif (number := AXES[name].number) is not None:
             _check_numbers(name, number, labels)
         else:
-            trials.check_names(f"label of axis {name!r}", labels, AXES[name].labels)
+            readers.check_names(f"label of axis {name!r}", labels, AXES[name].labels)
         if name == "seeds" and labels and seeds is not None:
             raise ValueError(f"{entry!r} and --seeds={seeds} say two things: leave one out")
         if name == "seeds" and seeds is None:
