@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
@@ -49,7 +50,9 @@ def run(
         error_code: exit code of every error.
     """
     absl_logging.set_verbosity(absl_logging.FATAL)  # of the libraries, whose errors are raised too
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's tasks: the same errors again
+    # Orbax's tasks after a failed saving: the same error again, and what was given up with it.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     notes = logging.getLogger("siamese_jax")
     notes.addHandler(logging.StreamHandler())
     notes.setLevel(logging.INFO)
