@@ -128,6 +128,16 @@ def prepared_omniglot(real_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def small():
+    """3 alphabets of 6, 5 and 9 characters by 4 drawers, see `planted`; not to be written to."""
+    from tests import planted
+
+    images = planted.make_set()
+    images.images.setflags(write=False)
+    return images
+
+
+@pytest.fixture(scope="session")
 def glyphs():
     """6 alphabets x 8 characters x 8 drawers at 28 x 28 pixels; not to be written to."""
     from siamese_jax.data.glyphs import make_glyphs
