@@ -11,48 +11,24 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "siamese_jax"
 # What each room may import besides itself; the order is that of an experiment.
+FOR_ALL = ("readers", "files")  # how files from outside are read, and files replaced
 MAY_IMPORT = {
     "cli": (),
     "cpu": (),
     "config": (),
     "readers": (),
+    "files": (),
     "models": (),
-    "data": ("readers",),
-    "runs": ("readers",),
-    "evaluation": ("readers", "data", "models", "runs"),
-    "inference": ("readers", "data", "models", "runs", "evaluation"),
-    "training": ("config", "readers", "data", "models", "runs", "evaluation", "inference"),
-    "reporting": ("readers", "data", "models", "runs", "evaluation", "inference"),
-    "recognition": ("readers", "data", "models", "runs", "evaluation", "inference", "reporting"),
-    "experiments": (
-        *(
-            "config",
-            "cli",
-            "readers",
-            "data",
-            "models",
-            "runs",
-            "evaluation",
-            "inference",
-            "training",
-        ),
-        *("reporting", "recognition"),
-    ),
-    "benchmarks": (
-        *(
-            "config",
-            "cli",
-            "readers",
-            "data",
-            "models",
-            "runs",
-            "evaluation",
-            "inference",
-            "training",
-        ),
-        *("reporting", "recognition", "experiments"),
-    ),
+    "data": FOR_ALL,
+    "runs": FOR_ALL,
+    "evaluation": (*FOR_ALL, "data", "models", "runs"),
+    "inference": (*FOR_ALL, "data", "models", "runs", "evaluation"),
+    "training": (*FOR_ALL, "config", "data", "models", "runs", "evaluation", "inference"),
+    "reporting": (*FOR_ALL, "data", "models", "runs", "evaluation", "inference"),
+    "recognition": (*FOR_ALL, "data", "models", "runs", "evaluation", "inference", "reporting"),
 }
+MAY_IMPORT["experiments"] = ("cli", *MAY_IMPORT["training"], "training", "reporting", "recognition")
+MAY_IMPORT["benchmarks"] = (*MAY_IMPORT["experiments"], "experiments")
 # The package itself may hand out anything; nothing in it imports anything from the package itself.
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 LAUNCHERS = sorted((ROOT / "launch").glob("*.py"))

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from siamese_jax.runs import files
+from siamese_jax import files
 
 
 def test_text_is_replaced_and_nothing_else_is_left(tmp_path):

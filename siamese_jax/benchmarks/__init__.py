@@ -7,7 +7,6 @@ inside the functions that use it.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import pathlib
@@ -16,7 +15,7 @@ from collections.abc import Iterable
 import jax
 import PIL
 
-from siamese_jax import readers
+from siamese_jax import files, readers
 from siamese_jax.benchmarks import report
 from siamese_jax.benchmarks.convolution import run_convolution
 from siamese_jax.benchmarks.embedding import run_embedding
@@ -27,7 +26,6 @@ from siamese_jax.benchmarks.preparation import run_preparation
 from siamese_jax.benchmarks.recognition import run_recognition
 from siamese_jax.benchmarks.training import run_training
 from siamese_jax.benchmarks.workload import NETWORKS, Plan
-from siamese_jax.runs import files
 
 __all__ = ["SUITES", "Plan", "run"]
 
@@ -87,5 +85,5 @@ def run(suites: Iterable[str], plan: Plan, path: str | None = None) -> dict:
         print(f"\n{name}\n{report.text_table(results[name])}", flush=True)
         record = report.record(settings, product[0], results)
         if path is not None:
-            files.replace_text(pathlib.Path(path), json.dumps(record, indent=1) + "\n")
+            files.replace_json(pathlib.Path(path), record)
     return record

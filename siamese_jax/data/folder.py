@@ -18,6 +18,7 @@ from siamese_jax.data import decoding, listing, prepared_folder, shards
 from siamese_jax.data.decoding import Header, attempt
 from siamese_jax.data.image_set import ImageSet, StreamedImages, as_kind, resize_images
 from siamese_jax.data.listing import LAYOUT, Name, natural_key
+from siamese_jax.files import replace_json
 
 _log = logging.getLogger(__name__)
 
@@ -296,7 +297,7 @@ def _prepared_images(
         size, mode = _facts(path, top, files, image_size, kind)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            prepared_folder.write_json(facts, {"size": size, "mode": mode})
+            replace_json(facts, {"size": size, "mode": mode})
         except OSError as error:
             raise prepared_folder.cannot_hold(root, error) from None
     known = json.loads(facts.read_text())

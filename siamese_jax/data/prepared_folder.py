@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any
 
 
 def data_dir(given: str | os.PathLike | None) -> pathlib.Path:
@@ -46,13 +44,6 @@ def side_folder(place: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
             yield side
         finally:
             shutil.rmtree(side, ignore_errors=True)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON, whole or not at all; `path` names a file in a folder that is there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value))
-    os.replace(part, path)
 
 
 def cannot_hold(place: pathlib.Path, error: OSError) -> ValueError:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from siamese_jax import files
 from siamese_jax.data import prepared_folder
 
 _log = logging.getLogger(__name__)
@@ -179,9 +180,7 @@ def prepare_part(
         writer.write(pixels.tobytes())
     writer.close()
     os.replace(_records_of(side_place), _records_of(place))
-    prepared_folder.write_json(
-        _facts_of(place), {"kept": kept, "digests": digests, "broken": broken}
-    )
+    files.replace_json(_facts_of(place), {"kept": kept, "digests": digests, "broken": broken})
     return end - start
 
 

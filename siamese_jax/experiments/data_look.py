@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from siamese_jax import files
 from siamese_jax.data import augment, duplicates, folder, loading, named
 from siamese_jax.experiments import report
 from siamese_jax.inference.devices import Devices
 from siamese_jax.inference.embed import to_float
 from siamese_jax.reporting import data_page, run_figures
 from siamese_jax.reporting.data_page import Look
-from siamese_jax.runs import files, workdir
+from siamese_jax.runs import workdir
 from siamese_jax.training.experiment import Experiment
 
 _PICTURES, _VIEWS = 6, 9  # that show the augmentation: pictures, and columns with the prepared one

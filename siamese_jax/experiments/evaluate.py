@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from siamese_jax import cli
+from siamese_jax import cli, files
 from siamese_jax.data import loading, splits
 from siamese_jax.evaluation import baselines, pairs_csv, saved
 from siamese_jax.evaluation.protocols import EvaluationData, Result, run_protocols, warnings
@@ -23,7 +22,7 @@ from siamese_jax.evaluation.scoring import (
     shot_aggregation_of,
 )
 from siamese_jax.inference import network
-from siamese_jax.runs import export, files, workdir
+from siamese_jax.runs import export, workdir
 
 PARTS = ("test", "validation", "both", "rotated")
 
@@ -279,7 +278,7 @@ def _save(
     if request.part == "test":
         path = pathlib.Path(request.workdir)
         files.replace_file(path / saved.FILE, lambda file: saved.write(file, results))
-        files.replace_text(path / "results.json", json.dumps(summary, indent=1) + "\n")
+        files.replace_json(path / "results.json", summary)
     if request.record:
         shown, (training, evaluation) = workdir.without_places(config, [training, evaluation])
         summary |= {
@@ -288,7 +287,7 @@ def _save(
             "evaluation": evaluation,
             "results": [{name: row[name] for name in _RECORDED} for row in summary["results"]],
         }
-        files.replace_text(pathlib.Path(request.record), json.dumps(summary, indent=1) + "\n")
+        files.replace_json(pathlib.Path(request.record), summary)
 
 
 def _load(section: ConfigDict, archives: str | None) -> loading.Data:

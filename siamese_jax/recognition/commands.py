@@ -11,11 +11,11 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from siamese_jax import files
 from siamese_jax.evaluation import bounds, calibration
 from siamese_jax.recognition import gallery
 from siamese_jax.recognition.storage import LARGE, GalleryFile
 from siamese_jax.recognition.store import Store, is_store
-from siamese_jax.runs import files
 
 if TYPE_CHECKING:
     from siamese_jax.inference import network

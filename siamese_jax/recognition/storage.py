@@ -20,11 +20,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from siamese_jax import files
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.readers import check_file, read_npz
 from siamese_jax.recognition import store
 from siamese_jax.recognition.gallery import Gallery, Reference
-from siamese_jax.runs import digests, files
+from siamese_jax.runs import digests
 
 LARGE = 10_000  # references
 _FORMAT = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+from siamese_jax import files
 from siamese_jax.reporting import (
     page,
     run_figures,
@@ -16,7 +17,6 @@ from siamese_jax.reporting import (
     section_verification,
 )
 from siamese_jax.reporting.inputs import ReportInputs
-from siamese_jax.runs import files
 
 
 def write(inputs: ReportInputs) -> pathlib.Path:

@@ -5,15 +5,13 @@ A calibration says what a score means (see `evaluation.calibration`). Here it is
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import TypedDict
 
-from siamese_jax import readers
-from siamese_jax.runs import files
+from siamese_jax import files, readers
 
 FILE = "calibrations.json"
 
@@ -42,4 +40,4 @@ def read(workdir: str | pathlib.Path, step: int) -> dict[str, dict]:
 def write(workdir: str | pathlib.Path, step: int, name: str, fields: Mapping) -> None:
     """Adds a calibration of a checkpoint; those of another checkpoint are dropped."""
     content = {"step": step, "calibrations": {**read(workdir, step), name: dict(fields)}}
-    files.replace_text(pathlib.Path(workdir) / FILE, json.dumps(content, indent=1) + "\n")
+    files.replace_json(pathlib.Path(workdir) / FILE, content)

@@ -25,7 +25,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from siamese_jax.runs import digests, files
+from siamese_jax import files
+from siamese_jax.runs import digests
 
 _log = logging.getLogger(__name__)
 _MARGIN = 2**24  # bytes that must stay free besides those of the state

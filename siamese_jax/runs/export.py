@@ -19,9 +19,9 @@ import ml_collections
 import numpy as np
 from typing_extensions import TypedDict
 
-from siamese_jax import readers
+from siamese_jax import files, readers
 from siamese_jax.readers import read_npz
-from siamese_jax.runs import calibrations, checkpoints, digests, files, workdir
+from siamese_jax.runs import calibrations, checkpoints, digests, workdir
 
 FILE = "weights.npz"  # in an unpacked workdir
 _FOLDER = pathlib.Path(__file__).parent / "pretrained"

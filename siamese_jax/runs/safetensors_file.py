@@ -10,7 +10,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from siamese_jax.runs import digests, files, workdir
+from siamese_jax import files
+from siamese_jax.runs import digests, workdir
 from siamese_jax.runs.export import RECORDS, Weights, nested
 
 SUFFIX = ".safetensors"

@@ -17,8 +17,8 @@ from typing import IO, Any
 import jax
 from ml_collections import ConfigDict
 
-from siamese_jax import readers
-from siamese_jax.runs import digests, events, files
+from siamese_jax import files, readers
+from siamese_jax.runs import digests, events
 
 # Fields that may change between two starts of one run: they say where it runs, not what it computes.
 # The data's fingerprint says whether these places hold the same data.
@@ -175,7 +175,7 @@ class RunFolder:
         starts = read_provenance(self.path) + [
             {**provenance(), "seed": config.seed, "data_fingerprint": fingerprint, **details}
         ]
-        files.replace_text(self.path / "provenance.json", json.dumps(starts, indent=1))
+        files.replace_json(self.path / "provenance.json", starts)
         if not (self.path / "config.json").exists():
             text = json.dumps(plain(config), indent=1)
             files.replace_text(self.path / "config.json", text)

@@ -6,7 +6,6 @@ python -m tests.faults --cases=2000 --seed=0 --record=results/reliability.json
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import pathlib
 import random
@@ -17,7 +16,8 @@ import time
 
 from absl import logging as absl_logging
 
-from siamese_jax.runs import files, workdir
+from siamese_jax import files
+from siamese_jax.runs import workdir
 from tests.faults import cases
 from tests.faults.bench import Bench
 
@@ -61,7 +61,7 @@ def main() -> int:
             "kinds": rows,
             "failures": failures,
         }
-        files.replace_text(given.record, json.dumps(record, indent=1) + "\n")
+        files.replace_json(given.record, record)
     return int(bool(failures))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from siamese_jax import cli
+from siamese_jax import cli, files
 from siamese_jax.data import loading
 from siamese_jax.experiments.ablation import table, training
 from siamese_jax.experiments.ablation.variants import (
@@ -118,7 +118,7 @@ def run_ablation(
         "differences": differences,
     }
     for target in [path / "ablation.json", *([pathlib.Path(record)] if record else [])]:
-        training.write_json(target, table.rounded(recorded))
+        files.replace_json(target, table.rounded(recorded))
     drawing.save(table.draw(summaries), path / "ablation.png")
     drawing.save(table.draw_losses(summaries), path / "losses.png")
     print(f"written: ablation.txt, .md, .json, .png and losses.png in {path}")

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.stats
 from matplotlib.figure import Figure
 
+from siamese_jax import files
 from siamese_jax.data import loading
 from siamese_jax.evaluation import intervals, protocols, trials
 from siamese_jax.evaluation.scoring import shot_aggregation_of
@@ -20,7 +21,7 @@ from siamese_jax.experiments.ablation.variants import Variant
 from siamese_jax.inference import network
 from siamese_jax.readers import read_npz
 from siamese_jax.reporting import curves, drawing
-from siamese_jax.runs import files, workdir
+from siamese_jax.runs import workdir
 
 _EVALUATED_BYTES = 2**30  # of `evaluated.npz`
 PROTOCOLS = ("official", "within", "training")

@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import ctypes
 import functools
-import json
 import os
 import pathlib
 import queue
@@ -14,12 +13,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from typing_extensions import TypedDict
 
-from siamese_jax import readers
-from siamese_jax.runs import files
+from siamese_jax import files, readers
 
 
 class Trainer:
@@ -46,7 +43,7 @@ class Trainer:
             `code` (the exit code), `line` (the last of its output) and `cpu_seconds` (of all starts).
         """
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "variant.json", config)
+        files.replace_json(path / "variant.json", config)
         before = read_outcome(path) or {"cpu_seconds": 0.0}
         config_flag = f"--config={self._recorded}:{path / 'variant.json'}"
         with open(path / "train.log", "ab") as log:
@@ -69,7 +66,7 @@ class Trainer:
             "line": next((line.strip() for line in reversed(lines) if line.strip()), ""),
             "cpu_seconds": round(before["cpu_seconds"] + usage.ru_utime + usage.ru_stime, 1),
         }
-        write_json(path / "outcome.json", outcome)
+        files.replace_json(path / "outcome.json", outcome)
         return outcome
 
     def each(self, items: Iterable, work: Callable, done: Callable, should_stop: Callable) -> bool:
@@ -152,8 +149,3 @@ def read_outcome(path: pathlib.Path) -> dict | None:
     """
     file = path / "outcome.json"
     return readers.read_json(file, _Outcome) if file.exists() else None
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Replaces a file at once."""
-    files.replace_text(path, json.dumps(value, indent=1) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,10 @@ import optuna
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from siamese_jax import cli
+from siamese_jax import cli, files
 from siamese_jax.experiments.fields import get_field, with_fields
 from siamese_jax.experiments.search.space import Dimension
-from siamese_jax.runs import files, workdir
+from siamese_jax.runs import workdir
 
 
 def folder_of(trial: FrozenTrial) -> str:
@@ -58,13 +57,13 @@ def write_results(
         "evaluation": workdir.provenance(),
         "trials": [_plain_trial(t) for t in trials],
     }
-    files.replace_text(path / "search.json", json.dumps(record, indent=1) + "\n")
+    files.replace_json(path / "search.json", record)
     if not ranked:
         return {}
     best = ranked[0]
     summary = {"number": best.number, "accuracy": best.value, "fields": best.params}
     chosen = {"search": summary, "config": with_fields(base, best.params)}
-    files.replace_text(path / "best.json", json.dumps(chosen, indent=1) + "\n")
+    files.replace_json(path / "best.json", chosen)
     _plot(study, path)
     print(f"written: search.txt, search.json, best.json and the plots in {path}")
     return summary

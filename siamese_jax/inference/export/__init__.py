@@ -15,8 +15,9 @@ import pathlib
 from collections.abc import Callable
 from typing import BinaryIO
 
+from siamese_jax import files
 from siamese_jax.inference import network
-from siamese_jax.runs import export, files, safetensors_file, workdir
+from siamese_jax.runs import export, safetensors_file, workdir
 
 
 @dataclasses.dataclass(frozen=True)

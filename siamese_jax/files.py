@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import stat
 import tempfile
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def replace_file(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
@@ -39,3 +40,8 @@ def replace_file(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
 def replace_text(path: str | os.PathLike, text: str) -> None:
     """`replace_file` with text in UTF-8."""
     replace_file(path, lambda file: file.write(text.encode()))
+
+
+def replace_json(path: str | os.PathLike, value: Any) -> None:
+    """`replace_file` with a value as JSON."""
+    replace_text(path, json.dumps(value, indent=1) + "\n")
