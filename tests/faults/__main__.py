@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 
 from absl import logging as absl_logging
 
@@ -33,6 +34,7 @@ def main() -> int:
     for name in ("siamese_jax", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     threading.excepthook = lambda error: None  # of Orbax, whose failed saving is raised as well
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     kinds = {k: v for k, v in cases.KINDS.items() if given.kind is None or given.kind in k}
     whole = sum(share for _, share in kinds.values())
     start, rows, failures = time.monotonic(), [], []
