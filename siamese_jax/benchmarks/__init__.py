@@ -19,6 +19,7 @@ from siamese_jax import files, readers
 from siamese_jax.benchmarks import report
 from siamese_jax.benchmarks.convolution import run_convolution
 from siamese_jax.benchmarks.embedding import run_embedding
+from siamese_jax.benchmarks.folders import run_folders
 from siamese_jax.benchmarks.galleries import run_galleries
 from siamese_jax.benchmarks.inputs import run_input
 from siamese_jax.benchmarks.oneshot import run_oneshot
@@ -35,6 +36,7 @@ SUITES = {
     "convolution": run_convolution,
     "input": run_input,
     "preparation": run_preparation,
+    "folders": run_folders,
     "oneshot": run_oneshot,
     "recognition": run_recognition,
     "galleries": run_galleries,

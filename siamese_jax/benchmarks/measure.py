@@ -55,6 +55,7 @@ class Row:
         share_of: what the share is of.
         ratio: times as fast as `against` in the same repeat, median.
         against: name of a row.
+        peak_memory: largest memory of the case's process, bytes, where it has one of its own.
         note: what else there is to say.
     """
 
@@ -74,6 +75,7 @@ class Row:
     share_of: str | None = None
     ratio: float | None = None
     against: str | None = None
+    peak_memory: int | None = None
     note: str = ""
 
 

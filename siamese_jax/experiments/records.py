@@ -89,6 +89,7 @@ class Timed(_Entry):
     unit: NotRequired[str]
     per_second: NotRequired[float | None]
     ratio: NotRequired[float]
+    peak_memory: NotRequired[int]
 
 
 class Benchmark(TypedDict):

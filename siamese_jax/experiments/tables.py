@@ -348,7 +348,7 @@ def _ablation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], l
 def _benchmark(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], list[list[str]]]:
     header = ["what", "median time", "middle half", "rate", "ratio"]
     with_aim = any("aim" in row for row in table["row"])
-    more = [name for name in ("processor", "recall") if table.get(name)]
+    more = [name for name in ("processor", "memory", "recall") if table.get(name)]
     rows = []
     for row in table["row"]:
         record = read_record(results, row["record"], records.Benchmark)
@@ -372,11 +372,14 @@ def _benchmark(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], 
         cells += [" - ".join(_time(limit) for limit in entry["quartiles"]), rate, ratio]
         if table.get("processor"):
             cells.append(_time(entry["processor"]) if "processor" in entry else "-")
+        if table.get("memory"):
+            peak = entry.get("peak_memory")
+            cells.append("-" if peak is None else f"{peak / 1e9:.2f} GB")
         if table.get("recall"):
             exact = entry.get("share_of") == "exact answers"
             cells.append(f"{100 * entry['share']:.1f}" if exact else "-")
         rows.append([*cells, *([row.get("aim", "-")] if with_aim else [])])
-    titles = {"processor": "processor time", "recall": "recall@1, %"}
+    titles = {"processor": "processor time", "memory": "peak memory", "recall": "recall@1, %"}
     header += [titles[name] for name in more]
     return [*header, *(["aim"] if with_aim else [])], rows
 
