@@ -131,15 +131,15 @@ def _large(plan: Plan, net: network.Siamese, clusters: Clusters, folder: pathlib
     known = store.Store(path)
     for begin in range(first, clusters.count, _BLOCK):
         end = min(begin + _BLOCK, clusters.count)
-        with known._writing():
-            known._insert(clusters.references(begin, end), clusters.embeddings(begin, end))
+        with known.records.db.writing():
+            known.records.insert(clusters.references(begin, end), clusters.embeddings(begin, end))
     number = iter(range(clusters.count, 10**9))
 
     def enrol() -> None:
         i = next(number)
         opened = store.Store(path)
-        with contextlib.closing(opened), opened._writing():
-            opened._insert(clusters.references(i, i + 1), clusters.embeddings(i, i + 1))
+        with contextlib.closing(opened), opened.records.db.writing():
+            opened.records.insert(clusters.references(i, i + 1), clusters.embeddings(i, i + 1))
 
     cases = [
         Case("large gallery, enrol one", enrol, 1, "pictures"),
@@ -149,7 +149,7 @@ def _large(plan: Plan, net: network.Siamese, clusters: Clusters, folder: pathlib
     if shortlist.is_installed():
         queries = clusters.queries(min(_QUERIES, clusters.count // _EACH))
         exact = known.nearest(net, queries, 1)
-        known._held = None
+        known.records.release()
         known.index(net)
         recall = _recall(exact, known.nearest(net, queries, 1))
         [row] = plan.compare(_group(clusters), [_identify(known, net, clusters, "index")])
