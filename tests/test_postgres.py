@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import pathlib
 import sys
 import threading
 import time
@@ -14,6 +15,8 @@ import pytest
 from galleries import SHAPE, make_gallery, make_net, picture, same_ranks
 from PIL import Image
 
+from siamese_jax import benchmarks
+from siamese_jax.benchmarks import galleries as measured
 from siamese_jax.evaluation import calibration
 from siamese_jax.recognition import (
     commands,
@@ -69,7 +72,7 @@ def sql(large, query, *values):
     address = postgres_connection.Address.of(large.place)
     with psycopg.connect(**address.server, autocommit=True) as connection:
         connection.execute("SELECT set_config('search_path', %s, false)", [f'"{address.name}"'])
-        cursor = connection.execute(query, values)
+        cursor = connection.execute(query, values or None)
         return cursor.fetchall() if cursor.description else []
 
 
@@ -235,6 +238,21 @@ def test_an_index_follows_what_is_enrolled_and_removed(nets, large, monkeypatch)
     assert large.index(net) == 1 and large.index(net) == 0
     assert sql(large, "SELECT count(*), max(id) FROM projected") == [(118, 120)]
     assert large.best_names(net, h, 1)[0][0][1].name == "later"
+
+
+def test_an_index_whose_graph_is_not_made_yet_answers_the_same(nets, large, url, monkeypatch):
+    monkeypatch.setattr(shortlist, "SIZE", 16)
+    net, h = nets["cosine"], large.part("n9").embeddings
+    exact = large.nearest(net, h, 3)
+    with monkeypatch.context() as patch:  # as if the process had been killed
+        patch.setattr(postgres.Postgres, "after_index", lambda *_: None)
+        assert large.index(net) == 120
+    graphs = "SELECT count(*) FROM pg_class WHERE relname = 'projected_short' AND relnamespace = "
+    graphs += "(SELECT relnamespace FROM pg_class WHERE oid = 'projected'::regclass)"
+    assert sql(large, graphs) == [(0,)]
+    same_ranks(store.Store(url).nearest(net, h, 3), exact)
+    assert large.index(net) == 0 and sql(large, graphs) == [(1,)]
+    same_ranks(store.Store(url).nearest(net, h, 3), exact)
 
 
 # --------------------------------------------------------------- two processes, crashes, damage, rights
@@ -442,3 +460,17 @@ def test_an_empty_gallery_may_be_calibrated_first(nets, url):
         identification.identify(large, net, [picture(1)])
     large.enrol_all(net, {"x": [picture(1)]})
     assert identification.identify(large, net, [picture(1)])[0].name == "x"
+
+
+def test_the_benchmark_measures_a_database_and_leaves_nothing(nets, large, url):
+    plan = benchmarks.Plan(pathlib.Path(), repetitions=1, repeat_seconds=0.0, smoke=True)
+    clusters = measured.Clusters(60, nets["cosine"].embedding_size, 0)
+    rows = measured._in_database(plan, nets["cosine"], clusters, url)
+    assert [row.name for row in rows] == [
+        "PostgreSQL, enrol one",
+        "PostgreSQL, identify one, all compared",
+        "PostgreSQL, identify one, index",
+    ]
+    assert rows[-1].share == 1.0  # of the exact answers
+    schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'benchmark%'"
+    assert sql(large, schemas) == [(0,)] and len(large) == 120

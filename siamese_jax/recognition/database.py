@@ -88,7 +88,7 @@ class Database(abc.ABC):
 
     @abc.abstractmethod
     def indexing(self) -> AbstractContextManager[None]:
-        """An index is made inside; a writing transaction where the index lies in the database."""
+        """Inside references are taken in; a writing transaction where the index is in the database."""
 
     @abc.abstractmethod
     def new_index(self, components: int) -> Index:
@@ -114,8 +114,8 @@ class Database(abc.ABC):
         """
 
     @abc.abstractmethod
-    def drop_indexes(self, facts: Mapping[str, Any] | None) -> None:
-        """Removes what lies beside the database of other indexes than the one with these facts."""
+    def after_index(self, facts: Mapping[str, Any] | None) -> None:
+        """Does what is left to do after the index has become the one with these facts, or none."""
 
 
 def busy(place: pathlib.Path | str) -> ValueError:

@@ -176,17 +176,17 @@ class Postgres(database.Database):
         return ""
 
     def indexing(self) -> contextlib.AbstractContextManager[None]:
-        """A writing transaction, for which other writers wait."""
+        """A writing transaction: short vectors change with the facts that say which there are."""
         return self.writing()
 
     def new_index(self, components: int) -> database.Index:
         """An index without references; the old one goes."""
         self.forget(None)
-        return _Graph(self, components, secrets.token_hex(4))
+        return _Table(self, components, secrets.token_hex(4))
 
     def index_to_extend(self, facts: Mapping[str, Any]) -> database.Index | None:
         """The index, which `forget` keeps free of removed references."""
-        return _Graph(self, facts["components"], facts["token"])
+        return _Table(self, facts["components"], facts["token"])
 
     def nearest(
         self, facts: Mapping[str, Any], projected: np.ndarray, count: int
@@ -205,8 +205,26 @@ class Postgres(database.Database):
                 for row in projected
             ]
 
-    def drop_indexes(self, facts: Mapping[str, Any] | None) -> None:
-        """Nothing: no index lies beside the database."""
+    def after_index(self, facts: Mapping[str, Any] | None) -> None:
+        """Makes the graph of the short vectors where there is none; without it all of them are compared.
+
+        It takes minutes for a large gallery. Others enrol meanwhile; who removes a name waits.
+        """
+        from siamese_jax.recognition import shortlist
+
+        if facts is None:
+            return
+        components = int(facts["components"])
+        with self._transaction("BEGIN"):
+            self._own("LOCK TABLE projected IN SHARE ROW EXCLUSIVE MODE")
+            if self._own("SELECT vector_dims(short) FROM projected LIMIT 1") != [(components,)]:
+                return  # another process has made another index by now
+            self._own(
+                "CREATE INDEX IF NOT EXISTS projected_short ON projected USING hnsw "
+                f"((short::vector({components})) vector_l2_ops) "
+                f"WITH (m = {shortlist.CONNECTIVITY}, ef_construction = {shortlist.BUILD})"
+            )
+            self._own("ANALYZE projected")
 
     def _make_tables(self) -> None:
         """Makes the tables of a new gallery, for its owner only."""
@@ -239,8 +257,8 @@ class Postgres(database.Database):
                 copy.write_row(row)
 
 
-class _Graph(database.Index):
-    """The short vectors of references in a table, with pgvector's graph of them."""
+class _Table(database.Index):
+    """The short vectors of references in their table."""
 
     def __init__(self, db: Postgres, components: int, token: str):
         self._db, self._components, self._token = db, components, token
@@ -250,14 +268,6 @@ class _Graph(database.Index):
         self._db.copy("COPY projected (id, short) FROM STDIN", rows)
 
     def save(self) -> dict[str, Any]:
-        from siamese_jax.recognition import shortlist
-
-        self._db.rows(
-            "CREATE INDEX IF NOT EXISTS projected_short ON projected USING hnsw "
-            f"((short::vector({int(self._components)})) vector_l2_ops) "
-            f"WITH (m = {shortlist.CONNECTIVITY}, ef_construction = {shortlist.BUILD})"
-        )
-        self._db.rows("ANALYZE projected")
         return {"components": self._components, "token": self._token}
 
 

@@ -179,8 +179,8 @@ class Sqlite(database.Database):
         keys = np.asarray(graph.search(projected, count).keys).reshape(len(projected), -1)
         return list(keys.astype(np.int64))
 
-    def drop_indexes(self, facts: Mapping[str, Any] | None) -> None:
-        """Removes files of indexes that are not the current one's."""
+    def after_index(self, facts: Mapping[str, Any] | None) -> None:
+        """Removes the files of other indexes."""
         for path in self.place.parent.glob("*.ann"):
             stem, _, token = path.name.removesuffix(".ann").rpartition(".")
             ours = stem == self.place.name and len(token) == 8

@@ -223,7 +223,7 @@ class Store:
             self.records.set_fact("calibration", None)
             self.records.set_fact("index", None)
             self._db.forget(None)
-        self._db.drop_indexes(self.records.fact("index"))
+        self._db.after_index(self.records.fact("index"))
         return from_thumbnails
 
     # -------------------------------------------------------------------------------- searching it
@@ -293,7 +293,7 @@ class Store:
                 gallery_lib.check_network(self, net)  # it may be another one by now
                 self.records.set_projection(projection)
                 self.records.set_fact("index", facts)
-        self._db.drop_indexes(self.records.fact("index"))
+        self._db.after_index(self.records.fact("index"))
         return added
 
     def index_line(self) -> str:
