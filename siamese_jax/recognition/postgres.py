@@ -85,17 +85,23 @@ class Postgres(database.Database):
         )
         if not extensions:
             raise ValueError(
-                f"{self.place}: the database has no extension vector (pgvector): its "
-                "owner or an administrator makes it by CREATE EXTENSION vector"
+                f"{self.place}: the database has no extension vector (pgvector): its owner "
+                "or an administrator makes it by CREATE EXTENSION vector"
             )
         there = _has_gallery(self._connection, self._address)
         if there and self._new:
             raise _made_meanwhile(self._address)
         if not there and not self._new:
             raise ValueError(f"{self.place}: no such gallery; `enrol NAME IMAGE...` makes one")
+        name = self._address.name
+        if there and not self._own("SELECT has_schema_privilege(%s, 'USAGE')", [name])[0][0]:
+            raise ValueError(
+                f"{self.place}: cannot be used: its owner has to GRANT USAGE ON SCHEMA, and SELECT or "
+                "ALL on its tables"
+            )
         [(schema, version)] = extensions
         self._resumes_search = [int(part) for part in version.split(".")[:2]] >= [0, 8]
-        path = map(sql.Identifier, (self._address.name, schema))
+        path = map(sql.Identifier, (name, schema))
         self._connection.execute(sql.SQL("SET search_path TO {}, {}").format(*path))
 
     def close(self) -> None:
