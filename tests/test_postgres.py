@@ -183,12 +183,13 @@ def test_another_network_takes_a_gallery_over(nets, large, url, monkeypatch):
 # ---------------------------------------------------------------------------------------- the index
 
 
-@pytest.mark.parametrize("name", ["cosine", "euclidean"])
-def test_an_index_finds_what_the_comparison_of_all_finds(nets, url, monkeypatch, name):
+@pytest.mark.parametrize(("name", "resumes"), [("cosine", True), ("euclidean", False)])
+def test_an_index_finds_what_the_comparison_of_all_finds(nets, url, monkeypatch, name, resumes):
     monkeypatch.setattr(shortlist, "SIZE", 32)
     net, known = nets[name], make_gallery(nets[name], names=300)
     store.create(url, known)
     large = store.Store(with_options(url, enable_seqscan="off"))
+    large._db._resumes_search &= resumes  # as pgvector does from 0.8 on
     rng = np.random.default_rng(1)
     h = known.embeddings[::9] + 0.2 * rng.normal(size=known.embeddings[::9].shape)
     h = h.astype(np.float32)
@@ -293,6 +294,17 @@ def test_readers_go_on_beside_a_writer_and_a_second_writer_is_told(nets, large, 
     assert len(reader) == 121 and reader.nearest(net, h, 1)[0][0][1].name == "more"  # read again
     second.remove("more")
     assert len(reader) == 120 and reader.nearest(net, h, 1)[0][0][1].name != "more"
+
+
+def test_what_is_read_in_one_transaction_is_of_one_moment(nets, large, url):
+    reader, before = store.Store(url), large._db.mark()
+    assert reader._db.mark() == before
+    with reader._db.reading():
+        assert len(reader) == 120
+        large.enrol_all(nets["cosine"], {"x": [picture(1)]})
+        assert len(reader) == 120 and len(reader.records.range(0, 1000)[0]) == 120
+        assert reader._db.mark() == before
+    assert len(reader) == 121 and reader._db.mark() != before
 
 
 def test_of_two_that_make_a_gallery_the_later_is_refused(nets, url, monkeypatch):
