@@ -8,12 +8,13 @@ import importlib.util
 import os
 import pathlib
 import pwd
-import signal
 import subprocess
 import tempfile
 import time
 
 _NOBODY = "nobody"  # who runs the server where root runs the tests: it refuses root
+# Runs a server until its input ends, as it does when the tests are killed. SIGINT waits for nobody.
+_WHILE_READ = '"$0" "$@" & read _; kill -INT $!; wait'
 
 
 def lacking():
@@ -47,14 +48,24 @@ def running():
         log = pathlib.Path(folder) / "log"
         with open(log, "w") as output:
             server = subprocess.Popen(
-                [programs / "postgres", "-D", data, "-k", folder, *settings],
-                **(_as_user() | {"stdout": output, "stderr": output}),
+                [
+                    "sh",
+                    "-c",
+                    _WHILE_READ,
+                    programs / "postgres",
+                    "-D",
+                    data,
+                    "-k",
+                    folder,
+                    *settings,
+                ],
+                **(_as_user() | {"stdin": subprocess.PIPE, "stdout": output, "stderr": output}),
             )
         try:
             _wait_for(folder, log)
             yield folder
         finally:
-            server.send_signal(signal.SIGINT)  # which does not wait for connections
+            server.stdin.close()
             server.wait(20)
 
 
