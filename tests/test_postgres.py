@@ -18,6 +18,7 @@ from PIL import Image
 
 from siamese_jax import benchmarks
 from siamese_jax.benchmarks import galleries as measured
+from siamese_jax.benchmarks import report
 from siamese_jax.evaluation import calibration
 from siamese_jax.recognition import (
     commands,
@@ -485,7 +486,7 @@ def test_an_empty_gallery_may_be_calibrated_first(nets, url):
     assert identification.identify(large, net, [picture(1)])[0].name == "x"
 
 
-def test_the_benchmark_measures_a_database_and_leaves_nothing(nets, large, url):
+def test_the_benchmark_measures_a_database_and_leaves_nothing(nets, large, url, monkeypatch):
     plan = benchmarks.Plan(pathlib.Path(), repetitions=1, repeat_seconds=0.0, smoke=True)
     clusters = measured.Clusters(60, nets["cosine"].embedding_size, 0)
     rows = measured._in_database(plan, nets["cosine"], clusters, url)
@@ -495,5 +496,12 @@ def test_the_benchmark_measures_a_database_and_leaves_nothing(nets, large, url):
         "PostgreSQL, identify one, index",
     ]
     assert rows[-1].share == 1.0  # of the exact answers
+    for words in (
+        ["--postgres=postgresql://a:wrong77@b/c"],
+        ["--postgres", "postgres://a:wrong77@b/c"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["launch/benchmark.py", "--smoke", *words])
+        record = report.record({}, rows[0], {"galleries": rows})
+        assert "--smoke" in record["provenance"]["command"] and "wrong77" not in str(record)
     schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'benchmark%'"
     assert sql(large, schemas) == [(0,)] and len(large) == 120
