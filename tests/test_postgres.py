@@ -475,6 +475,17 @@ def page_name(url):
     return f"{url.partition('#')[2]}-search.html"
 
 
+def test_a_gallery_may_lie_in_a_schema_that_an_administrator_made(nets, server):
+    url = f"postgresql://reader@/postgres?host={server}#given"
+    known = make_gallery(nets["cosine"])
+    with pytest.raises(ValueError, match="cannot be used .permission denied for database"):
+        store.create(url, known)
+    with psycopg.connect(host=server, user="postgres", autocommit=True) as administrator:
+        administrator.execute("CREATE SCHEMA given AUTHORIZATION reader")
+    store.create(url, known)
+    assert gallery.size(store.Store(url)) == "40 names, 120 pictures"
+
+
 def test_an_empty_gallery_may_be_calibrated_first(nets, url):
     net = nets["cosine"]
     empty = dataclasses.replace(gallery.empty(net), calibration=calibration_of(-2.0))

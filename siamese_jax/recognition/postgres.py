@@ -9,7 +9,6 @@ the database's. The index lies in the same tables, so it changes within the same
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -188,11 +187,11 @@ class Postgres(database.Database):
     def new_index(self, components: int) -> database.Index:
         """An index without references; the old one goes."""
         self.forget(None)
-        return _Table(self, components, secrets.token_hex(4))
+        return _Table(self, components)
 
     def index_to_extend(self, facts: Mapping[str, Any]) -> database.Index | None:
         """The index, which `forget` keeps free of removed references."""
-        return _Table(self, facts["components"], facts["token"])
+        return _Table(self, facts["components"])
 
     def nearest(
         self, facts: Mapping[str, Any], projected: np.ndarray, count: int
@@ -238,7 +237,7 @@ class Postgres(database.Database):
 
         schema = sql.Identifier(self._address.name)
         try:
-            if not self._own("SELECT FROM pg_namespace WHERE nspname = %s", [self._address.name]):
+            if not self._own("SELECT 1 FROM pg_namespace WHERE nspname = %s", [self._address.name]):
                 self._connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
             self._connection.execute(_SCHEMA)
             comment = sql.SQL("COMMENT ON TABLE fact IS {}").format(sql.Literal(_COMMENT))
@@ -266,15 +265,15 @@ class Postgres(database.Database):
 class _Table(database.Index):
     """The short vectors of references in their table."""
 
-    def __init__(self, db: Postgres, components: int, token: str):
-        self._db, self._components, self._token = db, components, token
+    def __init__(self, db: Postgres, components: int):
+        self._db, self._components = db, components
 
     def add(self, ids: np.ndarray, projected: np.ndarray) -> None:
         rows = ((int(i), _text(vector)) for i, vector in zip(ids, projected, strict=True))
         self._db.copy("COPY projected (id, short) FROM STDIN", rows)
 
     def save(self) -> dict[str, Any]:
-        return {"components": self._components, "token": self._token}
+        return {"components": self._components}
 
 
 def _has_gallery(connection: Any, address: Address) -> bool:
