@@ -493,7 +493,11 @@ def test_an_empty_gallery_may_be_calibrated_first(nets, url):
     large = store.Store(url)
     with pytest.raises(ValueError, match="holds no names"):
         identification.identify(large, net, [picture(1)])
+    with pytest.raises(ValueError, match="holds no names"):
+        large.index(net)
     large.enrol_all(net, {"x": [picture(1)]})
+    assert identification.identify(large, net, [picture(1)])[0].name == "x"
+    assert large.index(net) == 1
     assert identification.identify(large, net, [picture(1)])[0].name == "x"
 
 

@@ -69,6 +69,8 @@ def make_index(
         begin = old["covers"] if index is not None else 0
     if index is None or projection is None:
         sample = records.sample(shortlist.SAMPLE)
+        if not len(sample):
+            raise ValueError("the gallery holds no names: `enrol` some first")
         projection = shortlist.Projection.fit(shortlist.features(head, sample))
         index = db.new_index(projection.matrix.shape[1])
     added = 0

@@ -227,7 +227,7 @@ class Records:
                 raise self.damaged(f"embedding {number} is not what was written")
             ids.append(number)
             parts.append(data)
-        embeddings = np.frombuffer(b"".join(parts), "<f4").reshape(-1, width)
+        embeddings = np.frombuffer(b"".join(parts), "<f4").reshape(len(ids), width)
         return np.array(ids, np.int64), embeddings
 
     # --------------------------------------------------------------------------------- components
