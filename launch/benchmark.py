@@ -6,7 +6,7 @@ Suites: training and embedding (images/s and GFLOP/s of Koch's, the quickstart's
 PyTorch beside them), convolution (Koch's layers directly and in the frequency domain), input (drawing
 and warping, Pillow beside it), preparation (decoding JPEGs, Pillow beside it), folders (15,000 to 60,000
 JPEGs: preparation, a second start, training from disk; some ten minutes), oneshot (trials/s, passes of
-pairs beside them), recognition (enrol and identify), galleries (the same in their files).
+pairs beside them), recognition (enrol and identify), galleries (the same in files).
 Without PyTorch everything else is timed; --torch_python names an interpreter that has it. Nothing is
 downloaded. Times are medians of repeats in which the cases alternate: leave the machine alone meanwhile.
 --smoke only shows that everything runs.
@@ -43,10 +43,9 @@ _PRECISION = flags.DEFINE_enum(
     "Of float32 matrix products on an accelerator.",
 )
 _PEERS = flags.DEFINE_bool("peers", True, "Time PyTorch too.")
-_TORCH_PYTHON = flags.DEFINE_string(
-    "torch_python", None, "Interpreter that has PyTorch; else this."
-)
+_TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "Interpreter with PyTorch; else this.")
 _ARCHIVES = flags.DEFINE_string("archives", None, "Folder of Omniglot's archives; else glyphs.")
+_POSTGRES = flags.DEFINE_string("postgres", None, "galleries: URL of a database to measure too.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of parameters, batches and trials.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "Everything tiny, in seconds.")
 
@@ -70,6 +69,7 @@ def main(argv):
         peers=_PEERS.value,
         torch_python=_TORCH_PYTHON.value,
         archives=_ARCHIVES.value,
+        postgres=_POSTGRES.value,
         smoke=_SMOKE.value,
     )
     benchmarks.run(_SUITE.value, plan, _RECORD.value)

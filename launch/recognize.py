@@ -7,8 +7,9 @@
 
 Commands: enrol NAME IMAGE..., enrol-folder PEOPLE (of <name>/<image>), remove NAME, list, identify
 IMAGE..., compare IMAGE IMAGE, verify NAME IMAGE, search IMAGE, calibrate FOLDER (of <name>/<image>),
-rebuild, index (of a large gallery). The gallery is one file. It belongs to one checkpoint and one
---tta; rebuild moves it to another. Exit codes: 0 done, or for verify accepted; 1 rejected by verify;
+rebuild, index (of a large gallery). The gallery is one file, or part of a PostgreSQL database,
+--gallery=postgresql://USER@HOST/DATABASE#NAME. It belongs to one checkpoint and one --tta; rebuild moves
+it to another. Exit codes: 0 done, or for verify accepted; 1 rejected by verify;
 2 an error.
 """
 
@@ -23,7 +24,7 @@ siamese_jax.tune_cpu()
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run whose network is used.")
 _PRETRAINED = flags.DEFINE_string("pretrained", None, "A network of the package, instead of a run.")
-_GALLERY = flags.DEFINE_string("gallery", None, "File of the gallery; enrol creates it.")
+_GALLERY = flags.DEFINE_string("gallery", None, "File or URL of the gallery; enrol creates it.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _TTA = flags.DEFINE_integer("tta", 1, "Views a picture in test-time augmentation; 1 for none.")
 _ADD = flags.DEFINE_bool("add", False, "enrol: further references for an enrolled name.")

@@ -7,47 +7,21 @@ import shutil
 import sqlite3
 import stat
 
-import jax
-import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
+from galleries import make_gallery, make_net, picture, same_ranks
 
 from siamese_jax.evaluation import bounds, calibration
-from siamese_jax.inference import network
-from siamese_jax.inference.devices import Devices
-from siamese_jax.models import siamese
 from siamese_jax.recognition import (
     commands,
+    database,
     gallery,
     identification,
-    pictures,
+    records,
     shortlist,
     storage,
     store,
 )
-
-SHAPE = (12, 12, 1)
-
-
-def make_net(comparator, seed=0, **encoder):
-    """A tiny network with random parameters."""
-    fields = {
-        "encoder": "small",
-        "comparator": comparator,
-        "dtype": "float32",
-        "encoder_args": {"filters": (4,), "hidden": (), "units": 8, **encoder},
-        "head_args": {},
-    }
-    config = ml_collections.ConfigDict({"model": fields})
-    images = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
-    model = siamese.build(config.model, SHAPE)
-    rng = np.random.default_rng(seed)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
-    variables = jax.tree.map(lambda x: rng.normal(0.1, 0.2, x.shape).astype(x.dtype), variables)
-    variables["params"]["head"] |= {"scale": np.float32(5.0)}
-    devices = Devices(1)
-    return network.bind(config, devices.replicate(variables), SHAPE, "photo", comparator, devices)
 
 
 @pytest.fixture(scope="module")
@@ -59,38 +33,11 @@ def nets():
     }
 
 
-def make_gallery(net, names=40, each=3, seed=0):
-    """A gallery of made-up references: embeddings near a centre a name."""
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(names, net.embedding_size))
-    embeddings = np.repeat(centres, each, 0) + 0.2 * rng.normal(
-        size=(names * each, len(centres[0]))
-    )
-    references = tuple(
-        gallery.Reference(f"n{row // each}", f"/x/{row}.png", f"{row:016x}", bytes([row % 256]) * 9)
-        for row in range(names * each)
-    )
-    fresh = gallery.empty(net)
-    return gallery.Gallery(fresh.fingerprint, fresh.network, references, embeddings)
-
-
 @pytest.fixture
 def large(nets, tmp_path):
     known = make_gallery(nets["cosine"])
     store.create(tmp_path / "g.db", known)
     return store.Store(tmp_path / "g.db")
-
-
-def picture(seed=0):
-    """A picture of noise."""
-    pixels = np.random.default_rng(seed).integers(0, 256, SHAPE).astype(np.uint8)
-    return pictures.Picture(f"/p/{seed}.png", f"picture{seed:09}", b"png", pixels)
-
-
-def same_ranks(left, right):
-    for a, b in zip(left, right, strict=True):
-        assert [r for _, r in a] == [r for _, r in b]
-        np.testing.assert_allclose([s for s, _ in a], [s for s, _ in b], rtol=1e-4, atol=1e-4)
 
 
 # ----------------------------------------------------------------------------- as a small gallery
@@ -125,7 +72,7 @@ def test_enrolling_and_removing_are_kept(nets, large):
     net, known = nets["cosine"], make_gallery(nets["cosine"])
     large.enrol_all(net, {"new one": [picture(1), picture(2)], "n3": [picture(3)]}, add=True)
     large.remove("n5")
-    again = store.Store(large.path)
+    again = store.Store(large.place)
     assert gallery.size(again) == "40 names, 120 pictures"
     assert again.count_of("n3") == 4 and again.count_of("n5") == 0
     (best,) = again.nearest(net, net.embed(picture(2).image[None]), 1)
@@ -134,8 +81,8 @@ def test_enrolling_and_removing_are_kept(nets, large):
     large.close()
     gone = known.embeddings[15].tobytes()
     assert (
-        gone not in large.path.read_bytes()
-        and known.embeddings[3].tobytes() in large.path.read_bytes()
+        gone not in large.place.read_bytes()
+        and known.embeddings[3].tobytes() in large.place.read_bytes()
     )
 
 
@@ -170,7 +117,7 @@ def test_another_network_takes_a_large_gallery_over(nets, large, monkeypatch):
     assert large.rebuild(other) == 120
     whole = [picture(row).image for row in range(120)]
     h = other.embed(np.stack(whole))
-    ids, embeddings = store.Store(large.path)._range(0, 1000)
+    ids, embeddings = store.Store(large.place).records.range(0, 1000)
     np.testing.assert_allclose(embeddings, h, rtol=1e-4, atol=1e-5)
     assert large.network == "local" and len(ids) == 120 and large.calibration is None
 
@@ -215,7 +162,7 @@ def test_an_index_finds_what_the_comparison_of_all_finds(nets, tmp_path, monkeyp
     exact = large.nearest(net, h, 1)
     assert large.index_line().startswith("no index") and large.index(net) == 600
     assert large.index_line() == ""
-    monkeypatch.setattr(store.Store, "_blocks", None)  # nobody compares all any more
+    monkeypatch.setattr(records.Records, "blocks", None)  # nobody compares all any more
     found = large.nearest(net, h, 1)
     recall = np.mean([a[0][1] == b[0][1] for a, b in zip(exact, found, strict=True)])
     assert recall >= 0.998  # one of 600
@@ -229,7 +176,7 @@ def test_an_index_follows_what_is_enrolled_and_removed(nets, large, monkeypatch)
     monkeypatch.setattr(shortlist, "SIZE", 16)
     net = nets["cosine"]
     assert large.index(net) == 120
-    (first,) = large.path.parent.glob("*.ann")
+    (first,) = large.place.parent.glob("*.ann")
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     large.enrol_all(net, {"later": [picture(1)]})
     h = net.embed(picture(1).image[None])
@@ -238,9 +185,9 @@ def test_an_index_follows_what_is_enrolled_and_removed(nets, large, monkeypatch)
     near = large.part("n1").embeddings[:1]
     assert "n0" not in [r.name for _, r in large.best_names(net, near, 8)[0]]
     assert large.index(net) == 1
-    (second,) = large.path.parent.glob("*.ann")
+    (second,) = large.place.parent.glob("*.ann")
     assert second != first
-    index = shortlist.opened(second, large._fact("index")["digest"])
+    index = shortlist.opened(second, large.records.fact("index")["digest"])
     assert len(index) == 118
     assert large.best_names(net, h, 1)[0][0][1].name == "later"
 
@@ -249,16 +196,16 @@ def test_an_index_follows_what_is_enrolled_and_removed(nets, large, monkeypatch)
 def test_a_damaged_index_is_passed_over_with_a_warning(nets, large, caplog):
     net = nets["cosine"]
     large.index(net)
-    (path,) = large.path.parent.glob("*.ann")
+    (path,) = large.place.parent.glob("*.ann")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     h = large.part("n9").embeddings[:1]
     with caplog.at_level(logging.WARNING):
-        assert store.Store(large.path).best_names(net, h, 1)[0][0][1].name == "n9"
+        assert store.Store(large.place).best_names(net, h, 1)[0][0][1].name == "n9"
     assert "not what was written" in caplog.text
     path.unlink()
-    assert store.Store(large.path).best_names(net, h, 1)[0][0][1].name == "n9"
+    assert store.Store(large.place).best_names(net, h, 1)[0][0][1].name == "n9"
     assert large.index(net) == 120  # made anew
 
 
@@ -290,24 +237,24 @@ def test_a_crash_leaves_the_old_gallery_or_the_new_one(nets, large, tmp_path):
 
     def copy(folder):
         folder.mkdir()
-        for path in large.path.parent.glob("g.db*"):
+        for path in large.place.parent.glob("g.db*"):
             if not path.name.endswith("-shm"):  # which a crash takes along
                 shutil.copy(path, folder)
 
-    with large._writing():
-        large._insert(
+    with large.records.db.writing():
+        large.records.insert(
             [gallery.Reference("x", "/x.png", "x", b"1")], np.ones((1, net.embedding_size))
         )
         copy(copies[0])
     copy(copies[1])
     for folder, count in zip(copies, (120, 121), strict=True):
         crashed = store.Store(folder / "g.db")
-        assert len(crashed) == count and len(crashed._range(0, 1000)[0]) == count
+        assert len(crashed) == count and len(crashed.records.range(0, 1000)[0]) == count
 
 
 def test_a_fault_within_an_enrolment_changes_nothing(nets, large):
-    with pytest.raises(RuntimeError), large._writing():
-        large._insert(
+    with pytest.raises(RuntimeError), large.records.db.writing():
+        large.records.insert(
             [gallery.Reference("x", "/x.png", "x", b"1")],
             np.ones((1, nets["cosine"].embedding_size)),
         )
@@ -316,11 +263,11 @@ def test_a_fault_within_an_enrolment_changes_nothing(nets, large):
 
 
 def test_readers_go_on_beside_a_writer_and_a_second_writer_is_told(nets, large, monkeypatch):
-    monkeypatch.setattr(store, "_WAIT", 0.05)
-    net, reader, second = nets["cosine"], store.Store(large.path), store.Store(large.path)
+    monkeypatch.setattr(database, "WAIT", 0.05)
+    net, reader, second = nets["cosine"], store.Store(large.place), store.Store(large.place)
     h = np.ones((1, net.embedding_size), np.float32)
-    with large._writing():
-        large._insert(
+    with large.records.db.writing():
+        large.records.insert(
             [gallery.Reference("x", "/x.png", "x", b"1")], np.ones((1, net.embedding_size))
         )
         assert len(reader) == 120 and reader.nearest(net, h, 1)[0][0][1].name != "x"
@@ -332,7 +279,7 @@ def test_readers_go_on_beside_a_writer_and_a_second_writer_is_told(nets, large, 
 
 
 def test_two_writers_do_not_undo_each_other(nets, large):
-    net, second = nets["cosine"], store.Store(large.path)
+    net, second = nets["cosine"], store.Store(large.place)
     large.enrol_all(net, {"x": [picture(1)]})
     second.enrol_all(net, {"y": [picture(2)]})
     assert large.count_of("x") == large.count_of("y") == 1
@@ -342,7 +289,7 @@ def test_two_writers_do_not_undo_each_other(nets, large):
 
 def test_all_files_are_the_owners_alone(nets, large):
     large.enrol_all(nets["cosine"], {"x": [picture(1)]})
-    files = sorted(large.path.parent.glob("g.db*"))
+    files = sorted(large.place.parent.glob("g.db*"))
     assert len(files) == 3  # with the log and its index
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
@@ -376,10 +323,10 @@ DAMAGES = {
 def test_damage_is_told_in_one_line(nets, large, what):
     net, h = nets["cosine"], large.part("n1").embeddings[1:2]
     large.close()
-    with sqlite3.connect(large.path, isolation_level=None) as db:
+    with sqlite3.connect(large.place, isolation_level=None) as db:
         db.execute(DAMAGES[what])
     with pytest.raises(ValueError, match=r"g\.db: (damaged|cannot)") as told:
-        hurt = store.Store(large.path)
+        hurt = store.Store(large.place)
         gallery.size(hurt)
         hurt.best_names(net, h, 3)
     assert "\n" not in str(told.value)
@@ -416,7 +363,7 @@ def test_only_its_own_network_calibrates_a_store(nets, large, monkeypatch, tmp_p
     store.create(tmp_path / "other.db", make_gallery(nets["euclidean"]))
 
     def changed_meanwhile(*_):  # as by `rebuild` in another process
-        with sqlite3.connect(large.path) as db:
+        with sqlite3.connect(large.place) as db:
             db.execute("ATTACH ? AS other", [str(tmp_path / "other.db")])
             db.execute("REPLACE INTO fact SELECT * FROM other.fact WHERE key = 'network'")
 

@@ -71,7 +71,7 @@ def run(suites: Iterable[str], plan: Plan, path: str | None = None) -> dict:
         **{
             k: v
             for k, v in dataclasses.asdict(plan).items()
-            if k not in ("root", "archives", "torch_python")
+            if k not in ("root", "archives", "postgres", "torch_python")
         },
         "data": "glyphs" if plan.archives is None else "omniglot",
         "threads": len(os.sched_getaffinity(0)),  # of a CPU; PyTorch's are in its rows

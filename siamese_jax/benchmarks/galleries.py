@@ -1,4 +1,4 @@
-"""Galleries in their files: enrolling one more, identifying one, and how often an index is right."""
+"""Galleries in files and in a database: enrolling one, identifying one, how often an index is right."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import secrets
 import tempfile
 
 import numpy as np
@@ -18,6 +19,7 @@ from siamese_jax.recognition import gallery, shortlist, storage, store
 
 COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 _LARGEST_NPZ = 100_000  # references: the NPZ of a million would take 12 GB of memory
+_LARGEST_DATABASE = 100_000  # references: the index of a million takes longer than all the rest
 _EACH = 10  # references of a name
 _QUERIES = 400  # of which the recall is measured
 _BLOCK = 50_000  # references made at a time
@@ -28,7 +30,7 @@ _Answers = list[list[tuple[float, gallery.Reference]]]  # to each query, best fi
 
 
 def run_galleries(plan: Plan) -> list[Row]:
-    """Both kinds of file at several sizes, with made-up and with real embeddings."""
+    """Both kinds of file, and a database, at several sizes, with made-up and with real embeddings."""
     net = Workload(plan.config("quickstart:vector")).network()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +38,12 @@ def run_galleries(plan: Plan) -> list[Row]:
             clusters = Clusters(count, net.embedding_size, plan.seed)
             if count <= _LARGEST_NPZ:
                 rows += _npz(plan, net, clusters, pathlib.Path(folder))
-            rows += _large(plan, net, clusters, pathlib.Path(folder))
+            path = pathlib.Path(folder) / "large.db"
+            rows += _large(plan, net, clusters, path, shortlist.is_installed())
+            for file in path.parent.glob("large.db*"):
+                file.unlink()
+            if plan.postgres is not None and count <= _LARGEST_DATABASE:
+                rows += _in_database(plan, net, clusters, plan.postgres)
     if plan.archives is not None:
         rows += _real(plan)
     return rows
@@ -114,13 +121,29 @@ def _npz(plan: Plan, net: network.Siamese, clusters: Clusters, folder: pathlib.P
     return rows
 
 
-def _large(plan: Plan, net: network.Siamese, clusters: Clusters, folder: pathlib.Path) -> list[Row]:
-    """The large gallery's file, with an index and without."""
-    path = folder / "large.db"
+def _in_database(plan: Plan, net: network.Siamese, clusters: Clusters, database: str) -> list[Row]:
+    """The same gallery in a PostgreSQL database, in a schema that is dropped afterwards."""
+    name = f"benchmark_{secrets.token_hex(4)}"
+    url = f"{database.partition('#')[0]}#{name}"
+    rows = _large(plan, net, clusters, url, with_index=True, kind="PostgreSQL")
+    with contextlib.closing(store.Store(url)) as known:
+        known.records.db.rows(f"DROP SCHEMA {name} CASCADE")
+    return rows
+
+
+def _large(
+    plan: Plan,
+    net: network.Siamese,
+    clusters: Clusters,
+    place: pathlib.Path | str,
+    with_index: bool,
+    kind: str = "large gallery",
+) -> list[Row]:
+    """A large gallery in a new file or database, with an index and without."""
     fresh = gallery.empty(net)
     first = min(_BLOCK, clusters.count)
     store.create(
-        path,
+        place,
         gallery.Gallery(
             fresh.fingerprint,
             fresh.network,
@@ -128,39 +151,38 @@ def _large(plan: Plan, net: network.Siamese, clusters: Clusters, folder: pathlib
             clusters.embeddings(0, first),
         ),
     )
-    known = store.Store(path)
+    known = store.Store(place)
     for begin in range(first, clusters.count, _BLOCK):
         end = min(begin + _BLOCK, clusters.count)
-        with known._writing():
-            known._insert(clusters.references(begin, end), clusters.embeddings(begin, end))
+        with known.records.db.writing():
+            known.records.insert(clusters.references(begin, end), clusters.embeddings(begin, end))
     number = iter(range(clusters.count, 10**9))
 
     def enrol() -> None:
         i = next(number)
-        opened = store.Store(path)
-        with contextlib.closing(opened), opened._writing():
-            opened._insert(clusters.references(i, i + 1), clusters.embeddings(i, i + 1))
+        opened = store.Store(place)
+        with contextlib.closing(opened), opened.records.db.writing():
+            opened.records.insert(clusters.references(i, i + 1), clusters.embeddings(i, i + 1))
 
     cases = [
-        Case("large gallery, enrol one", enrol, 1, "pictures"),
-        _identify(known, net, clusters, "all compared"),
+        Case(f"{kind}, enrol one", enrol, 1, "pictures"),
+        _identify(known, net, clusters, f"{kind}, identify one, all compared"),
     ]
     rows = plan.compare(_group(clusters), cases)
-    if shortlist.is_installed():
+    if with_index:
         queries = clusters.queries(min(_QUERIES, clusters.count // _EACH))
         exact = known.nearest(net, queries, 1)
-        known._held = None
+        known.records.release()
         known.index(net)
         recall = _recall(exact, known.nearest(net, queries, 1))
-        [row] = plan.compare(_group(clusters), [_identify(known, net, clusters, "index")])
+        case = _identify(known, net, clusters, f"{kind}, identify one, index")
+        [row] = plan.compare(_group(clusters), [case])
         rows.append(dataclasses.replace(row, share=recall, share_of="exact answers"))
     known.close()
-    for file in folder.glob("large.db*"):
-        file.unlink()
     return rows
 
 
-def _identify(known: store.Store, net: network.Siamese, clusters: Clusters, how: str) -> Case:
+def _identify(known: store.Store, net: network.Siamese, clusters: Clusters, name: str) -> Case:
     queries = clusters.queries(64)
     turn = iter(range(10**9))
 
@@ -168,7 +190,7 @@ def _identify(known: store.Store, net: network.Siamese, clusters: Clusters, how:
         i = next(turn) % len(queries)
         return known.best_names(net, queries[i : i + 1], 3)
 
-    return Case(f"large gallery, identify one, {how}", identify, 1, "queries")
+    return Case(name, identify, 1, "queries")
 
 
 def _real(plan: Plan) -> list[Row]:

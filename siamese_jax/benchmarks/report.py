@@ -42,7 +42,7 @@ def text_table(rows: Sequence[Row]) -> str:
 
 
 def record(settings: Mapping, product: Row, suites: Mapping[str, Sequence[Row]]) -> dict:
-    """What the JSON file holds: provenance without folders, settings, and all rows.
+    """What the JSON file holds: provenance without folders and URLs, settings, and all rows.
 
     Args:
         settings: of the measurement.
@@ -52,7 +52,7 @@ def record(settings: Mapping, product: Row, suites: Mapping[str, Sequence[Row]])
     origin = workdir.provenance()
     script, *words = origin["command"]
     paths = ("--record=", "--archives=", "--torch_python=")
-    words = [word for word in words if not word.startswith(paths)]
+    words = [word for word in words if not word.startswith(paths) and "://" not in word]
     origin["command"] = ["/".join(pathlib.Path(script).parts[-2:]), *words]
     return {
         "provenance": origin,

@@ -46,6 +46,7 @@ class Plan:
         peers: whether to time PyTorch.
         torch_python: interpreter that has PyTorch; None for this one.
         archives: folder of Omniglot's archives, or None for the built-in glyphs.
+        postgres: URL of a PostgreSQL database for the suite `galleries`; None for files only.
         smoke: whether to shrink everything to seconds; the figures mean nothing then.
     """
 
@@ -59,6 +60,7 @@ class Plan:
     peers: bool = True
     torch_python: str | None = None
     archives: str | None = None
+    postgres: str | None = None
     smoke: bool = False
 
     def compare(

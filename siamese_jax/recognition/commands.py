@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 
 from siamese_jax import files
 from siamese_jax.evaluation import bounds, calibration
-from siamese_jax.recognition import gallery
-from siamese_jax.recognition.storage import LARGE, GalleryFile
+from siamese_jax.recognition import gallery, postgres_connection
+from siamese_jax.recognition.storage import LARGE, GalleryDatabase, GalleryFile
 from siamese_jax.recognition.store import Store, is_store
 
 if TYPE_CHECKING:
     from siamese_jax.inference import network
     from siamese_jax.recognition import identification, pictures
+
+
+_Place = GalleryFile | GalleryDatabase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Settings:
 
     Attributes:
         workdir: of the run whose network is used; None for `list` and `remove`.
-        gallery: the gallery's file; None for `compare` without probabilities.
+        gallery: the gallery's file or URL; None for `compare` without probabilities.
         checkpoint: `best`, `latest` or a step.
         tta: as in `inference.network.load`.
         add: whether `enrol` gives further references to a name that is enrolled already.
@@ -217,7 +220,9 @@ def _page_path(
     page = pathlib.Path(path).expanduser()
     if not page.parent.is_dir():
         raise ValueError(f"{page.parent}: no such folder for a page")
-    others = [(gallery_file, "the gallery itself")] if gallery_file is not None else []
+    others = []
+    if gallery_file is not None and not postgres_connection.is_url(gallery_file):
+        others.append((gallery_file, "the gallery itself"))
     for name, what in (*others, *((image, "one of the pictures") for image in images)):
         other = pathlib.Path(name).expanduser()
         if page.resolve() == other.resolve() or (
@@ -242,8 +247,7 @@ def _search(paths: Sequence[str], settings: Settings) -> Output:
     from siamese_jax.recognition import identification, pictures, search_page
 
     _, known, net = _open(settings)
-    path = _file(settings).path
-    page = settings.page or path.with_name(f"{path.stem}-search.html")
+    page = settings.page or _file(settings).page
     page = _page_path(page, settings.gallery, paths)
     probe = pictures.read(net, paths[0])
     matches = identification.search(known, net, probe, settings.top)
@@ -325,7 +329,7 @@ def _index(_: Sequence[str], settings: Settings) -> Output:
     file, known, net = _open(settings)
     if not isinstance(known, Store):
         raise ValueError(
-            f"{file.path} holds {gallery.size(known)}: an index is for {LARGE:,} pictures or more"
+            f"{settings.gallery} holds {gallery.size(known)}: an index is for {LARGE:,} pictures or more"
         )
     added = known.index(net, settings.progress)
     return Output((f"took {_plural(added, 'picture')} into the index; {gallery.size(known)}",))
@@ -338,7 +342,7 @@ class Command:
     Attributes:
         function: (words, settings) -> `Output`.
         words: names of the words that it takes; `...` for one or more of the last.
-        needs_gallery: whether it needs a gallery's file.
+        needs_gallery: whether it needs a gallery.
         needs_network: whether it needs a network.
     """
 
@@ -363,20 +367,22 @@ COMMANDS = {
 }
 
 
-def _read(settings: Settings) -> tuple[GalleryFile, gallery.Gallery | Store]:
-    """The gallery's file and the gallery; a large one, a `Store`, writes itself."""
+def _read(settings: Settings) -> tuple[_Place, gallery.Gallery | Store]:
+    """Where the gallery is, and the gallery; a large one, a `Store`, writes itself."""
     file = _file(settings)
-    return file, Store(file.path) if is_store(file.path) else file.read()
+    if isinstance(file, GalleryFile) and is_store(file.path):
+        return file, Store(file.path)
+    return file, file.read()
 
 
 def _enrolled(
-    file: GalleryFile,
+    file: _Place,
     known: gallery.Gallery | Store,
     net: network.Siamese,
     people: Mapping[str, Sequence[pictures.Picture]],
     settings: Settings,
 ) -> gallery.Gallery | Store:
-    """The gallery with more references, in its file."""
+    """The gallery with more references, in its place."""
     if isinstance(known, Store):
         known.enrol_all(net, people, settings.add, settings.progress)
         return known
@@ -387,8 +393,8 @@ def _enrolled(
 
 def _open(
     settings: Settings, create: bool = False
-) -> tuple[GalleryFile, gallery.Gallery | Store, network.Siamese]:
-    """As `_read`, and the network; with `create` a new gallery for a new file."""
+) -> tuple[_Place, gallery.Gallery | Store, network.Siamese]:
+    """As `_read`, and the network; with `create` a new gallery for a new place."""
     file = _file(settings)
     if create and not file.exists():
         net = _network(settings)
@@ -399,8 +405,10 @@ def _open(
     return file, known, net
 
 
-def _file(settings: Settings) -> GalleryFile:
+def _file(settings: Settings) -> _Place:
     assert settings.gallery is not None  # which `run` has checked
+    if postgres_connection.is_url(settings.gallery):
+        return GalleryDatabase(settings.gallery)
     return GalleryFile(settings.gallery)
 
 

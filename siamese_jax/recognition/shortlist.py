@@ -1,8 +1,8 @@
 """A shortlist of the references that may be most like a picture, by an approximate index.
 
-The index (usearch, a graph of near neighbours) holds a short vector of each reference: the embedding as
-the comparator sees it, on its first principal components. Whoever asks compares the shortlist exactly,
-so the index decides only who is compared, never a score.
+The index (a graph of near neighbours, usearch's in a file and pgvector's in a database) holds a short
+vector of each reference: the embedding as the comparator sees it, on its first principal components.
+Whoever asks compares the shortlist exactly, so the index decides only who is compared, never a score.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIZE = 256  # references of a shortlist
 MAX_COMPONENTS = 128
 SAMPLE = 20_000  # references that the components are fitted on
 _DTYPE = "f16"
-_CONNECTIVITY, _BUILD = 16, 96  # links of a reference, candidates while it is added
+CONNECTIVITY, BUILD = 16, 96  # links of a reference, candidates while it is added
 _BEGUN = 4096  # references of a graph that is begun
 _CHUNK = 2**22  # bytes read at a time
 
@@ -113,8 +113,8 @@ def empty(components: int) -> Index:
         ndim=components,
         metric="l2sq",
         dtype=_DTYPE,
-        connectivity=_CONNECTIVITY,
-        expansion_add=_BUILD,
+        connectivity=CONNECTIVITY,
+        expansion_add=BUILD,
         expansion_search=SIZE,
     )
 
@@ -155,7 +155,7 @@ def opened(path: pathlib.Path, digest: str, view: bool = True) -> Index | None:
             "%s: %s; every reference is compared instead", path, " ".join(str(error).split())
         )
         return None
-    index.expansion_search, index.expansion_add = SIZE, _BUILD
+    index.expansion_search, index.expansion_add = SIZE, BUILD
     return index
 
 

@@ -1,6 +1,6 @@
 """A gallery in one file: written whole or not at all, and never over another process's changes.
 
-From `LARGE` references on the file is a large gallery, see `store`.
+From `LARGE` references on the file is a large gallery, see `store`; one in a database is from the first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from siamese_jax import files
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.readers import check_file, read_npz
-from siamese_jax.recognition import store
+from siamese_jax.recognition import postgres, postgres_connection, store
 from siamese_jax.recognition.gallery import Gallery, Reference
 from siamese_jax.runs import digests
 
@@ -52,6 +52,11 @@ class GalleryFile:
         self._large = large
         self.path = pathlib.Path(path).expanduser().resolve()
         self._last_read: str | None = None  # digest of what was read; None: there was no file
+
+    @property
+    def page(self) -> pathlib.Path:
+        """The file of a search's page, where none is named."""
+        return self.path.with_name(f"{self.path.stem}-search.html")
 
     def exists(self) -> bool:
         """Whether there is a file."""
@@ -119,6 +124,39 @@ class GalleryFile:
             if side.is_dir() and not side.is_symlink():
                 (side / self.path.name).unlink(missing_ok=True)
                 side.rmdir()
+
+
+class GalleryDatabase:
+    """A gallery in a database; what `GalleryFile` is for one in a file.
+
+    Args:
+        url: `postgresql://USER@HOST/DATABASE#NAME`; the gallery need not be there yet.
+    """
+
+    def __init__(self, url: str):
+        self._url = url
+
+    @property
+    def page(self) -> pathlib.Path:
+        """The file of a search's page, where none is named."""
+        name = postgres_connection.Address.of(self._url).name
+        return pathlib.Path(f"{name}-search.html")
+
+    def exists(self) -> bool:
+        """Whether the database has the gallery."""
+        return postgres.exists(self._url)
+
+    def read(self) -> store.Store:
+        """Opens the gallery, which writes itself."""
+        return store.Store(self._url)
+
+    def write(self, gallery: Gallery) -> None:
+        """Makes the gallery, at once or not at all.
+
+        Raises:
+            ValueError: there is one by now.
+        """
+        store.create(self._url, gallery)
 
 
 def _to_store(gallery: Gallery) -> bytes:
