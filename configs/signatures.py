@@ -7,7 +7,7 @@ The pictures are those of `launch/signatures.py`, or a folder of others laid out
     python launch/train.py --config=configs/signatures.py --config.data.path=signatures/train \
         --workdir=runs/signatures
     python launch/evaluate.py --workdir=runs/signatures --protocols=verification \
-        --pairs=signatures/pairs.csv
+        --negatives=same_alphabet --pairs=signatures/pairs.csv
 
 Variants: `:smoke` shrinks everything to seconds on the built-in glyphs.
 """
