@@ -32,6 +32,7 @@ _STEPS = 60
 def run_folders(plan: Plan) -> list[Row]:
     """Each case once: a folder is prepared only once. Every case has a process of its own."""
     rows = []
+    once = functools.partial(_once, alone=not plan.smoke)
     for count in (600,) if plan.smoke else _COUNTS:
         group = f"{count:,} JPEGs of {_SIDE} x {_SIDE}, all cores"
         with tempfile.TemporaryDirectory() as place:
@@ -42,25 +43,30 @@ def run_folders(plan: Plan) -> list[Row]:
             decoded = _once(
                 group, "Pillow, decoded to arrays", count, functools.partial(_decode, names)
             )
-            prepared = _once(group, "prepared", count, load)
-            again = _once(group, "opened again", count, load)
+            prepared = once(group, "prepared", count, load)
+            again = once(group, "opened again", count, load)
             rows += [_beside(decoded, decoded), _beside(prepared, decoded), again]
             if plan.smoke or count == _COUNTS[-1]:
                 steps = {
                     stream: functools.partial(_train, plan, pictures, data_dir, stream)
                     for stream in (False, True)
                 }
-                memory = _once(group, "training from memory", None, steps[False])
-                disk = _once(group, "training from disk", None, steps[True])
+                memory = once(group, "training from memory", None, steps[False])
+                disk = once(group, "training from disk", None, steps[True])
                 rows += [_beside(memory, memory), _beside(disk, memory)]
     return rows
 
 
-def _once(group: str, name: str, count: int | None, call: Callable[[], tuple[float, float]]) -> Row:
-    """One call in a new process, which returns amount and seconds; with its peak of memory."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        amount, seconds, peak = pool.submit(_measured, call).result()
+def _once(
+    group: str, name: str, count: int | None, call: Callable[[], tuple[float, float]], alone: bool
+) -> Row:
+    """One call, which returns amount and seconds; `alone` in a new process, with its peak of memory."""
+    if alone:
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+            amount, seconds, peak = pool.submit(_measured, call).result()
+    else:
+        (amount, seconds), peak = call(), None
     return Row(
         group=group,
         name=name,

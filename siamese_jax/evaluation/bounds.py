@@ -29,7 +29,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtr
 
 CONFIDENCE = 0.9
 MAX_CLASSES = 2000  # more are left out
@@ -151,7 +151,7 @@ def upper(scores: np.ndarray, rate: float, confidence: float) -> float:
         confidence: between 0 and 1.
     """
     # The units above the threshold, 0 .. U - 1, that are too few to come of a higher rate.
-    few = binom.cdf(np.arange(len(scores)), len(scores), rate) <= 1 - confidence
+    few = bdtr(np.arange(len(scores)), len(scores), rate) <= 1 - confidence
     return float(np.nextafter(np.sort(scores)[::-1][few.sum() - 1], np.inf))
 
 

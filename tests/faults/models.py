@@ -9,7 +9,7 @@ import numpy as np
 
 from siamese_jax.data import glyphs
 from siamese_jax.evaluation import protocols, scoring
-from siamese_jax.evaluation.metrics import wilson_interval
+from siamese_jax.evaluation.intervals import wilson_interval
 from siamese_jax.recognition import gallery, identification, pictures, search_page
 from siamese_jax.reporting import image_sheets
 from tests.faults import bench as lib

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from matplotlib.figure import Figure
+from scipy import special
 
 from siamese_jax import files
 from siamese_jax.data import loading
@@ -120,7 +120,7 @@ def seed_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, floa
     freedom = sum(errors) ** 2 / sum(
         error**2 / (len(side) - 1) for error, side in zip(errors, (a, b), strict=True)
     )
-    half = scipy.stats.t.ppf(0.975, freedom) * math.sqrt(sum(errors))
+    half = special.stdtrit(freedom, 0.975) * math.sqrt(sum(errors))
     middle = np.mean(a) - np.mean(b)
     return float(middle - half), float(middle + half)
 
