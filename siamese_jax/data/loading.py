@@ -1,4 +1,7 @@
-"""The data of a run: one function from a plain mapping to image sets."""
+"""The data of a run: one function from a plain mapping to image sets.
+
+What needs tfds is imported where it is used: tfds is slow to import, and folders and glyphs do without.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from siamese_jax.data import folder, glyphs, mnist, named, omniglot, preparation, splits, vectors
+from siamese_jax.data import folder, glyphs, splits, vectors
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.data.official_runs import OfficialRuns, make_runs
 
@@ -42,6 +45,7 @@ DEFAULTS: Mapping[str, Any] = {
     "glyphs_characters": (18, 32),  # least and largest number in an alphabet
     "glyphs_drawers": 20,
 }
+_TFDS = "tfds:"  # before the name of a set of tfds's catalogue
 _MNIST_PARTS = ("train[:50000]", "train[50000:]", "test")
 
 
@@ -110,7 +114,7 @@ def load(config: Mapping[str, Any]) -> Data:
     size = fields["image_size"]
     if size is not None and [type(side) for side in np.atleast_1d(size).tolist()] != [int, int]:
         raise ValueError(f"data image_size must be (height, width) in pixels, got {size!r}")
-    by_tfds = str(fields["name"]).startswith(named.PREFIX)
+    by_tfds = str(fields["name"]).startswith(_TFDS)
     for key, choices in (("name", LOADERS), ("split", SPLITS)):
         if fields[key] not in choices and not (key == "name" and by_tfds):
             raise ValueError(f"data {key} must be one of {', '.join(choices)}, got {fields[key]!r}")
@@ -131,6 +135,8 @@ def load(config: Mapping[str, Any]) -> Data:
 
 
 def _load_auto(fields: Mapping[str, Any]) -> Data:
+    from siamese_jax.data import preparation
+
     try:
         return _load_omniglot(fields)
     except preparation.SourceUnavailable as error:
@@ -139,6 +145,8 @@ def _load_auto(fields: Mapping[str, Any]) -> Data:
 
 
 def _load_omniglot(fields: Mapping[str, Any]) -> Data:
+    from siamese_jax.data import omniglot
+
     builder = omniglot.prepare(fields["data_dir"], fields["archives"])
     background = omniglot.load_background(builder, fields["stream"])
     evaluation = omniglot.load_evaluation(builder)
@@ -174,6 +182,8 @@ def _load_glyphs(fields: Mapping[str, Any]) -> Data:
 
 def _load_mnist(fields: Mapping[str, Any]) -> Data:
     """All ten digits in each part: 50,000 images train, 10,000 validate, 10,000 test."""
+    from siamese_jax.data import mnist
+
     builder = mnist.prepare(fields["data_dir"], fields["archives"])
     train, validation, test = (mnist.load_mnist(builder, part) for part in _MNIST_PARTS)
     return Data(train, validation, test, None, "", "MNIST")
@@ -202,8 +212,10 @@ def _load_folder(fields: Mapping[str, Any]) -> Data:
 
 def _load_tfds(fields: Mapping[str, Any]) -> Data:
     """A set of tfds's catalogue, or any builder that is registered."""
+    from siamese_jax.data import named
+
     sets = named.load(
-        fields["name"].removeprefix(named.PREFIX),
+        fields["name"].removeprefix(_TFDS),
         tuple(fields["tfds_splits"]),
         fields["tfds_image"],
         fields["tfds_label"],

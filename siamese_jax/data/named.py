@@ -13,8 +13,6 @@ import tensorflow_datasets as tfds
 from siamese_jax.data import preparation, prepared_folder
 from siamese_jax.data.image_set import ImageSet, as_kind, resize_images
 
-PREFIX = "tfds:"  # before the name, in `data.name`
-
 
 def load(
     name: str,
