@@ -126,6 +126,7 @@ def _train(
     config.unlock()
     config.num_steps = 4 if plan.smoke else _STEPS
     config.log_every = config.num_steps // 4
+    config.optim.warmup_steps = 1
     config.eval.every = config.num_steps
     config.eval.num_trials = 20
     config.objective.symmetries, config.objective.pad_with_symmetries = "none", False
