@@ -40,9 +40,8 @@ def run_folders(plan: Plan) -> list[Row]:
             write_pictures(pictures, count, _SIDE, plan.seed)
             names = sorted(pictures.glob("*/*.jpg"))
             load = functools.partial(_load, pictures, data_dir)
-            decoded = _once(
-                group, "Pillow, decoded to arrays", count, functools.partial(_decode, names)
-            )
+            decode = functools.partial(_decode, names)
+            decoded = once(group, "Pillow, decoded to arrays", count, decode)
             prepared = once(group, "prepared", count, load)
             again = once(group, "opened again", count, load)
             rows += [_beside(decoded, decoded), _beside(prepared, decoded), again]
