@@ -45,7 +45,7 @@ DEFAULTS: Mapping[str, Any] = {
     "glyphs_characters": (18, 32),  # least and largest number in an alphabet
     "glyphs_drawers": 20,
 }
-_TFDS = "tfds:"  # before the name of a set of tfds's catalogue
+TFDS = "tfds:"  # before the name of a set of tfds's catalogue
 _MNIST_PARTS = ("train[:50000]", "train[50000:]", "test")
 
 
@@ -114,7 +114,7 @@ def load(config: Mapping[str, Any]) -> Data:
     size = fields["image_size"]
     if size is not None and [type(side) for side in np.atleast_1d(size).tolist()] != [int, int]:
         raise ValueError(f"data image_size must be (height, width) in pixels, got {size!r}")
-    by_tfds = str(fields["name"]).startswith(_TFDS)
+    by_tfds = str(fields["name"]).startswith(TFDS)
     for key, choices in (("name", LOADERS), ("split", SPLITS)):
         if fields[key] not in choices and not (key == "name" and by_tfds):
             raise ValueError(f"data {key} must be one of {', '.join(choices)}, got {fields[key]!r}")
@@ -215,7 +215,7 @@ def _load_tfds(fields: Mapping[str, Any]) -> Data:
     from siamese_jax.data import named
 
     sets = named.load(
-        fields["name"].removeprefix(_TFDS),
+        fields["name"].removeprefix(TFDS),
         tuple(fields["tfds_splits"]),
         fields["tfds_image"],
         fields["tfds_label"],

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from siamese_jax import files
-from siamese_jax.data import augment, duplicates, folder, loading, named
+from siamese_jax.data import augment, duplicates, folder, loading
 from siamese_jax.experiments import report
 from siamese_jax.inference.devices import Devices
 from siamese_jax.inference.embed import to_float
@@ -77,7 +77,7 @@ def write(shown: Look, path: str | os.PathLike) -> pathlib.Path:
 def _fields_of(place: str) -> dict[str, str]:
     """The fields of `data` that a word on the command line stands for."""
     built_in = set(loading.LOADERS) - {"folder", "vectors"}
-    known = place.startswith(named.PREFIX) or place in built_in
+    known = place.startswith(loading.TFDS) or place in built_in
     if known and not pathlib.Path(place).expanduser().exists():
         return {"name": place}
     if pathlib.Path(place).suffix in (".csv", ".npz"):
