@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
+import multiprocessing
+import os
 import pathlib
 import tempfile
 import time
@@ -14,6 +18,8 @@ from siamese_jax.benchmarks.workload import Plan
 from siamese_jax.data import decoding, listing, shards
 
 _SIZES = ((128, 128), (512, 128))  # sides of the files and of the prepared pictures, pixels
+_EACH = 20  # pictures of a class
+_MANY = 2_000  # pictures from which on one process a core writes them
 _NOISE = 12  # grey levels either way that are added to a smooth picture
 
 
@@ -55,12 +61,26 @@ def write_pictures(folder: pathlib.Path, count: int, side: int, seed: int) -> No
         side: of them, pixels.
         seed: of the pictures.
     """
-    rng = np.random.default_rng(seed)
-    for number in range(count):
-        place = folder / f"class{number // 20:04d}"
-        place.mkdir(parents=True, exist_ok=True)
+    classes = range(-(-count // _EACH))
+    write = functools.partial(_write_class, folder, count, side, seed)
+    if count < _MANY:
+        for number in classes:
+            write(number)
+        return
+    cores = len(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(cores, mp_context=context) as pool:
+        list(pool.map(write, classes, chunksize=len(classes) // cores))
+
+
+def _write_class(folder: pathlib.Path, count: int, side: int, seed: int, number: int) -> None:
+    """Writes the pictures of one class."""
+    rng = np.random.default_rng((seed, number))
+    place = folder / f"class{number:04d}"
+    place.mkdir(parents=True)
+    for i in range(min(_EACH, count - _EACH * number)):
         coarse = rng.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
         smooth = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
         noisy = np.asarray(smooth, np.int16) + rng.integers(-_NOISE, _NOISE + 1, (side, side, 3))
         picture = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
-        picture.save(place / f"{number % 20}.jpg", quality=90)
+        picture.save(place / f"{i}.jpg", quality=90)
