@@ -12,7 +12,7 @@ import urllib.parse
 import numpy as np
 import postgres_server
 import pytest
-from galleries import SHAPE, make_gallery, make_net, picture, same_ranks
+from galleries import SHAPE, make_gallery, make_net, picture, read_noise_again, same_ranks
 from launching import launch
 from PIL import Image
 
@@ -166,11 +166,7 @@ def test_another_network_takes_a_gallery_over(nets, large, url, monkeypatch):
     other = nets["euclidean"]
     large.index(nets["cosine"])
     monkeypatch.setattr(gallery, "BATCH", 50)
-    monkeypatch.setattr(
-        gallery,
-        "read_again",
-        lambda net, refs: ([picture(int(r.digest, 16)) for r in refs], len(refs)),
-    )
+    monkeypatch.setattr(gallery, "read_again", read_noise_again)
     assert large.rebuild(other) == 120
     h = other.embed(np.stack([picture(row).image for row in range(120)]))
     again = store.Store(url)

@@ -3,39 +3,13 @@
 import html.parser
 import re
 
-import jax
-import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
+from galleries import make_net
 from PIL import Image
 
 from siamese_jax.data import folder
-from siamese_jax.inference import network
-from siamese_jax.inference.devices import Devices
-from siamese_jax.models import siamese
 from siamese_jax.recognition import commands, gallery, pictures, storage
-
-SHAPE = (12, 12, 1)
-
-
-def make_net(comparator, **encoder):
-    """A tiny network with random parameters."""
-    fields = {
-        "encoder": "small",
-        "comparator": comparator,
-        "dtype": "float32",
-        "encoder_args": {"filters": (4,), "hidden": (), "units": 4, **encoder},
-        "head_args": {},
-    }
-    config = ml_collections.ConfigDict({"model": fields})
-    images = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
-    model = siamese.build(config.model, SHAPE)
-    rng = np.random.default_rng(0)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
-    variables = jax.tree.map(lambda x: rng.normal(0.1, 0.2, x.shape).astype(x.dtype), variables)
-    devices = Devices(1)
-    return network.bind(config, devices.replicate(variables), SHAPE, "photo", comparator, devices)
 
 
 @pytest.fixture(scope="module")

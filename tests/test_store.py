@@ -9,7 +9,7 @@ import stat
 
 import numpy as np
 import pytest
-from galleries import make_gallery, make_net, picture, same_ranks
+from galleries import make_gallery, make_net, picture, read_noise_again, same_ranks
 
 from siamese_jax.evaluation import bounds, calibration
 from siamese_jax.recognition import (
@@ -109,11 +109,7 @@ def test_a_path_that_is_no_text_is_kept(nets, large):
 def test_another_network_takes_a_large_gallery_over(nets, large, monkeypatch):
     other = nets["local"]  # whose embeddings have another size
     monkeypatch.setattr(gallery, "BATCH", 50)
-    monkeypatch.setattr(
-        gallery,
-        "read_again",
-        lambda net, refs: ([picture(int(r.digest, 16)) for r in refs], len(refs)),
-    )
+    monkeypatch.setattr(gallery, "read_again", read_noise_again)
     assert large.rebuild(other) == 120
     whole = [picture(row).image for row in range(120)]
     h = other.embed(np.stack(whole))

@@ -22,15 +22,8 @@ RESULTS = ROOT / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 HASH = "133a54498d41"
 # Flags that say where things lie or what is shown, and change no figure.
-PLACES = {
-    "workdir",
-    "archives",
-    "test_archives",
-    "record",
-    "pairs",
-    "ensemble",
-    "config.data.archives",
-}
+PLACES = {"workdir", "archives", "test_archives", "record", "pairs", "ensemble"}
+PLACES |= {"config.data.archives"}
 PLACES |= {"report", "noreport", "baselines", "nobaselines", "progress", "noprogress"}
 
 

@@ -30,7 +30,7 @@ _STEPS = 60
 
 
 def run_folders(plan: Plan) -> list[Row]:
-    """Each case once: a folder is prepared only once. Every case has a process of its own."""
+    """Each case once, as a folder is prepared only once; in a process of its own, but for a smoke."""
     rows = []
     once = functools.partial(_once, alone=not plan.smoke)
     for count in (600,) if plan.smoke else _COUNTS:
@@ -41,23 +41,23 @@ def run_folders(plan: Plan) -> list[Row]:
             names = sorted(pictures.glob("*/*.jpg"))
             load = functools.partial(_load, pictures, data_dir)
             decode = functools.partial(_decode, names)
-            decoded = once(group, "Pillow, decoded to arrays", count, decode)
-            prepared = once(group, "prepared", count, load)
-            again = once(group, "opened again", count, load)
+            decoded = once(group, "Pillow, decoded to arrays", "pictures", decode)
+            prepared = once(group, "prepared", "pictures", load)
+            again = once(group, "opened again", "pictures", load)
             rows += [_beside(decoded, decoded), _beside(prepared, decoded), again]
             if plan.smoke or count == _COUNTS[-1]:
                 steps = {
                     stream: functools.partial(_train, plan, pictures, data_dir, stream)
                     for stream in (False, True)
                 }
-                memory = once(group, "training from memory", None, steps[False])
-                disk = once(group, "training from disk", None, steps[True])
+                memory = once(group, "training from memory", "images trained", steps[False])
+                disk = once(group, "training from disk", "images trained", steps[True])
                 rows += [_beside(memory, memory), _beside(disk, memory)]
     return rows
 
 
 def _once(
-    group: str, name: str, count: int | None, call: Callable[[], tuple[float, float]], alone: bool
+    group: str, name: str, unit: str, call: Callable[[], tuple[float, float]], alone: bool
 ) -> Row:
     """One call, which returns amount and seconds; `alone` in a new process, with its peak of memory."""
     if alone:
@@ -69,7 +69,7 @@ def _once(
     return Row(
         group=group,
         name=name,
-        unit="pictures" if count is not None else "images trained",
+        unit=unit,
         amount=amount,
         seconds=seconds,
         quartiles=(seconds, seconds),

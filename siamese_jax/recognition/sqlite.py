@@ -168,8 +168,6 @@ class Sqlite(database.Database):
         """Numbers of the nearest references; the index's file is opened once."""
         from siamese_jax.recognition import shortlist
 
-        if not shortlist.is_installed():
-            return None
         if self._opened is None or self._opened[0] != facts["file"]:
             path = self.place.with_name(facts["file"])
             self._opened = facts["file"], shortlist.opened(path, facts["digest"])

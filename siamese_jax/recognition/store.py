@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from siamese_jax.recognition import pictures
 
 
-def is_store(place: str | os.PathLike) -> bool:
-    """Whether a path is that of a large gallery's file, or a text a database's URL."""
-    return postgres_connection.is_url(place) or sqlite.is_database(place)
+def is_store(path: str | os.PathLike) -> bool:
+    """Whether a file is a large gallery's."""
+    return sqlite.is_database(path)
 
 
 def create(place: str | os.PathLike, known: Gallery) -> None:

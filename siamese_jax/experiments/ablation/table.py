@@ -146,9 +146,8 @@ def summary(variant: Variant, evaluate: Evaluate, runs: list[dict]) -> dict:
                 "mean": mean,
                 "seeds": values,
                 "t_interval": intervals.seed_interval(values),
-                "wilson": intervals.wilson_interval(
-                    mean * size, size
-                ),  # seeds meet the same trials
+                # At the trials of one list: seeds meet the same.
+                "wilson": intervals.wilson_interval(mean * size, size),
                 "num_trials": size,
                 "trials": frozen.hash,
             }
