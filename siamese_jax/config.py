@@ -78,6 +78,7 @@ _DATA = {
     **dict.fromkeys(("archives", "data_dir", "path", "class_column"), Field(str, optional=True)),
     "image_size": Field(int, 1, _SIDE, optional=True, count=2),
     "stream": Field(bool),
+    "train_alphabets": Field(int, 0, 1000),
     "ink": Field(bool),
     "seed": Field(int, 0, _SEED),
     "fractions": Field(float, 0, 10**6, above=True, count=3),
@@ -127,6 +128,7 @@ FIELDS = {
     },
     "model.head_args.bias": Field(float, -1e6, 1e6),
     "model.head_args.bias_mean": Field(float, -1e6, 1e6),
+    "model.head_args.kernel_mean": Field(float, -1e6, 1e6),
     "model.head_args.kernel_std": Field(float, 0, 1000),
     "model.head_args.reach": Field(int, 0, 1000),
     "model.head_args.scale": Field(float, 0, 1e6, above=True),
@@ -228,6 +230,7 @@ def base() -> ConfigDict:
     config.data = ConfigDict()
     config.data.name = "auto"  # Omniglot where it can be had, else the built-in glyphs
     config.data.split = "lake"  # 30 alphabets to train, 10 to choose, 10 to test; all drawers
+    config.data.train_alphabets = 0  # so many of Omniglot's 30 train, drawn by data.seed; 0: all
     config.data.image_size = (105, 105)  # height and width, pixels
     config.data.archives = placeholder(str)  # folder of the three Omniglot zips
     config.data.data_dir = placeholder(str)  # folder of prepared sets; None: that of tfds

@@ -31,8 +31,9 @@ DEFAULTS: Mapping[str, Any] = {
     "class_column": None,  # of `vectors` in a CSV; None: `class`, or the last without a header
     "stream": False,  # Omniglot's images to train on stay on disk, and are read batch by batch
     "image_size": None,  # (height, width) in pixels; None: as the set has it; of vectors None
-    "seed": 0,  # of the glyphs, of their runs, and of the splits by fraction
+    "seed": 0,  # of the glyphs, of their runs, and of whatever is drawn for a split
     "split": "lake",  # lake, koch, vinyals, rows: see `splits`
+    "train_alphabets": 0,  # of Omniglot's 30 so many train, drawn by `seed`; 0: all of them
     # Training, validation, test; whole numbers count classes (alphabets; images a class by rows).
     "fractions": (0.6, 0.2, 0.2),  # of glyphs, folders and vectors
     "skip_broken": False,  # of a folder: leave out broken files and too small classes
@@ -126,6 +127,11 @@ def load(config: Mapping[str, Any]) -> Data:
             "data split 'vinyals' goes with Omniglot in memory: set data.name to 'omniglot' and "
             "data.stream to False"
         )
+    if fields["train_alphabets"] and (name != "omniglot" or fields["split"] == "vinyals"):
+        raise ValueError(
+            "data train_alphabets goes with Omniglot split by alphabets: set data.name to 'omniglot' "
+            "and data.split to 'lake' or 'koch'"
+        )
     if fields["split"] == "rows" and name not in ("folder", "vectors") and not by_tfds:
         raise ValueError(f"data split 'rows' goes with folder and vectors, not with {name!r}")
     data = (_load_tfds if by_tfds else LOADERS[name])(fields)
@@ -155,8 +161,12 @@ def _load_omniglot(fields: Mapping[str, Any]) -> Data:
         parts = splits.vinyals(background, evaluation)
         return Data(*parts, None, "", f"Omniglot, split vinyals {known}")
     split = {"lake": splits.lake, "koch": splits.koch}[fields["split"]]
+    train, validation, test = split(background, evaluation)
     note = f"Omniglot, split {fields['split']} {known}"
-    return Data(*split(background, evaluation), omniglot.load_runs(builder), "official", note)
+    if fields["train_alphabets"]:
+        train = splits.some_alphabets(train, fields["train_alphabets"], fields["seed"])
+        note += f", trained on {', '.join(train.alphabet_names)}"
+    return Data(train, validation, test, omniglot.load_runs(builder), "official", note)
 
 
 def _load_glyphs(fields: Mapping[str, Any]) -> Data:

@@ -94,6 +94,25 @@ def koch(background: ImageSet, evaluation: ImageSet) -> Parts:
     )
 
 
+def some_alphabets(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """The part of a set that a random choice of its alphabets makes.
+
+    Args:
+        images: the whole set.
+        count: alphabets to keep.
+        seed: the choice depends on the number of alphabets and this seed only.
+
+    Raises:
+        ValueError: more alphabets than there are.
+    """
+    if not 1 <= count <= images.num_alphabets:
+        raise ValueError(
+            f"{images.name!r} has {images.num_alphabets} alphabets: data.train_alphabets cannot be {count}"
+        )
+    kept = np.sort(np.random.default_rng(seed).permutation(images.num_alphabets)[:count])
+    return images.select(alphabets=[images.alphabet_names[i] for i in kept])
+
+
 def vinyals(
     background: ImageSet, evaluation: ImageSet, train_classes: int = VINYALS_TRAIN_CLASSES
 ) -> Parts:

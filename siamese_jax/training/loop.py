@@ -80,8 +80,12 @@ def train_and_evaluate(
         state, index = devices.replicate((state, experiment.index))
         train_step, net = _programs(experiment, state, programs)
         bar = stack.enter_context(_Progress(experiment, step, progress))
+        pending = None
         while not _finished(config, step, validations):
             state, metrics = train_step(state, next(images), index)
+            # One step is computed while the next is being sent to the device, and no more are queued.
+            jax.block_until_ready(pending)
+            pending = metrics
             step += 1
             bar.update(step)
             stopping = devices.agree(should_stop())
@@ -104,7 +108,6 @@ def train_and_evaluate(
             if stopping:
                 saved.save(step, devices.first(state), log=run.log_digest(step))
                 break
-            jax.block_until_ready(metrics)
         best = saved.best
     return {
         "step": step,
