@@ -11,12 +11,14 @@ import pytest
 from siamese_jax import config as config_lib
 from siamese_jax.models import siamese
 from siamese_jax.training import objectives, optim
+from siamese_jax.training.experiment import check_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 VARIANTS = {
     "best": ("smoke",),
     "faces": ("local", "smoke"),
     "keras_tutorial": ("long", "smoke"),
+    "koch_episodes": ("smoke",),
     "koch2015": ("pairs=30k", "affine", "dense", "reduced", "smoke"),
     "mnist_to_omniglot": ("smoke",),
     "photos": ("vit", "smoke"),
@@ -55,6 +57,7 @@ def test_a_config_and_its_variants_build(name, arg):
     tx = optim.build(config.optim, config.num_steps)
     jax.eval_shape(tx.init, variables["params"])  # every parameter has its rule
     objectives.build(config.objective, 20)
+    check_config(config)
     assert config.is_locked
     assert config.eval.every <= config.num_steps
     if "smoke" in arg:

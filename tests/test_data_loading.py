@@ -96,6 +96,9 @@ def test_vinyals(lake_like):
             )
     with pytest.raises(ValueError, match="goes with Omniglot in memory"):
         loading.load({"name": "glyphs", "split": "vinyals"})
+    for fields in ({"name": "glyphs"}, {"name": "omniglot", "split": "vinyals"}):
+        with pytest.raises(ValueError, match="train_alphabets goes with Omniglot"):
+            loading.load({**fields, "train_alphabets": 5})
 
 
 def test_quarter_turns_are_further_classes():

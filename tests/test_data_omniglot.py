@@ -631,3 +631,42 @@ def test_load_splits_the_real_omniglot(
     assert data.test.alphabet_names == splits.TEST_ALPHABETS
     assert data.validation.alphabet_names == splits.VALIDATION_ALPHABETS
     assert len(data.runs) == 20 and data.runs_name == "official"
+
+
+@pytest.mark.slow
+def test_training_on_some_of_the_real_alphabets(prepared_omniglot, real_sets, monkeypatch):
+    monkeypatch.setattr(omniglot, "load_background", lambda builder, stream: real_sets[0])
+    monkeypatch.setattr(omniglot, "load_evaluation", lambda builder: real_sets[1])
+    fields = {"name": "omniglot", "data_dir": prepared_omniglot.data_dir_root}
+    whole = loading.load(fields)
+    draws = []
+    for seed in (0, 1, 0):
+        data = loading.load({**fields, "train_alphabets": 5, "seed": seed})
+        draws.append(data.train.alphabet_names)
+        assert len(set(draws[-1])) == 5 and set(draws[-1]) < set(whole.train.alphabet_names)
+        assert ", ".join(draws[-1]) in data.note
+        assert data.validation.fingerprint == whole.validation.fingerprint
+        assert data.test.fingerprint == whole.test.fingerprint
+    assert draws[0] == draws[2] != draws[1]
+    with pytest.raises(ValueError, match="train_alphabets is 31; .* has 30 alphabets"):
+        loading.load({**fields, "train_alphabets": 31})
+
+
+def test_loaded_again_from_the_packed_columns(tmp_path, files):
+    """The second time the records are not read; damaged columns are made anew from them."""
+    builder = omniglot.prepare(tmp_path / "data", write(tmp_path / "zips", files), layout=TINY)
+    first = omniglot.load_evaluation(builder)
+    columns = pathlib.Path(builder.data_dir) / "evaluation.npz"
+    whole = columns.read_bytes()
+    records = next(pathlib.Path(builder.data_dir).glob("*evaluation.array_record*"))
+    records.rename(tmp_path / "away")
+    again = omniglot.load_evaluation(builder)
+    np.testing.assert_array_equal(again.images, first.images)
+    assert again.fingerprint == first.fingerprint
+
+    columns.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="damaged"):
+        omniglot.load_evaluation(builder)
+    (tmp_path / "away").rename(records)
+    assert omniglot.load_evaluation(builder).fingerprint == first.fingerprint
+    assert columns.read_bytes() == whole

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 KINDS = ("ink", "photo", "vector")
-_CHUNK = 512  # images at a time
+_CHUNK = 512  # images whose bytes are hashed at a time
+_RESIZED = 32  # images that are resized at a time: what they become on the way stays in the cache
 
 
 def has_pictures(kind: str) -> bool:
@@ -341,23 +342,27 @@ def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = _axis_weights(images.shape[1], height)
     columns = _axis_weights(images.shape[2], width)
     out = np.empty((len(images), height, width, images.shape[3]), np.uint8)
-    if len(images) == 1:  # the same products, without the search for their order
-        out[0] = _rounded(_resampled(images[0], rows, columns))
-        return out
-    for begin in range(0, len(images), _CHUNK):
-        part = images[begin : begin + _CHUNK].astype(np.float64)
-        part = np.einsum("ph,mhwc->mpwc", rows, part, optimize=True)
-        part = np.einsum("qw,mpwc->mpqc", columns, part, optimize=True)
-        out[begin : begin + _CHUNK] = _rounded(part)
+    for begin in range(0, len(images), _RESIZED):
+        part = _resampled(images[begin : begin + _RESIZED], rows, 1)
+        out[begin : begin + _RESIZED] = _rounded(_resampled(part, columns, 2))
     return out
 
 
-def _resampled(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(H, W, C) uint8 by the weights of both axes, float64."""
-    height, width, channels = image.shape
-    part = rows @ image.reshape(height, width * channels).astype(np.float64)
-    part = part.reshape(-1, width, channels).transpose(1, 0, 2).reshape(width, -1)
-    return (columns @ part).reshape(len(columns), -1, channels).transpose(1, 0, 2)
+def _resampled(images: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
+    """(M, H, W, C) by the weights of one axis, float64: a sum over the few that are not zero."""
+    taps = int((weights > 0).sum(1).max())
+    first = np.minimum((weights > 0).argmax(1), weights.shape[1] - taps)
+    shape = [1, 1, 1, 1]
+    shape[axis] = len(weights)
+
+    def term(tap: int) -> np.ndarray:
+        factors = weights[np.arange(len(weights)), first + tap].reshape(shape)
+        return images.take(first + tap, axis) * factors
+
+    total = term(0)
+    for tap in range(1, taps):
+        total += term(tap)
+    return total
 
 
 def _rounded(part: np.ndarray) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from siamese_jax import files, readers
 from siamese_jax.data import archives as archives_lib
 from siamese_jax.data import preparation, prepared_folder
 from siamese_jax.data.image_set import ImageSet, StreamedImages
@@ -48,7 +51,7 @@ class OmniglotDrawers(tfds.core.GeneratorBasedBuilder):
     `role` (`query` or `support`), `item` (index in its role, from 0) and `answer` (index of the
     support of the same character); elsewhere these are 0, `drawing`, 0 and -1.
 
-    The metadata keep the fingerprint of the archives that the set was prepared from.
+    The metadata keep the fingerprint and the checksum of the archives that the set was prepared from.
     """
 
     name = "omniglot_drawers"
@@ -109,6 +112,7 @@ class OmniglotDrawers(tfds.core.GeneratorBasedBuilder):
             paths = preparation.download(dl_manager, self._downloads)
             contents = archives_lib.read(paths, self._layout)
         self.info.metadata["fingerprint"] = contents.fingerprint
+        self.info.metadata["checksum"] = contents.checksum
         return {
             "background": self._generate_examples(contents.background),
             "evaluation": self._generate_examples(contents.evaluation),
@@ -218,6 +222,8 @@ def _prepare_from(
     """Prepares from a folder of archives, unless `prepared` came from the same contents."""
     paths = archives_lib.find(archives)
     if prepared is not None:
+        if prepared.info.metadata.get("checksum") == archives_lib.checksum(paths):
+            return prepared
         given = archives_lib.fingerprint(paths)
         kept = prepared.info.metadata.get("fingerprint", "unknown")
         if given == kept:
@@ -275,30 +281,53 @@ def load_runs(builder: OmniglotDrawers) -> OfficialRuns:
 
 def _load(builder: OmniglotDrawers, split: str, stream: bool = False) -> ImageSet:
     """One image set from a split whose examples come sorted by alphabet, character, drawer."""
-    count = builder.info.splits[split].num_examples
     shape = (archives_lib.SIZE, archives_lib.SIZE, 1)
-    images: np.ndarray | StreamedImages = np.empty((0 if stream else count, *shape), np.uint8)
-    keys, drawers = [], np.empty(count, np.int32)
-    for row, example in enumerate(preparation.examples(builder, split)):
-        if isinstance(images, np.ndarray) and not stream:
-            images[row] = example["image"] * np.uint8(255)
-        drawers[row] = example["drawer"]
-        keys.append((example["alphabet"], int(example["character"])))
+    images: np.ndarray | StreamedImages
+    columns = _columns(builder, split)
     if stream:
+        count = len(columns["drawer"])
         images = StreamedImages(_pixel_reader(builder, split), np.arange(count), shape)
+    else:
+        images = np.unpackbits(columns["ink"], axis=1, count=math.prod(shape)) * np.uint8(255)
+        images = images.reshape(-1, *shape)
+    keys = list(zip(columns["alphabet"].tolist(), columns["character"].tolist(), strict=True))
     kept = list(dict.fromkeys(keys))
     alphabets = list(dict.fromkeys(alphabet for alphabet, _ in kept))
     class_ids = {key: index for index, key in enumerate(kept)}
     return ImageSet(
         images=images,
         classes=np.array([class_ids[key] for key in keys], np.int32),
-        drawers=drawers,
-        class_names=tuple(f"{a.decode()}/character{number:02d}" for a, number in kept),
+        drawers=columns["drawer"],
+        class_names=tuple(f"{alphabet}/character{number:02d}" for alphabet, number in kept),
         class_alphabets=np.array([alphabets.index(a) for a, _ in kept], np.int32),
-        alphabet_names=tuple(a.decode() for a in alphabets),
+        alphabet_names=tuple(alphabets),
         kind="ink",
         name=f"omniglot {split}",
     )
+
+
+def _columns(builder: OmniglotDrawers, split: str) -> dict[str, np.ndarray]:
+    """The fields of all examples of a split, the pixels packed into bits.
+
+    They are kept in a file beside the records: reading these one by one takes several seconds.
+    """
+    path = pathlib.Path(builder.data_dir) / f"{split}.npz"
+    kinds = {"ink": np.uint8, "alphabet": np.str_, "character": np.int32, "drawer": np.int32}
+    with contextlib.suppress(FileNotFoundError, ValueError):  # absent or damaged: made again
+        columns = readers.read_npz(path)
+        if columns.keys() == kinds.keys():
+            return columns
+    rows = [
+        (np.packbits(e["image"]), e["alphabet"].decode(), e["character"], e["drawer"])
+        for e in preparation.examples(builder, split)
+    ]
+    columns = {
+        name: np.array(column, kind)
+        for (name, kind), column in zip(kinds.items(), zip(*rows, strict=True), strict=True)
+    }
+    with contextlib.suppress(OSError):  # a folder that others prepared
+        files.replace_file(path, lambda file: np.savez(file, **columns))
+    return columns
 
 
 def _pixel_reader(builder: OmniglotDrawers, split: str) -> Callable[[np.ndarray], np.ndarray]:

@@ -107,7 +107,7 @@ def some_alphabets(images: ImageSet, count: int, seed: int) -> ImageSet:
     """
     if not 1 <= count <= images.num_alphabets:
         raise ValueError(
-            f"{images.name!r} has {images.num_alphabets} alphabets: data.train_alphabets cannot be {count}"
+            f"data.train_alphabets is {count}; {images.name!r} has {images.num_alphabets} alphabets"
         )
     kept = np.sort(np.random.default_rng(seed).permutation(images.num_alphabets)[:count])
     return images.select(alphabets=[images.alphabet_names[i] for i in kept])
