@@ -1,4 +1,4 @@
-"""Koch's convolutions directly and in the frequency domain, forward and with all gradients."""
+"""Koch's convolutions directly and otherwise, forward and with all gradients."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ import jax
 
 from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.workload import Plan
-from siamese_jax.models import fft_conv
+from siamese_jax.models import block_conv, fft_conv
 
 Shape = tuple[int, int, int, int]
 Convolve = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def run_convolution(plan: Plan) -> list[Row]:
-    """Images a second of each convolution that has more than one channel of input."""
+    """Images a second of each convolution.
+
+    The first, which has one channel of input, is also computed by blocks of pixels, the others in the
+    frequency domain.
+    """
     config = plan.config("koch2015")
     args, images = config.model.encoder_args, 2 * config.objective.batch
     height, width = config.data.image_size
     channels, rows = 1, []
     for i, (features, size) in enumerate(zip(args.filters, args.kernels, strict=True)):
-        if i:
-            x, kernel = (images, height, width, channels), (size, size, channels, features)
-            rows += _layer(plan, f"conv{i + 1}", x, kernel)
+        x, kernel = (images, height, width, channels), (size, size, channels, features)
+        rows += _layer(plan, f"conv{i + 1}", x, kernel)
         height, width = ((side - size + 1) // 2 for side in (height, width))  # before a pool
         channels = features
     return rows
@@ -40,7 +43,11 @@ def _layer(plan: Plan, name: str, x_shape: Shape, kernel_shape: Shape) -> list[R
         for key, shape in zip(keys, (x_shape, kernel_shape, dy_shape), strict=True)
     )
     adds = dy.size * kernel[..., 0].size
-    ways = {"direct": _direct, "frequency domain": fft_conv.fft_conv}
+    ways: dict[str, Convolve] = {"direct": _direct}
+    if x_shape[-1] == 1:
+        ways["blocks"] = block_conv.block_conv
+    else:
+        ways["frequency domain"] = fft_conv.fft_conv
     group = f"{name}, {images} images of {x_shape[1:]}, kernel {kernel_shape}, {plan.dtype}"
     rows = []
     for what, timed, passes in (("forward", _forward, 1), ("forward and gradients", _pull, 3)):

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from siamese_jax.models import fft_conv
+from siamese_jax.models import block_conv, fft_conv
 from siamese_jax.models.batch_norm import BatchNorm
 from siamese_jax.models.layers import at_least_float32, finish, max_pool2, normal_init
 from siamese_jax.models.resnet import ResNetEncoder
@@ -28,7 +28,7 @@ from siamese_jax.models.vit import ViTEncoder
 
 Dtype = Any
 
-CONVOLUTIONS = ("direct", "fft", "auto")
+CONVOLUTIONS = ("direct", "fft", "blocks", "auto")
 
 
 class KochEncoder(nn.Module):
@@ -44,8 +44,9 @@ class KochEncoder(nn.Module):
         conv_std: standard deviation of the convolution kernels, as published 0.01.
         dense_std: standard deviation of the dense kernel, as published 0.2.
         bias_mean: mean of every bias, as published 0.5 (standard deviation 0.01).
-        convolution: how it is computed, one of `CONVOLUTIONS`: directly, in the frequency domain, or
-            by the faster of the two, which off a CPU is the direct one.
+        convolution: how it is computed, one of `CONVOLUTIONS`: directly, in the frequency domain, by
+            blocks of pixels, or (`auto`) each layer by what is fastest: on a CPU directly or in the
+            frequency domain, on a GPU the first layer by blocks, else directly.
         dtype: compute type; parameters stay float32.
     """
 
@@ -106,11 +107,19 @@ def _valid_convolution(
 ) -> Array:
     """`jax.lax.conv_general_dilated` of stride 1, unpadded, computed in one of `CONVOLUTIONS`."""
     if how == "auto":
-        gain = fft_conv.best_tile(x.shape, kernel.shape)[1]
-        how = "fft" if jax.default_backend() == "cpu" and gain > 1.5 else "direct"
+        how = _fastest(x.shape, kernel.shape)
     if how == "fft":
         return fft_conv.fft_conv(x, kernel)
+    if how == "blocks":
+        return block_conv.block_conv(x, kernel)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def _fastest(x_shape: Sequence[int], kernel_shape: Sequence[int]) -> str:
+    backend = jax.default_backend()
+    if backend == "cpu" and fft_conv.best_tile(x_shape, kernel_shape)[1] > 1.5:
+        return "fft"
+    return "blocks" if backend == "gpu" and x_shape[-1] == 1 else "direct"
 
 
 class ResidualEncoder(nn.Module):
