@@ -176,6 +176,17 @@ def test_a_row_is_the_mean_of_its_seeds_at_the_trials_of_one_list(tmp_path):
     assert "evaluated 24 November 2026; Xeon, 1 or 2 or 3 cores, jax 0.10.2; seeds 0, 1, 2." in text
 
 
+def test_a_machine_with_an_accelerator_is_named_by_it(tmp_path):
+    start = {"time": "2026-11-26T00:00:00+00:00", "processor": "Xeon", "cores": 16}
+    start |= {"versions": {"jax": "0.11.2"}, "device": "NVIDIA H200"}
+    write(tmp_path, "run.json", result(0.9), training=start)
+    text = tables.render(table({"record": "run.json"}), tmp_path)
+    assert "24 November 2026; NVIDIA H200, Xeon, 1 core, jax 0.10.2, 0.11.2; seed 0." in text
+    write(tmp_path, "run.json", result(0.9), training=start, evaluation=start)
+    text = tables.render(table({"record": "run.json"}), tmp_path)
+    assert "Trained and evaluated 26 November 2026; NVIDIA H200, jax 0.11.2; seed 0." in text
+
+
 def test_one_seed_has_no_interval_over_seeds(tmp_path):
     write(tmp_path, "run.json", result(0.9225))
     listed = table({"record": "run.json"}, columns=["value", "seeds", "wilson", "over_seeds"])

@@ -20,6 +20,7 @@ class Start(TypedDict):
     processor: str
     cores: int
     versions: dict[str, str]
+    device: NotRequired[str]
 
 
 class _Seeded(TypedDict):

@@ -474,11 +474,14 @@ def _dates(starts: Sequence[Mapping]) -> str:
 
 
 def _machines(starts: Sequence[Mapping]) -> str:
-    names = dict.fromkeys(start["processor"] for start in starts)
-    cores = sorted({start["cores"] for start in starts})
+    """Accelerators by their names; processors, with the cores that were used, where there was none."""
+    on_cpu = [start for start in starts if start.get("device", "cpu") == "cpu"]
+    names = dict.fromkeys(start["device"] for start in starts if start not in on_cpu)
+    names |= dict.fromkeys(start["processor"] for start in on_cpu)
+    cores = sorted({start["cores"] for start in on_cpu})
     versions = dict.fromkeys(start["versions"]["jax"] for start in starts)
-    count = " or ".join(map(str, cores))
-    return f"{', '.join(names)}, {count} core{'s' * (cores[-1] > 1)}, jax {', '.join(versions)}"
+    count = f", {' or '.join(map(str, cores))} core{'s' * (cores[-1] > 1)}" if cores else ""
+    return f"{', '.join(names)}{count}, jax {', '.join(versions)}"
 
 
 # ---------------------------------------------------------------------------------------------- pages
