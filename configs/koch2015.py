@@ -4,8 +4,8 @@ The paper's network on 105x105 images, trained on same / different pairs.
 
     python launch/train.py --config=configs/koch2015.py:pairs=150k,affine --workdir=runs/koch
 
-Time: 0.909 GMAC an image, days on a CPU; made for a GPU. Accuracy: docs/paper.md; at 105x105 the learning
-rates below, found at 35x35, are too high.
+Time: 0.909 GMAC an image, days on a CPU; made for a GPU. Accuracy: docs/paper.md; at 105x105 the
+learning rates below, found at 35x35, are too high.
 
 Variants, joined by commas; the rows of the paper's tables are made of them:
 

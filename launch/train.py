@@ -51,11 +51,15 @@ def main(argv):
     together = processes.join(*place, _DISTRIBUTED.value, _HEARTBEAT.value)
     if together and _MINUTES.value is not None:
         raise ValueError("--minutes is for one process: set --config.num_steps")
-    config = _CONFIG.value
+    config, data = _CONFIG.value, None
     if _MINUTES.value is not None:
-        config = pace.within(config, _WORKDIR.value, _MINUTES.value)
+        config, data = pace.within(config, _WORKDIR.value, _MINUTES.value)
     summary = loop.train_and_evaluate(
-        config, _WORKDIR.value, should_stop=lambda: bool(caught), progress=_PROGRESS.value
+        config,
+        _WORKDIR.value,
+        should_stop=lambda: bool(caught),
+        progress=_PROGRESS.value,
+        data=data,
     )
     if together:
         jax.distributed.shutdown()

@@ -71,6 +71,6 @@ def test_a_run_of_some_minutes_is_made_and_keeps_its_length(tmp_path, caplog):
         assert loop.train_and_evaluate(fitted, str(tmp_path))["step"] == fitted.num_steps
     assert "a minute or less to go" in caplog.text
 
-    again = pace.within(smoke, str(tmp_path), 5.0)  # of the run, not measured anew
+    again, _ = pace.within(smoke, str(tmp_path), 5.0)  # of the run, not measured anew
     assert again.to_dict() == fitted.to_dict()
     assert loop.train_and_evaluate(again, str(tmp_path))["step"] == fitted.num_steps

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from siamese_jax.data import loading
 from siamese_jax.evaluation import protocols
 from siamese_jax.evaluation.scoring import shot_aggregation_of
 from siamese_jax.inference import network
@@ -41,6 +42,7 @@ def train_and_evaluate(
     programs: dict | None = None,
     progress: bool = False,
     encoder: nn.Module | None = None,
+    data: loading.Data | None = None,
 ) -> dict:
     """Trains a network, or goes on with its training; the same call resumes after any interruption.
 
@@ -57,6 +59,7 @@ def train_and_evaluate(
         progress: whether to show a progress bar.
         encoder: a linen module that embeds (images, train), in place of the config's encoder. If its
             class cannot be imported, give it to `network.load` as well.
+        data: the config's data if they are loaded already, at any image size; None loads them.
 
     Returns:
         `step` (the last one made), `best_step`, `best_value` (validation accuracy), `finished`.
@@ -67,7 +70,7 @@ def train_and_evaluate(
     """
     if (pathlib.Path(path) / export.FILE).exists():
         raise ValueError(f"{path} holds a network without its checkpoints: choose another workdir")
-    experiment = Experiment.from_config(config, encoder=encoder)
+    experiment = Experiment.from_config(config, data=data, encoder=encoder)
     config, devices = experiment.config, experiment.devices
     state = _prepare(experiment)
     with contextlib.ExitStack() as stack:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import ml_collections
 
+from siamese_jax.data import loading
 from siamese_jax.runs import workdir
 from siamese_jax.training import loop
 from siamese_jax.training.experiment import Experiment
@@ -99,7 +100,7 @@ def fit(config: ml_collections.ConfigDict, minutes: float, pace: Pace) -> ml_col
 
 def within(
     config: ml_collections.ConfigDict, path: str, minutes: float
-) -> ml_collections.ConfigDict:
+) -> tuple[ml_collections.ConfigDict, loading.Data | None]:
     """The config that trains for some minutes on this machine; a run that was begun keeps its length.
 
     Args:
@@ -107,16 +108,20 @@ def within(
         path: workdir of the run.
         minutes: of training and validation, without the compilation.
 
+    Returns:
+        The config, and its data if they were loaded to measure.
+
     Raises:
         ValueError: the minutes are too few, or the settings do not go together.
     """
     if (pathlib.Path(path) / "config.json").exists():
-        return _with_length_of(workdir.read_config(path), config)
+        return _with_length_of(workdir.read_config(path), config), None
     _log.info("measuring this machine's speed ...")
-    pace = measure(Experiment.from_config(config))
+    experiment = Experiment.from_config(config)
+    pace = measure(experiment)
     scaled = fit(config, minutes, pace)
     _log.info("%d steps of %.3g s fit into %g minutes", scaled.num_steps, pace.step, minutes)
-    return scaled
+    return scaled, experiment.data
 
 
 def _with_length_of(
