@@ -118,14 +118,18 @@ def test_the_other_objective_sees_as_many_images(quickstart):
 def test_every_objective_sees_as_many_images_through_the_same_encoder(quickstart):
     full = config_of("quickstart", "vector")
     found = only(full, ["objective"])
-    assert list(found) == [*objectives.OBJECTIVES, "classifier+finetune"]
+    assert list(found) == [*objectives.OBJECTIVES, "classifier+finetune", "matching+context"]
     for name, variant in found.items():
         assert objectives.build(variant.config["objective"], 55, 964).images == 160, name
         changed = {field for field in changes(full, variant) if not field.startswith("objective.")}
         assert changed <= {
             *("model.comparator", "model.head_args.scale", "model.head_args.bias"),
             "model.encoder_args.output",
+            "model.context_steps",
         }
+    for name, variant in found.items():
+        context = variant.config["model"].get("context_steps", 0)
+        assert context == (5 if name == "matching+context" else 0)  # five as in the paper
     assert found["prototypical"].config["model"]["comparator"] == "squared_euclidean"
     assert found["triplet"].config["objective"]["mining"] == "semi_hard"
     assert found["contrastive"].config["model"]["head_args"]["bias"] == 0.5  # half the margin

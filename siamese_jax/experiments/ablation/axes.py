@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from siamese_jax.experiments.fields import get_field
 from siamese_jax.models.comparators import COMPARATORS
+from siamese_jax.models.context import FullContext
 from siamese_jax.training import objectives
 
 # `local` compares the maps of another kind of encoder.
@@ -46,8 +47,12 @@ def _objective(config: Mapping, label: str) -> dict[str, Any]:
     of any length, for `prototypical`. `n_pair` has embeddings of any length, too.
     """
     old, model = config["objective"], config["model"]
-    name, _, adapted = label.partition("+")
-    settings = {"evaluation.shot_aggregation": adapted} if adapted else {}
+    name, _, more = label.partition("+")
+    settings: dict[str, Any] = {}
+    if more == "finetune":
+        settings["evaluation.shot_aggregation"] = more
+    elif more == "context":
+        settings["model.context_steps"] = FullContext.steps
     if name == old["name"]:
         return settings
     images = objectives.build(old, 1).images
@@ -211,7 +216,9 @@ def _shot_aggregation(config: Mapping, label: str) -> dict[str, Any]:
 # In the order in which they are applied, whatever the order of asking.
 AXES: Mapping[str, Axis] = {
     "resolution": Axis(("28", "35", "56"), _resolution, int),
-    "objective": Axis((*objectives.OBJECTIVES, "classifier+finetune"), _objective),
+    "objective": Axis(
+        (*objectives.OBJECTIVES, "classifier+finetune", "matching+context"), _objective
+    ),
     "pairs": Axis(("any", "same_alphabet"), _pairs),
     "augmentation": Axis(
         ("none", "symmetries", "affine", "affine+symmetries", "affine+symmetries+elastic"),
