@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import re
@@ -77,10 +78,11 @@ def stamps(path: pathlib.Path, top: Top, files: Iterable[Name]) -> Iterator[tupl
         return
     place = path.joinpath(*top)
     for parts in files:
-        status = os.stat(place.joinpath(*parts))
+        status = os.stat(os.path.join(place, *parts))
         yield parts, (status.st_size, status.st_mtime_ns)
 
 
+@functools.lru_cache(maxsize=2**14)
 def natural_key(name: str) -> tuple:
     """Sorting key that puts the numbers in a name in numeric order; equal only for equal names."""
     pieces = re.split(r"([0-9]+)", name)
@@ -118,18 +120,35 @@ def _folder_names(path: pathlib.Path) -> list[tuple[str, ...]]:
         raise ValueError(
             f"{path}: no such folder of images; set data.path to a folder, or a zip, of {LAYOUT}"
         )
-    whole, names = path.resolve(), []
-    for folder, folders, files in os.walk(path):
-        above = pathlib.Path(folder)
-        for file in (above / name for name in (*folders, *files)):
-            real = pathlib.Path(os.path.realpath(file))  # which does not mind a link to itself
-            if file.is_symlink() and not real.is_relative_to(whole):
-                raise ValueError(
-                    f"{path}: {str(file.relative_to(path))!r} is a link that leaves the folder: put a "
-                    "copy in its place"
-                )
-        names += [(*above.relative_to(path).parts, name) for name in files]
+    whole = path.resolve()
+    names: list[tuple[str, ...]] = []
+    folders: list[tuple[str, ...]] = [()]
+    while folders:
+        above = folders.pop()
+        try:
+            with os.scandir(os.path.join(path, *above)) as entries:
+                for entry in entries:
+                    parts = (*above, entry.name)
+                    linked = entry.is_symlink()
+                    if linked:
+                        _check_link(path, whole, parts)
+                    if not entry.is_dir():
+                        names.append(parts)
+                    elif not linked:
+                        folders.append(parts)
+        except OSError as error:
+            name = "/".join(above)
+            raise ValueError(f"{path}: the folder {name!r} cannot be read ({error})") from None
     return [parts for parts in names if not _is_passed_over(parts) and _is_plain(path, parts)]
+
+
+def _check_link(path: pathlib.Path, whole: pathlib.Path, parts: tuple[str, ...]) -> None:
+    """Refuses a link that leaves the folder, whose real path is `whole`."""
+    real = pathlib.Path(os.path.realpath(path.joinpath(*parts)))  # which allows a link to itself
+    if not real.is_relative_to(whole):
+        raise ValueError(
+            f"{path}: {'/'.join(parts)!r} is a link that leaves the folder: put a copy in its place"
+        )
 
 
 def _is_plain(path: pathlib.Path, parts: tuple[str, ...]) -> bool:
