@@ -101,6 +101,24 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -slow[item.path])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def glyphs_once():
+    """Makes each set of glyphs once: most trainings here load one of a few."""
+    from siamese_jax.data import glyphs
+
+    made = functools.lru_cache(maxsize=8)(glyphs.make_glyphs)
+
+    @functools.wraps(glyphs.make_glyphs)
+    def make(*args, **kwargs):
+        images = made(*args, **kwargs)
+        images.images.flags.writeable = False  # shared by tests
+        return images
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyphs, "make_glyphs", make)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
     """The folder with `omniglot/`, `mnist/` and `att_faces/` that the environment names."""

@@ -448,7 +448,7 @@ def test_a_worker_that_is_killed_is_replaced_by_another(tmp_path):
     path = tmp_path / "search"
     command = [sys.executable, str(ROOT / "launch" / "search.py"), f"--workdir={path}"]
     command += [f"--config={ROOT / 'configs' / 'vectors.py'}:smoke", "--only=optim"]
-    command += ["--config.num_steps=2000", "--config.eval.every=100"]
+    command += ["--config.num_steps=800", "--config.eval.every=100"]
     command += ["--trials=2", "--stale_seconds=4"]
     workers = []
     for name in "ab":
@@ -470,7 +470,7 @@ def _kill_one_of(workers, path, tmp_path):
         for folder in path.glob("trials/*"):
             rows = workdir.read_metrics(folder)
             evaluated = [row["step"] for row in rows if row["phase"] == "validation"]
-            if not evaluated or evaluated[-1] >= 1500:
+            if not evaluated or evaluated[-1] >= 600:
                 continue
             trial = study_of(path).trials[int(folder.name)]
             if trial.state == TrialState.RUNNING:

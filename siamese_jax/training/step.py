@@ -91,13 +91,13 @@ def init_state(
         start: puts other variables in the place of the random ones.
     """
     k_init, k_run = _seed_keys(seed)
-    images = jnp.zeros((1, *image_shape))
-    variables = start(jax.jit(model.init)(k_init, images, images))
+    variables = start(_init(model, tuple(image_shape), k_init))
     params = variables["params"]
     kept = {}
     if ema:
         kept["ema"] = jax.tree.map(jnp.array, params)
     if memory:
+        images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
         h = jax.eval_shape(functools.partial(model.apply, method="embed"), variables, images)
         kept["memory"] = cross_batch.empty(memory, h.shape[-1])
     return TrainState(
@@ -109,6 +109,23 @@ def init_state(
         sums={name: jnp.zeros(()) for name in ("loss", *metrics, "steps")},
         **kept,
     )
+
+
+def _init(model: SiameseNet, image_shape: tuple[int, int, int], key: jax.Array) -> Any:
+    """The random variables of a network; equal networks are compiled once."""
+    try:
+        hash(model)
+    except TypeError:  # an encoder of the user's with attributes of any kind
+        return jax.jit(functools.partial(_draw_variables, model, image_shape))(key)
+    return _compiled_draw(model, image_shape, key)
+
+
+def _draw_variables(model: SiameseNet, image_shape: tuple[int, int, int], key: jax.Array) -> Any:
+    images = jnp.zeros((1, *image_shape))
+    return model.init(key, images, images)
+
+
+_compiled_draw = jax.jit(_draw_variables, static_argnums=(0, 1))
 
 
 def make_train_step(
