@@ -314,14 +314,14 @@ def _columns(builder: OmniglotDrawers, split: str) -> dict[str, np.ndarray]:
     path = pathlib.Path(builder.data_dir) / f"{split}.npz"
     kinds = {"ink": np.uint8, "alphabet": np.str_, "character": np.int32, "drawer": np.int32}
     with contextlib.suppress(FileNotFoundError, ValueError):  # absent or damaged: made again
-        columns = readers.read_npz(path)
-        if columns.keys() == kinds.keys():
-            return columns
+        kept = readers.read_npz(path)
+        if kept.keys() == kinds.keys():
+            return kept
     rows = [
         (np.packbits(e["image"]), e["alphabet"].decode(), e["character"], e["drawer"])
         for e in preparation.examples(builder, split)
     ]
-    columns = {
+    columns: dict[str, Any] = {
         name: np.array(column, kind)
         for (name, kind), column in zip(kinds.items(), zip(*rows, strict=True), strict=True)
     }

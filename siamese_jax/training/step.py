@@ -91,7 +91,7 @@ def init_state(
         start: puts other variables in the place of the random ones.
     """
     k_init, k_run = _seed_keys(seed)
-    variables = start(_init(model, tuple(image_shape), k_init))
+    variables = start(_init(model, image_shape, k_init))
     params = variables["params"]
     kept = {}
     if ema:
