@@ -20,8 +20,8 @@ from siamese_jax.training.step import init_state, make_rows, make_train_step
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs/quickstart.py"
 MODEL = {
-    "encoder": "residual",
-    "encoder_args": {"widths": (4,), "stem": 4, "stem_stride": 2, "units": 6},
+    "encoder": "dense",
+    "encoder_args": {"hidden": (), "units": 6},
     "comparator": "cosine",
     "head_args": {"scale": 10.0},
     "dtype": "float32",
