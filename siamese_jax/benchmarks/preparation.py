@@ -41,7 +41,7 @@ def run_preparation(plan: Plan) -> list[Row]:
                 return [np.asarray(Image.open(file).convert("RGB")) for file in files]
 
             def prepare(decoder: decoding.Decoder = decoder, place: pathlib.Path = place) -> int:
-                return shards.prepare_part(decoder, place, place / "00000", 0, count)
+                return shards.prepare_part(decoder(), place, place / "00000", 0, count)
 
             group = f"{count} JPEGs of {side} x {side}, processor time"
             cases = [

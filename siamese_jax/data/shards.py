@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
 import multiprocessing
@@ -85,9 +84,9 @@ def prepare(
             missing = [part for part in parts if not _facts_of(part[0]).exists()]
             if missing:
                 _log.info("preparing %d pictures in %s, once", count, root)
-                work = functools.partial(prepare_part, make_decode, side)
+                processes = processes or len(os.sched_getaffinity(0))
                 try:
-                    _run(work, missing, count, processes or len(os.sched_getaffinity(0)))
+                    _run(make_decode, side, missing, count, processes)
                 except OSError as error:
                     raise prepared_folder.cannot_hold(root, error) from None
                 except concurrent.futures.BrokenExecutor:
@@ -106,7 +105,8 @@ def _records_of(place: pathlib.Path) -> pathlib.Path:
 
 
 def _run(
-    work: Callable[[pathlib.Path, int, int], int],
+    make_decode: Callable[[], Decode],
+    side: pathlib.Path,
     parts: Sequence[tuple[pathlib.Path, int, int]],
     count: int,
     processes: int,
@@ -119,9 +119,10 @@ def _run(
     workers = min(processes, len(parts))
     with (
         _one_thread_each(),
-        concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
+        concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (make_decode,)) as pool,
     ):
-        for future in concurrent.futures.as_completed([pool.submit(work, *p) for p in parts]):
+        futures = [pool.submit(_prepare_part, side, *part) for part in parts]
+        for future in concurrent.futures.as_completed(futures):
             done += future.result()
             now = time.monotonic()
             if now - last > _REPORT or done == count:
@@ -145,17 +146,25 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
+_decode: Decode  # of a process that prepares: what it decodes by is sent to it once, not a part
+
+
+def _begin(make_decode: Callable[[], Decode]) -> None:
+    global _decode
+    _decode = make_decode()
+
+
+def _prepare_part(side: pathlib.Path, place: pathlib.Path, start: int, end: int) -> int:
+    return prepare_part(_decode, side, place, start, end)
+
+
 def prepare_part(
-    make_decode: Callable[[], Decode],
-    side: pathlib.Path,
-    place: pathlib.Path,
-    start: int,
-    end: int,
+    decode: Decode, side: pathlib.Path, place: pathlib.Path, start: int, end: int
 ) -> int:
-    """Prepares one part, in a process of its own.
+    """Prepares one part.
 
     Args:
-        make_decode: as of `prepare`.
+        decode: of the folder.
         side: folder of what is not finished.
         place: of the part, without the endings of its two files.
         start: number of its first file.
@@ -166,7 +175,6 @@ def prepare_part(
     """
     from array_record.python import array_record_module
 
-    decode = make_decode()
     kept, digests, broken = [], [], []
     side_place = side / place.name
     writer = array_record_module.ArrayRecordWriter(str(_records_of(side_place)), _OPTIONS)

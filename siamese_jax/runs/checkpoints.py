@@ -2,7 +2,7 @@
 
 Each checkpoint is written whole or not at all. Beside the state lies its proof: the digest of every
 array, the step, the validation value, and the seed and config of the run. A checkpoint is read only
-after its proof was checked.
+after its proof was checked. Orbax is imported only where it is used, since its import is slow.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers as policies
 
 from siamese_jax import files
 from siamese_jax.runs import digests
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 _log = logging.getLogger(__name__)
 _MARGIN = 2**24  # bytes that must stay free besides those of the state
@@ -81,6 +82,8 @@ class Checkpoints:
         Raises:
             OSError: this state, or the one before, cannot be written. Earlier ones stay whole.
         """
+        import orbax.checkpoint as ocp
+
         if step in self._begun or step in self._listed():
             return
         self._begun.add(step)
@@ -303,6 +306,8 @@ class Checkpoints:
 
     def _arrays(self, step: int) -> dict[str, np.ndarray]:
         """The arrays of a checkpoint by path, proven."""
+        import orbax.checkpoint as ocp
+
         expected = self._proof(step)["arrays"]
         folder = self._folder / str(step)
         try:
@@ -391,6 +396,8 @@ def _chosen(saved: Checkpoints, checkpoint: str | int) -> str | int | None:
 
 def _manager(folder: pathlib.Path, keep_best: int) -> ocp.CheckpointManager:
     """Orbax's manager, which also removes what an interrupted saving left behind."""
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import checkpoint_managers as policies
 
     def value(metrics: Mapping[str, float]) -> float:
         return metrics["value"]
