@@ -49,10 +49,10 @@ def reader_of(path: pathlib.Path, top: Top) -> Callable[[Name], bytes]:
         entries = {pathlib.PurePosixPath(x.filename).parts: x for x in archive.infolist()}
         return lambda parts: readers.read_entry(archive, entries[(*top, *parts)], PICTURE_BYTES)
     place = path.joinpath(*top)
-    return lambda parts: read_file(place.joinpath(*parts))
+    return lambda parts: read_file(os.path.join(place, *parts))
 
 
-def read_file(path: pathlib.Path) -> bytes:
+def read_file(path: str | os.PathLike) -> bytes:
     """The bytes of one picture's file.
 
     Raises:
