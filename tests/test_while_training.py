@@ -52,6 +52,28 @@ def test_any_checkpoint_is_read_while_others_are_written_and_removed(tmp_path):
     assert read_variables(tmp_path, "best")[0] == values[1:].argmax() + 1
 
 
+def test_a_checkpoint_is_read_while_its_note_is_written(tmp_path):
+    """The note is made in a folder that comes and goes inside the checkpoint."""
+    saved = Checkpoints(tmp_path)
+    saved.save(1, {"params": {"w": jnp.ones(3)}, "batch_stats": {}}, 0.5)
+    saved.close()
+    done = threading.Event()
+
+    def write():
+        while not done.is_set():
+            (tmp_path / "checkpoints" / "1" / ".files.json.part").mkdir()
+            (tmp_path / "checkpoints" / "1" / ".files.json.part").rmdir()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(50):
+            assert read_variables(tmp_path)[0] == 1
+    finally:
+        done.set()
+        writer.join()
+
+
 TRAINER = """
 import pathlib, sys
 from siamese_jax.experiments.ablation import training

@@ -414,13 +414,18 @@ def _manager(folder: pathlib.Path, keep_best: int) -> ocp.CheckpointManager:
 
 
 def _file_digests(folder: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of each file of a checkpoint by its path, all but the note itself."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in paths
-        if not path.name.startswith((_NOTE, f".{_NOTE}"))
-    }
+    """SHA-256 of each file of a checkpoint by its path, all but the note itself.
+
+    The note may be written meanwhile, in a folder beside it that comes and goes.
+    """
+    found = {}
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(f".{_NOTE}")]
+        for name in names:
+            if not name.startswith(_NOTE):
+                path = pathlib.Path(place, name)
+                found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 def _together(name: str) -> None:
