@@ -620,7 +620,7 @@ def start(*flags):
 
 LONG = (
     "--config=configs/vectors.py:smoke",
-    "--config.num_steps=600",
+    "--config.num_steps=400",
     "--config.eval.every=20",
 )
 
@@ -645,7 +645,7 @@ def test_killed_and_started_again_is_as_never_killed(tmp_path):
     whole = start(*LONG, f"--workdir={unbroken}")
     out, err = whole.communicate(timeout=PATIENCE)
     assert whole.returncode == 0, err
-    assert "finished at step 600; best on validation: step" in out
+    assert "finished at step 400; best on validation: step" in out
 
     def again():
         return start(*LONG, f"--workdir={path}")
@@ -656,7 +656,7 @@ def test_killed_and_started_again_is_as_never_killed(tmp_path):
         code, out, err = interrupted(again(), path, number, step, "train")
         assert code == expected, err
         stopped = int(out.split("stopped and saved at step ")[1].split(";")[0])
-        assert step <= stopped < 600
+        assert step <= stopped < 400
         saved = Checkpoints(path, read_only=True)
         assert saved.latest == stopped
         saved.close()
@@ -669,7 +669,7 @@ def test_killed_and_started_again_is_as_never_killed(tmp_path):
     assert_events_are_the_log(path)
     assert [len(workdir.read_provenance(p)) for p in (unbroken, path)] == [1, 4]
     steps = [row["step"] for row in metrics(path) if row["phase"] == "train"]
-    assert steps == list(range(5, 601, 5))
+    assert steps == list(range(5, 401, 5))
 
 
 SMOKE = "--config=configs/koch2015.py:smoke"
