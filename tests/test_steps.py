@@ -228,7 +228,8 @@ def test_one_device_or_several_in_float32(small):
     parts = "residual", "info_nce, batch contrast", "layerwise"
     one, few = (train(small, build(*parts, count), 1)[0] for count in (1, 8))
     for found, expected in zip(floats(few), floats(one), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        # Some statistics are above 5, where a float32 is 5e-7 from the next.
+        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-5)
 
 
 @pytest.mark.slow

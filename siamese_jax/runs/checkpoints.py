@@ -418,14 +418,16 @@ def _file_digests(folder: pathlib.Path) -> dict[str, str]:
 
     The note may be written meanwhile, in a folder beside it that comes and goes.
     """
-    found = {}
+    digests_by_path = {}
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(f".{_NOTE}")]
         for name in names:
             if not name.startswith(_NOTE):
                 path = pathlib.Path(place, name)
-                found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+                digests_by_path[str(path.relative_to(folder))] = hashlib.sha256(
+                    path.read_bytes()
+                ).hexdigest()
+    return digests_by_path
 
 
 def _together(name: str) -> None:
