@@ -41,7 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "conv_std": 0.01,
         "dense_std": 0.01,  # Koch et al.: 0.2
         "bias_mean": 0.5,  # standard deviation 0.01
-        "convolution": "auto",  # in the frequency domain where that is faster
+        "convolution": "auto",  # by what is fastest on this machine
     }
     config.model.comparator = "l1"
     config.model.head_args = {"kernel_std": 0.01, "bias_mean": 0.5}

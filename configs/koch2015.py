@@ -63,7 +63,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "conv_std": 0.01,  # as published
         "dense_std": 0.2,  # as published
         "bias_mean": 0.5,  # as published
-        "convolution": "auto",  # in the frequency domain where that is faster
+        "convolution": "auto",  # by what is fastest on this machine
     }
     config.model.comparator = "l1"
     config.model.head_args = {"kernel_std": 0.2, "bias_mean": 0.5}

@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "conv_std": 0.1,
         "dense_std": 0.02,
         "bias_mean": 0.0,
-        "convolution": "auto",  # in the frequency domain where that is faster
+        "convolution": "auto",  # by what is fastest on this machine
     }
     config.model.comparator = "l1"
     # A distance at first: the nearer two images are, the higher they score.

@@ -229,7 +229,7 @@ def test_one_device_or_several_in_float32(small):
     one, few = (train(small, build(*parts, count), 1)[0] for count in (1, 8))
     for found, expected in zip(floats(few), floats(one), strict=True):
         # Some statistics are above 5, where a float32 is 5e-7 from the next.
-        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=4e-6)
 
 
 @pytest.mark.slow
@@ -248,7 +248,6 @@ def test_one_device_or_two_meet_the_same_fixed_pairs(small):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_an_epoch_visits_every_example_once_and_copies_stay_the_same(small):
     """By the step's own sampling, gathering and warping: 36 pairs by 3 are 13.5 batches of 8."""
@@ -289,7 +288,6 @@ def test_an_epoch_visits_every_example_once_and_copies_stay_the_same(small):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_step_is_sample_gather_forward_backward_update(small):
     """The compiled step against its parts, one after the other, each twin by itself."""
     parts = _, model, tx, objective = build("koch", "verification", "layerwise")
@@ -329,7 +327,6 @@ def test_training_lowers_the_loss(small):
     assert losses[-10:].mean() < 0.85 * losses[:5].mean()
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_the_same_seed_and_step_give_the_same_batch(small):
     _, _, _, objective = build("koch", "verification", "layerwise", symmetries="character")
