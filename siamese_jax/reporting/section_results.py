@@ -89,6 +89,8 @@ def _trials_line(inputs: ReportInputs, result: Result) -> str:
     """The protocol, trials and hash of a result, in one line."""
     grouped_by = inputs.group_noun if result.grouped_by == "alphabet" else result.grouped_by
     groups, scope = count(len(result.per_group), grouped_by), inputs.scope_words(result.scope)
+    if result.trials.clusters:  # several groups are one cluster
+        groups += f" in {count(len(set(result.trials.clusters)), 'cluster')}"
     number_of, f = f"{result.num_trials:,}", result.figures
     if result.name == "retrieval":
         what = f"{number_of} queries {scope}"

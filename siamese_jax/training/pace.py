@@ -80,7 +80,7 @@ def fit(config: ml_collections.ConfigDict, minutes: float, pace: Pace) -> ml_col
     if every < 10:
         needed = validations * (10 * pace.step + pace.validation) / 60
         raise ValueError(
-            f"{minutes:g} minutes are too few: this machine takes {pace.step:.2g} s a step and "
+            f"--minutes={minutes:g} is too few: this machine takes {pace.step:.2g} s a step and "
             f"{pace.validation:.2g} s for each of {validations} validations; "
             f"give at least {needed + 0.05:.1f}"
         )
