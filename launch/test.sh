@@ -18,10 +18,18 @@ cd "$(dirname "$0")/.."
 source launch/environment.sh
 
 environment "[test]"
-say "Checking the style and the types ..."
+say "Checking the style ..."
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .
-.venv/bin/python -m mypy
-say "Running the tests ..."
-export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}  # of each of the two workers
-exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${tier[@]}" "$@"
+say "Running the tests, and checking the types beside them ..."
+types=$(mktemp)
+trap 'rm -f "$types"' EXIT
+.venv/bin/python -m mypy >"$types" 2>&1 &
+checking=$!
+export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}  # of each worker
+code=0
+# Three workers for two cores, since some tests wait for processes that they start.
+.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "${tier[@]}" "$@" || code=$?
+wait "$checking" || code=1
+cat "$types"
+exit "$code"

@@ -478,12 +478,12 @@ def test_runs_meet_trials_of_the_images_own_size(evaluate, data):
 
 
 @pytest.mark.slow
-def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys):
+def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, capsys):
     path = tmp_path / "ablation"
     kept, broken = (path / f"learning_rate={rate},seed=0" for rate in (0.001, 0.002))
     broken.mkdir(parents=True)
     (broken / "checkpoints").write_text("a file where a folder is wanted")
-    config = config_of("quickstart", "vector,smoke")
+    config = config_of("vectors")
     config.num_devices = 1
 
     def ablate(over="learning_rate:0.001|0.002", **more):  # of one compiled program
@@ -529,11 +529,11 @@ def test_a_failed_run_is_a_row_and_the_rest_goes_on(tmp_path, quickstart, capsys
 def test_an_interrupted_ablation_saves_and_goes_on(tmp_path, capsys):
     """Begun by the command, which is told to stop, and finished here."""
     path = tmp_path / "ablation"
-    run = path / "distortions=off,seed=0"
+    run = path / "learning_rate=0.01,seed=0"
     changes = {"num_steps": 300, "eval.every": 150, "num_devices": 1}
     command = [sys.executable, str(ROOT / "launch" / "ablate.py"), f"--workdir={path}"]
-    command += [f"--config={ROOT / 'configs' / 'quickstart.py'}:vector,smoke"]
-    command += ["--over=distortions:off"]
+    command += [f"--config={ROOT / 'configs' / 'vectors.py'}:smoke"]
+    command += ["--over=learning_rate:0.01"]
     command += [f"--config.{name}={value}" for name, value in changes.items()]
     child = subprocess.Popen(
         [*command, "--num_trials=50"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -546,9 +546,9 @@ def test_an_interrupted_ablation_saves_and_goes_on(tmp_path, capsys):
     assert child.returncode == 75, err
     assert "the same command goes on" in out
     assert 0 < workdir.read_metrics(run)[-1]["step"] < 300
-    config = config_of("quickstart", "vector,smoke")
+    config = config_of("vectors")
     config.update_from_flattened_dict(changes)
-    summary = ablation.run_ablation(config, ["distortions:off"], path, ROOT, num_trials=50)
+    summary = ablation.run_ablation(config, ["learning_rate:0.01"], path, ROOT, num_trials=50)
     assert summary == {"finished": True, "failed": 0}
     out = capsys.readouterr().out
     rows = workdir.read_metrics(run)

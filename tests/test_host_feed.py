@@ -126,11 +126,13 @@ def test_each_process_reads_the_rows_of_its_own_devices(small):
 
 
 def smoke(**changes):
-    """The config `quickstart.py:vector,smoke`, with changes."""
+    """The config `quickstart.py:vector,smoke` with one layer, which compiles quickly, and changes."""
     spec = importlib.util.spec_from_file_location("quickstart", CONFIG)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config("vector,smoke")
+    with config.unlocked():
+        config.model.encoder, config.model.encoder_args = "dense", MODEL["encoder_args"]
     config.update_from_flattened_dict(changes)
     return config
 

@@ -38,8 +38,9 @@ def config_of(name, arg="smoke"):
 
 def config_of_formula():
     """That of a search whose trainings are a formula, which looks at no image."""
-    config = config_of("quickstart")
+    config = config_of("vectors")  # whose network is soon built
     config.data.update(glyphs_alphabets=5, glyphs_characters=(6, 6), glyphs_drawers=2)
+    config.optim.learning_rate = 0.002
     return config
 
 
