@@ -19,7 +19,7 @@ VARIANTS = {
     "faces": ("local", "smoke"),
     "keras_tutorial": ("long", "smoke"),
     "koch_episodes": ("smoke",),
-    "koch2015": ("pairs=30k", "affine", "dense", "reduced", "smoke"),
+    "koch2015": ("pairs=30k", "affine", "thicken", "dense", "reduced", "smoke"),
     "mnist_to_omniglot": ("smoke",),
     "photos": ("vit", "smoke"),
     "quickstart": ("vector", "smoke"),
@@ -31,7 +31,8 @@ CASES = [
     for name, known in VARIANTS.items()
     for count in range(len(known) + 1)
     for words in itertools.combinations(known, count)
-    if "affine" not in words or "pairs=30k" in words
+    if "affine" not in words or "pairs=30k" in words  # copies are of fixed pairs
+    if not {"thicken", "pairs=30k"} <= {*words} or "affine" in words  # and only they are distorted
 ]
 
 

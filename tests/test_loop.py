@@ -244,6 +244,7 @@ def test_the_rows_of_kochs_tables(pairs, epochs, dense, reduced):
         ("pairs=30k,pairs=90k", "pairs=30k, pairs=90k: a run has one set of pairs"),
         ("dense,pairs=30k,dense", "'dense' stands twice"),
         ("affine,reduced", "'affine' copies fixed pairs: .* 'pairs=150k,affine,reduced'"),
+        ("pairs=30k,thicken", "'thicken' is for distorted copies: add 'affine'"),
     ],
 )
 def test_variants_that_are_not_there(arg, words):
