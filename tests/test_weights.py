@@ -112,7 +112,7 @@ def test_what_is_no_such_file_is_refused(run, tmp_path):
 def test_a_shipped_network_is_as_accurate_in_bfloat16():
     """On 500 trials of characters that it was not trained on; float32 is right in 95 to 99 %."""
     held = export.read(export.locate("omniglot"))
-    few = {"name": "glyphs", "image_size": (56, 56), "glyphs_drawers": 4}
+    few = {"name": "glyphs", "image_size": (56, 56), "glyphs_alphabets": 10, "glyphs_drawers": 4}
     lists = trials.within_trials(loading.load(few).test, n_way=20, num_trials=500)
     accuracy = {}
     for dtype in ("float32", "bfloat16"):
