@@ -21,7 +21,6 @@ import siamese_jax
 from siamese_jax import cli
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # PyTorch has the rest of a GPU
-siamese_jax.tune_cpu()
 
 _SUITE = flags.DEFINE_list(
     "suite",
@@ -52,6 +51,7 @@ _SMOKE = flags.DEFINE_bool("smoke", False, "Everything tiny, in seconds.")
 
 def main(argv):
     del argv
+    siamese_jax.tune_cpu(dtype=_DTYPE.value)
     import jax
 
     from siamese_jax import benchmarks

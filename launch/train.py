@@ -22,8 +22,6 @@ from ml_collections import config_flags
 import siamese_jax
 from siamese_jax import cli
 
-siamese_jax.tune_cpu()
-
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the config.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
@@ -43,6 +41,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(argv):
     del argv
     caught = cli.catch_signals()
+    siamese_jax.tune_cpu(dtype=_CONFIG.value.get("model", {}).get("dtype"))
     import jax  # after the flags are parsed: --help should not wait for it
 
     from siamese_jax.training import loop, pace, processes

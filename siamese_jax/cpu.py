@@ -9,35 +9,45 @@ import pathlib
 import sys
 import warnings
 
-# By jaxlib version, since a flag that a jaxlib does not know ends the process. The flag takes single
-# convolutions off a slow path, and sums in bfloat16 off one that gives NaN for 128 images or more.
-_SLOW = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
-_XLA_FLAGS = {"0.10.2": _SLOW, "0.11.2": f"{_SLOW},-reduce", "0.12.0.1": f"{_SLOW},-reduce"}
+# XLA's flag that says which operations do not go to the library YNNPACK; a jaxlib that does not know it
+# ends the process. Single convolutions are slow there. So are elementwise operations from jaxlib 0.11.2
+# on, and sums give NaN in bfloat16 there; in float32 they are right, and half a training step faster.
+_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+_FIRST = f"{_FLAG}=-individual_convolution"
+_FLAGS = {  # by jaxlib: for any type, for float32 alone
+    "0.10.2": (_FIRST, _FIRST),
+    "0.11.2": (f"{_FIRST},-eltwise,-reduce", f"{_FIRST},-eltwise"),
+    "0.12.0.1": (f"{_FIRST},-eltwise,-reduce", f"{_FIRST},-eltwise"),
+}
 
 
-def tune_cpu(cache: bool = True) -> None:
-    """Sets the XLA flag for fast convolutions, and keeps compiled programs and freed memory.
+def tune_cpu(cache: bool = True, dtype: str | None = None) -> None:
+    """Sets the XLA flag for fast convolutions and sums, and keeps compiled programs and freed memory.
 
     XLA's buffers of one step are as large as those of the next: glibc would give them back to the
     system each time, which would zero them anew.
 
-    Call it before the first computation with jax. The user's own XLA_FLAGS are kept, and a flag or a
-    cache folder that is set already is left as it is. The flag is set only for a jaxlib on which it
-    was tested.
+    Call it before the first computation with jax. The user's own XLA_FLAGS are kept: a flag or a cache
+    folder that is set already is left as it is, unless an earlier call set it, such as that of the
+    process that started this one. The flag is set only for a jaxlib on which it was tested.
 
     Args:
         cache: whether to keep compiled programs in `~/.cache/siamese_jax`.
+        dtype: the type that all is computed in, where it is known: "float32" trains faster.
     """
     _keep_memory()
-    flag = _XLA_FLAGS.get(importlib.metadata.version("jaxlib"), "")
-    given = os.environ.get("XLA_FLAGS", "")
-    if flag and flag.partition("=")[0] not in given:
-        if "jax" in sys.modules and _started():
-            warnings.warn(
-                "jax has started: tune_cpu() comes too late to change its flags", stacklevel=2
-            )
-            return
-        os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
+    flags = _FLAGS.get(importlib.metadata.version("jaxlib"))
+    before = os.environ.get("XLA_FLAGS", "").split()
+    given = [word for word in before if word not in (flags or ())]
+    if flags and not any(word.startswith(f"{_FLAG}=") for word in given):
+        wanted = [*given, flags[dtype == "float32"]]
+        if set(wanted) != set(before):
+            if "jax" in sys.modules and _started():
+                warnings.warn(
+                    "jax has started: tune_cpu() comes too late to change its flags", stacklevel=2
+                )
+                return
+            os.environ["XLA_FLAGS"] = " ".join(wanted)
     if cache:
         _keep_compiled(pathlib.Path.home() / ".cache" / "siamese_jax" / "compiled")
 

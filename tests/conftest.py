@@ -23,7 +23,7 @@ EMITTERS = "--xla_cpu_use_fusion_emitters"  # they take long to compile
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag ends the process
     XLA_FLAGS[EMITTERS] = False
 else:  # as `tune_cpu` has it; without it sums in bfloat16 are NaN
-    XLA_FLAGS["--xla_cpu_experimental_ynn_fusion_type"] = "-individual_convolution,-reduce"
+    XLA_FLAGS["--xla_cpu_experimental_ynn_fusion_type"] = "-individual_convolution,-eltwise,-reduce"
 for flag, setting in XLA_FLAGS.items():  # before jax starts
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={setting}".strip()
