@@ -29,6 +29,7 @@ from siamese_jax.data import augment
 from siamese_jax.models.comparators import L1, Cosine, Local
 from siamese_jax.models.encoders import KochEncoder, ResidualEncoder
 from siamese_jax.models.siamese import SiameseNet
+from siamese_jax.recognition import scoring
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLAN = benchmarks.Plan(ROOT, repetitions=1, repeat_seconds=0.0, peers=False, smoke=True)
@@ -211,16 +212,13 @@ def test_pillows_warps_are_drawn_anew(glyphs):
 
 
 @pytest.mark.slow
-def test_references_find_the_best_row_over_blocks(monkeypatch):
-    monkeypatch.setattr(recognition, "_BLOCK", 7)
+def test_identifying_finds_what_the_bare_product_finds():
     net = workload.Workload(PLAN.config("quickstart:vector")).network()
-    h = recognition.unit_vectors(30, 16, 0)
-    queries = recognition.unit_vectors(5, 16, 1)
+    h = recognition.unit_vectors(30, net.embedding_size, 0)
+    queries = recognition.unit_vectors(5, net.embedding_size, 1)
     np.testing.assert_allclose(np.linalg.norm(h, axis=1), 1, rtol=1e-6)
-    rows, scores = recognition.References(net, h).identify(queries)
-    cosines = queries.astype(float) @ h.astype(float).T
-    np.testing.assert_array_equal(rows, cosines.argmax(1))
-    np.testing.assert_allclose(scores, 10 * cosines.max(1), rtol=1e-5)
+    best = recognition.best_references(net, scoring.References(h), queries)
+    np.testing.assert_array_equal(best, (queries.astype(float) @ h.astype(float).T).argmax(1))
 
 
 def tensor(x, order=None):
