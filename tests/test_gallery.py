@@ -212,9 +212,8 @@ def test_ten_thousand_references_are_one_matrix_product(net, people, comparisons
     assert large.scored.units is units
     assert comparisons[1:] == [((1, 8), (10_000, 8))]
     assert [m.reference.source for m in found] == [f"/{i}.png" for i in np.argsort(-scores[0])[:7]]
-    monkeypatch.setattr(
-        scoring, "MAX_CELLS", 2 * h.size
-    )  # room for two probes: all references still
+    # Room for the scores of two probes; still all references at once.
+    monkeypatch.setattr(scoring, "MAX_CELLS", 2 * len(h))
     again = identification.score(large, net, probes)
     assert comparisons[2:] == [((2, 8), (10_000, 8)), ((1, 8), (10_000, 8))]
     np.testing.assert_allclose(again, scores, atol=1e-4)

@@ -14,7 +14,7 @@ from siamese_jax.inference.comparing import Comparing
 from siamese_jax.models.distances import unit
 from siamese_jax.recognition.pictures import Picture
 
-MAX_CELLS = 1 << 27  # numbers of a comparison: queries x references x size of the embedding
+MAX_CELLS = 1 << 27  # numbers that a comparison may hold at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,8 +68,10 @@ def score(net: Comparing, queries: np.ndarray, references: References) -> np.nda
     Raises:
         ValueError: one is not finite.
     """
-    compare = _compare if net.cosine is None else _compare_units
-    block = max(1, MAX_CELLS // references.embeddings.size)
+    compare, numbers = _compare, references.embeddings.size
+    if net.cosine is not None:  # one product, which holds nothing but the scores
+        compare, numbers = _compare_units, len(references.embeddings)
+    block = max(1, MAX_CELLS // numbers)
     parts = [
         compare(net, queries[begin : begin + block], references)
         for begin in range(0, len(queries), block)
