@@ -194,31 +194,33 @@ def floats(state):
 
 
 @pytest.mark.parametrize(
-    "net, objective, optimiser, count",
+    "net, objective, optimiser, counts",
     [
-        ("koch", "verification", "layerwise", 8),
-        ("residual", "info_nce, batch contrast", "adamw", 2),
-        ("dense", "info_nce, episode contrast", "layerwise", 8),
-        ("small", "contrastive", "adamw", 4),
-        ("dense", "triplet", "adamw", 4),
-        ("dense", "prototypical", "adamw", 4),
-        ("dense", "matching", "adamw", 4),
-        ("dense", "classifier", "adamw", 4),
+        ("koch", "verification", "layerwise", (2, 8)),
+        ("residual", "info_nce, batch contrast", "adamw", (2, 4)),
+        ("dense", "info_nce, episode contrast", "layerwise", (8,)),
+        ("small", "contrastive", "adamw", (4,)),
+        ("dense", "triplet", "adamw", (4,)),
+        ("dense", "prototypical", "adamw", (4,)),
+        ("dense", "matching", "adamw", (4,)),
+        ("dense", "classifier", "adamw", (4,)),
     ],
 )
 @pytest.mark.slow
-def test_one_device_or_several_make_the_same_run(small, net, objective, optimiser, count):
+def test_one_device_or_several_make_the_same_run(small, net, objective, optimiser, counts):
     with jax.enable_x64(True):
-        (one, losses), (several, their_losses) = (
-            train(small, build(net, objective, optimiser, n, "float64"), 20, "float64")
-            for n in (1, count)
-        )
+        runs = {
+            count: train(small, build(net, objective, optimiser, count, "float64"), 20, "float64")
+            for count in (1, *counts)
+        }
+    one, losses = runs[1]
     assert one.step == 20
     assert all(x.dtype == np.float64 for x in floats(one))
     assert np.ptp(losses) > 1e-3  # it moves
-    np.testing.assert_allclose(their_losses, losses, rtol=0, atol=1e-8)
-    for x, y in zip(floats(several), floats(one), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-8)
+    for count in counts:
+        np.testing.assert_allclose(runs[count][1], losses, rtol=0, atol=1e-8)
+        for found, expected in zip(floats(runs[count][0]), floats(one), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
 
 
 @pytest.mark.slow
