@@ -385,6 +385,21 @@ def test_prepared_set_is_used_again_and_other_archives_replace_it(tmp_path, file
     assert left_in(data_dir) == ["omniglot_drawers"]
 
 
+def test_equal_archives_are_unpacked_once(tmp_path, files, monkeypatch):
+    """Archives packed anew, or a set without a checksum, as earlier versions prepared it."""
+    data_dir = tmp_path / "data"
+    omniglot.prepare(data_dir, write(tmp_path / "zips", files), layout=TINY)
+    packed = write(tmp_path / "packed", files, compression=zipfile.ZIP_DEFLATED)
+    metadata = data_dir / "omniglot_drawers" / "1.0.0" / "metadata.json"
+    before = json.loads(metadata.read_text())
+    omniglot.prepare(data_dir, packed, layout=TINY)
+    after = json.loads(metadata.read_text())
+    assert after["checksum"] == archives.checksum(archives.find(packed)) != before["checksum"]
+    assert after["fingerprint"] == before["fingerprint"]
+    monkeypatch.delattr(archives, "fingerprint")
+    omniglot.prepare(data_dir, packed, layout=TINY)
+
+
 def test_faulty_archives_leave_the_prepared_set_alone(tmp_path, files):
     data_dir = tmp_path / "data"
     first = omniglot.prepare(data_dir, write(tmp_path / "zips", files), layout=TINY)

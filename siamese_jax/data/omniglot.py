@@ -222,11 +222,13 @@ def _prepare_from(
     """Prepares from a folder of archives, unless `prepared` came from the same contents."""
     paths = archives_lib.find(archives)
     if prepared is not None:
-        if prepared.info.metadata.get("checksum") == archives_lib.checksum(paths):
+        checksum = archives_lib.checksum(paths)
+        if prepared.info.metadata.get("checksum") == checksum:
             return prepared
         given = archives_lib.fingerprint(paths)
         kept = prepared.info.metadata.get("fingerprint", "unknown")
         if given == kept:
+            _remember(checksum, prepared)
             return prepared
         _log.warning(
             "%s was prepared from other archives (%s) than those in %s (%s): preparing anew",
@@ -242,6 +244,13 @@ def _prepare_from(
         root,
         contents.fingerprint,
     )
+
+
+def _remember(checksum: str, prepared: OmniglotDrawers) -> None:
+    """Notes beside a prepared set which archives have its contents: the next start unpacks none."""
+    metadata = {**prepared.info.metadata, "checksum": checksum}
+    with contextlib.suppress(OSError):  # of a folder that is only to be read
+        files.replace_json(pathlib.Path(prepared.data_dir) / "metadata.json", metadata)
 
 
 def fingerprint(builder: OmniglotDrawers) -> str:
