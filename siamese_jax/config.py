@@ -104,6 +104,7 @@ FIELDS = {
     "model.encoder": Field(str),
     "model.comparator": Field(str),
     "model.context_steps": Field(int, 0, 1000),
+    "model.centre_ink": Field(bool),
     "model.weights": Field(str, optional=True),
     **{
         f"model.encoder_args.{name}": field

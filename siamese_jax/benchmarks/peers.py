@@ -45,6 +45,7 @@ def torch_cases(
         "head_args": model["head_args"],
         "image_size": work.image_shape[0],
         "images": work.images_per_step,
+        "centre_ink": model.get("centre_ink", False),
         "dtype": plan.dtype,
         "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
     }

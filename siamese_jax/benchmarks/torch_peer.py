@@ -116,6 +116,7 @@ def make_call(
     head_args: Mapping,
     image_size: int,
     images: int,
+    centre_ink: bool = False,
     dtype: str = "float32",
     device: str = "cpu",
 ) -> tuple[Callable[[], float], str]:
@@ -130,6 +131,7 @@ def make_call(
         head_args: as of a config.
         image_size: pixels.
         images: of the batch, an even number.
+        centre_ink: of `residual`, as of a config.
         dtype: `float32`, or `bfloat16` by autocast.
         device: `cpu` or `cuda`.
 
@@ -151,7 +153,7 @@ def make_call(
         network = koch_network(image_size, **encoder_args)
         loss_function: Callable[[Any, Any], Any] = pair_loss
     else:
-        network = residual_network(image_size, **encoder_args)
+        network = residual_network(image_size, centre_ink=centre_ink, **encoder_args)
         scale, reach = head_args.get("scale", 10.0), head_args.get("reach", 1)
         size = network.map_size if comparator == "local" else 1
         loss_function = info_nce(size, reach, scale)
@@ -235,9 +237,12 @@ def residual_network(
     stem_stride: int = 2,
     pools: int | None = None,
     local: bool = False,
+    centre_ink: bool = False,
     **_: Any,
 ) -> Any:
     """The residual encoder on one-channel images, see `models.encoders.ResidualEncoder`.
+
+    With `centre_ink` the images go through `centred` first.
 
     Returns:
         A `torch.nn.Module` with `stem`, `stem_norm`, `stages` (lists of blocks), `embedding`,
@@ -280,6 +285,7 @@ def residual_network(
             self.embedding_norm = nn.BatchNorm1d(units)
 
         def forward(self, x: Any) -> Any:
+            x = centred(x) if centre_ink else x
             x = F.relu(self.stem_norm(self.stem(F.pad(x, self.padding))))
             for s, stage in enumerate(self.stages):
                 if 0 < s <= self.pools:
@@ -291,6 +297,23 @@ def residual_network(
             return h.reshape(len(x), -1)
 
     return ResidualNet()
+
+
+def centred(images: Any) -> Any:
+    """(B, 1, N, N) images with their ink in the middle, see `models.layers.centre_ink`."""
+    import torch
+
+    mass = images.detach().sum(1)  # (B, N, N)
+    places = torch.arange(mass.shape[1], device=mass.device, dtype=mass.dtype)
+
+    def picks(profile: Any) -> Any:
+        total = profile.sum(1)
+        way = (profile * (places - places[-1] / 2)).sum(1) / torch.where(total > 0, total, 1)
+        way = torch.round(way + 1e-3)[:, None, None]
+        return (places[:, None] + way == places).to(profile.dtype)
+
+    rows, columns = picks(mass.sum(2)), picks(mass.sum(1))
+    return (rows @ images[:, 0] @ columns.transpose(1, 2))[:, None]
 
 
 def info_nce(size: int, reach: int, scale: float) -> Callable[[Any, Any], Any]:

@@ -28,6 +28,7 @@ from siamese_jax.inference.embed import (
 )
 from siamese_jax.models import siamese
 from siamese_jax.models.comparators import Comparator, Cosine
+from siamese_jax.models.layers import centre_ink
 from siamese_jax.models.siamese import SiameseNet
 from siamese_jax.runs import export, safetensors_file
 
@@ -79,10 +80,11 @@ class Siamese(Comparing):
         """First 16 hexadecimal digits of the SHA-256 of all that decides its scores.
 
         Its parameters and statistics with their names, its comparator, the shape and kind of its input,
-        and its test-time augmentation.
+        what is done to it first, and its test-time augmentation.
         """
         more = self.head.score_settings()
         more += ("tta", self.tta) if self.tta > 1 else ()
+        more += ("centre_ink",) if self.model.centre_ink else ()
         facts = (type(self.head).__name__, *more, self.image_shape, self.kind)
         digest = hashlib.sha256(repr(facts).encode())
         leaves = jax.tree_util.tree_leaves_with_path(self.devices.first(self.variables))
@@ -113,6 +115,12 @@ class Siamese(Comparing):
     def with_variables(self, variables: Any) -> Siamese:
         """The same network with other parameters (replicated); nothing is compiled anew."""
         return dataclasses.replace(self, variables=variables)
+
+    def as_seen(self, images: np.ndarray) -> np.ndarray:
+        """(B, H, W, C) uint8 images with the ink where the network sees it (`layers.centre_ink`)."""
+        if not self.model.centre_ink:
+            return images
+        return np.rint(255 * np.asarray(centre_ink(images / np.float32(255)))).astype(np.uint8)
 
     def embed(self, images: np.ndarray | StreamedImages, batch: int = 256) -> np.ndarray:
         """Embeds images.

@@ -8,10 +8,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from siamese_jax.models.distances import unit
 
+MIDDLE = 1e-3  # pixels added to the way of ink, so that halves are rounded alike everywhere
 OUTPUTS = ("linear", "sigmoid", "unit")
 
 
@@ -42,6 +44,31 @@ def max_pool2(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
 
 def _larger(a: Array, b: Array) -> Array:
     return jnp.where((a >= b) | jnp.isnan(a), a, b)  # a NaN stays one
+
+
+def centre_ink(images: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Images moved by whole pixels, so that the centre of mass of the ink is in the middle.
+
+    Paper (0) moves in, and ink that moves out of the frame is lost. An image without ink stays. No
+    gradient flows through the way that an image moves.
+
+    Args:
+        images: ink above paper.
+    """
+    images = jnp.asarray(images)
+    mass = jax.lax.stop_gradient(images).sum(-1)
+    rows, columns = _picks(mass.sum(2)), _picks(mass.sum(1))
+    return jnp.einsum("bij,bjkc,blk->bilc", rows, images, columns, precision="highest")
+
+
+def _picks(profile: Float[Array, "b n"]) -> Float[Array, "b n n"]:
+    """For each place along an axis, 1 at the place whose ink moves there; from the ink along it."""
+    places = jnp.arange(profile.shape[1], dtype=profile.dtype)[None]
+    total = profile.sum(1)
+    moment = (profile * (places - (profile.shape[1] - 1) / 2)).sum(1)
+    way = jnp.rint(moment / jnp.where(total > 0, total, 1) + MIDDLE)
+    picked = places + way[:, None]  # (B, n) places that ink comes from
+    return (picked[:, :, None] == places[:, None]).astype(profile.dtype)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

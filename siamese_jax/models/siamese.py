@@ -19,7 +19,7 @@ from siamese_jax.models.comparators import COMPARATORS, Comparator
 from siamese_jax.models.context import FullContext
 from siamese_jax.models.distances import unit
 from siamese_jax.models.encoders import ENCODERS
-from siamese_jax.models.layers import normal_init
+from siamese_jax.models.layers import centre_ink, normal_init
 
 _Module = TypeVar("_Module", bound=nn.Module)
 DTYPES = ("float32", "bfloat16", "float64")
@@ -61,12 +61,14 @@ class SiameseNet(nn.Module):
         context: what embeddings go through before all of a query set meet all of a support set; None
             where two embeddings are compared whatever else is there.
         classifier: of the training classes, for objectives that train one; None otherwise.
+        centre_ink: whether the ink of each image is moved to the middle first (`layers.centre_ink`).
     """
 
     encoder: nn.Module
     head: Comparator
     context: FullContext | None = None
     classifier: CosineClassifier | None = None
+    centre_ink: bool = False
 
     def __call__(
         self,
@@ -90,7 +92,7 @@ class SiameseNet(nn.Module):
         self, images: Float[ArrayLike, "b h w c"], train: bool = False
     ) -> Float[Array, "b d"]:
         """Embeddings of images with pixels in [0, 1]."""
-        return self.encoder(images, train)
+        return self.encoder(centre_ink(images) if self.centre_ink else images, train)
 
     def compare(
         self, h1: Float[ArrayLike, "*b d"], h2: Float[ArrayLike, "*b d"]
@@ -154,7 +156,7 @@ def build(
             and `train`, `package.module.Class`, or what `describe` says of one), `comparator` (a name
             of `COMPARATORS`), `dtype` (one of `DTYPES`), under `encoder_args` and `head_args` the
             attributes of the chosen classes, and, if wanted, `context_steps`: those of `FullContext`,
-            0 for none.
+            0 for none, and `centre_ink`.
         image_shape: (H, W, C) of the images; only the comparator `local` needs it.
         axis_name: mapped axis over which batch statistics are averaged, None on one device.
         classes: of the softmax layer that an objective trains; 0 for none.
@@ -182,6 +184,7 @@ def build(
         head,
         context=FullContext(steps) if steps else None,
         classifier=CosineClassifier(classes) if classes else None,
+        centre_ink=fields.get("centre_ink", False),
     )
 
 

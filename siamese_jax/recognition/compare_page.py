@@ -6,6 +6,8 @@ import dataclasses
 import html
 import pathlib
 
+import numpy as np
+
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.inference import explain as explain_lib
 from siamese_jax.inference.network import Siamese
@@ -61,9 +63,9 @@ def _why(net: Siamese, first: Picture, second: Picture, threshold: float, refere
     """The places that spoke for and against, or why there are none."""
     if not explain_lib.explains(net):
         return f"<p>{html.escape(explain_lib.no_places(net))}</p>"
-    images = first.image, second.image
-    explanation = explain_lib.explain(net, *images, threshold=threshold)
+    one, other = net.as_seen(np.stack([first.image, second.image]))
+    explanation = explain_lib.explain(net, one, other, threshold=threshold)
     names = pathlib.Path(first.source).name, pathlib.Path(second.source).name
     return explain.fragment(
-        explanation, *images, names=names, ink=net.kind == "ink", reference=reference
+        explanation, one, other, names=names, ink=net.kind == "ink", reference=reference
     ) + page.note("The pictures are shown as the network sees them.")

@@ -108,11 +108,12 @@ def why(inputs: ReportInputs, result: Result, kind: str) -> image_sheets.Why | N
     threshold = result.figures.get("threshold", 0.0)
 
     def fragment(first: int, second: int, middle: float | None) -> str:
-        two = images[first], images[second]
+        one, other = inputs.net.as_seen(images[[first, second]])
         measured = threshold if middle is None else middle
         return explain.fragment(
-            explain_lib.explain(inputs.net, *two, threshold=measured),
-            *two,
+            explain_lib.explain(inputs.net, one, other, threshold=measured),
+            one,
+            other,
             names=(names.image(first), names.image(second)),
             ink=kind == "ink",
             reference="the threshold" if middle is None else "the middle of the two scores",

@@ -13,6 +13,7 @@ import numpy as np
 
 from siamese_jax.inference.export.onnx_graph import Graph
 from siamese_jax.models.batch_norm import BatchNorm
+from siamese_jax.models.layers import MIDDLE
 
 
 class Layers:
@@ -77,6 +78,39 @@ class Layers:
             x = self.graph.add("Concat", *[x] * len(encoder.pixel_mean), axis=3)
         mean, std = map(self.graph.constant, (encoder.pixel_mean, encoder.pixel_std))
         return self.graph.add("Div", self.graph.add("Sub", x, mean), std)
+
+    def centre_ink(self, x: str, image_shape: Sequence[int]) -> str:
+        """(B, H, W, C) ink as `models.layers.centre_ink` moves it."""
+        mass = self._sum(x, 3)  # (B, H, W)
+        rows = self._picks(self._sum(mass, 2), image_shape[0])  # (B, H, H)
+        columns = self._picks(self._sum(mass, 1), image_shape[1])  # (B, W, W)
+        columns = self.graph.add("Transpose", columns, perm=[0, 2, 1])
+        rows, columns = (
+            self.graph.add("Unsqueeze", picks, self.graph.constant([1]))
+            for picks in (rows, columns)
+        )
+        x = self.graph.add(
+            "MatMul", self.graph.add("MatMul", rows, self.channels_first(x)), columns
+        )
+        return self.channels_last(x)
+
+    def _picks(self, profile: str, size: int) -> str:
+        """(B, N) ink along an axis -> (B, N, N), for each place 1 at the one whose ink moves there."""
+        offsets = np.arange(size) - (size - 1) / 2
+        moment = self._sum(self.graph.add("Mul", profile, self.graph.constant(offsets)), 1, True)
+        total = self._sum(profile, 1, True)
+        # no ink has no moment either, and ink is at least one grey level of 255
+        total = self.graph.add("Max", total, self.graph.constant(1e-6))
+        way = self.graph.add("Div", moment, total)
+        way = self.graph.add("Round", self.graph.add("Add", way, self.graph.constant(MIDDLE)))
+        way = self.graph.add("Unsqueeze", way, self.graph.constant([2]))
+        places = np.arange(size, dtype=np.float32)
+        ahead = self.graph.constant(places - places[:, None])
+        return self.graph.cast(self.graph.add("Equal", way, ahead), np.float32)
+
+    def _sum(self, x: str, axis: int, keepdims: bool = False) -> str:
+        axes = self.graph.constant([axis])
+        return self.graph.add("ReduceSum", x, axes, keepdims=int(keepdims))
 
     def batch_norm(self, x: str, name: str) -> str:
         """A batch normalisation of (B, C) or (B, C, H, W) by its running statistics."""

@@ -54,6 +54,7 @@ def make_models(net: Siamese, metadata: Mapping[str, str]) -> tuple[bytes, bytes
         images = graph.add("Reshape", vectors, graph.constant([-1, *net.image_shape]))
     statistics = variables.get("batch_stats", {}).get("encoder", {})
     layers = Layers(graph, variables["params"]["encoder"], statistics)
+    images = layers.centre_ink(images, net.image_shape) if model.centre_ink else images
     build = ENCODER_GRAPHS[type(model.encoder).__name__]
     embeddings = build(layers, model.encoder, images, net.image_shape)
     encoder = graph.model(embeddings, "embeddings", ["batch", size], metadata)
