@@ -9,8 +9,6 @@ import os
 import pathlib
 import platform
 import shutil
-import subprocess
-import sys
 
 import jaxtyping
 import pytest
@@ -19,9 +17,8 @@ XLA_FLAGS = {
     "--xla_force_host_platform_device_count": 8,
     "--xla_backend_optimization_level": 0,  # most of a test's time is spent on compiling
 }
-EMITTERS = "--xla_cpu_use_fusion_emitters"  # they take long to compile
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag ends the process
-    XLA_FLAGS[EMITTERS] = False
+    XLA_FLAGS["--xla_cpu_use_fusion_emitters"] = False  # they take long to compile
 else:  # as `tune_cpu` has it; without it sums in bfloat16 are NaN
     XLA_FLAGS["--xla_cpu_experimental_ynn_fusion_type"] = "-individual_convolution,-eltwise,-reduce"
 for flag, setting in XLA_FLAGS.items():  # before jax starts
@@ -67,32 +64,6 @@ def _keep_compiled(cache):
         shutil.rmtree(folder)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem):
-    """Runs a file's tests marked `emitters` in a process that has XLA's fusion emitters."""
-    off = f"{EMITTERS}=False"
-    if pyfuncitem.get_closest_marker("emitters") is None or off not in os.environ["XLA_FLAGS"]:
-        return None
-    output = _with_emitters(pyfuncitem.path, off)
-    name = pyfuncitem.nodeid.rpartition("::")[2]
-    assert f"::{name} PASSED" in output, output
-    return True
-
-
-@functools.cache
-def _with_emitters(path, off):
-    flags = os.environ["XLA_FLAGS"].replace(off, f"{EMITTERS}=True")
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-vv", "-m", "emitters", "-p", "no:cacheprovider", path],
-        env={**os.environ, "XLA_FLAGS": flags, "COLUMNS": "300"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    ).stdout
 
 
 def pytest_collection_modifyitems(items):
