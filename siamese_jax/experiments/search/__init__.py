@@ -15,6 +15,7 @@ and goes on from its last checkpoint.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import pathlib
@@ -193,6 +194,7 @@ class _Worker:
         self._path, self._seed = path, seed
         self._should_stop, self._progress = should_stop, progress
         self._programs: dict = {}
+        self._fitting: set[str] = set()  # networks that take the images
         self._error: Exception | None = None
 
     def run_one(self) -> None:
@@ -235,8 +237,21 @@ class _Worker:
             self._error = error
             raise _Stopped from error
 
+    def _check_network(self, trial: Trial, config: Mapping) -> None:
+        """Ends a trial whose network its images do not fit, without training it."""
+        experiment = Experiment.from_config(config, data=self._data)
+        network = json.dumps([config["model"], experiment.image_shape])
+        if network in self._fitting:
+            return
+        try:
+            experiment.parameter_shapes()
+        except ValueError as error:
+            trial.set_user_attr("impossible", True)
+            raise optuna.TrialPruned(f"impossible network: {error}") from None
+        self._fitting.add(network)
+
     def _train(self, trial: Trial, config: Mapping) -> float:
-        _check_network(trial, Experiment.from_config(config, data=self._data))
+        self._check_network(trial, config)
         folder = self._path / "trials" / folder_of(trial.study.get_trials()[trial.number])
         accuracies: dict[int, float] = {}
         for row in workdir.read_metrics(folder):  # of an earlier attempt
@@ -290,15 +305,6 @@ def _queue_if_stopped(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> N
     """Queues the continuation of a trial that ended before its time."""
     if trial.state == TrialState.FAIL and "reason" not in trial.user_attrs:
         RetryHeartbeatStaleTrialCallback()(study, trial)
-
-
-def _check_network(trial: Trial, experiment: Experiment) -> None:
-    """Ends a trial whose network its images do not fit, without training it."""
-    try:
-        experiment.parameter_shapes()
-    except ValueError as error:
-        trial.set_user_attr("impossible", True)
-        raise optuna.TrialPruned(f"impossible network: {error}") from None
 
 
 def _drop_checkpoints(study: optuna.Study, path: pathlib.Path) -> None:
