@@ -37,6 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.model.comparator = "local"
     config.model.head_args = {"scale": 20.0, "reach": 1}
+    config.model.centre_ink = True  # places are compared with places: the same ones should meet
 
     config.objective.name = "info_nce"
     config.objective.episodes = 4  # a step: 4 x 2 drawers x 20 characters = 160 images
@@ -79,6 +80,7 @@ def get_config(arg: str = "") -> ConfigDict:
         }
         config.model.comparator = "cosine"
         config.model.head_args = {"scale": 10.0}
+        config.model.centre_ink = False
         config.augment = distortions()
         config.optim.name = "adamw"
         config.eval.num_trials = 2000

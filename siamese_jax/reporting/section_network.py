@@ -42,6 +42,8 @@ def network(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
             "between them."
         ),
     ]
+    if inputs.net.model.centre_ink:
+        parts.append(page.note("The ink of each picture is moved to the middle first."))
     if "filters" in figures:
         zero = (
             "grey is zero"
