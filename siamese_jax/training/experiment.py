@@ -304,10 +304,6 @@ def check_data(
         raise ValueError(
             "augment.distort = True warps pictures, and these are vectors: set it to False"
         )
-    if config.model.get("centre_ink") and train_set.kind != "ink":
-        raise ValueError(
-            f"model.centre_ink = True moves ink, and these are of kind {train_set.kind}: set it to False"
-        )
     smallest = train_set.alphabet_count.min()
     height, width, _ = image_shape
     if height != width or train_set.kind != "ink":
@@ -323,5 +319,9 @@ def check_data(
                 f"{objective.n_way} ways, turns images and {needs}: set "
                 "objective.pad_with_symmetries to False"
             )
+    if config.model.get("centre_ink") and train_set.kind != "ink":
+        raise ValueError(
+            f"model.centre_ink = True moves ink, and these are of kind {train_set.kind}: set it to False"
+        )
     if objective.get("negatives") == "same_alphabet" and smallest < 2:
         raise ValueError("objective.negatives = 'same_alphabet' needs two classes an alphabet")
