@@ -16,6 +16,7 @@ import pytest
 XLA_FLAGS = {
     "--xla_force_host_platform_device_count": 8,
     "--xla_backend_optimization_level": 0,  # most of a test's time is spent on compiling
+    "--xla_cpu_parallel_codegen_split_count": 1,  # the workers have the cores
 }
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag ends the process
     XLA_FLAGS["--xla_cpu_use_fusion_emitters"] = False  # they take long to compile
@@ -50,6 +51,7 @@ def pytest_configure(config):
     import jax
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_traceback_in_locations_limit", 0)  # quicker to lower
 
 
 def _keep_compiled(cache):
