@@ -250,6 +250,7 @@ def base() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.dtype = "float32"  # of computation; parameters are float32
+    config.model.centre_ink = False  # whether the ink of each image is moved to the middle first
 
     config.objective = ConfigDict()
     config.objective.label_smoothing = 0.0  # of the objectives that are a softmax

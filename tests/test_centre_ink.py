@@ -128,7 +128,7 @@ def test_pytorch_in_the_benchmark_moves_it_too():
 
 def test_only_ink_is_moved(glyphs):
     config = smoke()
-    config.model.unlock().centre_ink = True
+    config.model.centre_ink = True
     experiment.check_data(config, glyphs, glyphs.image_shape, 2)
     photos = dataclasses.replace(glyphs, kind="photo")
     config.objective.symmetries, config.objective.pad_with_symmetries = "none", False
