@@ -178,7 +178,7 @@ def test_a_row_is_the_mean_of_its_seeds_at_the_trials_of_one_list(tmp_path):
         *("a", "93.25", "93.00, 95.00, 91.75", limits, "89.2 - 97.3", clustered, "400"),
         f"`{HASH}`",
     ]
-    assert "Trained 22 and 23 and 24 November 2026" in text
+    assert "Trained 22, 23 and 24 November 2026" in text
     assert "evaluated 24 November 2026; Xeon, 1 or 2 or 3 cores, jax 0.10.2; seeds 0, 1, 2." in text
 
 

@@ -84,7 +84,7 @@ def _dates(starts: Sequence[Mapping]) -> str:
     for day in sorted({start["time"][:10] for start in starts}):
         year, month, number = map(int, day.split("-"))
         months.setdefault(f"{_MONTHS[month - 1]} {year}", []).append(str(number))
-    return ", ".join(f"{' and '.join(days)} {month}" for month, days in months.items())
+    return ", ".join(f"{_listed(days)} {month}" for month, days in months.items())
 
 
 def _machines(starts: Sequence[Mapping]) -> str:
@@ -96,3 +96,8 @@ def _machines(starts: Sequence[Mapping]) -> str:
     versions = dict.fromkeys(start["versions"]["jax"] for start in starts)
     count = f", {' or '.join(map(str, cores))} core{'s' * (cores[-1] > 1)}" if cores else ""
     return f"{', '.join(names)}{count}, jax {', '.join(versions)}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """`1`, `1 and 2`, `1, 2 and 3`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
