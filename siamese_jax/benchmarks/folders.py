@@ -129,6 +129,7 @@ def _train(
     config.eval.every = config.num_steps
     config.eval.num_trials = 20
     config.objective.symmetries, config.objective.pad_with_symmetries = "none", False
+    config.model.centre_ink = False  # these are photos
     config.data.name, config.data.path, config.data.archives = "folder", str(pictures), None
     config.data.image_size, config.data.data_dir = _INPUT, str(data_dir)
     config.data.stream = stream
