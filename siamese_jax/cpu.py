@@ -11,8 +11,8 @@ import warnings
 
 # XLA's flag that says which operations do not go to the library YNNPACK; a jaxlib that does not know it
 # ends the process. Single convolutions are slow there. So are elementwise operations from jaxlib 0.11.2
-# on, and sums give NaN in bfloat16 there; in float32 they are right, and a training
-# step is a quarter shorter with them.
+# on, and sums give NaN in bfloat16 there; in float32 they are right, and a training step is a quarter
+# shorter with them.
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _FIRST = f"{_FLAG}=-individual_convolution"
 _FLAGS = {  # by jaxlib: for any type, for float32 alone

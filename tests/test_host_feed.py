@@ -16,7 +16,7 @@ from siamese_jax.models import siamese
 from siamese_jax.runs import checkpoints, workdir
 from siamese_jax.training import host_feed, loop, objectives, optim
 from siamese_jax.training.sampling import SetIndex
-from siamese_jax.training.step import init_state, make_rows, make_train_step
+from siamese_jax.training.step import draw_batch, init_state, make_rows, make_train_step
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs/quickstart.py"
 MODEL = {
@@ -98,6 +98,31 @@ def test_either_way_makes_the_same_run(small, begin, count, fields):
     np.testing.assert_allclose(fed_losses, losses, rtol=1e-6)  # two programs round in two ways
     jax.tree.map(lambda *x: np.testing.assert_allclose(*x, rtol=1e-4, atol=2e-4), fed, held)
     assert no_thread_is_left()
+
+
+@pytest.mark.parametrize("fields", [EPISODES, FIXED_PAIRS])
+@pytest.mark.slow
+def test_either_way_draws_the_same_pixels(small, fields):
+    """Bit for bit, of several steps."""
+    objective = objectives.build(fields, 8)
+    index, rng = objectives.make_index(fields, small, 0), jax.random.key(5)
+    rows = make_rows(objective)
+
+    def draw(fed):
+        return jax.jit(
+            lambda step, images: draw_batch(
+                *(rng, step, images, index, objective, WARPS, "paper", Devices(1), fed)
+            )[1]
+        )
+
+    held, fed = draw(False), draw(True)
+    seen = []
+    for step in range(4):
+        expected = held(step, small.images)
+        given = small.images[np.asarray(rows(rng, np.int32(step), index)).reshape(-1)]
+        np.testing.assert_array_equal(fed(step, given), expected)
+        seen.append(expected)
+    assert np.abs(seen[0] - seen[1]).max() > 0.5
 
 
 def test_each_process_reads_the_rows_of_its_own_devices(small):

@@ -261,15 +261,15 @@ def test_the_config_is_first_and_the_search_improves_on_it(formula):
 
 @pytest.mark.slow
 def test_a_resumed_search_proposes_what_an_unbroken_one_does(formula, tmp_path):
-    run(formula, 5)
-    run(formula, 12)  # from the eleventh on by a model of those before
-    assert len(formula.rates) == 12  # nothing was done again
+    run(formula, 6)
+    run(formula, 14)  # from the eleventh on by a model of those before
+    assert len(formula.rates) == 14  # nothing was done again
     broken, formula.rates, formula.path = formula.rates, [], tmp_path / "unbroken"
-    run(formula, 12)
+    run(formula, 14)
     assert formula.rates == broken
     formula.rates, formula.path = [], tmp_path / "other"
-    run(formula, 3, seed=1)
-    assert formula.rates[0] == broken[0] and formula.rates[1:] != broken[1:3]
+    run(formula, 4, seed=1)
+    assert formula.rates[0] == broken[0] and formula.rates[1:] != broken[1:4]
 
 
 @pytest.mark.slow
