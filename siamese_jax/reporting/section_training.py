@@ -68,6 +68,8 @@ def batch(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
         "" if config.objective.symmetries == "none" else " Classes may be turned or mirrored."
     )
     warped = " Each picture has its own warp." if config.augment.distort else " None is warped."
+    if inputs.net.model.centre_ink:
+        warped += " The network moves the ink of each to the middle before it looks."
     if "n_way" in config.objective:
         sides = [side_name(side) for side in range(inputs.training.images_per_class)]
         columns = "Each column shows one class by different pictures."
