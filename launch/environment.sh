@@ -11,6 +11,13 @@ fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 new_enough() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
+# uv installs in a third of pip's time. Where it cannot (it does not read pip's settings), pip does.
+install() {
+    local pip=(.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off)
+    if "${pip[@]}" uv && .venv/bin/python -m uv pip install --python .venv/bin/python -e "$1"; then return; fi
+    "${pip[@]}" -e "$1"
+}
+
 environment() {
     local extras=$1 python="" candidate mark log cause
     mark=.venv/installed${extras//[^a-z]/-}
@@ -25,7 +32,7 @@ environment() {
     if [ "$mark" -nt setup.py ]; then return; fi
     say "Installing siamese_jax$extras and what it needs (about 1 GB; a few minutes the first time) ..."
     log=$(mktemp)
-    if ! .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -e ".$extras" >"$log" 2>&1; then
+    if ! install ".$extras" >"$log" 2>&1; then
         cause=$(grep -iEo -m 1 'no space left on device|no matching distribution found for .*|permission denied' "$log" || true)
         fail "the installation failed (${cause:-see $log}); it needs a network that reaches PyPI, and 2 GB of disk"
     fi

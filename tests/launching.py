@@ -13,7 +13,7 @@ import warnings
 from typing import NamedTuple
 from unittest import mock
 
-from absl import flags
+from absl import app, flags
 from absl import logging as absl_logging
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -57,6 +57,7 @@ def launch(script, *words) -> Done:
 @contextlib.contextmanager
 def _left_as_it_was():
     """Takes back the flags, the logging and the handlers of signals that a command sets."""
+    app.define_help_flags()  # these stay, as those that app has of its own
     known = set(flags.FLAGS)
     loggers = [logging.getLogger(name) for name in ("siamese_jax", "siamese_jax.data", "asyncio")]
     before = [(x, x.handlers[:], x.level, x.propagate) for x in loggers]

@@ -6,11 +6,10 @@ import pathlib
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 
 import pytest
 import scipy.stats
+from launching import launch
 from ml_collections import config_flags
 
 from siamese_jax.evaluation import intervals
@@ -369,9 +368,8 @@ def test_the_command(tmp_path):
     pages = [shutil.copy(page, tmp_path / page.name) for page in PAGES]
 
     def start(*flags):
-        command = [sys.executable, ROOT / "launch" / "tables.py", *flags]
-        command += [f"--results={tmp_path / 'results'}", f"--pages={','.join(map(str, pages))}"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        places = (f"--results={tmp_path / 'results'}", f"--pages={','.join(map(str, pages))}")
+        return launch("tables.py", *flags, *places)
 
     assert start("--check").returncode == 0
     record = tmp_path / "results" / "quickstart" / "seed0.json"
