@@ -315,4 +315,10 @@ def _construct(
             raise ValueError(
                 f"model.{section}.{name} is no attribute of {module.__name__} that can be set: {hint}"
             )
+    given = {name: _hashable(x) for name, x in given.items()}
     return module(**given, **{name: x for name, x in derived.items() if name in attributes})
+
+
+def _hashable(value: Any) -> Any:
+    """Tuples for the lists that a config read from JSON has: equal networks are compiled once."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value

@@ -194,8 +194,7 @@ class Experiment:
         Raises:
             ValueError: the images do not fit the network.
         """
-        images = jax.ShapeDtypeStruct((1, *self.image_shape), np.float32)
-        return jax.eval_shape(self.model.init, jax.random.key(0), images, images)["params"]
+        return parameter_shapes(self.model, self.image_shape)
 
     def init_state(self) -> step.TrainState:
         """The state before the first step, a function of `config.seed` and of `model.weights`.
@@ -237,6 +236,12 @@ class Experiment:
         return bind(
             self.config, variables, shape, kind, "model", self.devices, encoder=self.encoder
         )
+
+
+def parameter_shapes(model: siamese.SiameseNet, image_shape: tuple[int, int, int]) -> dict:
+    """What `Experiment.parameter_shapes` returns, for (H, W, C) images."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images, images)["params"]
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:

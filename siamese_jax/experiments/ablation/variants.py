@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -18,7 +19,7 @@ from siamese_jax.data import loading
 from siamese_jax.experiments.ablation.axes import AXES, axis_of
 from siamese_jax.experiments.fields import get_field, with_fields
 from siamese_jax.runs import workdir
-from siamese_jax.training.experiment import Experiment
+from siamese_jax.training.experiment import Experiment, parameter_shapes
 
 _EVALUATED = ("shots", "shot_aggregation")  # axes of the evaluation alone
 
@@ -169,6 +170,9 @@ def make_variants(
     return variants
 
 
+_parameter_shapes = functools.lru_cache(maxsize=64)(parameter_shapes)  # most variants share a network
+
+
 def check_fits(variant: Variant, data: loading.Data) -> None:
     """Builds all parts of a variant's training without computing, and counts its images a step.
 
@@ -180,5 +184,5 @@ def check_fits(variant: Variant, data: loading.Data) -> None:
         ValueError: the parts do not go together.
     """
     experiment = Experiment.from_config(variant.config, data=data)
-    jax.eval_shape(experiment.tx.init, experiment.parameter_shapes())
+    jax.eval_shape(experiment.tx.init, _parameter_shapes(experiment.model, experiment.image_shape))
     variant.images = experiment.objective.images
