@@ -82,8 +82,18 @@ def smoke_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(smoke_run):
-    path = run_page.write(smoke_run)
+def written(smoke_run):
+    """The page's file, and the figures that were drawn for it."""
+    drawn, draw = [], run_figures.draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_figures, "draw", lambda inputs: drawn.append(draw(inputs)) or drawn[0])
+        path = run_page.write(smoke_run)
+    return path, *drawn
+
+
+@pytest.fixture(scope="module")
+def page(smoke_run, written):
+    path, _ = written
     assert path == smoke_run.path / "report.html"
     assert sorted(p.name for p in smoke_run.path.glob("report*")) == ["report.html"]
     return path.read_text(encoding="utf-8")
@@ -300,8 +310,8 @@ def test_there_is_no_report_without_a_saved_evaluation(smoke_run, tmp_path):
         report.write_saved_report(smoke_run.path)
 
 
-def test_draw_gives_every_figure(smoke_run):
-    assert set(run_figures.draw(smoke_run)) == FIGURES
+def test_draw_gives_every_figure(written):
+    assert set(written[1]) == FIGURES
 
 
 def test_the_tiles_say_what_chance_is_and_what_a_score_means(smoke_run):

@@ -34,6 +34,7 @@ from siamese_jax.runs import export, safetensors_file
 
 _FRAMED = ("auto", "omniglot", "glyphs")  # data sets of characters that fill their frame
 _PAIRS = 32  # pairs a device in a call of the pair step, which compares all with all
+_centred = jax.jit(centre_ink)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,7 +121,7 @@ class Siamese(Comparing):
         """(B, H, W, C) uint8 images with the ink where the network sees it (`layers.centre_ink`)."""
         if not self.model.centre_ink:
             return images
-        return np.rint(255 * np.asarray(centre_ink(images / np.float32(255)))).astype(np.uint8)
+        return np.rint(255 * np.asarray(_centred(images / np.float32(255)))).astype(np.uint8)
 
     def embed(self, images: np.ndarray | StreamedImages, batch: int = 256) -> np.ndarray:
         """Embeds images.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -151,12 +152,14 @@ def dissimilarity(
     if not (head.falls_with_distance and single_references):
         return lambda members: -result.scores[members], "minus the score"
 
+    measure = jax.jit(head.distances)
+
     def distances(members: np.ndarray) -> np.ndarray:
         first, second = (
             inputs.net.embed(pairs.images[rows[members]])
             for rows in (pairs.first, pairs.references[:, 0])
         )
-        return np.asarray(head.distances(first, second))
+        return np.asarray(measure(first, second))
 
     return distances, "the distance of the two embeddings"
 

@@ -222,15 +222,18 @@ def _finished(config: ConfigDict, step: int, validations: Sequence[Mapping]) -> 
 
 def _check_finite(sums: Mapping, params: Any, step: int, saved: checkpoints.Checkpoints) -> None:
     """Ends a training whose loss, or whose parameters that are about to be saved, are not finite."""
-    if math.isfinite(sums["loss"]) and all(
-        bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(params)
-    ):
+    if math.isfinite(sums["loss"]) and _all_finite(params):
         return
     raise FloatingPointError(
         "the loss or a parameter is not finite between steps "
         f"{step - int(sums['steps']) + 1} and {step}: choose a lower learning rate and another "
         f"workdir; the last good checkpoint is {saved.latest}"
     )
+
+
+@jax.jit
+def _all_finite(params: Any) -> jax.Array:
+    return jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all()
 
 
 def _log_training(

@@ -170,7 +170,9 @@ def make_variants(
     return variants
 
 
-_parameter_shapes = functools.lru_cache(maxsize=64)(parameter_shapes)  # most variants share a network
+_parameter_shapes = functools.lru_cache(maxsize=64)(
+    parameter_shapes
+)  # most variants share a network
 
 
 def check_fits(variant: Variant, data: loading.Data) -> None:
