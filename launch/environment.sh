@@ -14,7 +14,8 @@ new_enough() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info <
 # uv installs in a third of pip's time. Where it cannot (it does not read pip's settings), pip does.
 install() {
     local pip=(.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off)
-    if "${pip[@]}" uv && .venv/bin/python -m uv pip install --python .venv/bin/python -e "$1"; then return; fi
+    local uv=(.venv/bin/python -m uv pip install --compile-bytecode --python .venv/bin/python)
+    if "${pip[@]}" uv && "${uv[@]}" -e "$1"; then return; fi
     "${pip[@]}" -e "$1"
 }
 
@@ -30,7 +31,7 @@ environment() {
         "$python" -m venv --clear .venv || fail "could not make .venv here (is the disk full or read-only?)"
     fi
     if [ "$mark" -nt setup.py ]; then return; fi
-    say "Installing siamese_jax$extras and what it needs (about 1 GB; a few minutes the first time) ..."
+    say "Installing siamese_jax$extras and what it needs (about 1.5 GB; some minutes on a slow network) ..."
     log=$(mktemp)
     if ! install ".$extras" >"$log" 2>&1; then
         cause=$(grep -iEo -m 1 'no space left on device|no matching distribution found for .*|permission denied' "$log" || true)
