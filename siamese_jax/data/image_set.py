@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -343,13 +342,9 @@ def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = _axis_weights(images.shape[1], height)
     columns = _axis_weights(images.shape[2], width)
     out = np.empty((len(images), height, width, images.shape[3]), np.uint8)
-
-    def resize(begin: int) -> None:
+    for begin in range(0, len(images), _RESIZED):
         part = _resampled(images[begin : begin + _RESIZED], rows, 1)
         out[begin : begin + _RESIZED] = _rounded(_resampled(part, columns, 2))
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(resize, range(0, len(images), _RESIZED)))
     return out
 
 
