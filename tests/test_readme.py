@@ -237,7 +237,7 @@ def desk(tmp_path_factory, glyphs):
     return folder
 
 
-ALONE = ("launch/evaluate.py",)  # the others run alone in other tests
+ALONE = ("launch/evaluate.py",)  # in a process, as it is typed; the others in that of the tests
 FEW = ("--n_way=5", "--num_trials=100", "--num_devices=1", "--nobaselines")  # of launch/evaluate.py
 
 

@@ -170,9 +170,8 @@ def make_variants(
     return variants
 
 
-_parameter_shapes = functools.lru_cache(maxsize=64)(
-    parameter_shapes
-)  # most variants share a network
+# Most variants of an ablation share a network, which is traced once.
+_parameter_shapes = functools.lru_cache(maxsize=64)(parameter_shapes)
 
 
 def check_fits(variant: Variant, data: loading.Data) -> None:
