@@ -1,7 +1,7 @@
 r"""The best one-shot character network that one CPU core trains in an hour and a half.
 
 The quickstart's recipe with a wider third stage, more features a place, and nearly four times the steps,
-but without the ink centred, which gains nothing here (docs/results.md).
+but without the ink centred, of which one seed is known (docs/experiments.md).
 docs/experiments.md has the ladder; the third stage and the warps have not been measured by themselves.
 
     python launch/train.py --config=configs/best.py --config.data.archives=DIR --workdir=runs/best
