@@ -82,7 +82,7 @@ def test_open_set_by_a_loop(shot_aggregation, monkeypatch):
     result = protocols_lib.evaluate_open_set(
         system, trials, validation=others, seed=2, shot_aggregation=shot_aggregation
     )
-    monkeypatch.setattr(scoring, "_TILE", 13)
+    monkeypatch.setattr(scoring, "_LARGE_TILE", 13)
     tiled = protocols_lib.evaluate_open_set(
         system, trials, validation=others, seed=2, shot_aggregation=shot_aggregation
     )

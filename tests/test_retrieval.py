@@ -69,7 +69,7 @@ def test_retrieval_in_tiles_equals_one_matrix(small, monkeypatch):
     scores = distance(h, h)
     relevant = small.classes[:, None] == small.classes
     recalls, average = metrics.retrieval(scores, relevant, np.arange(80))
-    monkeypatch.setattr(scoring, "_TILE", 13)
+    monkeypatch.setattr(scoring, "_LARGE_TILE", 13)
     monkeypatch.setattr(scoring, "_IMAGE_TILE", (7, 11))
     monkeypatch.setattr(retrieval, "_BLOCK", 17)
     shapes = set()

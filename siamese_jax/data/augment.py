@@ -172,18 +172,22 @@ def thicken_strokes(images: jax.Array, amounts: jax.Array, most: int) -> jax.Arr
     Returns:
         (B, H, W, C) float32.
     """
-    amounts, wider, result = amounts[:, None, None, None], images, images
-    for i in range(most):
-        before = wider
+    amounts = amounts[:, None, None, None]
+
+    # A loop, for which XLA computes the images once; else it would for each pixel around a pixel.
+    def widen(i: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        before, result = state
+        wider = before
         for axis in (1, 2):
             edge = [(0, 0)] * 4
             edge[axis] = (1, 1)
-            padded = jnp.pad(wider, edge, mode="edge")
+            padded = jnp.pad(wider, edge, constant_values=-jnp.inf)
             size = wider.shape[axis]
             parts = [jax.lax.slice_in_dim(padded, j, j + size, axis=axis) for j in range(3)]
             wider = functools.reduce(jnp.maximum, parts)
-        result = result + jnp.clip(amounts - i, 0, 1) * (wider - before)
-    return result
+        return wider, result + jnp.clip(amounts - i, 0, 1) * (wider - before)
+
+    return jax.lax.fori_loop(0, most, widen, (images, images))[1]
 
 
 def relight(keys: jax.Array, images: jax.Array, contrast: float, brightness: float) -> jax.Array:

@@ -42,9 +42,13 @@ SHOT_AGGREGATIONS = {
 DEFAULT_AGGREGATION = "mean"
 EMBEDDING_AGGREGATIONS = ("prototype", "finetune")
 
-_MIXED = 1024  # scores a call where several runs are compared in one table
+# Every shape of a call is compiled by itself, so runs of many sizes share a few.
+_ONE_QUERY = (4, 64)  # queries and supports a call where each run has one query
+_FEW_QUERIES = (20, 40)  # the same where it has some
+_MIXED = 1024  # scores a call where several other runs are compared in one table
 _PAIRS = 1024  # pairs a call of `score_pairs`
-_TILE = 128  # queries, and supports, a call where one run is large
+_TILE = 20  # queries, and supports, a call where a run has at least so many of both
+_LARGE_TILE = 128  # the same where the run is large
 _OF_CLASSES = 8192  # scores of supports a call of `score_classes`
 _IMAGE_TILE = (256, 1024)  # queries and supports a call of a callable where there are more
 _AGAIN = 16  # images that a callable is asked for again
@@ -239,8 +243,13 @@ class Scorer:
         limit = max(1, math.isqrt(_BOTH_WAYS))
         queries, flat = queries[:, :limit], flat[:, :limit]
         runs = slice(0, -(-_BOTH_WAYS // (queries.shape[1] * flat.shape[1])))
-        there = self.pairs(queries[runs], flat[runs])
-        back = self.pairs(flat[runs], queries[runs]).swapaxes(1, 2)
+        queries, flat = queries[runs], flat[runs]
+        if self._table is not None and self._context is None:  # as pairs: one shape for all lists
+            num_q, num_s = queries.shape[1], flat.shape[1]
+            queries = np.repeat(queries, num_s, 1).reshape(-1, 1)
+            flat = np.tile(flat, (1, num_q)).reshape(-1, 1)
+        there = self.pairs(queries, flat)
+        back = self.pairs(flat, queries).swapaxes(1, 2)
         finite = np.isfinite(there) & np.isfinite(back)
         return float(np.abs(there[finite] - back[finite]).max()) if finite.any() else None
 
@@ -264,21 +273,32 @@ class Scorer:
                 scores = score_pairs(table[queries[part, 0]], embedded(supports[part]))
                 out[part, 0, 0] = _checked(scores, (len(queries[part]),))
             return out
-        if num_q * num_s > _TILE**2:
+        block = max(1, math.isqrt(_MIXED // (num_q * num_s)))
+        large = num_q * num_s > _LARGE_TILE**2
+        if large or (block == 1 and min(num_q, num_s) >= _TILE):
+            size = _LARGE_TILE if large else _TILE
             for r in range(num_runs):
                 hq, hs = table[queries[r]], embedded(supports[r : r + 1])
-                for rows in _parts(num_q, _TILE):
-                    for columns in _parts(num_s, _TILE):
+                for rows in _parts(num_q, size):
+                    for columns in _parts(num_s, size):
                         tile = score_matrix(hq[rows], hs[columns])
                         tile = _checked(tile, (len(rows), len(columns)))
                         out[r, rows[:, None], columns] = tile  # a repeated one is written again
             return out
-        block = max(1, math.isqrt(_MIXED // (num_q * num_s)))
+        shape = _ONE_QUERY if num_q == 1 else _FEW_QUERIES
+        if num_s > 1 and num_q <= shape[0] and num_s <= shape[1]:
+            block = min(shape[0] // num_q, shape[1] // num_s)
+        else:
+            shape = block * num_q, block * num_s
         for start in range(0, num_runs, block):
             runs = np.minimum(np.arange(start, start + block), num_runs - 1)  # one shape for all
             hq, hs = table[queries[runs].ravel()], embedded(supports[runs])
-            matrix = _checked(score_matrix(hq, hs), (len(hq), len(hs)))
-            matrix = matrix.reshape(block, num_q, block, num_s)
+            hq, hs = (
+                np.concatenate([h, np.repeat(h[-1:], size - len(h), 0)])
+                for h, size in zip((hq, hs), shape, strict=True)
+            )
+            matrix = _checked(score_matrix(hq, hs), shape)
+            matrix = matrix[: block * num_q, : block * num_s].reshape(block, num_q, block, num_s)
             kept = np.arange(min(block, num_runs - start))
             out[start : start + block] = matrix[kept, :, kept]
         return out
