@@ -102,6 +102,39 @@ def test_embedder_equals_scores_and_embeds_each_image_once(small):
         np.testing.assert_allclose(result.scores[r, q], (shots @ h).mean(1), rtol=1e-12)
 
 
+def test_runs_of_many_sizes_are_scored_in_calls_of_few(small):
+    """A compiled comparison is compiled anew for every size of a call."""
+    trials = trial_lists.within_trials(small, n_way=4, num_trials=12)
+    everything, shapes = np.arange(len(small)), set()
+
+    def score_matrix(queries, supports):
+        shapes.add((len(queries), len(supports)))
+        return queries @ supports.T
+
+    system = scoring.from_embedder(project, score_matrix)
+    scorer = scoring.Scorer(system, trials, everything, batch_size=16)
+    h = project(small.images)
+    rng = np.random.default_rng(0)
+    sizes = [
+        (1, 2),
+        (1, 5),
+        (1, 20),
+        (1, 33),
+        (1, 64),
+        (2, 3),
+        (5, 5),
+        (10, 13),
+        (20, 20),
+        (32, 41),
+    ]
+    for num_q, num_s in sizes:
+        queries = rng.choice(everything, (7, num_q))
+        supports = rng.choice(everything, (7, num_s))
+        expected = np.einsum("rqd,rsd->rqs", h[queries], h[supports])
+        np.testing.assert_allclose(scorer.pairs(queries, supports), expected, rtol=1e-12)
+    assert shapes == {(4, 64), (20, 40), (20, 20)}
+
+
 def test_joining_of_shots(small):
     trials = trial_lists.within_trials(small, n_way=4, k_shot=3, num_trials=24)
     raw = [
