@@ -174,7 +174,7 @@ def thicken_strokes(images: jax.Array, amounts: jax.Array, most: int) -> jax.Arr
     """
     amounts = amounts[:, None, None, None]
 
-    # A loop, for which XLA computes the images once; else it would for each pixel around a pixel.
+    # XLA computes once what enters a loop. Written out, it would warp anew for each pixel's neighbours.
     def widen(i: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         before, result = state
         wider = before
