@@ -76,6 +76,17 @@ def test_asymmetry_is_seen(small):
     assert result.accuracy == 1.0
 
 
+def test_asymmetry_is_of_the_scores_that_answer(small):
+    """Of tables, although this embedder compares single pairs, too, and those symmetrically."""
+    trials = trial_lists.within_trials(small, n_way=5, num_trials=27)
+    embedder = scoring.from_embedder(
+        project,
+        lambda a, b: a @ b.T + a.sum(1)[:, None],
+        score_pairs=lambda a, b: (a * b).sum(1),
+    )
+    assert protocols_lib.evaluate_trials(embedder, trials).diagnostics["asymmetry"] > 0.01
+
+
 def test_embedder_equals_scores_and_embeds_each_image_once(small):
     trials = trial_lists.within_trials(small, n_way=4, k_shot=2, num_trials=63, seed=5)
     seen = []
@@ -115,23 +126,14 @@ def test_runs_of_many_sizes_are_scored_in_calls_of_few(small):
     scorer = scoring.Scorer(system, trials, everything, batch_size=16)
     h = project(small.images)
     rng = np.random.default_rng(0)
-    sizes = [
-        (1, 2),
-        (1, 5),
-        (1, 20),
-        (1, 33),
-        (1, 64),
-        (2, 3),
-        (5, 5),
-        (10, 13),
-        (20, 20),
-        (32, 41),
-    ]
-    for num_q, num_s in sizes:
+    one_query = [(1, 2), (1, 5), (1, 20), (1, 33), (1, 64)]
+    some_queries = [(2, 1), (20, 1), (2, 3), (5, 5), (10, 13), (20, 20), (32, 41)]
+    for num_q, num_s in one_query + some_queries:
         queries = rng.choice(everything, (7, num_q))
         supports = rng.choice(everything, (7, num_s))
         expected = np.einsum("rqd,rsd->rqs", h[queries], h[supports])
         np.testing.assert_allclose(scorer.pairs(queries, supports), expected, rtol=1e-12)
+        assert scorer.asymmetry(queries, supports[..., None], "mean") < 1e-12
     assert shapes == {(4, 64), (20, 40), (20, 20)}
 
 

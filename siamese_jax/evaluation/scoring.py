@@ -3,7 +3,7 @@
 A system is either
 
 - an embedder, `from_embedder(embed, score_matrix)`: every image is embedded once, and embeddings
-  are compared, in blocks of one shape so that compiled functions are compiled once; or
+  are compared, in blocks of few shapes since each is compiled by itself; or
 - any callable `score(queries, supports)`: (Q, H, W, C) and (S, H, W, C) images -> (Q, S), called
   with the queries and all supports of one run, so it may look at the whole support set.
 """
@@ -240,16 +240,11 @@ class Scorer:
         pairs = queries.shape[1] == flat.shape[1] == 1
         if not pairs and (self._context is not None or shot_aggregation == "finetune"):
             return None
-        limit = max(1, math.isqrt(_BOTH_WAYS))
+        limit = _FEW_QUERIES[0]  # so that both ways have one of the few shapes
         queries, flat = queries[:, :limit], flat[:, :limit]
         runs = slice(0, -(-_BOTH_WAYS // (queries.shape[1] * flat.shape[1])))
-        queries, flat = queries[runs], flat[runs]
-        if self._table is not None and self._context is None:  # as pairs: one shape for all lists
-            num_q, num_s = queries.shape[1], flat.shape[1]
-            queries = np.repeat(queries, num_s, 1).reshape(-1, 1)
-            flat = np.tile(flat, (1, num_q)).reshape(-1, 1)
-        there = self.pairs(queries, flat)
-        back = self.pairs(flat, queries).swapaxes(1, 2)
+        there = self.pairs(queries[runs], flat[runs])
+        back = self.pairs(flat[runs], queries[runs]).swapaxes(1, 2)
         finite = np.isfinite(there) & np.isfinite(back)
         return float(np.abs(there[finite] - back[finite]).max()) if finite.any() else None
 
@@ -286,7 +281,7 @@ class Scorer:
                         out[r, rows[:, None], columns] = tile  # a repeated one is written again
             return out
         shape = _ONE_QUERY if num_q == 1 else _FEW_QUERIES
-        if num_s > 1 and num_q <= shape[0] and num_s <= shape[1]:
+        if num_q * num_s > 1 and num_q <= shape[0] and num_s <= shape[1]:
             block = min(shape[0] // num_q, shape[1] // num_s)
         else:
             shape = block * num_q, block * num_s
