@@ -1,7 +1,6 @@
 """Tiny networks, and galleries of made-up references, for the tests of large galleries."""
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -23,10 +22,9 @@ def make_net(comparator, seed=0, **encoder):
         "head_args": {},
     }
     config = ml_collections.ConfigDict({"model": fields})
-    images = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
     model = siamese.build(config.model, SHAPE)
     rng = np.random.default_rng(seed)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
+    variables = siamese.variable_shapes(model, SHAPE)
     variables = jax.tree.map(lambda x: rng.normal(0.1, 0.2, x.shape).astype(x.dtype), variables)
     variables["params"]["head"] |= {"scale": np.float32(5.0)}
     devices = Devices(1)

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from siamese_jax.models import siamese
@@ -41,7 +40,6 @@ SMALL_RESIDUAL = {
 def net_and_variables(fields, shape):
     """The net of a config section and variables of any size, as after training."""
     net = siamese.build(fields, shape)
-    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     rng = np.random.default_rng(0)
 
     def leaf(path, x):
@@ -49,8 +47,7 @@ def net_and_variables(fields, shape):
             return rng.uniform(0.5, 1.5, x.shape).astype(x.dtype)
         return 0.3 * rng.normal(size=x.shape).astype(x.dtype)
 
-    variables = jax.eval_shape(net.init, jax.random.key(0), images, images)
-    return net, jax.tree_util.tree_map_with_path(leaf, variables)
+    return net, jax.tree_util.tree_map_with_path(leaf, siamese.variable_shapes(net, shape))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -65,9 +62,7 @@ def score(net, variables, images1, images2):
 
 def shapes(fields, shape):
     """Parameter path -> shape, without computing anything."""
-    net = siamese.build(fields, shape)
-    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    params = jax.eval_shape(net.init, jax.random.key(0), images, images)["params"]
+    params = siamese.variable_shapes(siamese.build(fields, shape), shape)["params"]
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape for p, leaf in leaves}
 

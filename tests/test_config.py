@@ -5,7 +5,6 @@ import itertools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from siamese_jax import config as config_lib
@@ -53,8 +52,7 @@ def test_a_config_and_its_variants_build(name, arg):
     config = config_of(name, arg)
     height, width = config.data.image_size or (1, 4)  # vectors have no size
     model = siamese.build(config.model, (height, width, 1))
-    images = jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
+    variables = siamese.variable_shapes(model, (height, width, 1))
     tx = optim.build(config.optim, config.num_steps)
     jax.eval_shape(tx.init, variables["params"])  # every parameter has its rule
     objectives.build(config.objective, 20)

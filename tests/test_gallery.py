@@ -48,7 +48,6 @@ def make_net(seed=0, comparator="cosine", kind="photo", shape=SHAPE, name="net",
     }
     config = ml_collections.ConfigDict({"model": fields})
     devices = Devices(1)
-    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     model = siamese.build(config.model)
     rng = np.random.default_rng(seed)
 
@@ -57,8 +56,7 @@ def make_net(seed=0, comparator="cosine", kind="photo", shape=SHAPE, name="net",
             return np.ones(x.shape, x.dtype)
         return rng.normal(0, 0.2, x.shape).astype(x.dtype)
 
-    variables = jax.eval_shape(model.init, jax.random.key(0), images, images)
-    variables = jax.tree_util.tree_map_with_path(values, variables)
+    variables = jax.tree_util.tree_map_with_path(values, siamese.variable_shapes(model, shape))
     return network.bind(config, devices.replicate(variables), shape, kind, name, devices)
 
 

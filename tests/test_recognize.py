@@ -14,6 +14,7 @@ from PIL import Image
 
 from siamese_jax import cli
 from siamese_jax.inference import network
+from siamese_jax.models import siamese
 from siamese_jax.recognition import commands, storage
 from siamese_jax.runs import checkpoints, workdir
 from siamese_jax.training.experiment import Experiment
@@ -33,8 +34,7 @@ def run(tmp_path_factory):
     workdir.RunFolder(path, config, experiment.data.fingerprint, details).close()
     identity = workdir.identity(config, details)
     saved = checkpoints.Checkpoints(path, config.keep_best, run=identity)
-    images = jax.ShapeDtypeStruct((1, *experiment.image_shape), np.float32)
-    shapes = jax.eval_shape(experiment.model.init, jax.random.key(0), images, images)
+    shapes = siamese.variable_shapes(experiment.model, experiment.image_shape)
     for step, value in ((2, 1.0), (4, 0.5)):
         rng = np.random.default_rng(step)
 

@@ -50,6 +50,18 @@ def test_the_twins_share_their_weights(koch):
     np.testing.assert_allclose(h2, 1 - embed(net, variables, right), atol=1e-5)
 
 
+def test_the_shapes_of_variables_are_those_that_are_made():
+    net = siamese.build(SMALL_RESIDUAL, (17, 20, 1))
+    images = np.zeros((1, 17, 20, 1), np.float32)
+    made = jax.tree.map(lambda x: (x.shape, x.dtype), net.init(jax.random.key(0), images, images))
+    said = siamese.variable_shapes(net, (17, 20, 1))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), said) == made
+    assert siamese.variable_shapes(siamese.build(SMALL_RESIDUAL), (17, 20, 1)) is said
+    listed = net.clone(encoder=net.encoder.clone(widths=np.array([4, 6])))  # cannot be hashed
+    again = siamese.variable_shapes(listed, (17, 20, 1))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), again) == made
+
+
 @pytest.mark.slow
 def test_full_context_makes_scores_depend_on_the_other_supports():
     fields = {**SMALL_RESIDUAL, "comparator": "cosine", "head_args": {}, "context_steps": 2}

@@ -145,7 +145,6 @@ def build(net, objective, optimiser, count=1, dtype="float32", **changes):
 
 def made_up(model, image_shape, dtype="float32"):
     """Variables of any size, as after training; quicker than to compile the initialisation."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     rng = np.random.default_rng(0)
 
     def leaf(path, x):
@@ -153,7 +152,7 @@ def made_up(model, image_shape, dtype="float32"):
             return rng.uniform(1, 2, x.shape).astype(dtype)
         return (0.5 * rng.normal(size=x.shape)).astype(dtype)
 
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images, images)
+    shapes = siamese.variable_shapes(model, image_shape)
     return jax.tree_util.tree_map_with_path(leaf, {"batch_stats": {}, **shapes})
 
 

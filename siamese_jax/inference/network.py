@@ -299,8 +299,7 @@ def _check_variables(
     """Refuses other parameters than those that the network of the config has, and what is not finite."""
     shape = tuple(weights.provenance[-1]["image_shape"])
     model = siamese.build(weights.config.model, shape, encoder=encoder)
-    images = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    wanted = jax.eval_shape(model.init, jax.random.key(0), images, images)
+    wanted = siamese.variable_shapes(model, shape)
     params = {k: v for k, v in weights.variables["params"].items() if k != "classifier"}
     given = {"batch_stats": {}, **weights.variables, "params": params}  # it serves training alone
     (wanted, given) = (

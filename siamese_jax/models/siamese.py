@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -186,6 +188,31 @@ def build(
         classifier=CosineClassifier(classes) if classes else None,
         centre_ink=fields.get("centre_ink", False),
     )
+
+
+def variable_shapes(model: SiameseNet, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """The variables of a network as shapes and dtypes; nothing is computed, and nothing traced twice.
+
+    Args:
+        model: the network.
+        image_shape: (H, W, C) of its input.
+
+    Returns:
+        The tree that `model.init` makes, for reading only.
+
+    Raises:
+        ValueError: the images do not fit the network.
+    """
+    try:
+        return _variable_shapes(model, image_shape)
+    except TypeError:  # an encoder of the user's with attributes of any kind cannot be hashed
+        return _variable_shapes.__wrapped__(model, image_shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _variable_shapes(model: SiameseNet, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images, images)
 
 
 def describe(encoder: Any) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import ml_collections
-import numpy as np
 import optax
 
 from siamese_jax.config import check_fields
@@ -194,7 +193,7 @@ class Experiment:
         Raises:
             ValueError: the images do not fit the network.
         """
-        return parameter_shapes(self.model, self.image_shape)
+        return siamese.variable_shapes(self.model, self.image_shape)["params"]
 
     def init_state(self) -> step.TrainState:
         """The state before the first step, a function of `config.seed` and of `model.weights`.
@@ -236,12 +235,6 @@ class Experiment:
         return bind(
             self.config, variables, shape, kind, "model", self.devices, encoder=self.encoder
         )
-
-
-def parameter_shapes(model: siamese.SiameseNet, image_shape: tuple[int, int, int]) -> dict:
-    """What `Experiment.parameter_shapes` returns, for (H, W, C) images."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), images, images)["params"]
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -19,7 +18,7 @@ from siamese_jax.data import loading
 from siamese_jax.experiments.ablation.axes import AXES, axis_of
 from siamese_jax.experiments.fields import get_field, with_fields
 from siamese_jax.runs import workdir
-from siamese_jax.training.experiment import Experiment, parameter_shapes
+from siamese_jax.training.experiment import Experiment
 
 _EVALUATED = ("shots", "shot_aggregation")  # axes of the evaluation alone
 
@@ -170,10 +169,6 @@ def make_variants(
     return variants
 
 
-# Most variants of an ablation share a network, which is traced once.
-_parameter_shapes = functools.lru_cache(maxsize=64)(parameter_shapes)
-
-
 def check_fits(variant: Variant, data: loading.Data) -> None:
     """Builds all parts of a variant's training without computing, and counts its images a step.
 
@@ -185,5 +180,5 @@ def check_fits(variant: Variant, data: loading.Data) -> None:
         ValueError: the parts do not go together.
     """
     experiment = Experiment.from_config(variant.config, data=data)
-    jax.eval_shape(experiment.tx.init, _parameter_shapes(experiment.model, experiment.image_shape))
+    jax.eval_shape(experiment.tx.init, experiment.parameter_shapes())
     variant.images = experiment.objective.images

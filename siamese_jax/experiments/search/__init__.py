@@ -15,7 +15,6 @@ and goes on from its last checkpoint.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import pathlib
@@ -194,7 +193,6 @@ class _Worker:
         self._path, self._seed = path, seed
         self._should_stop, self._progress = should_stop, progress
         self._programs: dict = {}
-        self._fitting: set[str] = set()  # networks that take the images
         self._error: Exception | None = None
 
     def run_one(self) -> None:
@@ -240,15 +238,11 @@ class _Worker:
     def _check_network(self, trial: Trial, config: Mapping) -> None:
         """Ends a trial whose network its images do not fit, without training it."""
         experiment = Experiment.from_config(config, data=self._data)
-        network = json.dumps([config["model"], experiment.image_shape])
-        if network in self._fitting:
-            return
         try:
             experiment.parameter_shapes()
         except ValueError as error:
             trial.set_user_attr("impossible", True)
             raise optuna.TrialPruned(f"impossible network: {error}") from None
-        self._fitting.add(network)
 
     def _train(self, trial: Trial, config: Mapping) -> float:
         self._check_network(trial, config)
