@@ -212,7 +212,8 @@ def variable_shapes(model: SiameseNet, image_shape: tuple[int, int, int]) -> dic
 @functools.lru_cache(maxsize=256)
 def _variable_shapes(model: SiameseNet, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), images, images)
+    init = functools.partial(nn.Module.init, model)  # unlike the bound method, it needs no hash
+    return jax.eval_shape(init, jax.random.key(0), images, images)
 
 
 def describe(encoder: Any) -> dict[str, Any]:
