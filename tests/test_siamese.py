@@ -27,7 +27,7 @@ class Scaled(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
-        return images.mean((1, 2)) * self.param("scale", lambda _: jnp.asarray(self.start))
+        return images.mean((1, 2)) * self.param("scale", lambda _: jnp.asarray(self.start))[None]
 
 
 @pytest.fixture(scope="module")
