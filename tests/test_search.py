@@ -3,8 +3,8 @@
 import contextlib
 import json
 import logging
+import os
 import pathlib
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -445,50 +445,40 @@ def test_a_short_search_improves_on_the_smoke_config(tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_by_another(tmp_path):
-    """Two workers share a study; one is killed in a trial, and the other goes on with that trial."""
+    """A command is killed in its trial; a second worker makes one of its own and ends the other."""
     path = tmp_path / "search"
+    changes = {"num_steps": 800, "eval.every": 100, "num_devices": 1}
     command = [sys.executable, str(ROOT / "launch" / "search.py"), f"--workdir={path}"]
-    command += [f"--config={ROOT / 'configs' / 'vectors.py'}:smoke", "--only=optim"]
-    command += ["--config.num_steps=800", "--config.eval.every=100"]
-    command += ["--trials=2", "--stale_seconds=4"]
-    workers = []
-    for name in "ab":
-        log = open(tmp_path / f"{name}.log", "w")
-        workers.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment()))
+    command += [f"--config={ROOT / 'configs' / 'vectors.py'}:smoke", "--only=optim", "--trials=2"]
+    command += [f"--config.{name}={value}" for name, value in changes.items()]
+    with open(tmp_path / "log", "w") as log:
+        victim = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
     try:
-        _kill_one_of(workers, path, tmp_path)
+        until = time.monotonic() + 600
+        while not any(
+            r["phase"] == "validation" for r in workdir.read_metrics(path / "trials/00000")
+        ):
+            assert victim.poll() is None and time.monotonic() < until, (
+                tmp_path / "log"
+            ).read_text()
+            time.sleep(0.05)
+        (killed,) = study_of(path).trials
+        assert killed.state == TrialState.RUNNING
     finally:
-        for worker in workers:
-            worker.kill()
-
-
-def _kill_one_of(workers, path, tmp_path):
-    victim = None
-    until = time.monotonic() + 600
-    while victim is None and time.monotonic() < until:
-        time.sleep(0.1)
-        assert all(w.poll() is None for w in workers), (tmp_path / "a.log").read_text()
-        for folder in path.glob("trials/*"):
-            rows = workdir.read_metrics(folder)
-            evaluated = [row["step"] for row in rows if row["phase"] == "validation"]
-            if not evaluated or evaluated[-1] >= 600:
-                continue
-            trial = study_of(path).trials[int(folder.name)]
-            if trial.state == TrialState.RUNNING:
-                pid = int(trial.user_attrs["worker"].rpartition(":")[2])
-                victim, killed = next(w for w in workers if w.pid == pid), trial
-                break
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    survivor = next(w for w in workers if w is not victim)
-    assert survivor.wait(timeout=600) == 0, [p.read_text() for p in tmp_path.glob("*.log")]
+        victim.kill()
+        victim.wait()
+    config = config_of("vectors")
+    config.update_from_flattened_dict(changes)
+    found = search.run_search(config, path, num_trials=2, only=["optim"], stale_seconds=2)
+    assert found["finished"]
 
     trials = study_of(path).trials
-    assert trials[killed.number].state == TrialState.FAIL
-    folder = path / "trials" / f"{killed.number:05d}"
-    (again,) = (t for t in trials[killed.number + 1 :] if results.folder_of(t) == folder.name)
+    assert trials[0].state == TrialState.FAIL and killed.number == 0
+    (again,) = (t for t in trials[1:] if results.folder_of(t) == "00000")
     assert again.params == killed.params and again.state.is_finished()
-    assert again.user_attrs["worker"].endswith(f":{survivor.pid}")
+    workers = [t.user_attrs["worker"].rpartition(":")[2] for t in (killed, again)]
+    assert workers == [str(victim.pid), str(os.getpid())]
+    folder = path / "trials" / "00000"
     assert len(workdir.read_provenance(folder)) == 2  # it went on where the other had been
     steps = [row["step"] for row in workdir.read_metrics(folder) if row["phase"] == "train"]
     assert steps == list(range(5, steps[-1] + 1, 5))
