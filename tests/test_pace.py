@@ -57,7 +57,7 @@ def test_too_few_minutes_are_refused_with_enough_ones():
 
 @pytest.mark.slow
 def test_a_run_of_some_minutes_is_made_and_keeps_its_length(tmp_path, caplog):
-    smoke = runpy.run_path(str(QUICKSTART))["get_config"]("smoke")
+    smoke = runpy.run_path(str(QUICKSTART))["get_config"]("vector,smoke")
     with smoke.unlocked():
         smoke.num_steps, smoke.eval.every, smoke.log_every = 100, 50, 5
     measured = pace.measure(Experiment.from_config(smoke), seconds=0.0)
