@@ -110,7 +110,7 @@ class OmniglotDrawers(tfds.core.GeneratorBasedBuilder):
         contents = self._contents
         if contents is None:
             paths = preparation.download(dl_manager, self._downloads)
-            contents = archives_lib.read(paths, self._layout)
+            contents = self._contents = archives_lib.read(paths, self._layout)
         self.info.metadata["fingerprint"] = contents.fingerprint
         self.info.metadata["checksum"] = contents.checksum
         return {
@@ -118,6 +118,13 @@ class OmniglotDrawers(tfds.core.GeneratorBasedBuilder):
             "evaluation": self._generate_examples(contents.evaluation),
             "runs": self._generate_runs(contents.runs, contents.evaluation),
         }
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """As of tfds; what `_columns` would read off the records is kept beside them."""
+        super().download_and_prepare(**kwargs)
+        if self._contents is not None:
+            for split in ("background", "evaluation"):
+                _keep(self, split, _columns_of(getattr(self._contents, split)))
 
     def _generate_examples(self, drawings: archives_lib.Drawings) -> Iterator[tuple[int, dict]]:
         characters, drawers = drawings.images.shape[:2]
@@ -320,10 +327,9 @@ def _columns(builder: OmniglotDrawers, split: str) -> dict[str, np.ndarray]:
 
     They are kept in a file beside the records: reading these one by one takes several seconds.
     """
-    path = pathlib.Path(builder.data_dir) / f"{split}.npz"
     kinds = {"ink": np.uint8, "alphabet": np.str_, "character": np.int32, "drawer": np.int32}
     with contextlib.suppress(FileNotFoundError, ValueError):  # absent or damaged: made again
-        kept = readers.read_npz(path)
+        kept = readers.read_npz(_kept(builder, split))
         if kept.keys() == kinds.keys():
             return kept
     rows = [
@@ -334,9 +340,29 @@ def _columns(builder: OmniglotDrawers, split: str) -> dict[str, np.ndarray]:
         name: np.array(column, kind)
         for (name, kind), column in zip(kinds.items(), zip(*rows, strict=True), strict=True)
     }
-    with contextlib.suppress(OSError):  # a folder that others prepared
-        files.replace_file(path, lambda file: np.savez(file, **columns))
+    _keep(builder, split, columns)
     return columns
+
+
+def _columns_of(drawings: archives_lib.Drawings) -> dict[str, np.ndarray]:
+    """What `_columns` gives, of archives that have just been read."""
+    characters, drawers = drawings.images.shape[:2]
+    return {
+        "ink": np.packbits(drawings.images.reshape(characters * drawers, -1), axis=1),
+        "alphabet": np.repeat(np.array(drawings.alphabets, np.str_), drawers),
+        "character": np.repeat(np.array(drawings.numbers, np.int32), drawers),
+        "drawer": np.tile(np.arange(1, drawers + 1, dtype=np.int32), characters),
+    }
+
+
+def _keep(builder: OmniglotDrawers, split: str, columns: dict[str, Any]) -> None:
+    """Writes the columns of a split beside its records."""
+    with contextlib.suppress(OSError):  # a folder that others prepared
+        files.replace_file(_kept(builder, split), lambda file: np.savez(file, **columns))
+
+
+def _kept(builder: OmniglotDrawers, split: str) -> pathlib.Path:
+    return pathlib.Path(builder.data_dir) / f"{split}.npz"
 
 
 def _pixel_reader(builder: OmniglotDrawers, split: str) -> Callable[[np.ndarray], np.ndarray]:
