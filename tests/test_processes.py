@@ -29,15 +29,18 @@ FIELDS = {
 }
 
 
-def _start(path, processes, devices_each, *more):
+# A network that is soon compiled, and no end: so many steps are never made.
+LOST = {"optim.schedule": "constant", "eval.every": 5, "num_steps": 100_000}
+
+
+def _start(path, processes, devices_each, config="quickstart.py:vector,smoke", fields=FIELDS):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     return subprocess.Popen(
         ["bash", ROOT / "launch/local.sh", str(processes)]
-        + [f"--config={ROOT}/configs/quickstart.py:vector,smoke", f"--workdir={path}"]
-        + [f"--config.{name}={value}" for name, value in {**FIELDS, "num_devices": 0}.items()]
-        + list(more),
+        + [f"--config={ROOT}/configs/{config}", f"--workdir={path}"]
+        + [f"--config.{name}={value}" for name, value in {**fields, "num_devices": 0}.items()],
         env=environment(devices_each) | {"PYTHON": sys.executable, "PORT": str(port)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -97,8 +100,7 @@ def test_only_the_first_process_speaks_and_logs(two_by_two):
 
 def test_a_lost_process_stops_the_others_with_a_line_and_the_run_goes_on(tmp_path):
     path = tmp_path / "run"
-    more = ("--config.num_steps=100000",)
-    process = _start(path, 2, 2, *more)
+    process = _start(path, 2, 2, "vectors.py:smoke", LOST)
     _wait_for_checkpoint(path, process)
     os.kill(_second_process(process.pid), signal.SIGKILL)
     before = time.monotonic()
@@ -110,7 +112,7 @@ def test_a_lost_process_stops_the_others_with_a_line_and_the_run_goes_on(tmp_pat
     saved.close()
 
     # On one process and one device this time: a checkpoint does not ask who made it.
-    process = _start(path, 1, 1, *more)
+    process = _start(path, 1, 1, "vectors.py:smoke", LOST)
     deadline = time.monotonic() + 120
     while not any(row["step"] > reached + 5 for row in workdir.read_metrics(path)):
         assert time.monotonic() < deadline and process.poll() is None
