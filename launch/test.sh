@@ -26,6 +26,7 @@ types=$(mktemp)
 trap 'rm -f "$types"' EXIT
 .venv/bin/python -m mypy >"$types" 2>&1 &
 checking=$!
+unset PYTHONDONTWRITEBYTECODE  # the commands that tests start would each compile the package
 export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}  # of each worker
 code=0
 # Three workers for two cores, since some tests wait for processes that they start.

@@ -73,7 +73,7 @@ class Devices:
     def replicate(self, tree: Any) -> Any:
         """Puts one copy of a tree on every device."""
         if self.axis_name is None:
-            return jax.tree.map(jnp.array, tree)
+            return jax.tree.map(_copied, tree)
         # The same axis name as in `compile`: another one would compile every step twice.
         copy = jax.pmap(
             lambda tree, _: tree,
@@ -185,3 +185,8 @@ class Devices:
         copies = self._mine.stop - self._mine.start
         whole = [np.broadcast_to(x, (copies, *x.shape)) for x in whole]
         return np.asarray(self.first(step(variables, *shared, *whole)))[:rows]
+
+
+def _copied(x: Any) -> jax.Array:
+    """An array's copy on the device; `jnp.array` would compile a program for every shape of NumPy's."""
+    return jax.device_put(np.array(x)) if isinstance(x, np.ndarray) else jnp.array(x)

@@ -301,6 +301,12 @@ def _moved(average: Any, params: Any, step: jax.Array, decay: float) -> Any:
     return jax.tree.map(lambda a, w: a + (rate * (w - a)).astype(a.dtype), average, params)
 
 
+def _compiled_quickly(function: Callable) -> Callable:
+    """Compiles what runs once: to compile a batch's drawing well takes a CPU ten seconds or more."""
+    quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=quickly)
+
+
 def preview_batch(
     seed: int,
     step: int,
@@ -325,7 +331,7 @@ def preview_batch(
         What `objective.sample` drew, and the warped pixels (*rows.shape, H, W, C) float32 in [0, 1].
     """
 
-    @jax.jit
+    @_compiled_quickly
     def draw(
         rng: jax.Array, step: jax.Array, images: jax.Array, index: sampling.SetIndex
     ) -> tuple[Any, jax.Array]:
@@ -334,8 +340,12 @@ def preview_batch(
         )
         return drawn[:2]
 
+    @_compiled_quickly
+    def sample(rng: jax.Array, step: jax.Array, index: sampling.SetIndex) -> jax.Array:
+        return _sample(rng, step, index, objective)[0].rows
+
     rng, number = _seed_keys(seed)[1], jnp.int32(step)
-    rows = np.asarray(make_rows(objective)(rng, number, index))
+    rows = np.asarray(sample(rng, number, index))
     return draw(rng, number, images[rows.reshape(-1)], index)
 
 
