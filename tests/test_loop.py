@@ -475,7 +475,7 @@ def test_a_step_is_compiled_once_however_long_the_run(tmp_path, count):
     )  # reading a program is not compiling it
     compilation_cache.reset_cache()
     try:
-        config = config_of("koch2015", num_devices=count)
+        config = config_of("vectors", num_devices=count)
         loop.train_and_evaluate(config, tmp_path, on_validation=on_validation)
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
@@ -621,7 +621,7 @@ def start(*flags):
 
 LONG = (
     "--config=configs/vectors.py:smoke",
-    "--config.num_steps=400",
+    "--config.num_steps=240",
     "--config.eval.every=20",
     "--config.num_devices=1",
 )
@@ -646,18 +646,18 @@ def test_killed_and_started_again_is_as_never_killed(tmp_path):
     unbroken, path = tmp_path / "unbroken", tmp_path / "broken"
     code, out, err = launch("train.py", *LONG, f"--workdir={unbroken}")  # of as many devices
     assert code == 0, err
-    assert "finished at step 400; best on validation: step" in out
+    assert "finished at step 240; best on validation: step" in out
 
     def again():
         return start(*LONG, f"--workdir={path}")
 
-    code, _, _ = interrupted(again(), path, signal.SIGKILL, 60, "validation")
+    code, _, _ = interrupted(again(), path, signal.SIGKILL, 40, "validation")
     assert code == -signal.SIGKILL
-    for number, expected, step in [(signal.SIGTERM, 75, 120), (signal.SIGINT, 130, 200)]:
+    for number, expected, step in [(signal.SIGTERM, 75, 80), (signal.SIGINT, 130, 120)]:
         code, out, err = interrupted(again(), path, number, step, "train")
         assert code == expected, err
         stopped = int(out.split("stopped and saved at step ")[1].split(";")[0])
-        assert step <= stopped < 400
+        assert step <= stopped < 240
         saved = Checkpoints(path, read_only=True)
         assert saved.latest == stopped
         saved.close()
@@ -669,7 +669,7 @@ def test_killed_and_started_again_is_as_never_killed(tmp_path):
     assert_events_are_the_log(path)
     assert [len(workdir.read_provenance(p)) for p in (unbroken, path)] == [1, 4]
     steps = [row["step"] for row in metrics(path) if row["phase"] == "train"]
-    assert steps == list(range(5, 401, 5))
+    assert steps == list(range(5, 241, 5))
 
 
 SMOKE = "--config=configs/koch2015.py:smoke"

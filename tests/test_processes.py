@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
 # With a constant rate a step is the same program whatever the number of steps.
 FIELDS = {
+    "model.encoder_args.widths": (4,),
     "objective.episodes": 4,
     "augment.distort": False,
     "optim.schedule": "constant",

@@ -125,7 +125,7 @@ def _train(
     plan: Plan, pictures: pathlib.Path, data_dir: pathlib.Path, stream: bool
 ) -> tuple[float, float]:
     """Training steps of the quickstart on the folder, by the rows of the log after the first."""
-    config = plan.config("quickstart")
+    config = plan.config("quickstart:vector" if plan.smoke else "quickstart")  # soon compiled
     config.unlock()
     config.num_steps = 4 if plan.smoke else _STEPS
     config.log_every = config.num_steps // 4
