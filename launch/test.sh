@@ -29,8 +29,8 @@ checking=$!
 unset PYTHONDONTWRITEBYTECODE  # the commands that tests start would each compile the package
 export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}  # of each worker
 code=0
-# Three workers for two cores, since some tests wait for processes that they start.
-.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "${tier[@]}" "$@" || code=$?
+# A worker for each of two cores; on a larger machine give `-n 8`, say.
+.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${tier[@]}" "$@" || code=$?
 wait "$checking" || code=1
 cat "$types"
 exit "$code"
