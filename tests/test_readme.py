@@ -256,7 +256,9 @@ def test_the_commands_of_readme_run(desk, monkeypatch):
     monkeypatch.chdir(desk)
     seen = []
     for words in commands(block(README, "bash", "launch/search.py")):
-        words = [re.sub(r"^(--config=.*\.py)(:vector)?$", r"\1:vector,smoke", word) for word in words]
+        words = [
+            re.sub(r"^(--config=.*\.py)(:vector)?$", r"\1:vector,smoke", word) for word in words
+        ]
         words = [word.replace("--trials=20", "--trials=1") for word in words]
         words += ["--dry_run"] if words[1] == "launch/ablate.py" else []
         words += FEW if words[1] == "launch/evaluate.py" else []
