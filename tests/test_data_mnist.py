@@ -1,6 +1,7 @@
 """MNIST's idx files, small ones made here and the real ones."""
 
 import gzip
+import pathlib
 import struct
 
 import numpy as np
@@ -34,8 +35,16 @@ def folder(tmp_path):
     return place
 
 
-def test_set_is_what_the_files_hold(tmp_path, folder):
+@pytest.mark.parametrize("kept", [True, False])
+def test_set_is_what_the_files_hold(tmp_path, folder, kept):
+    """Read from the arrays that are kept beside the records, or from the records."""
     builder = mnist.prepare(tmp_path / "data", folder, counts=COUNTS)
+    arrays = {path.name: path for path in pathlib.Path(builder.data_dir).glob("*.npz")}
+    assert arrays.keys() == {"train.npz", "test.npz"}
+    written = {name: path.read_bytes() for name, path in arrays.items()}
+    if not kept:
+        for path in arrays.values():
+            path.unlink()
     images = mnist.load_mnist(builder, "train")
     assert images.kind == "ink" and images.image_shape == (28, 28, 1)
     assert images.class_names == ("0", "1", "2", "3", "5", "9")
@@ -47,6 +56,8 @@ def test_set_is_what_the_files_hold(tmp_path, folder):
     assert test.class_names == ("0", "1", "7") and len(test) == 5
     part = mnist.load_mnist(builder, "train[:4]")
     np.testing.assert_array_equal(part.images[..., 0], pixels("train")[[3, 1, 0, 2]])
+    assert len(mnist.load_mnist(builder, "train[4:]")) == len(images) - 4
+    assert {name: path.read_bytes() for name, path in arrays.items()} == written
 
 
 def test_used_again_and_replaced(tmp_path, folder):

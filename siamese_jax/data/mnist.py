@@ -118,12 +118,22 @@ class MnistDigits(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         contents = self._contents
         if contents is None:
-            contents = read(preparation.download(dl_manager, self._downloads), self._counts)
+            contents = self._contents = read(
+                preparation.download(dl_manager, self._downloads), self._counts
+            )
         self.info.metadata["fingerprint"] = contents.fingerprint
         return {
             split: self._generate_examples(contents.images[split], contents.labels[split])
             for split in COUNTS
         }
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """As of tfds; what `load_mnist` would read off the records is kept beside them."""
+        super().download_and_prepare(**kwargs)
+        if self._contents is not None:
+            for split, images in self._contents.images.items():
+                arrays = {"image": images, "label": self._contents.labels[split].astype(np.int32)}
+                preparation.keep(self, split, arrays)
 
     def _generate_examples(
         self, images: np.ndarray, labels: np.ndarray
@@ -187,18 +197,26 @@ def load_mnist(builder: MnistDigits, split: str) -> ImageSet:
 
     Args:
         builder: of the prepared set.
-        split: `train`, `test`, or a part in tfds's notation such as `train[:50000]`.
+        split: `train`, `test`, or a part by its rows such as `train[:50000]`.
 
     Returns:
         (M, 28, 28, 1) images of kind `ink`; the drawer is the number of the image in its class, in
         the order of the file. The classes are in one alphabet.
     """
-    examples = list(preparation.examples(builder, split))
-    labels = np.array([example["label"] for example in examples], np.int32)
+
+    def read(examples: Iterator[dict]) -> dict[str, np.ndarray]:
+        images, labels = zip(*((e["image"], e["label"]) for e in examples), strict=True)
+        return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+
+    name, _, rows = split.removesuffix("]").partition("[")
+    begin, _, end = rows.partition(":")
+    part = slice(int(begin or 0), int(end) if end else None)
+    columns = preparation.columns(builder, name, ("image", "label"), read)
+    labels = columns["label"][part]
     order = np.argsort(labels, kind="stable")
     kept, classes, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
     return ImageSet(
-        images=np.stack([example["image"] for example in examples])[order],
+        images=columns["image"][part][order],
         classes=classes.astype(np.int32),
         drawers=np.concatenate([np.arange(1, count + 1, dtype=np.int32) for count in counts]),
         class_names=tuple(str(label) for label in kept),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from siamese_jax import files, readers
+from siamese_jax import files
 from siamese_jax.data import archives as archives_lib
 from siamese_jax.data import preparation, prepared_folder
 from siamese_jax.data.image_set import ImageSet, StreamedImages
@@ -124,7 +124,7 @@ class OmniglotDrawers(tfds.core.GeneratorBasedBuilder):
         super().download_and_prepare(**kwargs)
         if self._contents is not None:
             for split in ("background", "evaluation"):
-                _keep(self, split, _columns_of(getattr(self._contents, split)))
+                preparation.keep(self, split, _columns_of(getattr(self._contents, split)))
 
     def _generate_examples(self, drawings: archives_lib.Drawings) -> Iterator[tuple[int, dict]]:
         characters, drawers = drawings.images.shape[:2]
@@ -323,25 +323,20 @@ def _load(builder: OmniglotDrawers, split: str, stream: bool = False) -> ImageSe
 
 
 def _columns(builder: OmniglotDrawers, split: str) -> dict[str, np.ndarray]:
-    """The fields of all examples of a split, the pixels packed into bits.
-
-    They are kept in a file beside the records: reading these one by one takes several seconds.
-    """
+    """The fields of all examples of a split, the pixels packed into bits."""
     kinds = {"ink": np.uint8, "alphabet": np.str_, "character": np.int32, "drawer": np.int32}
-    with contextlib.suppress(FileNotFoundError, ValueError):  # absent or damaged: made again
-        kept = readers.read_npz(_kept(builder, split))
-        if kept.keys() == kinds.keys():
-            return kept
-    rows = [
-        (np.packbits(e["image"]), e["alphabet"].decode(), e["character"], e["drawer"])
-        for e in preparation.examples(builder, split)
-    ]
-    columns: dict[str, Any] = {
-        name: np.array(column, kind)
-        for (name, kind), column in zip(kinds.items(), zip(*rows, strict=True), strict=True)
-    }
-    _keep(builder, split, columns)
-    return columns
+
+    def read(examples: Iterator[dict]) -> dict[str, np.ndarray]:
+        rows = [
+            (np.packbits(e["image"]), e["alphabet"].decode(), e["character"], e["drawer"])
+            for e in examples
+        ]
+        return {
+            name: np.array(column, kind)
+            for (name, kind), column in zip(kinds.items(), zip(*rows, strict=True), strict=True)
+        }
+
+    return preparation.columns(builder, split, kinds, read)
 
 
 def _columns_of(drawings: archives_lib.Drawings) -> dict[str, np.ndarray]:
@@ -353,16 +348,6 @@ def _columns_of(drawings: archives_lib.Drawings) -> dict[str, np.ndarray]:
         "character": np.repeat(np.array(drawings.numbers, np.int32), drawers),
         "drawer": np.tile(np.arange(1, drawers + 1, dtype=np.int32), characters),
     }
-
-
-def _keep(builder: OmniglotDrawers, split: str, columns: dict[str, Any]) -> None:
-    """Writes the columns of a split beside its records."""
-    with contextlib.suppress(OSError):  # a folder that others prepared
-        files.replace_file(_kept(builder, split), lambda file: np.savez(file, **columns))
-
-
-def _kept(builder: OmniglotDrawers, split: str) -> pathlib.Path:
-    return pathlib.Path(builder.data_dir) / f"{split}.npz"
 
 
 def _pixel_reader(builder: OmniglotDrawers, split: str) -> Callable[[np.ndarray], np.ndarray]:

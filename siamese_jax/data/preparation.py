@@ -9,12 +9,14 @@ import os
 import pathlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
 
+from siamese_jax import files, readers
 from siamese_jax.data import prepared_folder
 
 _log = logging.getLogger(__name__)
@@ -95,6 +97,46 @@ def examples(builder: tfds.core.GeneratorBasedBuilder, split: str) -> Iterator[d
         source = builder.as_data_source(split)
         for begin in range(0, len(source), _READ):
             yield from source.__getitems__(range(begin, min(begin + _READ, len(source))))
+
+
+def columns(
+    builder: tfds.core.GeneratorBasedBuilder,
+    split: str,
+    names: Collection[str],
+    read: Callable[[Iterator[dict]], dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """All examples of a split as arrays, from the file that `keep` writes beside the records.
+
+    Args:
+        builder: of the prepared set.
+        split: name of the split.
+        names: of the arrays.
+        read: makes the arrays of the examples where the file is absent or damaged: to read the
+            records one by one takes several seconds.
+
+    Raises:
+        ValueError: a record file is missing or damaged.
+    """
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        kept = readers.read_npz(_kept(builder, split))
+        if kept.keys() == set(names):
+            return kept
+    arrays = read(examples(builder, split))
+    keep(builder, split, arrays)
+    return arrays
+
+
+def keep(
+    builder: tfds.core.GeneratorBasedBuilder, split: str, arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Writes what `columns` gives beside the records of a split."""
+    named: dict[str, Any] = dict(arrays)
+    with contextlib.suppress(OSError):  # a folder that others prepared
+        files.replace_file(_kept(builder, split), lambda file: np.savez(file, **named))
+
+
+def _kept(builder: tfds.core.GeneratorBasedBuilder, split: str) -> pathlib.Path:
+    return pathlib.Path(builder.data_dir) / f"{split}.npz"
 
 
 def reader(
