@@ -340,18 +340,14 @@ def preview_batch(
         )
         return drawn[:2]
 
-    @_compiled_quickly
-    def sample(rng: jax.Array, step: jax.Array, index: sampling.SetIndex) -> jax.Array:
-        return _sample(rng, step, index, objective)[0].rows
-
     rng, number = _seed_keys(seed)[1], jnp.int32(step)
-    rows = np.asarray(sample(rng, number, index))
+    rows = np.asarray(make_rows(objective, _compiled_quickly)(rng, number, index))
     return draw(rng, number, images[rows.reshape(-1)], index)
 
 
-def make_rows(objective: objectives.Objective) -> Any:
+def make_rows(objective: objectives.Objective, compile: Callable = jax.jit) -> Any:
     """Compiles `(rng, step, index) -> rows` of the whole batch that the training step draws."""
-    return jax.jit(lambda rng, step, index: _sample(rng, step, index, objective)[0].rows)
+    return compile(lambda rng, step, index: _sample(rng, step, index, objective)[0].rows)
 
 
 def _seed_keys(seed: int) -> jax.Array:
