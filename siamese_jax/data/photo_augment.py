@@ -138,7 +138,7 @@ def saturate(images: jax.Array, factors: jax.Array) -> jax.Array:
         images: (B, H, W, 3) float32 in [0, 1].
         factors: (B,) 0 for grey, 1 for no change.
     """
-    grey = (images * jnp.array(_LUMA)[None, None, None]).sum(-1, keepdims=True)
+    grey = sum(weight * images[..., c, None] for c, weight in enumerate(_LUMA))
     return jnp.clip(grey + factors[:, None, None, None] * (images - grey), 0, 1)
 
 
@@ -149,20 +149,24 @@ def turn_hue(images: jax.Array, turns: jax.Array) -> jax.Array:
         images: (B, H, W, 3) float32 in [0, 1].
         turns: (B,) share of the circle of colours.
     """
-    high, low = images.max(-1), images.min(-1)
-    span = high - low
-    red, green, blue = images[..., 0], images[..., 1], images[..., 2]
+    red, green, blue = (images[..., c] for c in range(3))
+    high = jnp.maximum(jnp.maximum(red, green), blue)
+    span = high - jnp.minimum(jnp.minimum(red, green), blue)
     some = jnp.maximum(span, 1e-12)
+    # Not `high == red`: compiled, the two may be computed apart and then differ in the last digit.
     hue = jnp.where(
-        high == red,
+        (red >= green) & (red >= blue),
         (green - blue) / some,
-        jnp.where(high == green, 2 + (blue - red) / some, 4 + (red - green) / some),
+        jnp.where(green >= blue, 2 + (blue - red) / some, 4 + (red - green) / some),
     )  # in sixths of the circle
     hue = hue + 6 * turns[:, None, None]
-    # The channels are one wave along the circle, a third of it apart.
-    place = jnp.mod(jnp.array([5.0, 3.0, 1.0])[None, None, None] + hue[..., None], 6)
-    wave = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
-    return high[..., None] - span[..., None] * wave
+
+    def channel(start: float) -> jax.Array:
+        """One wave along the circle; those of the three channels are a third of it apart."""
+        place = jnp.mod(start + hue, 6)
+        return high - span * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
+
+    return jnp.stack([channel(start) for start in (5.0, 3.0, 1.0)], -1)
 
 
 def blur(images: jax.Array, sigmas: jax.Array, reach: int) -> jax.Array:
