@@ -1,8 +1,8 @@
 r"""The best one-shot character network that one CPU core trains in an hour and a half.
 
-The quickstart's recipe with a wider third stage, more features a place, and nearly four times the steps,
-but without the ink centred, of which one seed is known (docs/experiments.md).
-docs/experiments.md has the ladder; the third stage and the warps have not been measured by themselves.
+The quickstart's recipe with a wider third stage, more features per place and nearly four times the
+steps, but without centring the ink, which was tried with one seed only. docs/experiments.md has that and
+the ladder of changes; the third stage and the warps have not been measured by themselves.
 
     python launch/train.py --config=configs/best.py --config.data.archives=DIR --workdir=runs/best
     python launch/evaluate.py --workdir=runs/best --protocols=official,within --num_trials=20000 \

@@ -7,8 +7,8 @@ any alphabet; Adam at 6e-5; every weight N(0, 0.01); L2 on kernels alone; no dis
     python launch/evaluate.py --workdir=runs/tutorial --protocols=official,within,between,curve
 
 Time: 58 billion multiply-adds a step forward; hours on a CPU, made for a GPU. Accuracy: not yet
-run. The tutorials tell of about 83 % at 20-way and above 65 % at 50- to 60-way, between alphabets; the
-28 % (1-NN) and 93 % (Koch) that one of them quotes are not the paper's 21.7 and 92.0.
+run. The tutorials report about 83 % at 20-way and above 65 % at 50- to 60-way, between alphabets. One of
+them quotes 28 % for 1-NN and 93 % for Koch; the paper has 21.7 and 92.0.
 
 Deviation: the tutorials choose the best weights on the very alphabets that they report, all 20 of the
 evaluation set; here ten of these choose and the other ten report. Their validation trials take

@@ -1,8 +1,8 @@
-"""Koch's network (2015) on today's question: what of its accuracy is the network, and what the pairs?
+"""Koch's network (2015) trained on episodes: how much of its accuracy is due to training on pairs?
 
 The encoder and the weighted L1 distance of `koch2015.py`, on the same alphabets and drawers. In place of
-same / different pairs each image of 20-way episodes must find its character among those of all episodes
-of the step. AdamW and a smaller initialisation, with which this question is learned.
+same / different pairs, InfoNCE on 20-way episodes: each image must find its character among those of all
+episodes of the step. AdamW and another initialisation, with which this training works.
 
     python launch/train.py --config=configs/koch_episodes.py --config.data.archives=DIR \
         --workdir=runs/koch_episodes

@@ -34,18 +34,18 @@ _RECORD = flags.DEFINE_string("record", None, "JSON file for the figures.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Repeats of each case.")
 _REPEAT_SECONDS = flags.DEFINE_float("repeat_seconds", 0.3, "Least length of a repeat.", 0)
 _BATCH = flags.DEFINE_integer("batch", 32, "Pairs a step of Koch's network.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Number type.")
 _PRECISION = flags.DEFINE_enum(
     "precision",
     "default",
     ["default", "bfloat16", "tensorfloat32", "highest"],
-    "Of float32 matrix products on an accelerator.",
+    "Precision of float32 matrix products on an accelerator.",
 )
 _PEERS = flags.DEFINE_bool("peers", True, "Time PyTorch too.")
-_TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "Interpreter with PyTorch; else this.")
+_TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "Python with PyTorch; default: this.")
 _ARCHIVES = flags.DEFINE_string("archives", None, "Folder of Omniglot's archives; else glyphs.")
 _POSTGRES = flags.DEFINE_string("postgres", None, "galleries: URL of a database to measure too.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of parameters, batches and trials.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of parameters, batches and trials.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "Everything tiny, in seconds.")
 
 

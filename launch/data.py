@@ -4,8 +4,8 @@
     python launch/data.py show my_pictures --config=configs/quickstart.py --page=mine.html
 
 The place is a folder or zip of pictures, tfds:NAME, or a built-in set such as glyphs; with a --config
-it may be left out. Printed are counts, sizes and duplicates. The page has a sheet of samples too,
-and with a --config the pictures after preparation and augmentation.
+it may be left out. Prints counts, sizes and duplicates. The page also has a sheet of samples and, with a
+--config, the pictures after preparation and augmentation.
 """
 
 from absl import flags

@@ -19,7 +19,7 @@ siamese_jax.tune_cpu()
 _NETWORK = flags.DEFINE_string(
     "network", "omniglot", "A network of the package, or a run's workdir."
 )
-_GALLERY = flags.DEFINE_string("gallery", None, "File that what is taught is kept in.")
+_GALLERY = flags.DEFINE_string("gallery", None, "File in which taught symbols are kept.")
 _PORT = flags.DEFINE_integer("port", 0, "Port on 127.0.0.1; 0 takes a free one.")
 _CALIBRATION = flags.DEFINE_string("calibration", None, "File of the network's calibration.")
 _CALIBRATE = flags.DEFINE_bool("calibrate", False, "Write that file and end.")

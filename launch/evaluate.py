@@ -27,7 +27,7 @@ _REQUEST = [  # flags that are fields of EvaluationRequest
     flags.DEFINE_string("checkpoint", "best", "best, latest or a step."),
     flags.DEFINE_string("archives", None, "Folder of the archives, if it has moved."),
     flags.DEFINE_string("test_data", None, "Other data to evaluate it on, such as mnist."),
-    flags.DEFINE_string("test_archives", None, "Folder of the archives of those."),
+    flags.DEFINE_string("test_archives", None, "Folder of the archives of --test_data."),
     flags.DEFINE_enum(
         "part",
         "test",
@@ -51,8 +51,8 @@ _SETTINGS = [  # flags that are settings of protocols
     flags.DEFINE_string(
         "shot_aggregation", None, "mean, max, sum, prototype or finetune; else the config's."
     ),
-    flags.DEFINE_enum("negatives", "any", ["any", "same_alphabet"], "Of verification."),
-    flags.DEFINE_bool("skip_small", False, "Leave out alphabets of fewer than n_way."),
+    flags.DEFINE_enum("negatives", "any", ["any", "same_alphabet"], "Negatives of verification."),
+    flags.DEFINE_bool("skip_small", False, "Leave out alphabets of fewer than n_way classes."),
     flags.DEFINE_integer("seed", 0, "Seed of the trials.", 0, 2**32 - 1),
 ]
 flags.mark_flag_as_required("workdir")

@@ -19,7 +19,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run whose network
 _PRETRAINED = flags.DEFINE_string("pretrained", None, "A network of the package, instead of a run.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _FORMAT = flags.DEFINE_enum(
-    "format", None, ["onnx", "safetensors", "stablehlo"], "Else what --out ends in."
+    "format", None, ["onnx", "safetensors", "stablehlo"], "Default: the extension of --out."
 )
 _OUT = flags.DEFINE_string("out", None, "File to write.")
 flags.mark_flag_as_required("out")

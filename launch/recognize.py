@@ -29,12 +29,12 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.
 _TTA = flags.DEFINE_integer("tta", 1, "Views a picture in test-time augmentation; 1 for none.")
 _ADD = flags.DEFINE_bool("add", False, "enrol: further references for an enrolled name.")
 _TOP = flags.DEFINE_integer("top", 3, "identify, search: names or references shown.")
-_PAGE = flags.DEFINE_string("page", None, "search, compare: file of a page of the answer.")
+_PAGE = flags.DEFINE_string("page", None, "search, compare: HTML file for the answer.")
 _RATE = flags.DEFINE_float("false_accept_rate", 0.01, "calibrate: rate to allow.")
 _SEED = flags.DEFINE_integer("seed", 0, "calibrate: seed of the classes held out.")
-_CONFIDENCE = flags.DEFINE_float("confidence", 0.9, "calibrate: of the bound on fresh classes.")
+_CONFIDENCE = flags.DEFINE_float("confidence", 0.9, "calibrate: confidence of the bound.")
 _THRESHOLD = flags.DEFINE_enum(
-    "threshold", "plain", ["plain", "bound"], "calibrate: the one that accepts names."
+    "threshold", "plain", ["plain", "bound"], "calibrate: which threshold decides."
 )
 _PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")
 

@@ -25,7 +25,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the config.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the search.")
 _TRIALS = flags.DEFINE_integer("trials", 20, "Trials in all, of all workers.", lower_bound=1)
 _STORAGE = flags.DEFINE_string("storage", None, "URL of a database; else a SQLite file.")
-_ONLY = flags.DEFINE_list("only", [], "Search only fields that begin so, e.g. optim.")
+_ONLY = flags.DEFINE_list("only", [], "Search only fields that start with these, e.g. optim.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the proposals.")
 _STALE = flags.DEFINE_integer(
     "stale_seconds", 120, "Silence after which a worker counts as dead.", lower_bound=4

@@ -11,7 +11,7 @@ from absl import flags
 from siamese_jax import cli
 
 _FOLDER = flags.DEFINE_string("folder", None, "Folder that is made.", required=True)
-_SEED = flags.DEFINE_integer("seed", 0, "All follows from it.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the whole set.", 0)
 _PEOPLE = flags.DEFINE_integer("people", 60, "People to train on.", 2)
 _TEST_PEOPLE = flags.DEFINE_integer("test_people", 20, "People to test on.", 2)
 

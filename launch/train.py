@@ -6,8 +6,8 @@ Any field of the config can be set: --config.seed=1 (after --config). The same c
 that was interrupted. Exit codes: 0 finished, 1 an error, 75 stopped by SIGTERM after saving (start it
 again), 130 stopped by Ctrl-C after saving.
 
---minutes=N measures this machine's speed first, and makes the training as long as N minutes hold: the
-learning rate takes its whole course in them. A run that was begun keeps its length.
+--minutes=N measures this machine's speed first, then sets the number of steps, and the learning-rate
+schedule with it, to fill N minutes. A run that has already started keeps its length.
 
 Several processes, one on each host: give each --coordinator, --num_processes and --process_id. Where
 jax finds these by itself (Slurm, TPU pods), give --distributed. See local.sh, slurm.sh and tpu.sh.

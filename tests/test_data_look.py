@@ -69,7 +69,7 @@ def test_a_look_at_a_folder_leaves_out_what_is_broken(people, caplog):
     assert sum(int(row[1]) for row in rows) == 35 and sum(int(row[2]) for row in rows) == 6
     assert all(row[-1] == "6 × 5 × 3" for row in rows)
     text = "\n".join(data_page.findings(shown))
-    assert "2 sizes of files; 33 of 35 are 6 x 5 pixels" in text
+    assert "2 image sizes; 33 of 35 files are 6 x 5 pixels" in text
     assert "1 group of equal pictures within a class" in text
     assert "times the smallest" in text
     page = data_page.render(shown)

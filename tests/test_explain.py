@@ -73,14 +73,14 @@ def test_a_picture_explains_itself_without_moves(net):
     explanation = explain.explain(net, bars(20), bars(20))
     np.testing.assert_allclose(explanation.cosines1, 1, atol=1e-5)
     np.testing.assert_array_equal(explanation.moves1, np.stack(np.mgrid[:7, :7], -1))
-    assert "98 of 98 places spoke for" in figure.summary(explanation)
+    assert "98 of 98 places raise the score" in figure.summary(explanation)
 
 
 def test_a_network_without_places_is_refused(net):
 
     other = dataclasses.replace(net, model=net.model.clone(head=Cosine()))
     assert explain.explains(net) and not explain.explains(other)
-    with pytest.raises(ValueError, match="knows no places"):
+    with pytest.raises(ValueError, match="compares no places"):
         explain.explain(other, bars(20), bars(20))
 
 

@@ -299,19 +299,19 @@ def eight_pairs():
 
 def test_pairs_to_show_are_of_each_kind_and_the_hardest_errors_come_first(eight_pairs):
     rows = dict(image_sheets.sample_pairs(eight_pairs, count=6))
-    assert len(rows["Same, by chance"]) == 3  # pairs 0 and 3 are the same two pictures
-    assert {1, 2} < set(rows["Same, by chance"]) < {0, 1, 2, 3}
-    assert set(rows["Different, by chance"]) == {4, 5, 6, 7}
-    assert list(rows["Same, the least alike of those rejected"]) == [2, 1]
-    assert list(rows["Different, the most alike of those accepted"]) == [6, 5]
+    assert len(rows["Same: a random sample"]) == 3  # pairs 0 and 3 are the same two pictures
+    assert {1, 2} < set(rows["Same: a random sample"]) < {0, 1, 2, 3}
+    assert set(rows["Different: a random sample"]) == {4, 5, 6, 7}
+    assert list(rows["Same but rejected: the least alike"]) == [2, 1]
+    assert list(rows["Different but accepted: the most alike"]) == [6, 5]
     few = image_sheets.sample_pairs(eight_pairs, count=1, seed=1)
     assert [len(members) for _, members in few] == [1] * 4
     again = image_sheets.sample_pairs(eight_pairs, count=1, seed=1)
     assert [list(x) for _, x in few] == [list(x) for _, x in again]
     clean = verification_errors([1, 0], [1, 0], [0, 0], [1, 3])
     assert [what for what, _ in image_sheets.sample_pairs(clean)] == [
-        "Same, by chance",
-        "Different, by chance",
+        "Same: a random sample",
+        "Different: a random sample",
     ]
 
 

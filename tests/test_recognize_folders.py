@@ -159,7 +159,7 @@ def test_the_page_of_a_comparison_shows_which_places_met(act, people, tmp_path, 
     parts = Parts(page)
     score = re.search(r"score (-?[\d.]+)", line)[1]
     assert f"{score} (higher: more alike)" in parts.text
-    assert "places spoke for “same”" in parts.text and "from a score of 0" in parts.text
+    assert "places raise the score" in parts.text and "from a score of 0" in parts.text
     shown = [a for tag, a in parts.tags if tag in ("img", "image")]
     assert len(shown) == 4  # the two pictures, and the two that the network sees
     assert all(a["alt"] for tag, a in parts.tags if tag == "img")
@@ -172,7 +172,7 @@ def test_the_page_of_a_comparison_shows_which_places_met(act, people, tmp_path, 
 def test_a_network_without_places_says_so_in_one_line(act, people, tmp_path):
     page, _ = compared(act, people, tmp_path, "cosine")
     text = Parts(page).text
-    assert "cosine compares with Cosine, which knows no places" in text
+    assert "cosine compares with Cosine, which compares no places" in text
     assert "<svg" not in page
 
 

@@ -245,7 +245,7 @@ def test_page_holds_the_calibration_and_the_pairs(page, smoke_run):
     head = smoke_run.net.variables["params"]["head"]
     similarity = (own.scores - float(head["bias"])) / float(head["scale"])
     apart = np.sqrt(np.maximum(2 - 2 * similarity, 0))  # as of unit vectors with this cosine
-    chosen = dict(image_sheets.sample_pairs(own))["Same, by chance"]
+    chosen = dict(image_sheets.sample_pairs(own))["Same: a random sample"]
     shown = re.findall(r">(dissimilarity [-\d.]+)<", page)
     wanted = [apart[pair] for pair in chosen]
     np.testing.assert_allclose(
@@ -489,7 +489,7 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path, monkeypatch):
 
     net, data = network.load(path), loading.load(config.data)
     inputs = report.gather(path, config, data, net, results)
-    assert "knows no places" in section_trials.why_note(inputs)
+    assert "compares no places" in section_trials.why_note(inputs)
     (drawn,) = figures
     expected = {"learning", "trials", "roc", "pairs", "reliability", "file_roc", "file_pairs"}
     assert expected <= set(drawn) and {"training", "filters", "embeddings"} <= set(drawn)

@@ -53,8 +53,8 @@ def explains(net: Siamese) -> bool:
 def no_places(net: Siamese) -> str:
     """One line that says why a network's scores cannot be explained."""
     return (
-        f"{net.name} compares with {type(net.model.head).__name__}, which knows no places: only a "
-        "network with model.comparator 'local' can say which places of two pictures met"
+        f"{net.name} compares with {type(net.model.head).__name__}, which compares no places: only a "
+        "network with model.comparator 'local' can show which places of two pictures matched"
     )
 
 

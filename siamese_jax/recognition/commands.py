@@ -285,8 +285,8 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
     lines = calibration.describe(known.calibration)
     if _trained_on(settings, paths[0]):
         lines = (
-            f"WARNING: the network was trained on {paths[0]}: on classes that it knows it scores too "
-            "well, and the threshold and probabilities are too good; calibrate on other people",
+            f"WARNING: the network was trained on {paths[0]}: it separates those classes too well, so "
+            "the threshold and probabilities are too optimistic; calibrate on other classes",
             *lines,
         )
     return Output(lines)

@@ -329,7 +329,7 @@ def listen(port: int = 0) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise ValueError(
-            f"port {port} cannot be had ({error}); --port=0 takes a free one"
+            f"port {port} is not available ({error}); --port=0 takes a free one"
         ) from None
     return listener
 

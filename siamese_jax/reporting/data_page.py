@@ -68,7 +68,7 @@ def findings(look: Look) -> list[str]:
         ((height, width), most), *_ = sorted(look.sizes.items(), key=lambda item: -item[1])
         total = sum(look.sizes.values())
         lines.append(
-            f"{len(look.sizes)} sizes of files; {most:,} of {total:,} are {height} x {width} pixels"
+            f"{len(look.sizes)} image sizes; {most:,} of {total:,} files are {height} x {width} pixels"
         )
     for name, images in look.parts.items():
         least, most = (int(f(images.class_count)) for f in (np.min, np.max))
@@ -99,8 +99,8 @@ def render(look: Look) -> str:
     if look.views is not None and look.batch is not None:
         kind = next(iter(look.parts.values())).kind
         caption = (
-            "Each row: a training picture as it was prepared, then as training sees it, every time "
-            "anew."
+            "Each row: a training picture as it was prepared, then random augmentations of it, as "
+            "training sees them."
         )
         content = page.figure(views_sheet(look.views, kind), caption)
         content += page.facts(look.settings)
@@ -124,7 +124,7 @@ def _lists(look: Look) -> str:
         sizes = sorted(look.sizes.items(), key=lambda item: -item[1])[:_LISTED]
         lines = [(False, (f"{h} x {w}", f"{n:,}")) for (h, w), n in sizes]
         table = page.table(("height x width", "files"), lines, numbers=(1,))
-        parts.append(page.folded(_first(len(look.sizes), "file size"), table))
+        parts.append(page.folded(_first(len(look.sizes), "image size"), table))
     for name, images in look.parts.items():
         order = np.argsort(images.class_count, kind="stable")[:_LISTED]
         lines = [(False, (images.class_names[c], f"{images.class_count[c]:,}")) for c in order]

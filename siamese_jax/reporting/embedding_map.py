@@ -21,8 +21,8 @@ MAX_SPRITE = 300_000  # bytes of the pictures of one alphabet
 _TILE = 2.1  # rem, the longer side of a class's picture
 _EDGE = 0.06  # of a map, left free on each side
 NO_TSNE = (
-    "With scikit-learn installed (the extra [report]) a t-SNE map stands beside this one: "
-    "pip install scikit-learn, and draw the report again."
+    "With scikit-learn (the extra [report]) a t-SNE map is shown beside this one: pip install "
+    "scikit-learn, then run launch/report.py."
 )
 
 
@@ -43,7 +43,7 @@ def map_of(title: str, embeddings: np.ndarray, images: ImageSet, names: Sequence
     maps = [(f"Principal components ({first} and {second} of the variance)", points)]
     neighbours = tsne(embeddings)
     if neighbours is not None:
-        maps.append(("t-SNE (who is near whom; distances between groups mean little)", neighbours))
+        maps.append(("t-SNE (shows neighbours; distances between groups mean little)", neighbours))
     style, places = "", np.zeros((len(images), 2), int)
     if images.kind != "vector":
         style, places = _sprite(images)

@@ -19,8 +19,8 @@ _FOR, _AGAINST = "#0b5fa5", "#c2410c"
 _LINES = 3  # of the places that spoke loudest on either side
 _NAME = 28  # letters of a name above a picture
 LEGEND = (
-    "Blue places spoke for, orange ones with a minus against. Arrows lead to where the best match of a "
-    "place lies in the other picture; lines join the places that spoke loudest."
+    "Blue places raise the score; orange ones, with a minus, lower it. Arrows point to where the best "
+    "match of a place lies in the other picture. Lines join the places that contribute most."
 )
 _INK = 40  # grey levels that a place's pixels must span to have an arrow
 
@@ -86,8 +86,8 @@ def summary(explanation: Explanation, reference: str = "the threshold") -> str:
     above = explanation.score - explanation.threshold
     gains, losses = contributions[contributions > 0].sum(), contributions[contributions < 0].sum()
     return (
-        f"{support} of {count} places spoke for “same” (+{gains:.1f}) and "
-        f"{count - support} against ({losses:.1f}): {above:+.1f} from {reference}."
+        f"{support} of {count} places raise the score (+{gains:.1f}) and {count - support} lower it "
+        f"({losses:.1f}): {above:+.1f} from {reference}."
     )
 
 

@@ -246,10 +246,10 @@ def sample_pairs(result: Result, count: int = 6, seed: int = 0) -> list[tuple[st
     same, wrong = pairs.labels[once] == 1, (result.correct[once] == 0)
     rejected, accepted = once[wrong & same], once[wrong & ~same]
     groups = (
-        ("Same, by chance", once[same]),
-        ("Different, by chance", once[~same]),
-        ("Same, the least alike of those rejected", rejected[np.argsort(scores[rejected])]),
-        ("Different, the most alike of those accepted", accepted[np.argsort(-scores[accepted])]),
+        ("Same: a random sample", once[same]),
+        ("Different: a random sample", once[~same]),
+        ("Same but rejected: the least alike", rejected[np.argsort(scores[rejected])]),
+        ("Different but accepted: the most alike", accepted[np.argsort(-scores[accepted])]),
     )
     return [(what, members[:count]) for what, members in groups if len(members)]
 

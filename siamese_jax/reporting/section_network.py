@@ -62,7 +62,7 @@ def network(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     )
     caption = (
         f"Up to {MAX_MAPPED_CLASSES} test classes{of_group if inputs.has_groups else ''}. Each point is "
-        f"the embedding of a {inputs.noun}: near points look alike to the network. Point at one (or tap "
+        f"the embedding of a {inputs.noun}: nearby points look alike to it. Point at one (or tap "
         f"it) to see its {shows}. A line joins it to the mean of its class, above which is {mark} of "
         "the class."
     )

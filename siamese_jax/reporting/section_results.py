@@ -36,9 +36,9 @@ def results(inputs: ReportInputs) -> str:
         page.table(("System", "Accuracy", "", "Wilson 95 %", "Clustered 95 %"), rows, (1, 3, 4)),
         *(page.note(text) for text in unknown.values()),
         page.note(
-            f"In an N-way trial the system names one {inputs.noun} among N classes, each represented "
-            f"by one {inputs.noun} or more. For pairs, the accuracy is the share that is rightly "
-            "called same or different. For retrieval it is recall at 1. For an open set it is the "
+            f"In an N-way trial the system assigns one {inputs.noun} to one of N classes, each shown by "
+            f"one {inputs.noun} or more. For pairs, accuracy is the share that is correctly called "
+            "same or different. For retrieval it is recall at 1. For an open set it is the "
             "detection-and-identification rate at 1 % false alarms."
         ),
         page.note(
@@ -57,7 +57,7 @@ def results(inputs: ReportInputs) -> str:
             )
             + page.note(
                 "Position bias: by how many points the most favoured of the N positions is answered "
-                "more often than it is right; a few points are chance where trials are few. Ties: "
+                "more often than it is right; with few trials, a few points are chance. Ties: "
                 "trials whose highest score is shared; the credit is shared too. Asymmetry: the "
                 "largest difference of score(a, b) and score(b, a). Not finite: scores that are not a "
                 "number; they count as chance."
@@ -156,7 +156,7 @@ def _published_between(inputs: ReportInputs, between: Result) -> str:
         rows.append((value, f"{value:.1f}\N{NO-BREAK SPACE}%", name, "", source, False))
     return _ranking(rows) + page.note(
         "The published figures are on their authors’ own splits, with 1,200 characters to train on and "
-        "423 to test, and on other trials. The order of the rows is no ranking."
+        "423 to test, and on other trials. The order of the rows is not a ranking."
     )
 
 

@@ -53,8 +53,8 @@ def head(inputs: ReportInputs) -> str:
     parts.append(
         page.note(
             f"A score says how alike two {inputs.noun}s are to the network: the higher, the more alike. "
-            "It has no unit and no zero; a threshold, or a probability fitted to it, makes an answer of "
-            "it. Ranges are 95 % intervals. Chance is what guessing would reach."
+            "It has no unit and no natural zero. A threshold, or a fitted probability, turns it into an "
+            "answer. Ranges are 95 % intervals. Chance is the accuracy of guessing."
         )
     )
     command = " ".join(f"<span>{html.escape(argument)}</span>" for argument in start["command"])
