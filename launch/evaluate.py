@@ -5,9 +5,10 @@
 Protocols: official (Lake's 20 runs), within (inside each alphabet), koch (the paper's 400 trials),
 between (characters of any alphabet), verification (with --pairs of a CSV file too: a line is two
 pictures, 1 for same or 0, and perhaps a claim that lines share), curve (accuracy against N), retrieval
-(each test image among all others), open_set (half of the classes enrolled, the others unknown). All
-but official and --pairs use the alphabets of --part. The figures go to results.json, what the page is
-drawn from to evaluation.npz, and the page to report.html.
+(each test image among all others), assignment (the official and within trials, a run's queries
+answered one to one), open_set (half of the classes enrolled, the others unknown). All but official
+and --pairs use the alphabets of --part. The figures go to results.json, what the page is drawn from to
+evaluation.npz, and the page to report.html.
 """
 
 import sys
