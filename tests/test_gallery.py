@@ -598,6 +598,7 @@ def test_rebuilding_is_enrolling_anew_with_the_other_network(net, other_net, sma
         identification.identify(new, other_net, read(other_net, people, 1, 0))[0].matches[0].name
         == "bob"
     )
+    assert gallery.rebuild(calibrated, net)[0].calibration == calibrated.calibration
     back, _ = gallery.rebuild(new, net)
     assert (back.fingerprint, back.references) == (small.fingerprint, small.references)
     np.testing.assert_allclose(back.embeddings, small.embeddings, atol=1e-6)

@@ -61,6 +61,10 @@ def test_one_picture_or_a_stack_by_shape():
         (np.full((9, 9), 2.0), "floats in .0, 1.; got float64"),
         (np.full((9, 9), np.nan), "floats in .0, 1."),
         (np.zeros((9, 9), np.int64), "got int64"),
+        (np.zeros((0, 9), np.uint8), r"got uint8 of shape \(0, 9\)"),
+        (np.zeros((0, 9, 9, 1), np.uint8), "no pictures are given"),
+        (None, "paths, PIL pictures, or arrays"),
+        (np.array(["a"]), "paths, PIL pictures, or arrays"),
         ([np.zeros((2, 9, 9, 1), np.uint8)], "a picture of a list has the shape"),
         ([], "no pictures are given"),
     ],
@@ -107,6 +111,9 @@ def test_what_was_put_right_is_logged(caplog):
     np.testing.assert_allclose(middle, 27.5, atol=6)
     untouched = stack(corner, framed=False)[0]
     assert not untouched[0, 28:].any()
+    assert "no ink" not in caplog.text
+    stack([image, np.full_like(image, 255)])
+    assert "1 of 2 pictures have no ink: their scores mean nothing" in caplog.text
 
 
 def test_a_file_whose_border_does_not_tell_is_dark_on_light():
@@ -177,3 +184,10 @@ def test_a_calibration_is_written_into_a_file_beside_what_it_holds(tmp_path):
     assert after.step == before.step and after.provenance == before.provenance
     with pytest.raises(ValueError, match="what is calibrated must be one of"):
         network_calibration.calibrate_file(file, "people")
+
+
+def test_one_image_is_not_taken_for_a_stack_of_its_rows(net):
+    image = drawing(side=56)[..., None]
+    with pytest.raises(ValueError, match=r"a stack .*one image is a stack of one, images\[None\]"):
+        net.embed(image)
+    assert len(net.embed(image[None])) == 1

@@ -110,6 +110,11 @@ def test_another_network_takes_a_large_gallery_over(nets, large, monkeypatch):
     other = nets["local"]  # whose embeddings have another size
     monkeypatch.setattr(gallery, "BATCH", 50)
     monkeypatch.setattr(gallery, "read_again", read_noise_again)
+    held = dict.fromkeys(calibration.HeldOut.__annotations__, 1)
+    learned = calibration.Calibration(0.1, ((1, 1.0),), 1.0, 0.0, "s", "f", 0, 4, 8, held)
+    monkeypatch.setattr(gallery, "calibration_of", lambda *_: learned)
+    large.calibrate(nets["cosine"], None, 0.1)
+    assert large.rebuild(nets["cosine"]) == 120 and large.calibration == learned
     assert large.rebuild(other) == 120
     whole = [picture(row).image for row in range(120)]
     h = other.embed(np.stack(whole))

@@ -89,10 +89,13 @@ class Comparing(abc.ABC):
         """
         given = f"{images.shape} {images.dtype}"
         height, width, channels = self.image_shape
-        if isinstance(images, np.ndarray) and images.ndim == 3:
+        if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] > 1:
             images = images[..., None]
         if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] != channels:
-            raise ValueError(f"images must be (B, H, W, {channels}) uint8, got {given}")
+            raise ValueError(
+                f"images must be a stack (B, H, W, {channels}) uint8, got {given}; one image is "
+                "a stack of one, images[None]"
+            )
         if images.shape[1:3] == (height, width):
             return images
         if isinstance(images, StreamedImages):

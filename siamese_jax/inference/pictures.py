@@ -73,11 +73,12 @@ def to_stack(
         many = list(stack)
         read = [False] * len(many)
     changes: dict[str, int] = {}
-    parts = []
+    parts, blank = [], 0
     for picture, is_file in zip(many, read, strict=True):
         pixels = to_channels(picture[None], image_shape[2])[0]
         if kind == "ink":
             pixels = blank_paper(pixels, changes, from_files or is_file)
+            blank += not (pixels > _STROKE).any()
             if framed:
                 pixels = centred(pixels, changes)
         else:
@@ -85,6 +86,8 @@ def to_stack(
         parts.append(resize_images(pixels[None], *image_shape[:2])[0])
     for change, count in changes.items():
         _log.info("%d of %d pictures: %s", count, len(parts), change)
+    if blank:
+        _log.warning("%d of %d pictures have no ink: their scores mean nothing", blank, len(parts))
     return np.stack(parts), single
 
 
@@ -189,16 +192,18 @@ def _read(picture: Any) -> np.ndarray:
 
 
 def _as_uint8(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.uint8:
+    if array.dtype == np.uint8 and (array.size or array.ndim > 2):
         return array
     if array.dtype == bool:
         return array.astype(np.uint8) * np.uint8(255)
-    floating = np.issubdtype(array.dtype, np.floating) and array.size > 0
-    if floating and array.min() >= 0 and array.max() <= 1:  # false for NaN
-        return np.rint(array * 255).astype(np.uint8)
+    given = f"{array.dtype} of shape {array.shape}"
+    if array.dtype.kind in "iuf" and array.size:
+        if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:  # false for NaN
+            return np.rint(array * 255).astype(np.uint8)
+        given += f" from {array.min():g} to {array.max():g}"
     raise ValueError(
-        f"pictures must be uint8, or floats in [0, 1]; got {array.dtype} of shape {array.shape}"
-        + (f" from {array.min():g} to {array.max():g}" if array.size else "")
+        "pictures must be paths, PIL pictures, or arrays of uint8 or of floats in [0, 1]; got "
+        + given
     )
 
 

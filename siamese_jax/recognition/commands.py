@@ -320,7 +320,7 @@ def _rebuild(_: Sequence[str], settings: Settings) -> Output:
         f"rebuilt {gallery.size(known)} with {net.name}: {len(known) - from_thumbnails} from their "
         f"files, {from_thumbnails} from kept thumbnails"
     ]
-    if calibrated:
+    if calibrated and known.calibration is None:
         lines.append("the calibration was of the old network and is dropped: calibrate again")
     return Output(tuple(lines))
 

@@ -440,7 +440,7 @@ def rebuild(gallery: Gallery, net: Comparing) -> tuple[Gallery, int]:
     """The gallery with its references embedded by another network.
 
     A reference is read from its original file where that still holds the same pixels, else from the
-    kept thumbnail. The calibration was the old network's and is dropped.
+    kept thumbnail. The calibration goes with its network: it is dropped unless the network is the same.
 
     Args:
         gallery: the old one.
@@ -455,6 +455,8 @@ def rebuild(gallery: Gallery, net: Comparing) -> tuple[Gallery, int]:
     from siamese_jax.recognition import scoring
 
     fresh = empty(net)
+    if fresh.fingerprint == gallery.fingerprint:
+        fresh = dataclasses.replace(fresh, calibration=gallery.calibration)
     originals, from_thumbnails = read_again(net, gallery.references)
     if not originals:
         return fresh, 0

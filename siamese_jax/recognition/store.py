@@ -211,6 +211,8 @@ class Store:
         fresh = gallery_lib.empty(net)
         from_thumbnails = 0
         with self._db.writing():
+            if self.records.fact("network")[0] != fresh.fingerprint:
+                self.records.set_fact("calibration", None)
             self.records.set_fact("network", [fresh.fingerprint, fresh.network, net.embedding_size])
             ids = [number for (number,) in self._db.rows("SELECT id FROM reference ORDER BY id")]
             starts = range(0, len(ids), gallery_lib.BATCH)
@@ -220,7 +222,6 @@ class Store:
                 images, small = gallery_lib.read_again(net, references.values())
                 from_thumbnails += small
                 self.records.embed_anew(references, scoring.embed(net, images))
-            self.records.set_fact("calibration", None)
             self.records.set_fact("index", None)
             self._db.forget(None)
         self._db.after_index(self.records.fact("index"))
