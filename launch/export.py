@@ -18,10 +18,7 @@ siamese_jax.tune_cpu()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run whose network is written.")
 _PRETRAINED = flags.DEFINE_string("pretrained", None, "A network of the package, instead of a run.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
-_FORMAT = flags.DEFINE_enum(
-    "format", None, ["onnx", "safetensors", "stablehlo"], "Default: the extension of --out."
-)
-_OUT = flags.DEFINE_string("out", None, "File to write.")
+_OUT = flags.DEFINE_string("out", None, "File.onnx, .stablehlo or .safetensors to write.")
 flags.mark_flag_as_required("out")
 
 
@@ -33,7 +30,7 @@ def main(argv):
 
     checkpoint = int(_CHECKPOINT.value) if _CHECKPOINT.value.isdigit() else _CHECKPOINT.value
     path = _PRETRAINED.value or _WORKDIR.value
-    for file in export.export_network(path, _OUT.value, _FORMAT.value, checkpoint):
+    for file in export.export_network(path, _OUT.value, checkpoint):
         print(f"{file.path} ({file.path.stat().st_size / 1e6:.1f} MB): {file.contents}")
 
 

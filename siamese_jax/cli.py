@@ -32,7 +32,11 @@ _BUG = (
     "tracker, with the command and the lines above."
 )
 _ROOM = "make space, and give the same command again"
-_ADVICE = {errno.ENOSPC: _ROOM, errno.EFBIG: _ROOM, errno.EDQUOT: _ROOM}
+_OTHER_PLACE = "a file is in the way of a folder: give another path"
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EFBIG, errno.EDQUOT), _ROOM),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), _OTHER_PLACE),
+}
 
 
 def run(
@@ -114,7 +118,10 @@ def text_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = Non
 def _parse(argv: Sequence[str], error_code: int) -> Sequence[str]:
     argv = [_with_shipped_config(word) for word in argv]
     if any(word.startswith(("--help", "-help")) for word in argv):
-        return app.parse_flags_with_usage(argv)
+        try:
+            return app.parse_flags_with_usage(argv)
+        except SystemExit:  # with code 1, which is that of a mistake here
+            sys.exit(0)
     if "--verbosity=1" in argv:
         return flags.FLAGS(argv)
     # First: the flags' own errors name neither file nor near fields.
@@ -124,7 +131,8 @@ def _parse(argv: Sequence[str], error_code: int) -> Sequence[str]:
     try:
         return flags.FLAGS(argv)
     except Exception as error:
-        _exit(str(error), error_code)
+        missing = re.fullmatch("flag --([^=]*)=None: .* other than None.", str(error))
+        _exit(f"give --{missing[1]}=..." if missing else str(error), error_code)
 
 
 def _unless_closed(
@@ -235,7 +243,8 @@ def _field_mistake(config: ConfigDict, field: str) -> str | None:
     """What is wrong with setting a field, by its dotted name; None if nothing is."""
     names = dict(_fields(config))
     if field not in names:
-        advice = _did_you_mean(field, list(names)) or f"; it has {', '.join(config)}"
+        values = [name for name, value in names.items() if not isinstance(value, ConfigDict)]
+        advice = _did_you_mean(field, values) or f"; it has {', '.join(config)}"
         return f"config has no field {field}{advice}"
     if isinstance(names[field], ConfigDict):
         inner = [name for name in names if name.startswith(f"{field}.")]

@@ -21,7 +21,12 @@ def replace_file(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
         write: writes the content to the stream that it is given.
     """
     path = pathlib.Path(path)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as side:
+    try:
+        beside = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # the name that the user knows
+        raise
+    with beside as side:
         part = pathlib.Path(side) / path.name
         with open(part, "xb") as file:
             write(file)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from siamese_jax import cli
+from siamese_jax import cli, files
 
 ROOT = pathlib.Path(__file__).parent.parent
 QUICKSTART = f"{ROOT / 'configs' / 'quickstart.py'}:smoke"
@@ -26,6 +26,10 @@ QUICKSTART = f"{ROOT / 'configs' / 'quickstart.py'}:smoke"
         ("sede=1", "config has no field sede; did you mean seed?"),
         ("zzzz=1", "config has no field zzzz; it has augment, data, eval,"),
         ("optim=adam", "config.optim is a section: set one of its fields, optim.accumulate,"),
+        (
+            "objective.k_shot=1",
+            "config has no field objective.k_shot; did you mean objective.n_way?",
+        ),
         ("optim.name.x=1", "config has no field optim.name.x; did you mean optim.name?"),
     ],
 )
@@ -60,6 +64,16 @@ def test_a_config_file_that_is_not_there():
     path = ROOT / "configs" / "quikstart.py"
     mistake = cli._config_mistake(["train", f"--config={path}:smoke"])
     assert mistake == f"no config file {path}; did you mean {ROOT / 'configs' / 'quickstart.py'}?"
+
+
+@pytest.mark.parametrize("place", ["file", "nowhere/file"])
+def test_a_file_in_the_way_is_named_as_the_user_named_it(place, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:
+        files.replace_text(tmp_path / place / "a.json", "{}")
+    line = cli._mistake(caught.value)
+    assert line.startswith(f"{tmp_path / place / 'a.json'}: ")
+    assert ("in the way" in line) == (place == "file")
 
 
 @pytest.mark.parametrize("words", [[], ["--config.seed=1"], ["--config.data.stream"]])

@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from siamese_jax.data import loading
 from siamese_jax.evaluation import intervals, protocols
 from siamese_jax.evaluation import trials as trials_lib
 from siamese_jax.experiments import quiz
+from tests import planted
 
 LAUNCHER = pathlib.Path(__file__).resolve().parents[1] / "launch" / "quiz.py"
 
@@ -165,6 +167,15 @@ def test_the_official_trials_are_those_of_the_evaluation(real_data, prepared_omn
     assert trials.hash == "133a54498d41" and len(alphabets) == 20
     trials, alphabets = quiz.draw_trials(archives, "within", num_runs=4, seed=1)
     assert trials.num_trials == 80 and len(set(alphabets)) == 4
+
+
+@pytest.mark.parametrize("num_runs", [1, 4])
+def test_a_run_is_named_by_its_alphabet(num_runs, monkeypatch):
+    """Also where one run is all there is, and trials of one alphabet are grouped by character."""
+    data = types.SimpleNamespace(test=planted.make_set((20, 21)))
+    monkeypatch.setattr(loading, "load", lambda _: data)
+    _, alphabets = quiz.draw_trials(None, "within", num_runs)
+    assert len(alphabets) == num_runs and set(alphabets) <= {"alphabet0", "alphabet1"}
 
 
 @pytest.mark.parametrize("bad", [{"kind": "between"}, {"num_runs": 0}, {"num_runs": 21}])

@@ -101,7 +101,7 @@ def test_every_launcher_is_a_console_command(installed):
 def test_a_command_helps_and_explains_mistakes(installed, name):
     binaries, folder = installed
     done = run(binaries / f"siamese-{name}", "--help", cwd=folder)
-    assert "--workdir: Folder of the run" in done.stdout, done.stderr
+    assert done.returncode == 0 and "--workdir: Folder of the run" in done.stdout, done.stderr
     done = run(binaries / f"siamese-{name}", "--wrkdir=x", cwd=folder)
     assert done.returncode in (1, 2) and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"launch/{name}.py: ") and "wrkdir" in done.stderr

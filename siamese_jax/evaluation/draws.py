@@ -112,10 +112,12 @@ def large_enough(image_set: ImageSet, ids: np.ndarray, n_way: int, skip_small: b
     if len(large) == len(ids) or (skip_small and len(large)):
         return large
     smallest = ids[np.argmin(sizes)]
-    advice = "none is large enough" if skip_small else "or leave such alphabets out (skip_small)"
+    most = sizes.max() if skip_small else sizes.min()
+    choice = "leave out smaller alphabets (skip_small)" if len(large) else "give more classes"
     raise ValueError(
-        f"n_way {n_way} is above the {image_set.alphabet_count[smallest]} classes of alphabet "
-        f"{image_set.alphabet_names[smallest]!r}: choose a smaller one, {advice}"
+        f"n_way {n_way} is above the {sizes.min()} classes of alphabet "
+        f"{image_set.alphabet_names[smallest]!r} in {image_set.name!r}: choose at most {most}, "
+        f"or {choice}"
     )
 
 

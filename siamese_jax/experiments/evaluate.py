@@ -98,6 +98,8 @@ class EvaluationRequest:
     def __post_init__(self) -> None:
         if self.part not in PARTS:
             raise ValueError(f"part must be one of {PARTS}, got {self.part!r}")
+        if self.record and not pathlib.Path(self.record).parent.is_dir():
+            raise ValueError(f"{pathlib.Path(self.record).parent}: no such folder for a record")
 
 
 def evaluate_run(request: EvaluationRequest) -> Results:

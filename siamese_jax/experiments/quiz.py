@@ -88,7 +88,8 @@ def draw_trials(
         skip_small=True,
         queries_per_run=N_WAY,
     )
-    return trials, tuple(trials.group_names[group] for group in trials.groups[:, 0])
+    of_runs = data.test.alphabets[trials.queries[:, 0]]
+    return trials, tuple(data.test.alphabet_names[i] for i in of_runs)
 
 
 def answer(net: Siamese, trials: trials_lib.Trials, alphabets: Sequence[str]) -> Quiz:

@@ -22,8 +22,8 @@ RUNS_NOTE = (
     "Polis and Ilin (ESANN 2021, arXiv 2111.04313) claim that no error is left. The abstract of the "
     "journal version (Neurocomputing 2022) calls the result almost perfect in combination with "
     "Hungarian matching. Such one-to-one answers name all queries of a run together. The systems "
-    "measured here name each query by itself, which is the harder task. Koch et al. describe 400 trials of "
-    "this form, two runs of each of ten alphabets, and do not say that they are Lake's."
+    "measured here name each query by itself, which is the harder task. Koch et al. describe 400 trials "
+    "of this form, two runs of each of ten alphabets, and do not say that they are Lake's."
 )
 # 20-way accuracy between alphabets by shots, %, on their authors' own splits of the characters.
 BETWEEN = (

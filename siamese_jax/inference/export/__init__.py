@@ -36,7 +36,6 @@ class ExportedFile:
 def export_network(
     path: str | pathlib.Path,
     file: str | pathlib.Path,
-    format_name: str | None = None,
     checkpoint: str | int = "best",
 ) -> list[ExportedFile]:
     """Writes a network in one of `FORMATS`.
@@ -44,23 +43,22 @@ def export_network(
     Args:
         path: of the network, as `network.load` takes it.
         file: of the encoder or of everything; the comparator of `network.onnx` is written to
-            `network.comparator.onnx`.
-        format_name: a name of `FORMATS`; None for the one that the file's name ends in.
+            `network.comparator.onnx`. Its extension is the name of the format.
         checkpoint: as in `network.load`.
 
     Returns:
         The files, in the order in which they were written.
 
     Raises:
-        ValueError: an unknown format, a name of another format, a folder that is not there, a package
+        ValueError: an unknown format, a folder that is not there, a package
             that is missing, or a network that the format cannot hold.
     """
     file = pathlib.Path(file)
-    format_name = format_name or file.suffix.removeprefix(".")
+    format_name = file.suffix.removeprefix(".")
     if format_name not in FORMATS:
-        raise ValueError(f"the format must be one of {', '.join(FORMATS)}, not {format_name!r}")
-    if file.suffix != f".{format_name}":
-        raise ValueError(f"the file of a network in {format_name} is named *.{format_name}: {file}")
+        raise ValueError(
+            f"{file}: its extension must be .{', .'.join(FORMATS)}, which is the format"
+        )
     if not file.parent.is_dir():
         raise ValueError(f"{file.parent} is no folder: make it first")
     weights = network.read(path, checkpoint)
