@@ -256,6 +256,11 @@ def test_a_picture_in_place_of_a_drawing(page, address, tmp_path):
     page.find("#file").send_keys(str(tmp_path / "text.png"))
     page.wait(lambda: "no picture of type" in page.text("#message"))
     assert "bad" in page.find("#message").get_attribute("class")
+    page.run("window.createImageBitmap = () => new Promise((done) => { window.decoded = done; })")
+    page.find("#file").send_keys(str(tmp_path / "tent.jpg"))
+    page.draw(again(SUN))  # while the picture is read: it comes too late
+    page.run("decoded(null)")
+    assert page.run("return [picture, strokes.length]") == [None, len(SUN)]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,8 @@
 """Symbols taught by drawing, and the API that serves them to this computer only."""
 
+import asyncio
+import contextlib
+import dataclasses
 import http.client
 import io
 import json
@@ -106,8 +109,25 @@ def test_the_gallery_is_kept_in_a_file(net, taught, tmp_path):
     again, _ = symbols.open_gallery(net, tmp_path / "symbols.npz")
     assert again.names == taught.names and again.calibration == taught.calibration
     for reference in again.references:
-        image = symbols.image_of(reference.thumbnail)
+        image = symbols.image_of(reference)
         assert drawing.digest(image[..., 0]) == reference.digest
+
+
+def test_a_reference_from_a_file_is_shown_as_ink_whatever_its_size(net):
+    light = 255 - np.asarray(Image.open(io.BytesIO(draw("post", side=105, pen=5))))
+    buffer = io.BytesIO()
+    Image.fromarray(light).save(buffer, format="PNG")
+    reference = gallery.Reference("post", "/p/post.png", "0" * 16, buffer.getvalue())
+    assert (symbols.image_of(reference) > 127).mean() < 0.1
+
+
+def test_a_calibration_for_pictures_decides_nothing_about_drawings(net, taught):
+    of_pictures = {"pictures": taught.calibration}
+    other = symbols.prepare(dataclasses.replace(net, calibrations=of_pictures))
+    known, _ = symbols.open_gallery(other, None)
+    known = dataclasses.replace(taught, calibration=known.calibration)
+    answer = symbols.recognise(known, other, symbols.picture(draw("star")))
+    assert known.calibration is answer.threshold is answer.matches[0].probability is None
 
 
 def test_the_calibration_of_the_package_fits_its_network(net, tmp_path):
@@ -234,6 +254,43 @@ def test_large_requests_are_refused_before_they_are_read(site):
         assert b"413" in connection.recv(100)
     status, problem, _ = call("POST", "/api/recognise", iter([bytes(1_000_000)] * 9))  # in chunks
     assert status == 413 and problem == {"error": "at most 8 MB are taken"}
+
+
+def ask(app, parts, wait=0.0, **headers):
+    """The status, the headers and the JSON that the app itself answers; parts of a body come slowly."""
+    sent, left = [], list(parts)
+
+    async def receive():
+        await asyncio.sleep(wait)
+        return {"type": "http.request", "body": left.pop(), "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    head = {"host": "localhost", **headers}
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/api/recognise"}
+    scope |= {"headers": [(k.encode(), v.encode()) for k, v in head.items()], "query_string": b""}
+    with contextlib.suppress(IndexError):  # which the server would log
+        asyncio.run(app(scope, receive, send))
+    start, *bodies = sent
+    content = b"".join(message["body"] for message in bodies)
+    return start["status"], dict(start["headers"]), json.loads(content)
+
+
+def test_the_time_limit_is_of_the_whole_request(net, taught, monkeypatch):
+    monkeypatch.setattr(server, "_SECONDS", 0.1)
+    app = server.make_app(net, taught)
+    status, _, problem = ask(app, [b"x"] * 9, wait=0.03)
+    assert (status, problem) == (408, {"error": "the request took more than 0.1 s"})
+
+
+def test_every_answer_has_the_headers_of_the_page(net, taught):
+    app = server.make_app(net, taught)
+    status, headers, _ = ask(app, [], **{"content-length": "9" * 5000})
+    assert status == 413 and b"content-security-policy" in headers
+    status, headers, problem = ask(app, [])  # `receive` fails
+    assert (status, problem) == (500, {"error": "the server failed (IndexError)"})
+    assert b"content-security-policy" in headers
 
 
 def test_a_picture_of_too_many_pixels_is_refused_unread(site, monkeypatch):

@@ -1,8 +1,9 @@
 """The drawing page and its API, served on this computer only.
 
-Every route is listed in `/openapi.json`. Errors are `{"error": "one line"}`. A request is refused
-before it is read if it is too large, comes from another site's page, or names another host. One that
-arrives too slowly is dropped.
+Every route is listed in `/openapi.json`. Errors of the app are `{"error": "one line"}`. Before it is
+read, a request is refused if it is too large, comes from another site's page, or names another host.
+While it is read, it is refused if it takes too long to arrive. What uvicorn itself refuses (too many
+connections, no valid HTTP) is plain text.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from siamese_jax.reporting import page
 _T = TypeVar("_T")
 HOST = "127.0.0.1"
 MAX_BYTES = 8_000_000  # of a request
-_SECONDS = 10  # for a request to arrive
+_SECONDS = 10  # for a whole request to arrive
 _WAITING = 16  # requests that may wait for the network
 _UNDO = 100  # changes that can be undone
 _TEMPLATE = pathlib.Path(__file__).with_name("demo.html")
@@ -80,7 +81,7 @@ class State(BaseModel):
     can_undo: bool
     kept_in: str | None = Field(description="Name of the gallery's file; null: nothing is kept.")
     false_accept_rate: float | None = Field(
-        description="How often a symbol that was not taught may be named; null: without a threshold."
+        description="Share of untaught symbols that the threshold was set to name; null: no threshold."
     )
 
 
@@ -128,7 +129,7 @@ class _Session:
         self.known = self.before.pop()
 
 
-def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> FastAPI:
+def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> ASGIApp:
     """The page and its API.
 
     Args:
@@ -138,7 +139,7 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
     """
     app = FastAPI(
         title="siamese_jax: teach and recognise symbols",
-        description="Errors are {error: one line}.",
+        description="Errors of the app are {error: one line}.",
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
@@ -244,8 +245,7 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> F
     async def failure(_: Request, error: Exception) -> JSONResponse:
         return _error(500, f"the server failed ({type(error).__name__})")
 
-    app.add_middleware(_Guard)
-    return app
+    return _Guard(app)  # outside of the handlers: their answers have its headers too
 
 
 class _Guard:
@@ -270,14 +270,15 @@ class _Guard:
         if problem:
             await _error(*problem)(scope, receive, with_headers)
             return
-        arrived, complete = 0, False
+        loop = asyncio.get_running_loop()
+        end, arrived, complete = loop.time() + _SECONDS, 0, False
 
         async def limited() -> Message:
             nonlocal arrived, complete
             if complete:
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), _SECONDS)
+                message = await asyncio.wait_for(receive(), end - loop.time())
             except TimeoutError:
                 raise HTTPException(408, f"the request took more than {_SECONDS} s") from None
             arrived += len(message.get("body", b""))
@@ -303,7 +304,7 @@ def _refused(scope: Scope) -> tuple[int, str] | None:
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         return 403, "requests from another site's page are refused"
     length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > MAX_BYTES:
+    if not length.isdecimal() or len(length) > 12 or int(length) > MAX_BYTES:
         return 413, _TOO_LARGE
     return None
 
@@ -334,7 +335,7 @@ def listen(port: int = 0) -> socket.socket:
     return listener
 
 
-def make_server(app: FastAPI) -> uvicorn.Server:
+def make_server(app: ASGIApp) -> uvicorn.Server:
     """A server of the app; call its `run(sockets=[listen()])`, which returns after Ctrl-C."""
     return uvicorn.Server(
         uvicorn.Config(

@@ -28,6 +28,7 @@ from siamese_jax.reporting import explain as explain_figure
 
 MAX_NAME = 60  # characters
 MAX_REFERENCES = 1024
+_SOURCE = "this drawing"  # of a reference; one taught from a file has a path
 _SIZES = (8, 32, 128, 512, MAX_REFERENCES)  # a comparison is compiled for these numbers only
 
 
@@ -35,7 +36,8 @@ def prepare(net: Siamese) -> Siamese:
     """The network with comparisons that are compiled for a few numbers of references only.
 
     References are padded with copies of the last one, whose scores are dropped: else each taught
-    symbol would compile the comparison anew, which takes a second.
+    symbol would compile the comparison anew, which takes a second. The network's calibration for
+    pictures is left out: no threshold of it holds for drawings.
 
     Raises:
         ValueError: the network does not take one channel of ink.
@@ -51,7 +53,8 @@ def prepare(net: Siamese) -> Siamese:
         padded = np.concatenate([h2, np.repeat(h2[-1:], size - len(h2), 0)])
         return net.one_shot_step(variables, h1, padded)[:, : len(h2)]
 
-    return dataclasses.replace(net, one_shot_step=compare)
+    calibrations = {key: value for key, value in net.calibrations.items() if key != "pictures"}
+    return dataclasses.replace(net, one_shot_step=compare, calibrations=calibrations)
 
 
 def warm_up(net: Siamese, sizes: int = 2) -> None:
@@ -102,7 +105,7 @@ def picture(data: bytes) -> pictures.Picture:
     """
     image = drawing.to_omniglot(drawing.read_ink(data))
     name, png = drawing.digest(image), drawing.to_png(image)
-    return pictures.Picture("this drawing", name, png, image[..., None])
+    return pictures.Picture(_SOURCE, name, png, image[..., None])
 
 
 def teach(
@@ -151,15 +154,14 @@ def explain(known: gallery.Gallery, net: Siamese, example: pictures.Picture) -> 
         return None
     answer = recognise(known, net, example, top=1)
     best = answer.matches[0].reference
-    images = example.image, image_of(best.thumbnail)
+    images = example.image, image_of(best)
     explanation = explain_lib.explain(net, *images, threshold=answer.threshold or 0.0)
     return explain_figure.fragment(explanation, *images, names=("your drawing", best.name))
 
 
-def image_of(thumbnail: bytes) -> np.ndarray:
+def image_of(reference: gallery.Reference) -> np.ndarray:
     """The (SIDE, SIDE, 1) uint8 image, 255 ink, of a reference's PNG."""
-    with Image.open(io.BytesIO(thumbnail)) as file:
-        grey = np.asarray(file.convert("L"))
-    if grey.shape != (drawing.SIDE, drawing.SIDE):  # taught from a file by launch/recognize.py
-        return drawing.to_omniglot(drawing.read_ink(thumbnail))[..., None]
-    return 255 - grey[..., None]
+    if reference.source != _SOURCE:  # taught from a file by launch/recognize.py
+        return drawing.to_omniglot(drawing.read_ink(reference.thumbnail))[..., None]
+    with Image.open(io.BytesIO(reference.thumbnail)) as file:
+        return 255 - np.asarray(file.convert("L"))[..., None]
