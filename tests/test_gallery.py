@@ -257,8 +257,10 @@ def test_mistakes_are_named(net, small, people, tmp_path):
     for ask in (identification.identify, identification.score):
         with pytest.raises(ValueError, match="holds no names.*enrol"):
             ask(gallery.empty(net), net, probe)
-    with pytest.raises(ValueError, match="top must be at least 1, got 0"):
-        identification.search(small, net, *probe, top=0)
+    for ask in (identification.search, lambda *a, top: identification.identify(*a[:2], [], top)):
+        with pytest.raises(ValueError, match="top must be at least 1, got 0"):
+            ask(small, net, *probe, top=0)
+    assert identification.identify(small, net, []) == []
 
 
 def test_another_network_is_refused(net, other_net, small, people):
@@ -748,13 +750,16 @@ def test_the_bound_of_a_gallery_ends_with_the_next_name(net, small, people, tmp_
 def test_the_page_of_a_search_needs_no_other_file(net, small, people):
     probe = read(net, people, 0, 4)[0]
     known = gallery.enrol(small, net, "<i>&", read(net, people, 4, 0))
-    for made in (None, made_up()):
+    of_network = dataclasses.replace(net, calibrations={"pictures": made_up()})
+    for asked_net, made in ((net, None), (net, made_up()), (of_network, None)):
         known = dataclasses.replace(known, calibration=made)
-        matches = identification.search(known, net, probe, top=7)
-        page = search_page.render(known, probe, matches)
+        matches = identification.search(known, asked_net, probe, top=7)
+        calibrated = identification.calibration_in_use(known, asked_net)
+        page = search_page.render(known, probe, matches, calibrated)
         assert page.count('src="data:image/png;base64,') == page.count("<img") == 8
         assert "://" not in page and "<script" not in page and "<i>&<" not in page
         assert "&lt;i&gt;&amp;" in page and str(people / "p4" / "0.png") in page
         places = [page.index(f"<td class=n>{rank}</td>") for rank in range(1, 8)]
         assert places == sorted(places)
-        assert ("probability of same" in page) == (made is not None)
+        assert ("probability of same" in page) == (calibrated is not None)
+        assert ("no calibration" in page) == (calibrated is None)

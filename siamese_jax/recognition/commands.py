@@ -191,12 +191,12 @@ def _globbed(paths: Sequence[str]) -> list[str]:
 def _compare(paths: Sequence[str], settings: Settings) -> Output:
     from siamese_jax.recognition import compare_page, identification, pictures
 
-    calibrated = None
+    known = None
     if settings.gallery is None:
         net = _network(settings)
     else:
         _, known, net = _open(settings)
-        calibrated = known.calibration
+    calibrated = identification.calibration_in_use(known, net)
     page = settings.page and _page_path(settings.page, settings.gallery, paths)
     first, second = (pictures.read(net, path) for path in paths)
     comparison = identification.compare(net, first, second, calibrated)
@@ -207,7 +207,6 @@ def _compare(paths: Sequence[str], settings: Settings) -> Output:
         f"dissimilarity {comparison.dissimilarity:.4f}, score {comparison.score:.4f}, {probability}"
     ]
     if page:
-        calibrated = calibrated or net.calibrations.get("pictures")
         files.replace_text(page, compare_page.render(net, first, second, comparison, calibrated))
         lines.append(f"page: {page}")
     return Output(tuple(lines))
@@ -251,7 +250,8 @@ def _search(paths: Sequence[str], settings: Settings) -> Output:
     page = _page_path(page, settings.gallery, paths)
     probe = pictures.read(net, paths[0])
     matches = identification.search(known, net, probe, settings.top)
-    files.replace_text(page, search_page.render(known, probe, matches))
+    calibrated = identification.calibration_in_use(known, net)
+    files.replace_text(page, search_page.render(known, probe, matches, calibrated))
     rows = tuple(
         (str(rank), match.name, _score(match), match.reference.source)
         for rank, match in enumerate(matches, 1)
@@ -437,7 +437,9 @@ def _index_lines(known: gallery.Gallery | Store) -> tuple[str, ...]:
 def _threshold_line(
     known: gallery.Gallery | Store, net: network.Siamese, answer: identification.Answer
 ) -> str:
-    calibrated = known.calibration or net.calibrations.get("pictures")
+    from siamese_jax.recognition import identification
+
+    calibrated = identification.calibration_in_use(known, net)
     if calibrated is None:
         return "this gallery has no threshold, so nobody is unknown: calibrate it first"
     line = (

@@ -42,7 +42,7 @@ class Answer:
     Attributes:
         matches: the best names, best first.
         threshold: of the score; None without a calibration.
-        rate_covered: whether the calibration could show its rate for so many references.
+        rate_covered: whether the calibration could show its rate for this number of references.
         name: the best name, None for unknown; None as well without a threshold.
     """
 
@@ -90,10 +90,14 @@ def identify(
         top: names an answer at most.
 
     Raises:
-        ValueError: another network, or a gallery without names.
+        ValueError: another network, a gallery without names, or `top` below 1.
     """
-    h = _embed(gallery, net, probes)
-    calibrated = _calibration(gallery, net)
+    _check_top(top)
+    _check(gallery, net)
+    if not probes:
+        return []
+    h = scoring.embed(net, probes)
+    calibrated = calibration_in_use(gallery, net)
     threshold, covered = _threshold(calibrated, len(gallery))
     return [
         Answer(tuple(_match(calibrated, *best) for best in row), threshold, covered)
@@ -112,7 +116,7 @@ def verify(gallery: Gallery | Store, net: Comparing, name: str, probe: pictures.
     """
     check_network(gallery, net)
     check_name(gallery, name)
-    if _calibration(gallery, net) is None:
+    if calibration_in_use(gallery, net) is None:
         raise ValueError(
             "this gallery has no threshold to accept or reject by: `calibrate` it first"
         )
@@ -127,10 +131,10 @@ def search(
     Raises:
         ValueError: another network, a gallery without names, or `top` below 1.
     """
-    if top < 1:
-        raise ValueError(f"top must be at least 1, got {top}")
-    h = _embed(gallery, net, [probe])
-    calibrated = _calibration(gallery, net)
+    _check_top(top)
+    _check(gallery, net)
+    h = scoring.embed(net, [probe])
+    calibrated = calibration_in_use(gallery, net)
     return [_match(calibrated, *best) for best in gallery.nearest(net, h, top)[0]]
 
 
@@ -152,7 +156,7 @@ def compare(
         second: another one.
         calibrated: of this network, for the probability; None for the one that came with it.
     """
-    calibrated = calibrated or net.calibrations.get("pictures")
+    calibrated = calibrated or calibration_in_use(None, net)
     h = scoring.embed(net, [first, second])
     value = float(scoring.score(net, h[:1], scoring.References(h[1:]))[0, 0])
     head = net.head
@@ -169,28 +173,34 @@ def score(gallery: Gallery, net: Comparing, probes: Sequence[pictures.Picture]) 
     Raises:
         ValueError: another network, or a gallery without names.
     """
-    return scoring.score(net, _embed(gallery, net, probes), gallery.scored)
+    _check(gallery, net)
+    return scoring.score(net, scoring.embed(net, probes), gallery.scored)
 
 
-def _embed(
-    gallery: Gallery | Store, net: Comparing, probes: Sequence[pictures.Picture]
-) -> np.ndarray:
-    """(Q, D) embeddings of probes of a gallery with names, by its network."""
+def calibration_in_use(
+    gallery: Gallery | Store | None, net: Comparing
+) -> calibration.Calibration | None:
+    """The gallery's calibration, else the one for pictures that came with the network, else None."""
+    of_gallery = None if gallery is None else gallery.calibration
+    return of_gallery or net.calibrations.get("pictures")
+
+
+def _check(gallery: Gallery | Store, net: Comparing) -> None:
+    """Refuses a gallery without names, and another network than its own."""
     check_network(gallery, net)
     if not len(gallery):
         raise ValueError("the gallery holds no names: `enrol` some first")
-    return scoring.embed(net, probes)
 
 
-def _calibration(gallery: Gallery | Store, net: Comparing) -> calibration.Calibration | None:
-    """The gallery's calibration, else the one that came with the network."""
-    return gallery.calibration or net.calibrations.get("pictures")
+def _check_top(top: int) -> None:
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}")
 
 
 def _threshold(
     calibrated: calibration.Calibration | None, references: int
 ) -> tuple[float | None, bool]:
-    """The threshold for the best of so many references, and whether its rate was shown."""
+    """The threshold for the best of that many references, and whether its rate was shown."""
     if calibrated is None:
         return None, False
     return calibrated.threshold(references), references <= calibrated.max_references

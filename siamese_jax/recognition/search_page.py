@@ -14,20 +14,27 @@ from siamese_jax.recognition.store import Store
 from siamese_jax.reporting import page
 
 
-def render(known: gallery.Gallery | Store, probe: Picture, matches: Sequence[Match]) -> str:
+def render(
+    known: gallery.Gallery | Store,
+    probe: Picture,
+    matches: Sequence[Match],
+    calibrated: calibration.Calibration | None,
+) -> str:
     """The page, which needs no other file.
 
     Args:
         known: the gallery that was searched.
         probe: the picture that was searched for.
         matches: the nearest references, best first.
+        calibrated: what their probabilities are by, see `identification.calibration_in_use`.
     """
-    calibrated = known.calibration is not None
-    head = ["", "", "name", "score", *(["probability of same"] if calibrated else []), "file"]
+    has_probabilities = any(match.probability is not None for match in matches)
+    column = ["probability of same"] if has_probabilities else []
+    head = ["", "", "name", "score", *column, "file"]
     rows = []
     for rank, match in enumerate(matches, 1):
         thumbnail = page.Html(thumbnail_html(match.reference.thumbnail, match.name))
-        probability = [f"{match.probability:.3f}"] if calibrated else []
+        probability = [f"{match.probability:.3f}"] if has_probabilities else []
         cells = [str(rank), thumbnail, match.name, f"{match.score:.3f}", *probability]
         rows.append((False, [*cells, match.reference.source]))
     title = f"Nearest to {pathlib.Path(probe.source).name}"
@@ -35,6 +42,6 @@ def render(known: gallery.Gallery | Store, probe: Picture, matches: Sequence[Mat
     facts.append(("network", known.network))
     top = f"<h1>{html.escape(title)}</h1>\n{thumbnail_html(probe.thumbnail, title)}\n"
     table = page.table(head, rows, numbers=(0, *range(3, len(head) - 1)))
-    notes = "".join(page.note(line) for line in calibration.describe(known.calibration))
+    notes = "".join(page.note(line) for line in calibration.describe(calibrated))
     section = ("nearest", "Nearest references", table + notes)
     return page.document(title, top + page.facts(facts), [section])

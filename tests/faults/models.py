@@ -123,7 +123,8 @@ def strange_name(bench: Bench, rng: random.Random) -> str | None:
         path.write_bytes(lib.picture(rng, 20))
         probe = pictures.read(bench.net, path)
         known = gallery.enrol(known, bench.net, name, [probe])
-        page = search_page.render(known, probe, identification.search(known, bench.net, probe, 1))
+        matches = identification.search(known, bench.net, probe, 1)
+        page = search_page.render(known, probe, matches, known.calibration)
     except Exception as error:
         return f"{name}: {told(error) or error}"
     return f"{name}: HTML goes through" if "<script>" in page + svg else None
