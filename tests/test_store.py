@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import stat
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from siamese_jax.recognition import (
     database,
     gallery,
     identification,
+    ranking,
     records,
     shortlist,
+    sqlite,
     storage,
     store,
 )
@@ -195,6 +198,31 @@ def test_an_index_follows_what_is_enrolled_and_removed(nets, large, monkeypatch)
 
 
 @needs_index
+def test_of_two_indexes_made_at_once_the_first_stays(nets, large, monkeypatch):
+    net, second, make = nets["cosine"], store.Store(large.place), ranking.make_index
+
+    def make_and_let_the_other_finish(*arguments):
+        made_here = make(*arguments)
+        monkeypatch.setattr(ranking, "make_index", make)
+        assert second.index(net) == 120
+        return made_here
+
+    monkeypatch.setattr(ranking, "make_index", make_and_let_the_other_finish)
+    with pytest.raises(ValueError, match=r"g\.db: another process has made an index"):
+        large.index(net)
+    (path,) = large.place.parent.glob("*.ann")
+    assert path.name == large.records.fact("index")["file"]
+
+
+def test_a_sample_is_drawn_evenly_from_what_is_left(large):
+    ids, embeddings = large.records.range(0, 1000)
+    for name in [f"n{number}" for number in range(0, 40, 2)]:
+        large.remove(name)
+    left = embeddings[ids // 3 % 2 == 1]  # three of each name
+    np.testing.assert_array_equal(large.records.sample(25), left[::3])
+
+
+@needs_index
 def test_a_damaged_index_is_passed_over_with_a_warning(nets, large, caplog):
     net = nets["cosine"]
     large.index(net)
@@ -334,15 +362,28 @@ def test_damage_is_told_in_one_line(nets, large, what):
     assert "\n" not in str(told.value)
 
 
-def test_what_is_no_large_gallery_is_refused(tmp_path):
+def test_what_is_no_large_gallery_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no such gallery"):
         store.Store(tmp_path / "none.db")
     (tmp_path / "text.db").write_text("x" * 5000)
     with pytest.raises(ValueError, match=r"text\.db: damaged, or no gallery"):
         store.Store(tmp_path / "text.db")
     sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE x (y)").connection.close()
-    with pytest.raises(ValueError, match="another program's"):
+    with pytest.raises(ValueError, match=r"/other\.db: it is another program's"):
         store.Store(tmp_path / "other.db")
+    store.create(tmp_path / "new.db", gallery.Gallery("f", "n", (), np.zeros((0, 0))))
+    sqlite3.connect(tmp_path / "new.db").execute("PRAGMA user_version = 9").connection.close()
+    closed, connect = [], sqlite._connect
+
+    def watched(path):
+        db = mock.Mock(wraps=connect(path))
+        closed.append(db.close)
+        return db
+
+    monkeypatch.setattr(sqlite, "_connect", watched)
+    with pytest.raises(ValueError, match=r"/new\.db: it is of format 9, this version reads 1"):
+        store.Store(tmp_path / "new.db")
+    closed[0].assert_called_once_with()
     assert not store.is_store(tmp_path / "none.db") and not store.is_store(tmp_path / "text.db")
 
 

@@ -36,7 +36,10 @@ class Index(abc.ABC):
 
 
 class Database(abc.ABC):
-    """The tables of one gallery. Errors are ValueErrors of one line that names the place.
+    """The tables of one gallery.
+
+    An error of the database becomes a ValueError of one line that names the place, of `many` where
+    `writing` ends.
 
     Attributes:
         place: a path, or a URL without its password.
@@ -88,11 +91,15 @@ class Database(abc.ABC):
 
     @abc.abstractmethod
     def indexing(self) -> AbstractContextManager[None]:
-        """Inside references are taken in; a writing transaction where the index is in the database."""
+        """Inside references are taken in.
+
+        A writing transaction where the index is in the database. Elsewhere two processes can make an
+        index at once: the one that is done later has to see that and to give up, as `Store.index` does.
+        """
 
     @abc.abstractmethod
     def new_index(self, components: int) -> Index:
-        """An index without references, of vectors of so many numbers."""
+        """An index without references, of vectors of a given number of components."""
 
     @abc.abstractmethod
     def index_to_extend(self, facts: Mapping[str, Any]) -> Index | None:

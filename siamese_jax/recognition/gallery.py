@@ -96,7 +96,7 @@ class Gallery:
         return len(self._counts)
 
     def similar(self, name: str) -> tuple[str, ...]:
-        """Names to look for one that is not there in."""
+        """Names among which to look for near matches of one that is missing."""
         del name
         return self.names
 

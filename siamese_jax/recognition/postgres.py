@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from siamese_jax.recognition import database
-from siamese_jax.recognition.postgres_connection import Address, clearly, connect
+from siamese_jax.recognition.postgres_connection import Address, connect, translated_errors
 
 _COMMENT = f"gallery of siamese_jax, format {database.FORMAT}"
 _MOST = 1000  # candidates of a search that pgvector allows
@@ -44,7 +44,7 @@ def exists(url: str) -> bool:
         ValueError: the database cannot be reached, or the gallery's schema is another program's.
     """
     address = Address.of(url)
-    with contextlib.closing(connect(address)) as connection, clearly(address):
+    with contextlib.closing(connect(address)) as connection, translated_errors(address):
         return _has_gallery(connection, address)
 
 
@@ -68,7 +68,7 @@ class Postgres(database.Database):
         self._new, self._is_writing = new, False
         self._connection = connect(self._address)
         try:
-            with clearly(self._address):
+            with translated_errors(self._address):
                 self._open()
         except BaseException:
             self._connection.close()
@@ -109,12 +109,12 @@ class Postgres(database.Database):
 
     def rows(self, query: str, values: Sequence = ()) -> list[tuple]:
         """All rows of a query."""
-        with clearly(self._address):
+        with translated_errors(self._address):
             return self._own(_translated(query), values)
 
     def many(self, query: str, rows: Iterable[Sequence]) -> None:
         """Runs a change once for each row of values, in a writing transaction."""
-        with clearly(self._address), self._connection.cursor() as cursor:
+        with translated_errors(self._address), self._connection.cursor() as cursor:
             cursor.executemany(_translated(query), rows)
 
     @contextlib.contextmanager
@@ -149,7 +149,7 @@ class Postgres(database.Database):
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
-        with clearly(self._address):
+        with translated_errors(self._address):
             self._own(begin)
             try:
                 yield
@@ -199,7 +199,7 @@ class Postgres(database.Database):
         """Numbers of the nearest references, by one query each, in a transaction."""
         type_ = f"vector({int(facts['components'])})"
         query = f"SELECT id FROM projected ORDER BY short::{type_} <-> %s::{type_} LIMIT %s"
-        with clearly(self._address):
+        with translated_errors(self._address):
             settings = {"hnsw.ef_search": str(min(max(count, 1), _MOST))}
             if self._resumes_search:  # where it meets removed references
                 settings["hnsw.iterative_scan"] = "strict_order"
@@ -213,7 +213,7 @@ class Postgres(database.Database):
     def after_index(self, facts: Mapping[str, Any] | None) -> None:
         """Makes the graph of the short vectors where there is none; without it all of them are compared.
 
-        It takes minutes for a large gallery. Others enrol meanwhile; who removes a name waits.
+        It takes minutes for a large gallery. Others enrol meanwhile; whoever removes a name waits.
         """
         from siamese_jax.recognition import shortlist
 
@@ -254,7 +254,7 @@ class Postgres(database.Database):
     def copy(self, query: str, rows: Iterable[Sequence]) -> None:
         """Takes many rows into a table."""
         with (
-            clearly(self._address),
+            translated_errors(self._address),
             self._connection.cursor() as cursor,
             cursor.copy(query) as copy,
         ):

@@ -87,7 +87,7 @@ def connect(address: Address) -> Any:
 
 
 @contextlib.contextmanager
-def clearly(address: Address) -> Iterator[None]:
+def translated_errors(address: Address) -> Iterator[None]:
     """Errors of the server in one line that names the gallery."""
     psycopg = _psycopg()
     try:

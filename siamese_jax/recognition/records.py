@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class Records:
-    """Rows that are what was written, or a ValueError.
+    """Rows, verified against their digests when read.
 
     Args:
         db: where they lie.
@@ -213,10 +213,10 @@ class Records:
         )
 
     def sample(self, count: int) -> np.ndarray:
-        """Embeddings of references drawn evenly from all."""
-        step = max(1, self.fact("counts")[0] // count)
-        rows = self.db.rows("SELECT id FROM reference WHERE id % ? = 0 LIMIT ?", [step, count])
-        return self.embeddings(np.array([number for (number,) in rows], np.int64))[1]
+        """Embeddings of at most `count` references drawn evenly, in the order of enrolment."""
+        rows = self.db.rows("SELECT id FROM reference ORDER BY id")
+        ids = np.array([number for (number,) in rows], np.int64)
+        return self.embeddings(ids[:: max(1, -(-len(ids) // count))])[1]
 
     def _unpacked(self, rows: Iterable[tuple[int, bytes, bytes]]) -> tuple[np.ndarray, np.ndarray]:
         """The numbers and embeddings of rows of the table."""

@@ -65,22 +65,35 @@ class Sqlite(database.Database):
         elif not self.place.is_file():
             raise ValueError(f"{self.place}: no such gallery; `enrol NAME IMAGE...` makes one")
         self._opened: tuple[str, usearch.index.Index | None] | None = None  # the index and its file
-        with self._clearly():
+        with self._translated_errors():
             self._db = _connect(self.place)
-            if new:
-                self._db.execute(f"PRAGMA page_size = {_PAGE}")
-                self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
-                self._db.execute(f"PRAGMA user_version = {database.FORMAT}")
-                self._db.executescript(_SCHEMA)
-            application, version = (
-                self._db.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("application_id", "user_version")
+            try:
+                self._open(new)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _open(self, new: bool) -> None:
+        """Makes the tables of a new file, and sees that it is a gallery."""
+        for setting in ("synchronous = FULL", "secure_delete = ON", "trusted_schema = OFF"):
+            self._db.execute(f"PRAGMA {setting}")
+        self._db.execute(f"PRAGMA cache_size = -{_CACHE}")
+        if new:
+            self._db.execute(f"PRAGMA page_size = {_PAGE}")
+            self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
+            self._db.execute(f"PRAGMA user_version = {database.FORMAT}")
+            self._db.executescript(_SCHEMA)
+        application, version = (
+            self._db.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("application_id", "user_version")
+        )
+        if application != _APPLICATION:
+            raise ValueError(f"{self.place}: it is another program's database")
+        if version != database.FORMAT:
+            raise ValueError(
+                f"{self.place}: it is of format {version}, this version reads {database.FORMAT}"
             )
-            if application != _APPLICATION:
-                raise ValueError("it is another program's")
-            if version != database.FORMAT:
-                raise ValueError(f"it is of format {version}, this version reads {database.FORMAT}")
-            self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA journal_mode = WAL")
 
     def close(self) -> None:
         """Closes the file."""
@@ -88,7 +101,7 @@ class Sqlite(database.Database):
 
     def rows(self, query: str, values: Sequence = ()) -> list[tuple]:
         """All rows of a query."""
-        with self._clearly():
+        with self._translated_errors():
             return self._db.execute(query, values).fetchall()
 
     def many(self, query: str, rows: Iterable[Sequence]) -> None:
@@ -98,7 +111,7 @@ class Sqlite(database.Database):
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """All that is read inside is of one moment."""
-        with self._clearly():
+        with self._translated_errors():
             self._db.execute("BEGIN")
             try:
                 yield
@@ -108,7 +121,7 @@ class Sqlite(database.Database):
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """All that is changed inside is changed at once, or nothing is."""
-        with self._clearly():
+        with self._translated_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -127,7 +140,7 @@ class Sqlite(database.Database):
 
     def after_removal(self) -> None:
         """Puts the log into the file, unless somebody is reading it; what was removed is zeros then."""
-        with self._clearly():
+        with self._translated_errors():
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # ----------------------------------------------------------------------------------- the index
@@ -186,7 +199,7 @@ class Sqlite(database.Database):
                 path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _clearly(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         """Errors of SQLite in one line that names the file."""
         try:
             yield
@@ -218,8 +231,4 @@ class _File(database.Index):
 
 def _connect(path: pathlib.Path) -> sqlite3.Connection:
     uri = f"{path.as_uri()}?mode=rw"
-    db = sqlite3.connect(uri, timeout=database.WAIT, isolation_level=None, uri=True)
-    settings = ("synchronous = FULL", "secure_delete = ON", "trusted_schema = OFF")
-    for setting in (*settings, f"cache_size = -{_CACHE}"):
-        db.execute(f"PRAGMA {setting}")
-    return db
+    return sqlite3.connect(uri, timeout=database.WAIT, isolation_level=None, uri=True)

@@ -124,7 +124,10 @@ class Store:
         )
 
     def similar(self, name: str) -> list[str]:
-        """Names to look for one that is not there in: those with the same first letter."""
+        """Names among which to look for near matches of one that is missing.
+
+        They are those with its first letter.
+        """
         query = "SELECT text FROM name WHERE lower(substr(text, 1, 1)) = lower(?) LIMIT 10000"
         return [text for (text,) in self._db.rows(query, [name[:1]])]
 
@@ -285,16 +288,25 @@ class Store:
             The number of references that were added to the index.
 
         Raises:
-            ValueError: there can be no index, or the comparator cannot be served.
+            ValueError: there can be no index, the comparator cannot be served, or another process has
+                made an index meanwhile.
         """
         gallery_lib.check_network(self, net)
         with self._db.indexing():
+            before = self.records.fact("index")
             facts, projection, added = ranking.make_index(self.records, net, progress)
             with self._db.writing():
                 gallery_lib.check_network(self, net)  # it may be another one by now
-                self.records.set_projection(projection)
-                self.records.set_fact("index", facts)
+                is_first = self.records.fact("index") == before
+                if is_first:
+                    self.records.set_projection(projection)
+                    self.records.set_fact("index", facts)
         self._db.after_index(self.records.fact("index"))
+        if not is_first:
+            raise ValueError(
+                f"{self.place}: another process has made an index in the meantime: nothing is written, "
+                "give the command again"
+            )
         return added
 
     def index_line(self) -> str:
