@@ -92,6 +92,14 @@ def test_the_page_holds_the_very_trials(small):
                 np.testing.assert_array_equal(picture(place), small.trials.images[row][..., 0])
 
 
+def test_the_page_is_replaced_at_once(small, tmp_path):
+    path = tmp_path / "quiz.html"
+    path.touch()
+    old = path.stat().st_ino
+    quiz.write_page(small, path)
+    assert path.read_text() == quiz.render(small) and path.stat().st_ino != old
+
+
 def test_the_page_knows_no_other_address(small):
     html = quiz.render(small)
     html = html.replace(json.dumps(content_of(html)["images"], separators=(",", ":")), "")
@@ -150,6 +158,9 @@ def test_the_table_has_players_beside_the_network(small, tmp_path):
         lambda c: c | {"answers": "many"},
         lambda c: c | {"answers": [c["answers"][0] | {"chosen": "x"}]},
         lambda c: c | {"left_out": None},
+        lambda c: c | {"answers": [c["answers"][0] | {"model": None}]},
+        lambda c: c | {"answers": [c["answers"][0] | {"model": "nan"}]},
+        lambda c: c | {"answers": [c["answers"][0] | {"milliseconds": -5}]},
     ],
 )
 def test_a_spoilt_file_is_refused_in_one_line(small, tmp_path, spoil):

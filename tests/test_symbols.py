@@ -133,7 +133,10 @@ def test_a_calibration_for_pictures_decides_nothing_about_drawings(net, taught):
 def test_the_calibration_of_the_package_fits_its_network(net, tmp_path):
     calibration = symbol_calibration.find(net)
     assert calibration is not None and calibration.rate == symbol_calibration.RATE
+    (tmp_path / "c.json").touch()
+    old = (tmp_path / "c.json").stat().st_ino
     symbol_calibration.write(tmp_path / "c.json", net, calibration)
+    assert (tmp_path / "c.json").stat().st_ino != old  # it is replaced at once
     assert symbol_calibration.read(tmp_path / "c.json", net) == calibration
     content = json.loads((tmp_path / "c.json").read_text())
     (tmp_path / "other.json").write_text(json.dumps(content | {"network": "0" * 16}))

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from siamese_jax import readers
+from siamese_jax import files, readers
 from siamese_jax.data import loading
 from siamese_jax.evaluation import intervals, protocols
 from siamese_jax.evaluation import trials as trials_lib
@@ -101,7 +101,7 @@ def answer(net: Siamese, trials: trials_lib.Trials, alphabets: Sequence[str]) ->
 
 def write_page(quiz: Quiz, path: str | os.PathLike) -> None:
     """Writes the page of a quiz, one file of UTF-8."""
-    pathlib.Path(path).write_text(render(quiz), encoding="utf-8")
+    files.replace_text(path, render(quiz))
 
 
 def render(quiz: Quiz) -> str:
@@ -172,8 +172,13 @@ def read_player(path: str | os.PathLike) -> Player:
         places = [(run, query) for run, query, *_ in answers]
         if len(set(places)) < len(places):
             raise ValueError("it answers a trial twice")
-        *_, chosen, right, milliseconds, model = zip(*answers, strict=True)
+        *_, chosen, right, milliseconds, models = zip(*answers, strict=True)
         seconds = [math.nan if ms is None else float(ms) / 1000 for ms in milliseconds]
+        if not all(math.isnan(second) or 0 <= second < math.inf for second in seconds):
+            raise ValueError("milliseconds must be finite, and at least 0")
+        model = np.array([float(share) for share in models])
+        if not np.isfinite(model).all():
+            raise ValueError("model must be finite")
         words = {key: str(content[key]) for key in ("player", "trials", "hash", "network")}
         return Player(
             name=_printable(words["player"]) or "no name",
@@ -183,7 +188,7 @@ def read_player(path: str | os.PathLike) -> Player:
             left_out=tuple(_printable(str(name)) for name in content["left_out"]),
             correct=np.array([int(a) == int(b) for a, b in zip(chosen, right, strict=True)], float),
             seconds=np.array(seconds),
-            model=np.clip(np.array(model, float), 0, 1),
+            model=np.clip(model, 0, 1),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         text = str(error) if isinstance(error, ValueError) else type(error).__name__

@@ -8,13 +8,11 @@ It comes with the package for the network that comes with it, and is made for an
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import pathlib
 
 import numpy as np
 
-from siamese_jax import readers
+from siamese_jax import files, readers
 from siamese_jax.data import drawing, loading
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation.calibration import Calibration, warnings
@@ -50,7 +48,7 @@ def make(
 def write(path: str | os.PathLike, net: network.Siamese, calibration: Calibration) -> None:
     """Writes a calibration as JSON, with the fingerprint of its network."""
     content = {"network": net.fingerprint} | dataclasses.asdict(calibration)
-    pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    files.replace_json(path, content)
 
 
 def read(path: str | os.PathLike, net: network.Siamese) -> Calibration:
