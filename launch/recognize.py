@@ -40,6 +40,8 @@ _PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress 
 
 
 def main(argv):
+    if _WORKDIR.value and _PRETRAINED.value:
+        raise ValueError("give one of --workdir=RUN and --pretrained=NAME, not both")
     from siamese_jax.recognition import commands  # imports jax, for which --help should not wait
 
     command, words = (argv[1], argv[2:]) if len(argv) > 1 else (None, [])

@@ -219,6 +219,12 @@ def test_mistakes_in_the_words_are_named(act, people, tmp_path):
     assert not (tmp_path / "g.npz").exists()
 
 
+def test_a_run_and_a_network_of_the_package_are_one_too_many():
+    done = launch(SCRIPT.name, "--workdir=x", "--pretrained=omniglot", "list")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "give one of --workdir=RUN and --pretrained=NAME, not both" in done.stderr
+
+
 def test_what_a_calibration_folder_lacks_is_named(act, people, tmp_path):
     with pytest.raises(ValueError, match=r"rate of 0\.01 cannot be shown by 12 pictures.* 0\.084;"):
         act("calibrate", people)
