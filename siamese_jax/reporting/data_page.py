@@ -174,7 +174,7 @@ def views_sheet(views: np.ndarray, kind: str) -> str:
 
 
 def _row(shown: Sequence[np.ndarray] | np.ndarray, words: Sequence[str], columns: int) -> str:
-    """A row of pictures with their words, in so many columns of one width."""
+    """A row of pictures with their words, in a given number of columns of one width."""
     items = "".join(f"<li>{img(p, w)}</li>" for p, w in zip(shown, words, strict=True))
     return (
         f'<ul class="pictures" style="grid-template-columns:repeat({columns},minmax(0,4.5rem))">'

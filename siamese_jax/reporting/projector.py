@@ -66,7 +66,7 @@ def write(
     """Writes embeddings, the class of each, and a sheet of the pictures unless they are vectors.
 
     Args:
-        folder: what it held of another writing is replaced.
+        folder: output of an earlier call is replaced.
         embeddings: of the pictures.
         image_set: what the pictures are of.
         rows: (b,) row of each picture.

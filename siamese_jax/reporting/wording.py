@@ -99,7 +99,7 @@ def class_parts(name: str) -> tuple[str, str]:
 
 
 def shortened(text: str, limit: int) -> str:
-    """The text, cut to so many letters with an ellipsis."""
+    """The text, cut to a given number of letters with an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
