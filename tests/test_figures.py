@@ -5,7 +5,10 @@ import dataclasses
 import io
 import re
 from html import unescape
+from types import SimpleNamespace
+from unittest import mock
 
+import ml_collections
 import numpy as np
 import PIL.Image
 import pytest
@@ -13,8 +16,17 @@ from scipy import special
 
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation import metrics, probabilities, protocols, trials
-from siamese_jax.reporting import curves, embedding_map, image_sheets, wording
-from siamese_jax.reporting.inputs import count_confusions
+from siamese_jax.reporting import (
+    curves,
+    embedding_map,
+    image_sheets,
+    section_training,
+    section_trials,
+    tasks,
+    wording,
+)
+from siamese_jax.reporting.inputs import Training, count_confusions
+from siamese_jax.training import objectives
 
 
 def make_set(shape=(6, 5, 1), kind="ink", num_classes=4, per_class=3, alphabets=1):
@@ -416,6 +428,62 @@ def test_training_curves_show_what_the_objective_logs():
     ]
 
 
+def test_a_loss_without_a_unit_has_none_in_its_title():
+    loss, _ = curves.training_figure(log(), "training", "validation", "").axes
+    assert loss.get_title(loc="left") == "Training loss"
+
+
+def test_the_report_says_what_each_objective_trains():
+    assert set(tasks.TASKS) == set(objectives.OBJECTIVES)
+    fields = {"contrast": "episode", "n_way": 5, "k_shot": 2}
+    said = {}
+    for name in (*objectives.OBJECTIVES, "of my own"):
+        section = ml_collections.ConfigDict({"name": name, **fields})
+        said[name] = tasks.words(section, "picture"), tasks.loss_unit(section)
+    assert {name for name, (words, _) in said.items() if words == "same or different"} == {
+        "verification"
+    }
+    assert {name for name, (_, unit) in said.items() if not unit} == {
+        *("multi_similarity", "circle", "proxy_anchor", "of my own")
+    }
+    assert said["arcface"] == ("to name the training class of each picture", "nats")
+    assert (
+        said["info_nce"][0].endswith("in the whole episode") and "5 classes" in said["matching"][0]
+    )
+
+
+@pytest.mark.parametrize(
+    "drawn, caption",
+    [
+        ({"class_names": ("a",)}, "Pictures of the run’s first batch with the names"),
+        ({"labels": np.ones(1)}, "Pairs of the run’s first batch with their labels"),
+        ({"mask": np.ones((1, 2), bool)}, "Episodes of the run’s first batch."),
+    ],
+)
+def test_the_caption_of_a_batch_goes_by_what_is_drawn(drawn, caption):
+    config = ml_collections.ConfigDict({"objective": {"name": "arcface", "symmetries": "none"}})
+    config.augment = {"distort": False}
+    training = Training(images_per_step=2, images_per_class=2, **drawn)
+    inputs = SimpleNamespace(config=config, training=training, data=SimpleNamespace())
+    inputs.data.train, inputs.net = make_set(), SimpleNamespace(model=mock.Mock(centre_ink=False))
+    assert caption in section_training.batch(inputs, {"training": ""})
+
+
+@pytest.mark.parametrize("grouped_by, noun", [("alphabet", "alphabet"), ("class", "class")])
+def test_the_table_of_parts_is_headed_by_what_its_rows_are(planted, grouped_by, noun):
+    names = {"alphabet": ["A0"], "class": ["A0/c0"]}[grouped_by]
+    per_group = {name: {"accuracy": 0.5, "num_trials": 2} for name in names}
+    result = dataclasses.replace(planted, grouped_by=grouped_by, per_group=per_group)
+    inputs = mock.Mock(network_results={"within": result}, group_noun="alphabet", has_groups=True)
+    inputs.has_pictures, inputs.data.runs = False, None
+    inputs.of_protocol.return_value = []
+    inputs.data.test = SimpleNamespace(
+        class_names=["A0/c0"], alphabet_names=("A0",), alphabet_count=np.array([1])
+    )
+    assert section_trials.parts_title(inputs) == f"{noun.capitalize()} by {noun}"
+    assert f">{noun.capitalize()}</th>" in section_trials.parts(inputs)
+
+
 def test_training_curves_show_the_validation_pairs():
     rows = log()
     rows[-1] |= {"pair_loss": 0.6, "pair_accuracy": 0.7, "pair_auc": 0.8}
@@ -438,6 +506,6 @@ def test_losses_of_variants_share_a_colour_by_their_first_word():
     assert first.get_color() == second.get_color() != third.get_color()
     assert first.get_linestyle() != second.get_linestyle()
     assert set(log_2.get_ydata()) == {np.log(2)}
-    assert {text.get_text() for text in axes.texts} == {"a, 1", "a, 2", "b, 1", "log 2"}
+    assert {text.get_text() for text in axes.texts} == {"a, 1", "a, 2", "b, 1", "log 2 nats"}
     (empty,) = curves.losses_figure([]).axes  # every run failed
     assert len(empty.get_lines()) == 1

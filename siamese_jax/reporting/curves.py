@@ -50,7 +50,7 @@ def training_figure(
         rows: of `metrics.jsonl`, in order.
         train_label: what the training accuracy is of.
         validation_label: what the validation accuracy is of.
-        loss_unit: of the loss.
+        loss_unit: of the loss; empty for a loss without one.
         margin: a distance to mark among the distances.
         narrow: whether the charts stand below each other, for a narrow window.
     """
@@ -68,13 +68,14 @@ def training_figure(
     figure = canvas(height, narrow)
     parts: dict[str, Axes] = figure.subplot_mosaic(places)
     steps = [r["step"] for r in train]
-    parts["loss"].set_title(f"Training loss ({loss_unit})")
+    unit = f" ({loss_unit})" if loss_unit else ""
+    parts["loss"].set_title(f"Training loss{unit}")
     parts["loss"].plot(steps, [r["loss"] for r in train], color=MODEL)
     parts["loss"].set_ylim(bottom=0)
     paired = [row for row in validation if "pair_loss" in row]
     if paired:
         at, values = [r["step"] for r in paired], [r["pair_loss"] for r in paired]
-        parts["loss"].set_title(f"Loss ({loss_unit})")
+        parts["loss"].set_title(f"Loss{unit}")
         parts["loss"].plot(at, values, color=BASELINE, linestyle=(0, (4, 2)))
         ends = [(at[-1], values[-1], "validation pairs", BASELINE)]
         if train:
@@ -126,15 +127,15 @@ def training_figure(
 
 @styled
 def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Figure:
-    """Training losses of several runs against the step, and log 2, the loss of guessing.
+    """Training losses of several runs against the step, and log 2 nats, what guessing of pairs costs.
 
     Args:
-        lines: a label and (step, loss in nats) of each. Lines share a colour if their labels are the
-            same up to the first comma.
+        lines: a label and (step, loss) of each, the loss in its own unit. Lines share a colour if their
+            labels are the same up to the first comma.
     """
     figure = canvas(4.0)
     axes = figure.subplots()
-    axes.set_title("Training loss (nats)")
+    axes.set_title("Training loss")
     families = list(dict.fromkeys(label.partition(",")[0] for label, _ in lines))
     alone = len(families) == len(lines)
     colours = (MODEL, OTHER, RIGHT, WRONG, MUTED)
@@ -154,7 +155,7 @@ def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
     axes.set_xlabel("step")
     axes.set_xlim(0, last)
     axes.set_ylim(bottom=0)
-    write_ends(axes, [*ends, (last, np.log(2), "log 2", MUTED)])
+    write_ends(axes, [*ends, (last, np.log(2), "log 2 nats", MUTED)])
     return figure
 
 

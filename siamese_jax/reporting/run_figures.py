@@ -13,7 +13,7 @@ from siamese_jax.evaluation.lists import VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.inference import explain as explain_lib
 from siamese_jax.models import summary
-from siamese_jax.reporting import curves, drawing, embedding_map, explain, image_sheets, page
+from siamese_jax.reporting import curves, drawing, embedding_map, explain, image_sheets, page, tasks
 from siamese_jax.reporting.inputs import (
     BASELINES_WITHOUT_CURVES,
     ReportInputs,
@@ -24,7 +24,6 @@ from siamese_jax.reporting.wording import class_name, percent, plain
 
 MAX_CONFUSIONS = 12  # pairs of classes that are shown
 MAX_MAPPED_CLASSES = 10  # an alphabet, on the map of embeddings
-_LOSS_UNITS = {"contrastive": "half a squared distance", "triplet": "distance"}
 
 
 def draw(inputs: ReportInputs) -> dict[str, str]:
@@ -84,7 +83,7 @@ def _charts(inputs: ReportInputs) -> dict[str, tuple[str, Figure, Figure]]:
             inputs.log_rows,
             "training",
             f"validation, {inputs.config.eval.n_way}-way",
-            _LOSS_UNITS.get(inputs.config.objective.name, "nats"),
+            tasks.loss_unit(inputs.config.objective),
             inputs.training.margin,
         )
     if inputs.curve_lines:

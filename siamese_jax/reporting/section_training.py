@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from siamese_jax.reporting import page
+from siamese_jax.reporting import page, tasks
 from siamese_jax.reporting.inputs import ReportInputs
 from siamese_jax.reporting.wording import listed, side_name
 
@@ -15,9 +15,10 @@ def learning(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
         return ""
     config = inputs.config
     warped = f"; warped {inputs.noun}s" if config.augment.distort else ""
+    task = tasks.words(config.objective, inputs.noun)
     caption = (
         f"The loss is the mean of {config.log_every} steps a point. The accuracies are on the training "
-        f"task ({_training_task(inputs)}{warped}), and on {config.eval.num_trials:,} "
+        f"task ({task}{warped}), and on {config.eval.num_trials:,} "
         f"{config.eval.n_way}-way trials of the validation classes. The two tasks differ, so only their "
         "trends can be compared. The checkpoint was chosen by validation, without the test classes."
     )
@@ -30,29 +31,6 @@ def learning(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     if "active" in logged:
         caption += " A triplet is active while its loss is above zero."
     return page.figure(figures["learning"], caption)
-
-
-def _training_task(inputs: ReportInputs) -> str:
-    """The task that the training accuracy is of."""
-    objective = inputs.config.objective
-    if objective.name == "contrastive":
-        return "same or different, by a distance below half of the margin"
-    if objective.name == "triplet":
-        return "whether the positive of a mined triplet is nearer than its negative"
-    if objective.name == "info_nce":
-        among = "batch" if objective.contrast == "batch" else "episode"
-        return (
-            f"to match each {inputs.noun} of one side with its class on the other, in the whole "
-            f"{among}"
-        )
-    if objective.name in ("prototypical", "matching"):
-        return (
-            f"to name each {inputs.noun} among the {objective.n_way} classes of its episode, each with "
-            f"{objective.k_shot}-shot support"
-        )
-    if objective.name == "classifier":
-        return f"to name the training class of each {inputs.noun}"
-    return "same or different"
 
 
 def batch(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
@@ -70,7 +48,7 @@ def batch(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     warped = " Each picture has its own warp." if config.augment.distort else " None is warped."
     if inputs.net.model.centre_ink:
         warped += " The network moves the ink of each to the middle before it looks."
-    if "n_way" in config.objective:
+    if inputs.training.mask is not None:
         sides = [side_name(side) for side in range(inputs.training.images_per_class)]
         columns = "Each column shows one class by different pictures."
         if train.kind == "ink" and train.num_alphabets > 1:
@@ -89,7 +67,7 @@ def batch(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
             f"Episodes of the run’s first batch. {columns} Two pictures in one column {same}, any other "
             f"two {different}."
         )
-    elif name == "classifier":
+    elif inputs.training.class_names is not None:
         caption = "Pictures of the run’s first batch with the names of their training classes."
         if symmetries:
             symmetries = " Each turn or mirror image of a class is a class of its own."

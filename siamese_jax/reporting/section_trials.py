@@ -113,7 +113,8 @@ def confusions(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
 
 def parts_title(inputs: ReportInputs) -> str:
     """The heading of `parts`."""
-    noun = inputs.group_noun if inputs.has_groups else "class"
+    result = inputs.network_results.get("within")
+    noun = inputs.group_noun if result is not None and result.grouped_by == "alphabet" else "class"
     return f"{capital(noun)} by {noun}"
 
 
@@ -139,7 +140,7 @@ def parts(inputs: ReportInputs) -> str:
             picture = image_sheets.pictures(first, test.kind)[0]
             thumbnail = page.Html(image_sheets.img(picture, class_name(name)))
         rows.append((False, (class_name(name), thumbnail, *_figures(part, name, others))))
-    head = (inputs.group_noun if inputs.has_groups else "Class", "", "Trials", "Accuracy", "")
+    head = ("Class", "", "Trials", "Accuracy", "")
     table = page.table((*head, "Wilson 95 %", *heads), rows, (2, 3, *range(5, 6 + len(heads))))
     if len(rows) > MAX_ROWS:
         table = page.folded(f"All {len(rows)} classes", table)
