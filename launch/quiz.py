@@ -8,6 +8,8 @@ The page is one file: open it in any browser, also on a phone and without a netw
 a JSON file to keep; --read makes a table of several of them beside the network.
 """
 
+import pathlib
+
 from absl import flags
 
 import siamese_jax
@@ -36,6 +38,8 @@ def main(argv):
         return
     if len(argv) > 1:
         raise ValueError(f"{argv[1]!r} is no flag; answers are read with --read FILE...")
+    if not pathlib.Path(_OUT.value).parent.is_dir():
+        raise ValueError(f"{pathlib.Path(_OUT.value).parent}: no such folder for a page")
     trials, alphabets = quiz.draw_trials(
         _ARCHIVES.value, _TRIALS.value, _NUM_RUNS.value, _SEED.value
     )

@@ -134,13 +134,15 @@ def test_onnx_scores_as_the_network_does(comparator, head_args):
         np.testing.assert_allclose(found, expected[queries, supports], rtol=1e-4, atol=1e-4)
 
 
-def test_colour_pictures_and_vectors_go_through_onnx():
+def test_colour_pictures_and_vectors_go_through_onnx(tmp_path):
     net = make_net(*ENCODER_CASES["small"], shape=(16, 20, 3), kind="photo")
     images = pictures(2, (16, 20, 3))
     np.testing.assert_allclose(onnx_functions(net)[0](images), net.embed(images), atol=1e-4)
     net = make_net(*ENCODER_CASES["dense"], shape=(1, 6, 1), kind="vector")
     vectors = networks.noise(0, 5, 6)
     np.testing.assert_allclose(onnx_functions(net)[0](vectors), net.embed(vectors), atol=1e-4)
+    (encoder, _) = export._write_two(tmp_path / "net.onnx", net, (b"", b""))
+    assert encoder.contents.startswith("vectors (batch, 6) -> ")
 
 
 @pytest.mark.slow

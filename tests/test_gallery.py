@@ -247,6 +247,8 @@ def test_mistakes_are_named(net, small, people, tmp_path):
     for name in ("", "  ", "two\nlines", "unknown"):
         with pytest.raises(ValueError, match="cannot be a name"):
             gallery.enrol(small, net, name, read(net, people, 3, 0))
+    with pytest.raises(ValueError, match="begins or ends with a space: write 'dora'"):
+        gallery.enrol(small, net, " dora", read(net, people, 3, 0))
     with pytest.raises(ValueError, match="'ana' is not in the gallery of 3 names; .*'anna'"):
         gallery.remove(small, "ana")
     probe = read(net, people, 0, 0)

@@ -15,6 +15,7 @@ import math
 import os
 import pathlib
 import statistics
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -192,7 +193,7 @@ def read_player(path: str | os.PathLike) -> Player:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         text = str(error) if isinstance(error, ValueError) else type(error).__name__
-        raise ValueError(f"{path}: no answers of a quiz ({' '.join(text.split())[:80]})") from None
+        raise ValueError(f"{path}: no answers of a quiz ({textwrap.shorten(text, 120)})") from None
 
 
 def format_players(players: Sequence[Player]) -> str:

@@ -316,6 +316,8 @@ def faults(
     for name, new in people.items():
         if not name.strip() or not name.isprintable() or name == UNKNOWN:
             problems.append(f"{name!r} cannot be a name")
+        elif name != name.strip():
+            problems.append(f"{name!r} begins or ends with a space: write {name.strip()!r}")
         elif not add and (count := known.count_of(name)):
             problems.append(
                 f"{name!r} is enrolled already, with {count} picture{'' if count == 1 else 's'}: --add "

@@ -154,7 +154,7 @@ def trial_sheet(
         cards.append(
             f'<li><p class="card-title {_good(right)}">{title}</p><div class="trial">'
             f"{img(picture, f'query: {names.image(query)}', 'class=query ')}"
-            f'<ul class="pictures">{options}</ul></div>'
+            f'<ul class="pictures" style="--columns:{min(trials.n_way, 10)}">{options}</ul></div>'
             f'<p class="card-text">{html.escape(words)}</p>{more}</li>'
         )
     wide = "62rem" if trials.n_way > 10 else "22rem"

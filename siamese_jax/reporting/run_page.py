@@ -75,5 +75,5 @@ def _absent(inputs: ReportInputs) -> str:
         return ""
     names = ", ".join(absent)
     return page.note(
-        f"Not evaluated here: {names}. launch/evaluate.py with them among its --protocols adds them."
+        f"Not evaluated here: {names}. launch/evaluate.py adds the protocols that it is given."
     )

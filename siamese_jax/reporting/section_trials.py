@@ -85,7 +85,10 @@ def why_note(inputs: ReportInputs) -> str:
     """How to read what explains an error, or why nothing does."""
     if explain_lib.explains(inputs.net):
         return f"“Why?” below an error shows the two pictures. {explain.LEGEND}"
-    return capital(explain_lib.no_places(inputs.net)) + "."
+    return (
+        "Which places of two pictures raise or lower their score is shown for networks that compare "
+        f"local features. This one compares by {type(inputs.net.model.head).__name__}."
+    )
 
 
 def confusions(inputs: ReportInputs, figures: Mapping[str, str]) -> str:

@@ -103,9 +103,13 @@ def _write_two(
     for target, data in ((file, encoder), (second, comparator)):
         files.replace_file(target, functools.partial(_write, data))
     size = net.embedding_size
-    shape = ", ".join(map(str, net.image_shape))
+    vectors = not net.has_pictures and file.suffix == ".onnx"
+    shape = ", ".join(map(str, net.image_shape[1:2] if vectors else net.image_shape))
     return [
-        ExportedFile(file, f"images (batch, {shape}) -> embeddings (batch, {size})"),
+        ExportedFile(
+            file,
+            f"{'vectors' if vectors else 'images'} (batch, {shape}) -> embeddings (batch, {size})",
+        ),
         ExportedFile(
             second,
             f"embeddings1 (queries, {size}), embeddings2 (supports, {size}) -> scores "
