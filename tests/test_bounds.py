@@ -126,6 +126,25 @@ def test_the_threshold_lies_just_above_the_scores_that_may_alarm():
     assert bounds.upper(np.repeat(scores[:19], 2), 0.1, 0.9) == np.nextafter(18, np.inf)  # tied
 
 
+def test_the_fewest_units_show_a_rate_with_no_alarm_however_it_is_rounded():
+    """The threshold lies above all scores, also where (1 - rate)^units is 1 - confidence exactly."""
+    hundredths = np.arange(1, 100) / 100
+    cases = [(0.1, 0.271), (0.2, 0.488), *((r, c) for r in hundredths for c in hundredths[::9])]
+    for rate, confidence in cases:
+        scores = np.arange(1.0, 1 + bounds.units_needed(rate, confidence))
+        assert bounds.upper(scores, rate, confidence) > scores[-1], (rate, confidence)
+
+
+@pytest.mark.parametrize(
+    ("rate", "confidence"), [(0, 0.9), (1, 0.9), (math.nan, 0.9), (0.1, 0), (0.1, 1)]
+)
+def test_a_rate_or_a_confidence_out_of_range_is_refused(rate, confidence):
+    with pytest.raises(ValueError, match="lies between 0 and 1, got"):
+        bounds.units_needed(rate, confidence)
+    with pytest.raises(ValueError, match="lies between 0 and 1, got"):
+        bounds.bound(np.arange(3), rate, confidence, None)
+
+
 def planted(num_classes, rate=RATE, **more):
     scores, classes, _ = population(np.random.default_rng(5), num_classes)
     return calibration.calibrate(

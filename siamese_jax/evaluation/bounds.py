@@ -116,14 +116,13 @@ def bound(
         seed: of the picture of each class, and of the order of the classes.
 
     Raises:
-        ValueError: a confidence out of range.
+        ValueError: a rate or a confidence out of range.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"a confidence lies between 0 and 1, got {confidence:g}")
+    units = units_needed(rate, confidence)
     rng = np.random.default_rng(seed)
     ids = rng.permutation(len(np.unique(classes)))[:MAX_CLASSES]
     rows = np.array([rng.choice(np.flatnonzero(classes == c)) for c in ids])
-    units, facts = units_needed(rate, confidence), (float(rate), float(confidence), len(rows))
+    facts = (float(rate), float(confidence), len(rows))
     if score_gallery is not None:
         scores = np.asarray(score_gallery(rows), np.float64)
         references, shown = scores.shape[1], len(rows) >= units
@@ -151,12 +150,20 @@ def upper(scores: np.ndarray, rate: float, confidence: float) -> float:
         confidence: between 0 and 1.
     """
     # The units above the threshold, 0 .. U - 1, that are too few to come of a higher rate.
-    few = bdtr(np.arange(len(scores)), len(scores), rate) <= 1 - confidence
-    return float(np.nextafter(np.sort(scores)[::-1][few.sum() - 1], np.inf))
+    # The slack is for rounding: exactly as many units as are needed show the rate with no alarm.
+    few = bdtr(np.arange(len(scores)), len(scores), rate) <= (1 - confidence) * (1 + 1e-9)
+    return float(np.nextafter(np.sort(scores)[::-1][max(int(few.sum()), 1) - 1], np.inf))
 
 
 def units_needed(rate: float, confidence: float) -> int:
-    """The fewest units that can show a rate: (1 - rate)^units <= 1 - confidence."""
+    """The fewest units that can show a rate: (1 - rate)^units <= 1 - confidence.
+
+    Raises:
+        ValueError: a rate or a confidence out of range.
+    """
+    for name, value in (("false-accept rate", rate), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise ValueError(f"a {name} lies between 0 and 1, got {value:g}")
     return math.ceil(math.log(1 - confidence) / math.log1p(-rate) - 1e-9)
 
 
