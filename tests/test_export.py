@@ -1,5 +1,6 @@
 """Exports: what another program computes from the files is what the network here computes."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -16,6 +17,7 @@ from siamese_jax.data import loading, omniglot
 from siamese_jax.data.image_set import resize_images
 from siamese_jax.inference import export, network
 from siamese_jax.inference.devices import Devices
+from siamese_jax.models import siamese
 from siamese_jax.models.comparators import COMPARATORS
 from siamese_jax.models.encoders import ENCODERS
 
@@ -161,6 +163,15 @@ def test_stablehlo_computes_what_the_network_computes_at_any_batch_size(case, tm
         np.testing.assert_allclose(embed(images[:count]), h[:count], rtol=1e-5, atol=1e-5)
         found = compare(h[:count], h[: count + 1])
         np.testing.assert_allclose(found, expected[:count, : count + 1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_vision_transformer_takes_any_batch_size():
+    shape = SHAPES["vit"]
+    net = make_net(*ENCODER_CASES["vit"], shape=shape)
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *shape), np.float32)
+    embed = functools.partial(siamese.apply, net.model, net.variables, method="embed")
+    assert jax.eval_shape(embed, images).shape == (batch, 5)
 
 
 @pytest.mark.slow

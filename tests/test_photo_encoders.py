@@ -118,6 +118,12 @@ def test_positions_are_resized_to_the_grid_of_the_pictures():
     rows, columns = np.mgrid[4:12, 4:8]
     np.testing.assert_allclose(resized[..., 0], (rows + 0.5) / 16, atol=1e-6)
     np.testing.assert_allclose(resized[..., 1], (columns + 0.5) / 12, atol=1e-6)
+    as_many = encoder.read_state({"pos_embed": positions}, (16, 64, 3))["params/pos_embed"]
+    assert as_many.shape == positions.shape  # 4 x 16 of 8 x 8
+    resized = as_many[0, 1:].reshape(4, 16, 2)[1:-1, 4:-4]
+    np.testing.assert_allclose(resized[..., 0], [[3 / 8] * 8, [5 / 8] * 8], atol=0.01)
+    same = encoder.read_state({"pos_embed": positions}, (32, 32, 3))["params/pos_embed"]
+    np.testing.assert_array_equal(same, positions)
 
 
 # --- the weights of a file ------------------------------------------------------------------------

@@ -163,7 +163,7 @@ class ViTEncoder(nn.Module):
         rows, columns = self._grid(image_shape)
         count, width = positions.shape[1] - 1, positions.shape[2]
         side = math.isqrt(count)
-        if count == rows * columns or side * side != count:
+        if (rows, columns) == (side, side) or side * side != count:
             return positions  # a grid that does not fit is refused with all other shapes
         grid = positions[:, 1:].reshape(1, side, side, width)
         grid = jax.image.resize(grid, (1, rows, columns, width), "cubic")
@@ -192,12 +192,12 @@ class ViTEncoder(nn.Module):
             dtype=self.dtype,
             name="patch_embed",
         )(x)
-        x = x.reshape(len(x), rows * columns, self.width)
+        x = x.reshape(x.shape[0], rows * columns, self.width)
         token = self.param("cls_token", nn.initializers.normal(1e-6), (1, 1, self.width))
         positions = self.param(
             "pos_embed", nn.initializers.normal(0.02), (1, 1 + rows * columns, self.width)
         )
-        token = jnp.broadcast_to(token.astype(self.dtype), (len(x), 1, self.width))
+        token = jnp.broadcast_to(token.astype(self.dtype), (x.shape[0], 1, self.width))
         x = jnp.concatenate([token, x], 1) + positions.astype(self.dtype)
         for stage in range(self.depth + 1):
             if stage:
