@@ -5,9 +5,11 @@ import jax.numpy as jnp
 from networks import KOCH, RESIDUAL
 
 from siamese_jax.models import siamese, summary
-from siamese_jax.models.comparators import Bilinear, Local
+from siamese_jax.models.comparators import Bilinear, Cosine, Local
+from siamese_jax.models.context import FullContext
 from siamese_jax.models.encoders import DenseEncoder
 from siamese_jax.models.siamese import SiameseNet
+from siamese_jax.models.vit import ViTEncoder
 
 
 def test_layers_of_koch_at_105_pixels():
@@ -43,6 +45,29 @@ def test_layers_hold_all_parameters_of_the_residual_network():
     stem = table[0]
     assert (stem.name, stem.kernel, stem.output_shape) == ("encoder/stem", (5, 5), (28, 28, 32))
     assert stem.multiply_adds == 28 * 28 * 32 * 25
+
+
+def test_the_products_of_an_attention():
+    """Of 2 x 2 patches of 3 x 3 pixels and the class token, 5 tokens of 8 numbers in 2 heads."""
+    encoder = ViTEncoder(patch=3, width=8, depth=1, heads=2, units=4)
+    table = summary.layer_table(SiameseNet(encoder, Cosine()), (6, 6, 3))
+    found = {x.name.removeprefix("encoder/"): x.multiply_adds for x in table if x.multiply_adds}
+    dense = dict.fromkeys((f"block1/attn/{x}" for x in ("query", "key", "value", "out")), 5 * 8 * 8)
+    # The tokens with one another: 5 x 5 sums of 8 products, and 5 sums of 5 tokens of 8 numbers.
+    attention = {"block1/attn": 5 * 5 * 8 + 5 * 5 * 8}
+    layers = {"block1/fc1": 5 * 8 * 32, "block1/fc2": 5 * 32 * 8, "embedding": 8 * 4, "head": 4}
+    assert found == {"patch_embed": 4 * 3 * 3 * 3 * 8, **dense, **attention, **layers}
+
+
+def test_the_products_of_a_step_of_a_recurrent_cell():
+    """Four gates each; a cell of the supports reads 12 numbers, that of the queries 2 x 12."""
+    net = SiameseNet(DenseEncoder((), 12), Cosine(), context=FullContext(2))
+    table = summary.layer_table(net, (4, 4, 1))
+    cells = [x for x in table if x.name.startswith("context/")]
+    assert len(cells) == 3 * 8 and {x.layer_type for x in cells} == {"DenseParams"}
+    queries = sum(x.multiply_adds for x in cells if "queries" in x.name)
+    assert queries == 4 * (2 * 12 * 12 + 12 * 12)
+    assert sum(x.multiply_adds for x in cells) - queries == 2 * 4 * (12 * 12 + 12 * 12)
 
 
 def test_the_products_of_maps_of_local_features():

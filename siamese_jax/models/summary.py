@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.recurrent import DenseParams
 
 from siamese_jax.models.comparators import Comparator
 from siamese_jax.models.siamese import SiameseNet
@@ -18,7 +19,7 @@ from siamese_jax.models.siamese import SiameseNet
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer that has parameters.
+    """One layer that has parameters, or the products of an attention.
 
     Attributes:
         name: path of its parameters, such as `encoder/conv1`.
@@ -28,7 +29,8 @@ class Layer:
         output_shape: of one image's features; () for the comparator, which gives one score a pair.
         parameters: number of trained numbers.
         multiply_adds: of one image, in convolutions and matrix products, or of one pair in the
-            comparator; biases, normalisations, activations and pools are not counted.
+            comparator; of one step in a recurrent cell. Biases, normalisations, activations and pools
+            are not counted.
     """
 
     name: str
@@ -48,7 +50,8 @@ def layer_table(model: SiameseNet, image_shape: tuple[int, int, int]) -> tuple[L
         image_shape: (H, W, C) of its input.
 
     Returns:
-        One `Layer` for each module with parameters of its own; together they hold all parameters.
+        One `Layer` for each module with parameters of its own, and for each attention; together they
+        hold all parameters.
     """
     calls: dict[tuple[str, ...], tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = {}
 
@@ -73,7 +76,7 @@ def layer_table(model: SiameseNet, image_shape: tuple[int, int, int]) -> tuple[L
         for part in path:
             subtree = subtree.get(part, {})
         shapes = [x.shape for x in subtree.values() if not isinstance(x, dict)]
-        if shapes:
+        if shapes or isinstance(module, nn.MultiHeadDotProductAttention):
             layers.append(
                 Layer(
                     name="/".join(path),
@@ -82,7 +85,7 @@ def layer_table(model: SiameseNet, image_shape: tuple[int, int, int]) -> tuple[L
                     input_shape=input_shape[1:],
                     output_shape=output_shape[1:],
                     parameters=sum(math.prod(shape) for shape in shapes),
-                    multiply_adds=_multiply_adds(module, input_shape, output_shape),
+                    multiply_adds=_multiply_adds(module, subtree, input_shape, output_shape),
                 )
             )
     return tuple(layers)
@@ -109,14 +112,19 @@ def _kernel(module: nn.Conv) -> tuple[int, ...]:
 
 
 def _multiply_adds(
-    module: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+    module: nn.Module,
+    params: Mapping[str, Any],
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
 ) -> int:
-    """Of one image (B = 1). Each output of a convolution or dense layer is one sum of products."""
-    if isinstance(module, nn.Conv):
-        terms = math.prod(_kernel(module)) * input_shape[-1] // module.feature_group_count
-        return math.prod(output_shape[1:]) * terms
-    if isinstance(module, nn.Dense):
-        return math.prod(output_shape[1:]) * input_shape[-1]
+    """Of one image (B = 1). A kernel is multiplied once for each place that it is applied to."""
+    if isinstance(module, nn.Conv | nn.Dense | nn.DenseGeneral | DenseParams):
+        features = (module.features,) if isinstance(module.features, int) else module.features
+        places = math.prod(output_shape[1:]) // math.prod(features)
+        return places * math.prod(params["kernel"].shape)
+    if isinstance(module, nn.MultiHeadDotProductAttention):  # of the tokens with one another
+        tokens, width = input_shape[1:]
+        return 2 * tokens**2 * (module.qkv_features or width)
     if isinstance(module, Comparator):
         return module.multiply_adds(input_shape[-1])
     return 0
