@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -281,6 +282,14 @@ def test_another_network_is_refused(net, other_net, small, people):
             ask(small)
 
 
+class Other(nn.Module):
+    """An encoder of the user's, which is not computed here."""
+
+    pixel_mean: tuple[float, ...] = (0.5,)
+    scale: float = 1.0
+    dropout: float = 0.0
+
+
 def test_the_fingerprint_is_of_all_that_decides_a_score(net):
     first = net.fingerprint
     assert first == make_net(name="renamed").fingerprint
@@ -297,6 +306,12 @@ def test_the_fingerprint_is_of_all_that_decides_a_score(net):
         changed.append(net.with_variables(tree))
     for head in (Euclidean(), SquaredEuclidean(), Local()):  # the same parameters
         changed.append(dataclasses.replace(net, model=net.model.clone(head=head)))
+    encoder = net.model.encoder
+    for same in ({"dropout": 0.5}, {"dtype": jnp.bfloat16}, {"output": "unit"}):
+        model = net.model.clone(encoder=encoder.clone(**same))
+        assert dataclasses.replace(net, model=model).fingerprint == first
+    for other in (encoder.clone(output="linear"), Other(), Other((1.0,)), Other(scale=2.0)):
+        changed.append(dataclasses.replace(net, model=net.model.clone(encoder=other)))
     prints = {n.fingerprint for n in changed}
     assert first not in prints and len(prints) == len(changed)
 

@@ -38,6 +38,20 @@ def test_the_encoder_of_the_docs_embeds(shown):
         siamese.build({**fields, "encoder_args": {"unit": 1}}, (28, 28, 3))
 
 
+def test_an_encoder_that_chooses_no_dtype_is_described_without_one():
+    from flax import linen as nn
+
+    class Enc(nn.Module):
+        units: int = 4
+        dtype: object = None
+
+        def __call__(self, images, train=False):
+            return images
+
+    assert siamese.describe(Enc()).keys() == {"encoder", "encoder_args"}
+    assert siamese.describe(Enc(dtype=np.float16))["dtype"] == "float16"
+
+
 @pytest.mark.slow
 def test_it_is_trained_and_loaded(shown, tmp_path):
     from configs import quickstart

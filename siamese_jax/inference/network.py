@@ -80,10 +80,11 @@ class Siamese(Comparing):
     def fingerprint(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of all that decides its scores.
 
-        Its parameters and statistics with their names, its comparator, the shape and kind of its input,
-        what is done to it first, and its test-time augmentation.
+        Its parameters and statistics with their names, its encoder's settings that do not show in
+        these, its comparator, the shape and kind of its input, what is done to it first, and its
+        test-time augmentation.
         """
-        more = self.head.score_settings()
+        more = self.head.score_settings() + siamese.score_settings(self.model.encoder)
         more += ("tta", self.tta) if self.tta > 1 else ()
         more += ("centre_ink",) if self.model.centre_ink else ()
         facts = (type(self.head).__name__, *more, self.image_shape, self.kind)

@@ -25,6 +25,11 @@ from siamese_jax.models.layers import centre_ink, normal_init
 
 _Module = TypeVar("_Module", bound=nn.Module)
 DTYPES = ("float32", "bfloat16", "float64")
+_NOT_IN_PARAMETERS = ("output", "pixel_mean", "pixel_std")  # attributes of the encoders here
+_NO_SCORE = (  # attributes of any encoder that change no score, or only its rounding
+    *("parent", "name", "dtype", "axis_name"),
+    *("dropout", "frozen", "convolution"),
+)
 _OBJECT = "object:"  # before the class of an encoder that cannot be imported
 
 
@@ -223,7 +228,7 @@ def describe(encoder: Any) -> dict[str, Any]:
         encoder: a linen module that is called with images and `train`.
 
     Returns:
-        `encoder` and `encoder_args`, and `dtype` if it has one. Of a class that can be imported, with
+        `encoder` and `encoder_args`, and `dtype` if it has one that is not None. Of a class that can be imported, with
         plain attributes, they are all that `build` needs. Of any other they tell it from others, and
         `build` must be given the module.
 
@@ -241,12 +246,33 @@ def describe(encoder: Any) -> dict[str, Any]:
         if x.init and x.name not in ("parent", "name", "dtype", "axis_name")
     }
     fields = {"encoder": name, "encoder_args": attributes}
-    if hasattr(encoder, "dtype"):
+    if getattr(encoder, "dtype", None) is not None:
         fields["dtype"] = jnp.dtype(encoder.dtype).name
     if not (_is_importable(cls, name) and all(map(_is_plain, attributes.values()))):
         shown = {key: x if _is_plain(x) else _shown(x) for key, x in attributes.items()}
         fields |= {"encoder": f"{_OBJECT}{cls.__qualname__}", "encoder_args": shown}
     return fields
+
+
+def score_settings(encoder: nn.Module) -> tuple:
+    """What decides the embeddings of an encoder beside its parameters and their shapes.
+
+    Nothing of a class of `ENCODERS` whose output and pixels are as usual: all else shows in the
+    parameters. Of any other class its name and all attributes that are not the defaults.
+    """
+    listed = type(encoder) in ENCODERS.values()
+    changed = [
+        (x.name, _said(value))
+        for x in dataclasses.fields(encoder)
+        if (x.name in _NOT_IN_PARAMETERS if listed else x.init and x.name not in _NO_SCORE)
+        and _said(value := getattr(encoder, x.name)) != _said(x.default)
+    ]
+    return (*changed,) if listed else (type(encoder).__qualname__, *changed)
+
+
+def _said(value: Any) -> Any:
+    """The value as the configs of a run have it."""
+    return _hashable(value) if _is_plain(value) else _shown(value)
 
 
 def _is_importable(cls: type, name: str) -> bool:
