@@ -1,4 +1,4 @@
-"""Files are replaced whole, keep their mode, and never follow a link."""
+"""Files are replaced whole, keep their mode, and never follow a link; records name no places."""
 
 import os
 import stat
@@ -6,6 +6,7 @@ import stat
 import pytest
 
 from siamese_jax import files
+from siamese_jax.runs import workdir
 
 
 def test_text_is_replaced_and_nothing_else_is_left(tmp_path):
@@ -46,3 +47,22 @@ def test_a_link_is_replaced_and_not_followed(tmp_path):
     files.replace_text(link, "new")
     assert target.read_text() == "precious"
     assert link.read_text() == "new" and not link.is_symlink()
+
+
+def test_a_record_shows_a_command_without_its_places():
+    """A value may follow after a space, and one dash may begin a flag."""
+    words = "--workdir /home/me/a -workdir=/home/me/b --config.data.path /home/me/c --archives=/d"
+    words += " --config.data.stream --config=/home/me/own.py:small --config /home/me/own.py -f /home/me/e"
+    words += " --config=configs/best.py --seed=0 --postgres=postgresql://me:secret@host --tta 8 file:///g"
+    start = {"command": ["/home/me/repo/launch/train.py", *words.split()], "seed": 0}
+    _, (shown,) = workdir.without_places({}, [start])
+    expected = "launch/train.py --config=me/own.py:small --config me/own.py -f me/e"
+    expected += " --config=configs/best.py --seed=0 --tta 8"
+    assert shown == {"command": expected.split(), "seed": 0}
+
+
+def test_the_commit_is_that_of_a_checkout_which_holds_the_package(monkeypatch):
+    """Not that of another repository in which the package is installed."""
+    monkeypatch.setattr(workdir, "__file__", workdir.__file__.replace("workdir.py", "ignored.py"))
+    start = workdir.provenance()
+    assert (start["commit"], start["changed_files"]) == (None, [])

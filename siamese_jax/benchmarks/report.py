@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 
 from siamese_jax import cli
@@ -50,10 +49,7 @@ def record(settings: Mapping, product: Row, suites: Mapping[str, Sequence[Row]])
         suites: rows by suite.
     """
     origin = workdir.provenance()
-    script, *words = origin["command"]
-    paths = ("--record=", "--archives=", "--torch_python=")
-    words = [word for word in words if not word.startswith(paths) and "://" not in word]
-    origin["command"] = ["/".join(pathlib.Path(script).parts[-2:]), *words]
+    origin["command"] = workdir.command_without_places(origin["command"])
     return {
         "provenance": origin,
         "settings": dict(settings),

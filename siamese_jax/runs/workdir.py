@@ -11,7 +11,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 import jax
@@ -26,6 +26,13 @@ PLACES = (
     *("num_devices", "feed", "search_space", "model.weights"),
     *("data.archives", "data.data_dir", "data.path", "data.stream"),
     *("test_data.archives", "test_data.data_dir", "test_data.path", "test_data.stream"),
+)
+_HIDDEN = frozenset(  # flags of places, which no record shows
+    (
+        *(f"config.{place}" for place in PLACES),
+        *("workdir", "record", "archives", "test_archives", "data_dir", "pairs", "ensemble"),
+        *("torch_python", "postgres", "storage", "flagfile"),
+    )
 )
 _START = {"command": list, "time": str, "seed": int, "data_fingerprint": str}  # of the provenance
 _LOG_BYTES = 2**25
@@ -183,11 +190,13 @@ class RunFolder:
 
 def provenance() -> dict:
     """Where and with what a figure was computed: commit, versions, device and time."""
+    in_checkout = _git("ls-files", "--error-unmatch", pathlib.Path(__file__).name) is not None
+    changed = _git("status", "--porcelain", "--untracked-files=no") if in_checkout else None
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "commit": _git("rev-parse", "--verify", "HEAD"),
-        "changed_files": (_git("status", "--porcelain", "--untracked-files=no") or "").splitlines(),
+        "commit": _git("rev-parse", "--verify", "HEAD") if in_checkout else None,
+        "changed_files": (changed or "").splitlines(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "device": jax.devices()[0].device_kind,
@@ -199,7 +208,7 @@ def provenance() -> dict:
 
 
 def _git(*words: str) -> str | None:
-    """What git answers about the package's checkout; None where there is no checkout."""
+    """What git answers in the package's folder; None where it fails, as outside of a checkout."""
     here = str(pathlib.Path(__file__).parent)
     try:
         answer = subprocess.run(
@@ -236,20 +245,41 @@ def without_places(config: ConfigDict | Mapping, starts: list[dict]) -> tuple[di
     for place in PLACES:
         holder, _, field = place.rpartition(".")
         (plain_config.get(holder, {}) if holder else plain_config).pop(field, None)
-    hidden = tuple(f"--config.{place}=" for place in PLACES) + (
-        "--workdir=",
-        "--archives=",
-        "--test_archives=",
-        "--pairs=",
-        "--ensemble=",
-        "--record=",
-    )
-    shown = []
-    for start in starts:
-        script, *words = start["command"]
-        words = [word for word in words if not word.startswith(hidden)]
-        shown.append({**start, "command": ["/".join(pathlib.Path(script).parts[-2:]), *words]})
-    return plain_config, shown
+    return plain_config, [
+        {**start, "command": command_without_places(start["command"])} for start in starts
+    ]
+
+
+def command_without_places(command: Sequence[str]) -> list[str]:
+    """A command for a record that others read: no flag of a place, and no URL.
+
+    Other paths that are absolute, or begin with a dot, keep their last two parts.
+
+    Args:
+        command: as `sys.argv` has it; flags begin with one dash or two.
+    """
+    script, *words = command
+    shown = ["/".join(pathlib.Path(script).parts[-2:])]
+    value_follows = False  # of a flag that is hidden
+    for word in words:
+        if word.startswith("-"):
+            name, equals, value = word.partition("=")
+            hidden = name.lstrip("-") in _HIDDEN
+            value_follows = hidden and not equals
+            word = f"{name}{equals}{_shortened(value)}"
+        else:
+            hidden, value_follows = value_follows, False
+            word = _shortened(word)
+        if not hidden and "://" not in word:
+            shown.append(word)
+    return shown
+
+
+def _shortened(text: str) -> str:
+    """The last two parts of a path that is absolute or begins with a dot; other text as it is."""
+    if not text.startswith(("/", "~", ".")):
+        return text
+    return "/".join(part for part in pathlib.Path(text).parts[-2:] if part != "/")
 
 
 def read_config(workdir: str | pathlib.Path) -> ConfigDict:
@@ -268,7 +298,7 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
     try:
         return ConfigDict(config).lock()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is no config ({error}): put back a whole copy") from None
+        raise ValueError(f"{path} is not a config ({error}): put back a whole copy") from None
 
 
 def read_provenance(workdir: str | pathlib.Path) -> list[dict]:
@@ -314,7 +344,7 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict]:
         whole = isinstance(row.get("step"), int) and isinstance(row.get("phase"), str)
         if not whole or not all(isinstance(x, int | float) for x in values):
             raise ValueError(
-                f"{path}, line {number} is no row of step, phase and numbers: put back a whole copy"
+                f"{path}, line {number} is not a row of step, phase and numbers: put back a whole copy"
             )
         if row["phase"] == "validation" and "accuracy" not in row:
             raise ValueError(f"{path}, line {number} has no accuracy: put back a whole copy")
