@@ -1,6 +1,7 @@
 """Which checkpoints are kept, and that what is read is what was written."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,26 @@ def test_several_of_the_best(tmp_path):
     saved.wait()
     assert saved.steps == [2, 3, 4, 5] and saved.best == 2
     saved.close()
+
+
+def test_a_late_step_is_the_best_by_any_difference(saved):
+    for step, value in ((1000, 0.9), (2 * 10**8, 0.9001), (3 * 10**8, 0.9001)):
+        saved.save(step, tiny(1), value)
+    saved.wait()
+    assert saved.best == 2 * 10**8
+
+
+def test_the_metrics_of_earlier_versions_are_read(saved):
+    """They had no step, and a value that a slope made smaller."""
+    saved.save(1, tiny(1), 0.5 - 1e-12)
+    saved.wait()
+    file = saved._folder / "1" / "metrics" / "metrics"
+    file.write_text(json.dumps({"value": 0.5 - 1e-12}))
+    assert saved.best == 1
+    for step, value in ((2, 0.4), (3, 0.3), (4, 0.2)):
+        saved.save(step, tiny(step), value)
+    saved.wait()
+    assert saved.steps == [1, 3, 4]
 
 
 def test_a_step_is_saved_once(saved):

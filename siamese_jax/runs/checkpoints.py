@@ -90,11 +90,10 @@ class Checkpoints:
         host = jax.tree.map(_to_host, state)
         arrays = _by_path(host)
         self._check_space(step, sum(x.nbytes for x in arrays.values()))
-        # The tiny slope decides ties; validation values are multiples of one over a trial count.
-        metrics = None if value is None else {"value": value - 1e-12 * step}
+        metrics = None if value is None else {"value": value, "step": step}
         proof = {
             "step": step,
-            "value": metrics and metrics["value"],
+            "value": value,
             "log": log,
             "arrays": {name: digests.of_array(x) for name, x in arrays.items()},
             **self._run,
@@ -132,7 +131,7 @@ class Checkpoints:
         """
         values = {step: self._proof(step)["value"] for step in self.steps}
         evaluated = [step for step in values if values[step] is not None]
-        return max(evaluated, key=lambda step: values[step], default=None)
+        return max(evaluated, key=lambda step: (values[step], -step), default=None)
 
     def resume(self, like: Any) -> tuple[int, Any]:
         """Goes back to the newest whole checkpoint; later ones, which are damaged, are removed.
@@ -291,7 +290,11 @@ class Checkpoints:
                 raise ValueError("its proof was changed")
             file = folder / "metrics" / "metrics"
             metrics = json.loads(file.read_bytes()) if proof["value"] is not None else None
-            if metrics is not None and metrics != {"value": proof["value"]}:
+            # Earlier versions wrote no step there.
+            if metrics is not None and {"step": step, **metrics} != {
+                "value": proof["value"],
+                "step": step,
+            }:
                 raise ValueError("its metrics were changed")
         except Exception as error:
             raise self._damaged(step, error) from None
@@ -399,12 +402,12 @@ def _manager(folder: pathlib.Path, keep_best: int) -> ocp.CheckpointManager:
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers as policies
 
-    def value(metrics: Mapping[str, float]) -> float:
-        return metrics["value"]
+    def rank(metrics: Mapping[str, float]) -> Any:  # Orbax only sorts by it
+        return metrics["value"], -metrics.get("step", 0)
 
-    best = policies.BestN(get_metric_fn=value, n=keep_best, keep_checkpoints_without_metrics=False)
+    best = policies.BestN(get_metric_fn=rank, n=keep_best, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
-        best_fn=value,
+        best_fn=rank,
         create=True,
         todelete_subdir=_REMOVED,
         cleanup_tmp_directories=True,
