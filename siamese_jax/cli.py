@@ -66,7 +66,7 @@ def run(
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1 and not takes_words:
-            raise ValueError(f"{argv[1]!r} is no flag: write --name=value")
+            raise ValueError(f"{argv[1]!r} is not a flag: write --name=value")
         _check_given(argv[0])
         return main(argv)
 

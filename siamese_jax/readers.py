@@ -49,7 +49,7 @@ def check_file(path: str | os.PathLike, limit: int | None = None) -> pathlib.Pat
     try:
         facts = path.stat()
     except ValueError as error:  # a zero byte in the name
-        raise ValueError(f"{str(path)!r} is no name of a file ({error})") from None
+        raise ValueError(f"{str(path)!r} is not a valid file name ({error})") from None
     if not stat.S_ISREG(facts.st_mode):
         raise ValueError(f"{path} is no regular file")
     if limit is not None and facts.st_size > limit:
@@ -66,7 +66,7 @@ def read_json(path: str | os.PathLike, expected: Any) -> Any:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it cannot be read, is no JSON, or holds something else than expected.
+        ValueError: it cannot be read, is not JSON, or holds something else than expected.
     """
     return parse_json(check_file(path, _JSON_BYTES).read_bytes(), str(path), expected)
 
@@ -80,12 +80,12 @@ def parse_json(data: bytes, where: str, expected: Any) -> Any:
         expected: `dict` or `list`, or a schema as `fitting` takes it.
 
     Raises:
-        ValueError: it is no JSON, or holds something else than expected.
+        ValueError: it is not JSON, or holds something else than expected.
     """
     try:
         value = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no JSON ({error}): put back a whole copy") from None
+        raise ValueError(f"{where} is not JSON ({error}): put back a whole copy") from None
     kind = expected if expected in (dict, list) else dict
     if not isinstance(value, kind):
         raise ValueError(
@@ -130,7 +130,7 @@ def _adapter(schema: Any) -> Any:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def read_npz(file: str | os.PathLike | bytes, limit: int = _NPZ_BYTES) -> dict[str, np.ndarray]:
@@ -142,7 +142,8 @@ def read_npz(file: str | os.PathLike | bytes, limit: int = _NPZ_BYTES) -> dict[s
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is no whole NPZ, holds Python objects, or declares sizes that it does not have.
+        ValueError: it is not a complete NPZ, holds Python objects, or declares sizes that it does not
+            have.
     """
     source = io.BytesIO(file) if isinstance(file, bytes) else check_file(file)
     arrays = {}
@@ -151,7 +152,7 @@ def read_npz(file: str | os.PathLike | bytes, limit: int = _NPZ_BYTES) -> dict[s
             for entry in checked_entries(archive, limit):
                 arrays[entry.filename.removesuffix(".npy")] = _array(archive, entry)
     except ZIP_ERRORS as error:
-        raise ValueError(f"no whole NPZ: {error or type(error).__name__}") from None
+        raise ValueError(f"not a complete NPZ: {error or type(error).__name__}") from None
     return arrays
 
 
@@ -189,12 +190,7 @@ def read_safetensors(file: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         ValueError: no such file, one that is no safetensors file, or no library that reads them.
     """
-    try:
-        import safetensors
-    except ImportError:
-        raise ValueError(
-            f"{file}: reading it needs the package safetensors: pip install 'siamese_jax[export]'"
-        ) from None
+    safetensors = safetensors_library(file)
     try:
         with safetensors.safe_open(check_file(file), "numpy") as opened:
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -206,6 +202,24 @@ def read_safetensors(file: str | os.PathLike) -> dict[str, np.ndarray]:
         name: x if np.issubdtype(x.dtype, np.integer) or x.dtype == bool else x.astype(np.float32)
         for name, x in arrays.items()
     }
+
+
+def safetensors_library(file: str | os.PathLike) -> Any:
+    """The module that reads safetensors files.
+
+    Args:
+        file: that is to be read, for the message.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import safetensors
+    except ImportError:
+        raise ValueError(
+            f"{file}: reading it needs the package safetensors: pip install 'siamese_jax[export]'"
+        ) from None
+    return safetensors
 
 
 def checked_entries(archive: zipfile.ZipFile, limit: int) -> list[zipfile.ZipInfo]:

@@ -682,7 +682,7 @@ SMOKE = "--config=configs/koch2015.py:smoke"
         ([SMOKE, "--config.optim.name=sgd"], "optim.name must be one of"),
         ([SMOKE, "--config.num_steps=many"], "num_steps"),
         ([SMOKE, "--wrokdir=x"], "workdir"),
-        ([SMOKE, "--workdir=", "loose"], "'loose' is no flag"),
+        ([SMOKE, "--workdir=", "loose"], "'loose' is not a flag"),
         (["--config=configs/koch2015.py:smok"], "has the variant"),
         (["--config=configs/koch2051.py"], "koch2051"),
         ([SMOKE, "--config.data.name=folder", "--config.data.path=nowhere"], "nowhere"),

@@ -112,16 +112,16 @@ def test_a_damaged_results_json_is_one_line(tmp_path, monkeypatch):
     text = json.dumps(RECORD)
     for size in range(len(text)):
         file.write_text(text[:size])
-        with pytest.raises(ValueError, match="results.json is no JSON .*: put back a whole copy"):
+        with pytest.raises(ValueError, match="results.json is not JSON .*: put back a whole copy"):
             records.read(file, records.Evaluation)
     file.write_text(text.replace("0.5", "NaN"))
-    with pytest.raises(ValueError, match="NaN is no number of JSON"):
+    with pytest.raises(ValueError, match="NaN is not a JSON number"):
         records.read(file, records.Evaluation)
     file.write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not JSON"):
         records.read(file, records.Evaluation)
     file.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not JSON"):
         records.read(file, records.Evaluation)
     monkeypatch.setattr(readers, "_JSON_BYTES", 100)
     file.write_text(text)

@@ -297,7 +297,7 @@ def test_a_record_that_is_not_there_or_not_json(tmp_path):
     with pytest.raises(ValueError, match="names the record run.json, which is not in"):
         tables.render(table({"record": "run.json"}), tmp_path)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(ValueError, match="run.json is no JSON"):
+    with pytest.raises(ValueError, match="run.json is not JSON"):
         tables.render(table({"record": "run.json"}), tmp_path)
 
 

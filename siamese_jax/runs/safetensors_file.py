@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from siamese_jax import files
+from siamese_jax import files, readers
 from siamese_jax.runs import digests, workdir
 from siamese_jax.runs.export import RECORDS, Weights, nested
 
@@ -23,7 +23,7 @@ def write(file: str | pathlib.Path, weights: Weights) -> None:
     """Writes a network, whole or not at all.
 
     Every parameter and statistic keeps its path as name, such as `params/encoder/conv1/kernel`. The
-    metadata are the config, provenance, metrics, step and calibrations, each as JSON.
+    metadata hold the config, provenance, metrics, step and calibrations, each as JSON.
 
     Args:
         file: to write.
@@ -48,10 +48,9 @@ def read(file: str | pathlib.Path) -> Weights:
     """Reads what `write` wrote.
 
     Raises:
-        ValueError: no such file, or one that `write` did not write.
+        ValueError: no such file, one that `write` did not write, or no library that reads it.
     """
-    import safetensors
-
+    safetensors = readers.safetensors_library(file)
     if not pathlib.Path(file).is_file():
         raise ValueError(f"no such file {file}")
     try:

@@ -110,7 +110,7 @@ def test_pictures_and_names_have_limits(tmp_path):
 def test_json_must_be_finite_and_of_its_kind(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"a": NaN}')
-    with pytest.raises(ValueError, match="NaN is no number of JSON"):
+    with pytest.raises(ValueError, match="NaN is not a JSON number"):
         readers.read_json(path, dict)
     path.write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="holds a list, expected a dict"):
