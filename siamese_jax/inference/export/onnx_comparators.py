@@ -8,6 +8,7 @@ import numpy as np
 
 from siamese_jax.inference.export.onnx_encoders import unit
 from siamese_jax.inference.export.onnx_graph import Graph
+from siamese_jax.models import comparators
 from siamese_jax.models.comparators import Comparator
 
 Place = tuple[tuple[int, int], tuple[int, int]]  # first and last + 1 of rows and of columns
@@ -129,12 +130,12 @@ def _on_map(graph: Graph, part: str, place: Place, rows: int, columns: int) -> s
 
 
 # From the class of a comparator to its graph: (graph, comparator, params, (Q, D), (S, D)) -> (Q, S).
-COMPARATOR_GRAPHS: dict[str, Callable[[Graph, Comparator, Mapping, str, str], str]] = {
-    "L1": l1,
-    "L2": l2,
-    "Euclidean": euclidean,
-    "SquaredEuclidean": squared_euclidean,
-    "Cosine": cosine,
-    "Bilinear": bilinear,
-    "Local": local,
+COMPARATOR_GRAPHS: dict[type[Comparator], Callable[[Graph, Comparator, Mapping, str, str], str]] = {
+    comparators.L1: l1,
+    comparators.L2: l2,
+    comparators.Euclidean: euclidean,
+    comparators.SquaredEuclidean: squared_euclidean,
+    comparators.Cosine: cosine,
+    comparators.Bilinear: bilinear,
+    comparators.Local: local,
 }

@@ -13,7 +13,10 @@ import numpy as np
 
 from siamese_jax.inference.export.onnx_graph import Graph
 from siamese_jax.models.batch_norm import BatchNorm
+from siamese_jax.models.encoders import DenseEncoder, KochEncoder, ResidualEncoder, SmallEncoder
 from siamese_jax.models.layers import MIDDLE
+from siamese_jax.models.resnet import ResNetEncoder
+from siamese_jax.models.vit import ViTEncoder
 
 
 class Layers:
@@ -313,11 +316,11 @@ def _gelu(graph: Graph, x: str) -> str:
 
 
 # From the class of an encoder to its graph: (layers, encoder, images (B, H, W, C), (H, W, C)) -> (B, D).
-ENCODER_GRAPHS: dict[str, Callable[[Layers, nn.Module, str, Sequence[int]], str]] = {
-    "KochEncoder": koch,
-    "ResidualEncoder": residual,
-    "SmallEncoder": small,
-    "DenseEncoder": dense,
-    "ResNetEncoder": resnet,
-    "ViTEncoder": vit,
+ENCODER_GRAPHS: dict[type[nn.Module], Callable[[Layers, nn.Module, str, Sequence[int]], str]] = {
+    KochEncoder: koch,
+    ResidualEncoder: residual,
+    SmallEncoder: small,
+    DenseEncoder: dense,
+    ResNetEncoder: resnet,
+    ViTEncoder: vit,
 }

@@ -33,7 +33,7 @@ def make_models(net: Siamese, metadata: Mapping[str, str]) -> tuple[bytes, bytes
         ("encoder", ENCODER_GRAPHS, model.encoder),
         ("comparator", COMPARATOR_GRAPHS, model.head),
     ):
-        if type(module).__name__ not in graphs:
+        if type(module) not in graphs:
             raise ValueError(
                 f"the {part} {type(module).__name__} has no ONNX graph: export it as stablehlo, or "
                 f"add its graph to siamese_jax/inference/export/onnx_{part}s.py"
@@ -55,13 +55,13 @@ def make_models(net: Siamese, metadata: Mapping[str, str]) -> tuple[bytes, bytes
     statistics = variables.get("batch_stats", {}).get("encoder", {})
     layers = Layers(graph, variables["params"]["encoder"], statistics)
     images = layers.centre_ink(images, net.image_shape) if model.centre_ink else images
-    build = ENCODER_GRAPHS[type(model.encoder).__name__]
+    build = ENCODER_GRAPHS[type(model.encoder)]
     embeddings = build(layers, model.encoder, images, net.image_shape)
     encoder = graph.model(embeddings, "embeddings", ["batch", size], metadata)
 
     graph = Graph()
     h1 = graph.input("embeddings1", np.float32, ["queries", size])
     h2 = graph.input("embeddings2", np.float32, ["supports", size])
-    compare = COMPARATOR_GRAPHS[type(model.head).__name__]
+    compare = COMPARATOR_GRAPHS[type(model.head)]
     scores = compare(graph, model.head, variables["params"]["head"], h1, h2)
     return encoder, graph.model(scores, "scores", ["queries", "supports"], metadata)
