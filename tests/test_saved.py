@@ -1,6 +1,7 @@
 """A saved evaluation: what is read is what was written, and it goes with its own images only."""
 
 import dataclasses
+import json
 import types
 
 import numpy as np
@@ -91,6 +92,14 @@ def test_what_is_read_is_what_was_written(results, data, tmp_path):
     assert one.trials is other.trials and one.trials.hash == one.trial_hash
     assert one.trials.images is data.test.images
     assert protocols.compare_results(one, other)[0] == one.accuracy - other.accuracy
+
+
+@pytest.mark.parametrize("name", ["tuple", "number", "mapping", "alphabet"])
+def test_a_group_may_have_any_name(name):
+    figures = {"per_group": {name: {"accuracy": np.nan, name: (1.0, {name: 2})}}}
+    assert_same(saved._untagged(json.loads(json.dumps(saved._tagged(figures)))), figures)
+    earlier = {"mapping": {"accuracy": 1.0}}  # was not marked
+    assert saved._untagged(earlier) == earlier
 
 
 def test_other_images_are_refused(results, data, tmp_path):

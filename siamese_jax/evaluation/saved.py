@@ -24,6 +24,7 @@ FILE = "evaluation.npz"
 _LISTS = {cls.__name__: cls for cls in (Trials, VerificationPairs, Retrieval, OpenSet)}
 _ARRAYS = ("scores", "correct")  # of a result
 _INDEX, _DIGEST = "index", "digest"
+_MARKS = ({"tuple"}, {"number"}, {"mapping"})
 _BYTES = 2**32  # of all arrays
 
 
@@ -141,9 +142,13 @@ def _images_by_fingerprint(data: EvaluationData) -> dict[str, np.ndarray | Strea
 
 
 def _tagged(value: Any) -> Any:
-    """The value with tuples, which JSON does not tell from lists, and what is not finite marked."""
+    """The value with tuples, which JSON does not tell from lists, and what is not finite marked.
+
+    A mapping that looks like a mark is marked itself.
+    """
     if isinstance(value, Mapping):
-        return {key: _tagged(x) for key, x in value.items()}
+        fields = {key: _tagged(x) for key, x in value.items()}
+        return {"mapping": fields} if fields.keys() in _MARKS else fields
     if isinstance(value, tuple):
         return {"tuple": [_tagged(x) for x in value]}
     if isinstance(value, float | np.floating) and not np.isfinite(value):
@@ -157,5 +162,7 @@ def _untagged(value: Any) -> Any:
             return tuple(_untagged(x) for x in value["tuple"])
         if value.keys() == {"number"}:
             return float(value["number"])
+        if value.keys() == {"mapping"} and value["mapping"].keys() in _MARKS:
+            value = value["mapping"]
         return {key: _untagged(x) for key, x in value.items()}
     return [_untagged(x) for x in value] if isinstance(value, list) else value
