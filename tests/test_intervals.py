@@ -26,6 +26,11 @@ def test_clusters_that_agree_count_all_trials():
     assert high == 1.0 and 0.985 < low < 0.99
 
 
+def test_a_mean_that_is_rounded_to_one():
+    rounded = cluster_interval([1, 1 - 1.2e-16], [10, 10])
+    assert rounded == cluster_interval([1, 1], [10, 10])
+
+
 def test_one_cluster_has_no_interval():
     assert all(math.isnan(x) for x in cluster_interval([0.5], [10]))
 

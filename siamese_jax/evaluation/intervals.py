@@ -55,10 +55,10 @@ def cluster_interval(
     if clusters < 2:
         return math.nan, math.nan
     shares = counts / counts.sum()
-    mean = float(shares @ rates)
+    mean = min(1.0, float(shares @ rates))
     variance = clusters / (clusters - 1) * float(((shares * (rates - mean)) ** 2).sum())
     effective = float(counts.sum())
-    if variance > 0:
+    if variance > 0 and 0 < mean < 1:  # a mean may be rounded to 1
         effective = min(effective, mean * (1 - mean) / variance)
     quantile = float(special.stdtrit(clusters - 1, (1 + confidence) / 2))
     return wilson(mean, effective, quantile)
