@@ -26,7 +26,7 @@ def bars(*places):
     return image
 
 
-@pytest.mark.parametrize("reach", [0, 1, 2])
+@pytest.mark.parametrize("reach", [0, 1, 2, 1000])
 def test_the_best_moves_are_those_of_the_comparator(reach):
     rng = np.random.default_rng(reach)
     map1, map2 = rng.normal(size=(2, 4, 5, 8))

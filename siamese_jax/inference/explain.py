@@ -113,8 +113,11 @@ def best_moves(map1: np.ndarray, map2: np.ndarray, reach: int) -> tuple[np.ndarr
     """
     unit1, unit2 = (m / np.sqrt((m * m).sum(-1, keepdims=True) + 1e-12) for m in (map1, map2))
     rows, columns = map1.shape[:2]
-    steps = range(-reach, reach + 1)
-    offsets = sorted(((d, r) for d in steps for r in steps), key=lambda o: o[0] ** 2 + o[1] ** 2)
+    down, across = (min(reach, side - 1) for side in (rows, columns))
+    offsets = sorted(
+        ((d, r) for d in range(-down, down + 1) for r in range(-across, across + 1)),
+        key=lambda o: o[0] ** 2 + o[1] ** 2,
+    )
     moves = np.zeros((rows, columns, 2), int)
     cosines = np.full((rows, columns), -np.inf)
     grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1)
