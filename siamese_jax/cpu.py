@@ -47,8 +47,8 @@ def tune_cpu(cache: bool = True, dtype: str | None = None) -> None:
                 warnings.warn(
                     "jax has started: tune_cpu() comes too late to change its flags", stacklevel=2
                 )
-                return
-            os.environ["XLA_FLAGS"] = " ".join(wanted)
+            else:
+                os.environ["XLA_FLAGS"] = " ".join(wanted)
     if cache:
         _keep_compiled(pathlib.Path.home() / ".cache" / "siamese_jax" / "compiled")
 

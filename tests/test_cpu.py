@@ -46,8 +46,13 @@ def test_no_flag_is_set_for_a_jaxlib_that_may_not_know_it(flags):
     assert flags("--xla_a=1", "0.13.0", "float32") == "--xla_a=1"
 
 
-def test_too_late_is_said_and_changes_nothing(flags, monkeypatch):
+def test_too_late_is_said_and_changes_no_flag(flags, monkeypatch):
     monkeypatch.setattr(cpu, "_started", lambda: True)
+    folders = []
+    monkeypatch.setattr(cpu, "_keep_compiled", folders.append)
     with pytest.warns(UserWarning, match="jax has started: tune_cpu.. comes too late"):
         assert flags("", "0.12.0.1") == ""
+    with pytest.warns(UserWarning, match="too late to change its flags"):
+        cpu.tune_cpu()  # which keeps the compiled programs all the same
+    assert len(folders) == 1 and os.environ["XLA_FLAGS"] == ""
     assert flags(f"{FIRST},-eltwise,-reduce", "0.12.0.1") == f"{FIRST},-eltwise,-reduce"
