@@ -22,7 +22,7 @@ class Field:
         high: greatest value of a number.
         above: whether a number must be greater than `low`.
         optional: whether None is a value as well.
-        count: numbers of a sequence: how many, or 0 for any number; None for a single value.
+        count: values of a sequence: how many, or 0 for any number; None for a single value.
         rising: whether the numbers of a sequence must not fall.
     """
 
@@ -45,6 +45,8 @@ class Field:
             else:
                 many = self.count or "any number of"
                 noun = f"{many} {noun}s {start}{end}{', none below the one before' * self.rising}"
+        elif self.count is not None:
+            noun = f"a sequence of {noun}s"
         return noun + " or None" * self.optional
 
     def accepts(self, value: Any) -> bool:
@@ -77,7 +79,10 @@ _DATA = {
     "split": Field(str),
     **dict.fromkeys(("archives", "data_dir", "path", "class_column"), Field(str, optional=True)),
     "image_size": Field(int, 1, _SIDE, optional=True, count=2),
-    "stream": Field(bool),
+    **dict.fromkeys(("stream", "skip_broken"), Field(bool)),
+    **dict.fromkeys(("tfds_image", "tfds_label"), Field(str)),
+    "tfds_alphabet": Field(str, optional=True),
+    "tfds_splits": Field(str, count=0),
     "train_alphabets": Field(int, 0, 1000),
     "ink": Field(bool),
     "seed": Field(int, 0, _SEED),
@@ -143,6 +148,9 @@ FIELDS = {
     "objective.copies": Field(int, 0, 10**4),
     "objective.margin": Field(float, 0, 1e6),
     "objective.decorrelation": Field(float, 0, 1e6),
+    "objective.label_smoothing": Field(float, 0, 1),
+    "objective.memory": Field(int, 0, 2**20),
+    "objective.memory_start": Field(int, 0, _STEPS),
     "objective.pad_with_symmetries": Field(bool),
     "augment.distort": Field(bool),
     "augment.mirror": Field(bool),
@@ -172,6 +180,9 @@ FIELDS = {
     "optim.momentum_start": Field(float, 0, 1),
     "optim.momentum_epochs": Field(int, 0, _STEPS),
     **dict.fromkeys(("optim.decay", "optim.layer_decay"), Field(float, 0, 1, above=True)),
+    "optim.accumulate": Field(int, 1, 2**20),
+    "optim.ema": Field(float, 0, 1),
+    "optim.clip_norm": Field(float, 0, 1e30),
     "optim.steps_per_epoch": Field(int, 1, _STEPS),
     "eval.every": Field(int, 1, _STEPS),
     "eval.num_trials": Field(int, 1, 10**7),
@@ -226,7 +237,7 @@ def base() -> ConfigDict:
     config.num_devices = 1  # 0: all there are; their number must divide the batch
     config.feed = "auto"  # where training images are kept: device, host, or auto (by their size)
     config.log_every = 20  # steps
-    config.keep_best = 1  # checkpoints kept besides the latest
+    config.keep_best = 1  # best checkpoints kept, besides the latest two
 
     config.data = ConfigDict()
     config.data.name = "auto"  # Omniglot where it can be had, else the built-in glyphs

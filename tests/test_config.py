@@ -87,6 +87,28 @@ def test_distortions_are_those_of_the_paper_but_for_what_is_given():
     }
 
 
+@pytest.mark.parametrize(
+    ("section", "field", "value", "words"),
+    [
+        ("data", "skip_broken", "no", "True or False, got 'no'"),
+        ("data", "tfds_label", None, "text, got None"),
+        ("data", "tfds_splits", "train", "a sequence of texts, got 'train'"),
+        ("data", "tfds_splits", (1,), "a sequence of texts"),
+        ("objective", "memory", 0.5, "a whole number of at least 0"),
+        ("optim", "accumulate", 1.5, "a whole number of at least 1"),
+        ("optim", "ema", "x", "a number of at least 0 and at most 1, got 'x'"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(section, field, value, words):
+    with pytest.raises(ValueError, match=f"^{section}.{field} must be {words}"):
+        config_lib.check_fields({section: {field: value}})
+
+
+def test_every_field_that_recipes_share_is_checked():
+    assert {name for name, _ in config_lib._values(config_lib.base())} <= config_lib.FIELDS.keys()
+    config_lib.check_fields(config_lib.base())
+
+
 def test_variants_are_joined_by_commas():
     assert config_lib.variants("", "local", "smoke") == ()
     assert config_lib.variants("smoke,local", "local", "smoke") == ("smoke", "local")
