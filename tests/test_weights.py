@@ -109,6 +109,10 @@ def test_what_is_no_such_file_is_refused(run, tmp_path):
     assert not (tmp_path / "x.npz").exists()
 
 
+def test_a_shipped_network_is_named_by_a_path_too():
+    assert export.locate(pathlib.Path("omniglot")) == export.locate("omniglot")
+
+
 def test_a_shipped_network_is_as_accurate_in_bfloat16():
     """On 500 trials of characters that it was not trained on; float32 is right in 95 to 99 %."""
     held = export.read(export.locate("omniglot"))

@@ -77,7 +77,7 @@ def locate(name: str | pathlib.Path) -> pathlib.Path:
     if pathlib.Path(name).is_file():
         return pathlib.Path(name)
     names = pretrained()
-    if name not in names:
+    if str(name) not in names:
         near = difflib.get_close_matches(str(name), names, n=1) or names
         raise ValueError(
             f"{name} is no folder of a run, no file and no network that comes with the package; "
