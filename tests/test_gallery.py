@@ -316,6 +316,11 @@ def test_the_fingerprint_is_of_all_that_decides_a_score(net):
     assert first not in prints and len(prints) == len(changed)
 
 
+def test_no_images_are_no_batch(net):
+    with pytest.raises(ValueError, match="no images are given: at least one is needed"):
+        net.embed(np.zeros((0, *SHAPE), np.uint8))
+
+
 def test_networks_that_a_gallery_cannot_use_are_refused(net):
     with pytest.raises(ValueError, match="kind 'vector'.*needs pictures"):
         gallery.empty(dataclasses.replace(net, kind="vector"))

@@ -128,6 +128,13 @@ def test_chosen_alphabets(small):
     np.testing.assert_array_equal(names, np.array(small.class_names)[small.classes[trials.queries]])
     with pytest.raises(ValueError, match="unknown alphabet 'alphabet9'; did you mean alphabet"):
         trial_lists.within_trials(small, alphabets=["alphabet9"])
+    for draw in (
+        trial_lists.within_trials,
+        trial_lists.between_trials,
+        trial_lists.verification_pairs,
+    ):
+        with pytest.raises(ValueError, match="alphabets names none: name one, or give None for"):
+            draw(small, alphabets=[])
 
 
 def test_too_few_drawers_or_pictures(small):

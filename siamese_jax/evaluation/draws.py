@@ -96,9 +96,15 @@ def images_and_groups(image_set: ImageSet, classes: np.ndarray) -> dict:
 
 
 def alphabet_ids(image_set: ImageSet, alphabets: Sequence[str] | None) -> np.ndarray:
-    """The numbers of these alphabets, or of all."""
+    """The numbers of these alphabets, or of all.
+
+    Raises:
+        ValueError: an unknown alphabet, or none.
+    """
     if alphabets is None:
         return np.arange(image_set.num_alphabets)
+    if not len(alphabets):
+        raise ValueError("alphabets names none: name one, or give None for all")
     check_names("alphabet", alphabets, image_set.alphabet_names)
     return np.array([i for i, a in enumerate(image_set.alphabet_names) if a in set(alphabets)], int)
 

@@ -13,6 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from siamese_jax.data.image_set import StreamedImages
 
+NO_IMAGES = "no images are given: at least one is needed"
+
 
 class Devices:
     """One device or several: compiles per-device functions, shares arrays out, brings them home.
@@ -140,11 +142,17 @@ class Devices:
             step: compiled (variables, (B, H, W, C)) -> (B, ...), its results gathered.
             variables: replicated.
             images: (M, H, W, C).
-            batch: images a call over all devices; rounded up to a multiple of their number.
+            batch: images a call over all devices; at most the next power of two of all images, and
+                rounded up to a multiple of the number of devices.
 
         Returns:
             (M, ...) NumPy results.
+
+        Raises:
+            ValueError: no images.
         """
+        if not len(images):
+            raise ValueError(NO_IMAGES)
         batch = min(batch, 1 << (len(images) - 1).bit_length())  # few shapes, few compilations
         batch = -(-batch // self.count) * self.count
         return np.concatenate(

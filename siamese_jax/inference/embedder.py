@@ -15,6 +15,7 @@ from siamese_jax.data.image_set import KINDS, StreamedImages
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.evaluation.scoring import Embedder, from_embedder
 from siamese_jax.inference.comparing import Comparing
+from siamese_jax.inference.devices import NO_IMAGES
 from siamese_jax.models.comparators import Comparator, Cosine
 
 BATCH = 64  # pictures a call of `embed`
@@ -111,7 +112,7 @@ class Wrapped(Comparing):
                 )
             parts.append(h)
         if not parts:
-            raise ValueError("no pictures are given: at least one is needed")
+            raise ValueError(NO_IMAGES)
         return np.concatenate(parts)
 
     def score_matrix(self, h1: np.ndarray, h2: np.ndarray | jax.Array) -> np.ndarray:
