@@ -52,8 +52,9 @@ def test_a_link_is_replaced_and_not_followed(tmp_path):
 def test_a_record_shows_a_command_without_its_places():
     """A value may follow after a space, and one dash may begin a flag."""
     words = "--workdir /home/me/a -workdir=/home/me/b --config.data.path /home/me/c --archives=/d"
-    words += " --config.data.stream --config=/home/me/own.py:small --config /home/me/own.py -f /home/me/e"
-    words += " --config=configs/best.py --seed=0 --postgres=postgresql://me:secret@host --tta 8 file:///g"
+    words += " --config.data.stream --config=/home/me/own.py:small --config /home/me/own.py"
+    words += " -f /home/me/e --config=configs/best.py --seed=0 --tta 8"
+    words += " --postgres=postgresql://me:secret@host file:///g"
     start = {"command": ["/home/me/repo/launch/train.py", *words.split()], "seed": 0}
     _, (shown,) = workdir.without_places({}, [start])
     expected = "launch/train.py --config=me/own.py:small --config me/own.py -f me/e"

@@ -117,8 +117,8 @@ def reliability_bins(
     """The points of a reliability diagram: pairs by their probability of "same", in bins.
 
     Pairs are sorted by probability into bins of equal mass, the two labels weighing equally; a pair
-    goes into the bin where its middle lies. Equal probabilities share their labels, so their order
-    does not matter.
+    goes into the bin where its middle lies. Equal probabilities share their labels; where a bin ends
+    among them, how many lie on either side depends slightly on the order of the pairs.
 
     Args:
         logits: (P,) of the probabilities; one that is not finite counts as 0, a probability of 1/2.

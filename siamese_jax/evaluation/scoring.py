@@ -80,7 +80,9 @@ def from_embedder(
     """Makes a system of an encoder and a comparison of its embeddings.
 
     Args:
-        embed: (B, H, W, C) images -> (B, D). It is called with batches of one size.
+        embed: (B, H, W, C) images -> (B, D). It is called with batches of one
+            size for a list of trials, and with fewer images to see whether its answers depend on the
+            batch.
         score_matrix: (Q, D), (S, D) -> (Q, S), higher = more alike. The score of two embeddings
             must not depend on the others, since runs are scored together.
         score_classes: for a system whose scores depend on the whole support set: (R, Q, D),

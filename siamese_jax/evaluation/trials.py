@@ -31,8 +31,8 @@ def official_trials(runs: Any) -> Trials:
 
     Args:
         runs: has queries (R, Q, H, W, C) uint8, supports (R, N, H, W, C) uint8, answers (R, Q) int,
-            and may have a name; unless it is "official runs" the protocol is called `runs`. It may
-            have `alphabets`, one name a run: runs of one alphabet are then one cluster.
+            and may have a name; with another one than "official runs" the protocol is called `runs`.
+            It may have `alphabets`, one name a run: runs of one alphabet are then one cluster.
 
     Returns:
         Trials grouped by run.
@@ -245,7 +245,7 @@ def verification_pairs(
     alphabets: Sequence[str] | None = None,
     name: str = "verification",
 ) -> VerificationPairs:
-    """VerificationPairs, half same and half different, equally many (to within one of each) an alphabet.
+    """Pairs, half same and half different, equally many (to within one of each) an alphabet.
 
     The two images of a pair, same or different, never carry the same drawer number, so the drawer
     does not tell the label. Pairs may repeat where the set has few. Classes of a single image,
@@ -256,7 +256,7 @@ def verification_pairs(
         num_pairs: an even number.
         seed: of the draw.
         negatives: the second class of a different pair is uniform over the other classes of the
-            whole set (`any`) or of the first one's alphabet (`same_alphabet`, harder).
+            chosen alphabets (`any`) or of the first one's alphabet (`same_alphabet`, harder).
         alphabets: names of the alphabets to use, or None for all.
         name: of the list.
 

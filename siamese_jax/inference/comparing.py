@@ -20,10 +20,10 @@ class Comparing(abc.ABC):
 
     Galleries, calibration, search and verification need nothing more of it.
 
-    Properties:
+    Attributes:
         name: for tables.
         image_shape: (H, W, C) of its input.
-        kind: `ink` or `photo`, what it takes (see `ImageSet`).
+        kind: `ink`, `photo` or `vector`, what it takes (see `ImageSet`).
         tta: views of each image in test-time augmentation, 1 for none.
         calibrations: what scores mean, by what they are scores of: `pictures`, as `same` takes them,
             or `drawings` of the demo.

@@ -36,7 +36,7 @@ def make_embed_step(
         tta: views of each image in test-time augmentation; 1 for the image alone. The views are the
             image and `tta - 1` small warps `TTA_WARP`, the same ones for every image. Their mean
             embedding is scaled to their mean length.
-        fill: as in `make_train_step`.
+        fill: as in `augment.warp`.
 
     Raises:
         ValueError: tta below 1.

@@ -223,7 +223,7 @@ def bind(
         config: config of the run.
         variables: parameters and statistics, replicated on `devices`.
         image_shape: (H, W, C).
-        kind: `ink` or `photo`.
+        kind: `ink`, `photo` or `vector`.
         name: for tables.
         devices: where it runs.
         tta: see `embed.make_embed_step`.

@@ -228,9 +228,9 @@ def describe(encoder: Any) -> dict[str, Any]:
         encoder: a linen module that is called with images and `train`.
 
     Returns:
-        `encoder` and `encoder_args`, and `dtype` if it has one that is not None. Of a class that can be imported, with
-        plain attributes, they are all that `build` needs. Of any other they tell it from others, and
-        `build` must be given the module.
+        `encoder` and `encoder_args`, and `dtype` if it has one that is not None. Of a class that can be
+        imported, with plain attributes, they are all that `build` needs. Of any other they tell it from
+        others, and `build` must be given the module.
 
     Raises:
         ValueError: no linen module, or one that is called otherwise.

@@ -18,7 +18,7 @@ class EvaluationData:
 
     Attributes:
         test: images of unseen classes; all protocols but `official` report on them.
-        validation: images that choose the verification threshold.
+        validation: images that choose the thresholds of `verification` and `open_set`.
         train: images of the training classes, for a curve beside that of the unseen ones.
         official: the official runs.
         pairs: a further list, such as of `pairs_csv.read_pairs`, that `verification` evaluates
@@ -57,4 +57,4 @@ class Protocol:
 SEED = {"seed": 0}  # of the draw of trials
 N_WAY = {"n_way": 20}  # classes a trial
 K_SHOT = {"k_shot": 1}  # support images a class, and references a class of `open_set`
-NUM_TRIALS = {"num_trials": 4000}  # of `within` and `between`
+NUM_TRIALS = {"num_trials": 4000}  # of `within`, `between` and `assignment`
