@@ -49,6 +49,21 @@ def test_prepared_pictures_are_those_of_memory(tmp_path, monkeypatch, caplog):
     assert held.select(classes=[2]).fingerprint == streamed.select(classes=[2]).fingerprint
 
 
+def test_a_size_of_a_config_and_of_its_json_is_prepared_once(tmp_path, monkeypatch):
+    path = write(tmp_path / "people", 3, 2)
+
+    def run(make_decode, side, parts, count, processes):
+        for part in parts:
+            shards.prepare_part(make_decode(), side, *part)
+
+    monkeypatch.setattr(shards, "_run", run)
+    options = {"stream": True, "data_dir": tmp_path / "data"}
+    prepared = folder.load_folder(path, image_size=(4, 3), **options)
+    monkeypatch.setattr(shards, "_run", None)  # nothing is prepared a second time
+    again = folder.load_folder(path, image_size=[4, 3], **options)
+    np.testing.assert_array_equal(rows_of(again), rows_of(prepared))
+
+
 @pytest.mark.slow
 def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch):
     path = write(tmp_path / "people")

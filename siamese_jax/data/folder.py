@@ -288,7 +288,8 @@ def _prepared_images(
     Returns:
         The images, the numbers of the files kept, their digests, and what is wrong with the others.
     """
-    digest = hashlib.sha256(repr((_FORMAT, image_size, kind)).encode())
+    sides = None if image_size is None else tuple(int(side) for side in image_size)
+    digest = hashlib.sha256(repr((_FORMAT, sides, kind)).encode())
     for parts, stamp in listing.stamps(path, top, files):
         digest.update(repr((parts, stamp)).encode())
     root = prepared_folder.data_dir(data_dir) / "pictures" / digest.hexdigest()[:16]
