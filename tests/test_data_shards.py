@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from siamese_jax.data import folder, image_set, loading, shards
+from siamese_jax.data import folder, image_set, loading, named, shards
 
 
 def write(path, classes=6, pictures=5, size=(8, 6)):
@@ -181,7 +181,8 @@ class TinyPictures(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, part):
         for c in range(6 * part, 6 * part + 6):
             for i in range(3):
-                pixels, png = np.full((6, 5, 3), 20 * c + i, np.uint8), io.BytesIO()
+                size = (6 - part, 5 - part, 3)
+                pixels, png = np.full(size, 20 * c + i, np.uint8), io.BytesIO()
                 Image.fromarray(pixels).save(png, format="PNG")
                 png.seek(0)
                 yield f"{c}_{i}", {"picture": png, "fine": c, "coarse": f"group{c % 2}"}
@@ -206,6 +207,7 @@ def test_a_tfds_set_by_its_name(tmp_path):
     )
     assert alphabets.train.alphabet_names == ("group0", "group1")
     assert alphabets.train.class_names[0] == "group0/kind0"
+    assert alphabets.train.image_shape == alphabets.test.image_shape == (6, 5, 3)
     for change, words in (
         ({"tfds_label": "x"}, r"no feature 'x' \(data.tfds_label\): it has .*coarse"),
         ({"name": "tfds:no_such_set"}, "tfds has no data set 'no_such_set'"),
@@ -215,3 +217,32 @@ def test_a_tfds_set_by_its_name(tmp_path):
         with pytest.raises(ValueError, match=words) as caught:
             loading.load({**fields, **change})
         assert "\n" not in str(caught.value)
+
+
+def tfds_set(picture, label=0, channels=None, ink=False):
+    """The set of one picture as `named.load` makes it."""
+    return named._image_set([(picture, label, "")], [None, None], None, channels, ink, "small")
+
+
+def test_a_tfds_picture_in_colour_becomes_grey_as_a_file_does():
+    colours = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [1, 1, 2]]], np.uint8)
+    expected = np.asarray(Image.fromarray(colours).convert("L"))
+    np.testing.assert_array_equal(tfds_set(colours, channels=1).images[0, ..., 0], expected)
+    ink = tfds_set(colours, channels=1, ink=True)
+    np.testing.assert_array_equal(ink.images[0, ..., 0], 255 - expected)
+    grey = tfds_set(expected, "²", channels=3)  # a superscript is no number
+    np.testing.assert_array_equal(grey.images[0], np.repeat(expected[..., None], 3, -1))
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.full((4, 4, 1), 300, np.uint16),
+        np.full((4, 4, 3), 0.9, np.float32),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
+    ],
+)
+def test_tfds_pictures_of_another_type_or_shape_are_refused(picture):
+    with pytest.raises(ValueError, match=f"small has a picture of .*{picture.dtype}; .*uint8"):
+        tfds_set(picture)

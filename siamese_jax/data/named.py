@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from siamese_jax.data import preparation, prepared_folder
 from siamese_jax.data.image_set import ImageSet, as_kind, resize_images
@@ -32,16 +33,16 @@ def load(
         image: the feature that holds the picture.
         label: the feature of the class, a class label, a number or a text.
         alphabet: the feature of the superclass; None for none.
-        image_size: (height, width) in pixels; None for the most common size.
+        image_size: (height, width) in pixels; None for the most common size of the first split.
         ink: whether the pictures are dark ink on light paper.
         data_dir: folder of prepared sets; None for tfds's own.
 
     Returns:
-        One set a split.
+        One set a split, all of one image shape.
 
     Raises:
-        ValueError: an unknown set, split or feature, a set that cannot be had, or another number of
-            splits.
+        ValueError: an unknown set, split or feature, a set that cannot be had, another number of
+            splits, or pictures that are not grey, RGB or RGBA of uint8.
     """
     if len(splits) not in (1, 3):
         raise ValueError(f"data.tfds_splits names one split or three, got {tuple(splits)}")
@@ -60,7 +61,8 @@ def load(
         builder.download_and_prepare()
     except (OSError, ValueError, tfds.download.DownloadError, ImportError) as error:
         raise ValueError(f"{name} cannot be prepared in {root} ({_line(error)})") from None
-    sets = []
+    sets: list[ImageSet] = []
+    channels = 1 if ink else None
     for split in splits:
         parts = list(builder.info.splits) if split == "all" else [split]
         examples = []
@@ -75,7 +77,9 @@ def load(
             examples += [(e[image], e[label], e[alphabet] if alphabet else "") for e in source]
         labels = [features.get(f) for f in (label, alphabet)]
         whole = f"{name} {split}" if len(splits) == 3 else name
-        sets.append(_image_set(examples, labels, image_size, ink, whole))
+        sets.append(_image_set(examples, labels, image_size, channels, ink, whole))
+        height, width, channels = sets[0].image_shape
+        image_size = (height, width)
     return sets
 
 
@@ -83,12 +87,12 @@ def _image_set(
     examples: Sequence[tuple[Any, Any, Any]],
     labels: Sequence[Any],
     image_size: tuple[int, int] | None,
+    channels: int | None,
     ink: bool,
     name: str,
 ) -> ImageSet:
     """The set of (picture, label, superclass) triples; the pictures of a class keep their order."""
-    pictures = [np.asarray(picture) for picture, *_ in examples]
-    pictures = [x[..., None] if x.ndim == 2 else x[..., :3] for x in pictures]
+    pictures = [_pixels(picture, name) for picture, *_ in examples]
     keys = [(_name(labels[1], a) if labels[1] else "", _name(labels[0], x)) for _, x, a in examples]
     order = sorted(range(len(keys)), key=lambda row: _sort_key(keys[row]))
     kept = list(dict.fromkeys(keys[row] for row in order))
@@ -99,13 +103,14 @@ def _image_set(
     shapes = collections.Counter(x.shape[:2] for x in pictures)
     height, width = image_size or max(shapes, key=lambda shape: (shapes[shape], shape))
     kind = "ink" if ink else "photo"
-    channels = 1 if ink else max(x.shape[-1] for x in pictures)
+    channels = channels or max(x.shape[-1] for x in pictures)
     images = np.empty((len(order), height, width, channels), np.uint8)
     for place, row in enumerate(order):
         x = pictures[row]
         if x.shape[-1] != channels:
-            x = x.mean(-1, keepdims=True) if channels == 1 else np.repeat(x, channels, -1)
-        images[place] = resize_images(as_kind(x.astype(np.uint8), kind)[None], height, width)[0]
+            grey = channels == 1
+            x = np.asarray(Image.fromarray(x).convert("L"))[..., None] if grey else x.repeat(3, -1)
+        images[place] = resize_images(as_kind(x, kind)[None], height, width)[0]
     return ImageSet(
         images=images,
         classes=classes,
@@ -118,6 +123,18 @@ def _image_set(
     )
 
 
+def _pixels(picture: Any, name: str) -> np.ndarray:
+    """A picture of a set as (H, W, 1) or (H, W, 3) uint8."""
+    pixels = np.asarray(picture)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4):
+        raise ValueError(
+            f"{name} has a picture of {pixels.shape} {pixels.dtype}; data.tfds_image must name a "
+            "feature of grey, RGB or RGBA pictures of uint8"
+        )
+    return pixels[..., :3]
+
+
 def _name(feature: Any, value: Any) -> str:
     if isinstance(feature, tfds.features.ClassLabel):
         return feature.int2str(int(value))
@@ -125,7 +142,7 @@ def _name(feature: Any, value: Any) -> str:
 
 
 def _sort_key(key: tuple[str, str]) -> tuple:
-    return tuple((0, int(word), "") if word.isdigit() else (1, 0, word) for word in key)
+    return tuple((0, int(word), "") if word.isdecimal() else (1, 0, word) for word in key)
 
 
 def _line(error: Exception) -> str:
