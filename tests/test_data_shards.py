@@ -160,6 +160,16 @@ def test_a_zip_with_one_folder_on_top(tmp_path):
     zipped = folder.load_folder(tmp_path / "packed.zip", name="people")
     assert zipped.class_names == ("c0", "c1", "c2")
     assert zipped.fingerprint == folder.load_folder(path).fingerprint
+    with zipfile.ZipFile(tmp_path / "packed.zip", "a") as packed:  # as packed from a repository
+        for name in ("README.md", "people-main/LICENSE", "people-main/notes.txt"):
+            packed.writestr(name, "no picture")
+    again = folder.load_folder(tmp_path / "packed.zip", name="people")
+    assert again.fingerprint == zipped.fingerprint
+    (path / "README").write_text("no picture")
+    (tmp_path / "top").mkdir()
+    path.rename(tmp_path / "top" / "people")
+    assert folder.load_folder(tmp_path / "top", name="people").fingerprint == zipped.fingerprint
+    assert list(folder.picture_files(tmp_path / "top")) == ["c0", "c1", "c2"]
 
 
 class TinyPictures(tfds.core.GeneratorBasedBuilder):

@@ -46,10 +46,11 @@ def load_folder(
 ) -> ImageSet:
     """Loads pictures laid out as `<class>/<image>` or `<alphabet>/<class>/<image>`.
 
-    Names sort with their numbers in numeric order (s2 before s10). Hidden files are passed over,
-    and so are Thumbs.db, a README, a LICENSE and files ending in .txt or .md at the top. A single
-    folder on top of all is passed through. The set is grey when every picture is stored as grey,
-    else it is RGB; transparency becomes white. A resized picture is stretched to its new sides.
+    Names sort with their numbers in numeric order (s2 before s10). Hidden files and Thumbs.db are
+    passed over, and so are a README, a LICENSE and files ending in .txt or .md that lie beside the
+    topmost folders. A single folder on top of all is passed through. The set is grey when every
+    picture is stored as grey, else it is RGB; transparency becomes white. A resized picture is
+    stretched to its new sides.
 
     A folder of `LARGE` pictures or more is prepared once, see `shards`; later calls read what was
     prepared, and decode nothing.

@@ -22,6 +22,8 @@ Name = tuple[str, ...]  # the parts of a file's name below that
 def names_of(path: pathlib.Path, zipped: bool = True) -> tuple[Top, list[Name]]:
     """The names of all files of a folder or zip, but for those that are passed over.
 
+    Hidden files are, Thumbs.db, and a README, a licence or the like beside the classes.
+
     Args:
         path: the folder or zip.
         zipped: whether a zip will do.
@@ -33,8 +35,13 @@ def names_of(path: pathlib.Path, zipped: bool = True) -> tuple[Top, list[Name]]:
         ValueError: neither is there, or a name that cannot be shown.
     """
     names = _zip_names(path) if zipped and path.is_file() else _folder_names(path)
-    top = _top(names)
-    return top, [parts[len(top) :] for parts in names]
+    top: Top = ()
+    while len({parts[0] for parts in names}) == 1 and min(len(parts) for parts in names) > 1:
+        below = [parts[1:] for parts in names if not _is_passed_over(parts[1:])]
+        if not below or min(len(parts) for parts in below) == 1:
+            break  # what is below are the pictures of a single class
+        top, names = (*top, names[0][0]), below
+    return top, names
 
 
 def reader_of(path: pathlib.Path, top: Top) -> Callable[[Name], bytes]:
@@ -99,19 +106,6 @@ def _is_passed_over(parts: tuple[str, ...]) -> bool:
         parts[0].upper().startswith(("README", "LICENSE", "LICENCE"))
         or parts[0].lower().endswith((".txt", ".md"))
     )
-
-
-def _top(names: Iterable[tuple[str, ...]]) -> Top:
-    """The folders that all files lie in, above any `<class>/<image>`."""
-    top: Top = ()
-    names = [parts for parts in names if not _is_passed_over(parts)]
-    if not names or min(len(parts) for parts in names) < 3:
-        return top
-    while len({parts[len(top)] for parts in names}) == 1:
-        top = (*top, names[0][len(top)])
-        if min(len(parts) for parts in names) - len(top) <= 2:
-            break
-    return top
 
 
 def _folder_names(path: pathlib.Path) -> list[tuple[str, ...]]:
