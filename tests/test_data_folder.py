@@ -145,6 +145,15 @@ def test_zip_of_a_folder(tmp_path):
     assert zipped.name == "faces"
 
 
+def test_a_zip_with_two_files_of_one_name_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        packed.writestr("a/1.png", png_bytes())
+        packed.writestr("a/2.png", png_bytes())
+        packed.writestr("a//2.png", png_bytes())
+    with pytest.raises(ValueError, match=r"x.zip: holds a/2.png 2 times: pack it again"):
+        load_folder(tmp_path / "x.zip")
+
+
 def png_bytes():
     data = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(

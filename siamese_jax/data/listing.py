@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import os
 import pathlib
@@ -32,7 +33,8 @@ def names_of(path: pathlib.Path, zipped: bool = True) -> tuple[Top, list[Name]]:
         The parts of the single top folder, often none, and the names below it.
 
     Raises:
-        ValueError: neither is there, or a name that cannot be shown.
+        ValueError: neither is there, a name that cannot be shown, or a zip with two files of one
+            name.
     """
     names = _zip_names(path) if zipped and path.is_file() else _folder_names(path)
     top: Top = ()
@@ -46,6 +48,8 @@ def names_of(path: pathlib.Path, zipped: bool = True) -> tuple[Top, list[Name]]:
 
 def reader_of(path: pathlib.Path, top: Top) -> Callable[[Name], bytes]:
     """A function from the name of a file to its bytes; any thread may call it.
+
+    A zip stays open for as long as the function is kept.
 
     Args:
         path: the folder or zip.
@@ -77,8 +81,8 @@ def stamps(path: pathlib.Path, top: Top, files: Iterable[Name]) -> Iterator[tupl
         files: names.
     """
     if path.is_file():
-        infos = zipfile.ZipFile(path).infolist()
-        entries = {pathlib.PurePosixPath(x.filename).parts: x for x in infos}
+        with zipfile.ZipFile(path) as archive:
+            entries = {pathlib.PurePosixPath(x.filename).parts: x for x in archive.infolist()}
         for parts in files:
             entry = entries[(*top, *parts)]
             yield parts, (entry.file_size, entry.CRC)
@@ -163,11 +167,15 @@ def _is_plain(path: pathlib.Path, parts: tuple[str, ...]) -> bool:
 def _zip_names(path: pathlib.Path) -> list[tuple[str, ...]]:
     """The parts of the names of all files of a zip."""
     try:
-        archive = zipfile.ZipFile(readers.check_file(path))
-        entries = readers.checked_entries(archive, _ZIP_BYTES)
+        with zipfile.ZipFile(readers.check_file(path)) as archive:
+            entries = readers.checked_entries(archive, _ZIP_BYTES)
     except readers.ZIP_ERRORS as error:
         raise ValueError(f"{path}: neither a folder nor a whole zip archive ({error})") from None
     files = [pathlib.PurePosixPath(x.filename).parts for x in entries if not x.is_dir()]
-    return [
+    names = [
         parts for parts in files if parts and not _is_passed_over(parts) and _is_plain(path, parts)
     ]
+    name, count = next(iter(collections.Counter(names).most_common(1)), ((), 0))
+    if count > 1:
+        raise ValueError(f"{path}: holds {'/'.join(name)} {count} times: pack it again")
+    return names
