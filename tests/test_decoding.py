@@ -59,6 +59,36 @@ def test_a_picture_that_is_given_is_left_as_it_is():
     assert picture.size == (80, 48) and picture.mode == "RGB"
 
 
+def encoded(values, dtype, kind):
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([values], dtype)).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])  # PPM: of mode I
+def test_sixteen_bits_are_scaled(kind):
+    data = encoded([0, 100 * 257, 65535], np.uint16, kind)
+    np.testing.assert_array_equal(
+        decoding.pixels(None, ("x",), lambda _: data, "L").ravel(), [0, 100, 255]
+    )
+
+
+def test_a_png_of_an_older_pillow_is_scaled_too():
+    picture = Image.fromarray(np.array([[0, 100 * 257, 65535]], np.int32))
+    picture.format = "PNG"
+    np.testing.assert_array_equal(decoding.decode_picture(picture, "L").ravel(), [0, 100, 255])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_thirty_two_bits_are_refused(dtype):
+    data = encoded([0, 128, 255], dtype, "TIFF")
+    for read in (decoding.header, lambda *args: decoding.pixels(*args, "L")):
+        with pytest.raises(
+            ValueError, match="x is not a readable image .*32 bits or a sign: save it"
+        ):
+            read("here", ("x",), lambda _: data)
+
+
 def test_jpegs_and_pngs_of_one_size_become_one_set(tmp_path):
     for i, ending in enumerate(("jpg", "png", "jpg", "png")):
         place = tmp_path / f"c{i // 2}"

@@ -19,8 +19,10 @@ from siamese_jax.data import listing
 from siamese_jax.data.image_set import as_kind, resize_images
 from siamese_jax.data.listing import Name, Top
 
-_ERRORS = (*readers.ZIP_ERRORS, SyntaxError, struct.error, Image.DecompressionBombError)
+# All that Pillow raises on a damaged file.
+ERRORS = (*readers.ZIP_ERRORS, SyntaxError, struct.error, Image.DecompressionBombError)
 _PIXELS = 2**26  # of a picture, 8,192 x 8,192
+_DEEP = ("PNG", "PPM")  # formats of which Pillow gives 16 bits in a mode of 32
 _EXIF_ORIENTATION = 0x0112
 # By the number that a camera writes: how the picture is to be turned to be the right way up.
 _TURNS = {
@@ -107,10 +109,10 @@ def header(path: pathlib.Path, parts: Name, read: Read) -> Header:
     """
     try:
         with Image.open(io.BytesIO(read(parts))) as picture:
-            _check_pixels(picture)
+            _check(picture)
             size = picture.size if _orientation(picture) in (5, 6, 7, 8) else picture.size[::-1]
             return size, picture.mode in ("1", "L", "LA") or picture.mode.startswith("I")
-    except _ERRORS as error:
+    except ERRORS as error:
         raise _unreadable(path, parts, error) from None
 
 
@@ -140,7 +142,7 @@ def pixels(
     try:
         with Image.open(io.BytesIO(read(parts))) as picture:
             return decode_picture(picture, mode, size)
-    except _ERRORS as error:
+    except ERRORS as error:
         raise _unreadable(path, parts, error) from None
 
 
@@ -148,7 +150,7 @@ def decode_picture(
     picture: Image.Image, mode: str, size: tuple[int, int] | None = None
 ) -> np.ndarray:
     """(H, W, C) uint8 of an open picture, see `pixels`; without a `size` the picture stays as it is."""
-    _check_pixels(picture)
+    _check(picture)
     turn = _orientation(picture)
     if size is not None and picture.format == "JPEG":
         wide, tall = size if turn in (5, 6, 7, 8) else size[::-1]
@@ -203,17 +205,20 @@ def _orientation(picture: Image.Image) -> int:
     return picture.getexif().get(_EXIF_ORIENTATION, 1)
 
 
-def _check_pixels(picture: Image.Image) -> None:
-    """Refuses a picture by the size that its header gives, before it is decoded."""
+def _check(picture: Image.Image) -> None:
+    """Refuses a picture by what its header says, before it is decoded."""
     width, height = picture.size
     if width * height > _PIXELS:
-        raise _TooLarge(f"{width} x {height} pixels, at most {_PIXELS:,} are read: make it smaller")
+        raise _Refused(f"{width} x {height} pixels, at most {_PIXELS:,} are read: make it smaller")
+    if picture.mode == "F" or (picture.mode == "I" and picture.format not in _DEEP):
+        # Nothing says which of its values is white.
+        raise _Refused("its values have 32 bits or a sign: save it with 8 or 16 bits a pixel")
 
 
-class _TooLarge(ValueError):
-    """A picture has too many pixels."""
+class _Refused(ValueError):
+    """A picture that is whole, and that nothing here reads."""
 
 
 def _unreadable(path: pathlib.Path, parts: tuple[str, ...], error: Exception) -> ValueError:
-    reason = error if isinstance(error, _TooLarge) else type(error).__name__
+    reason = error if isinstance(error, _Refused) else type(error).__name__
     return ValueError(f"{path}: {'/'.join(parts)} is not a readable image ({reason})")
