@@ -116,6 +116,26 @@ def test_what_is_no_picture_is_refused_in_one_line(monkeypatch):
         drawing.read_ink(whole)
 
 
+@pytest.mark.parametrize(
+    ("kind", "whole", "damaged"),
+    [
+        ("JPEG", b"\x01\x00\x00\x04", b"\x01\x00\x00\x02"),  # a width that is text, in the EXIF
+        ("GIF", b"\x09\x00\x09\x00\x00\x08", b"\x09\x00\x00\x00\x00\x08"),  # of no height
+        ("BMP", b"\x00\x01\x00\x00", b"\x00\x02\x00\x00"),  # of 512 colours
+    ],
+    ids=["JPEG", "GIF", "BMP"],
+)
+def test_whatever_pillow_raises_on_a_damaged_picture_is_one_line(kind, whole, damaged):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0100] = 6, 9  # to be turned, and its width
+    buffer = io.BytesIO()
+    Image.new("L", (9, 9)).save(buffer, format=kind, exif=exif)
+    data = buffer.getvalue()
+    assert whole in data
+    with pytest.raises(ValueError, match="^the picture is damaged: "):
+        drawing.read_ink(data.replace(whole, damaged))
+
+
 @pytest.mark.slow
 def test_real_omniglot_images_are_answered_as_well_as_ever(prepared_omniglot):
     """The 400 official trials: every image put through `to_omniglot`, within 1 point of the images."""

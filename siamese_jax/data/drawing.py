@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
+from siamese_jax.data import decoding
+
 SIDE = 105  # pixels, of an Omniglot image
 EXTENT = 68  # pixels, the longer side of a character
 STROKE = 5.1  # pixels, the width of its strokes
@@ -93,20 +95,22 @@ def read_ink(data: bytes) -> np.ndarray:
         (H, W) float32 in [0, 1], the share of ink in each pixel.
 
     Raises:
-        ValueError: another type, a damaged file, too many pixels, or a picture of one shade.
+        ValueError: another type, a damaged file, more than `MAX_PIXELS`, or no ink: the picture is
+            of one shade or nearly so.
     """
     try:
         with Image.open(io.BytesIO(data), formats=TYPES) as file:
             width, height = file.size
-            if width * height > MAX_PIXELS:
-                raise ValueError(
-                    f"the picture has {width} x {height} pixels; at most {MAX_PIXELS:,} are taken"
-                )
-            picture = ImageOps.exif_transpose(file).convert("RGBA")
+            fits = width * height <= MAX_PIXELS
+            picture = ImageOps.exif_transpose(file).convert("RGBA") if fits else None
     except UnidentifiedImageError:
         raise ValueError(f"this is no picture of type {', '.join(TYPES)}") from None
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except decoding.ERRORS as error:
         raise ValueError(f"the picture is damaged: {' '.join(str(error).split())[:80]}") from None
+    if picture is None:
+        raise ValueError(
+            f"the picture has {width} x {height} pixels; at most {MAX_PIXELS:,} are taken"
+        )
     picture.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
     paper = Image.new("RGBA", picture.size, "white")
     grey = np.asarray(Image.alpha_composite(paper, picture).convert("L"), np.float32)
