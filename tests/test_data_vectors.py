@@ -134,6 +134,7 @@ def test_npz_of_alphabets(tmp_path):
     [
         ("x,y,class\n1,2,p\n3,,p\n", "line 3, column 'y': the value is missing"),
         ("x,y,class\n1,2,p\n3,abc,p\n", "line 3, column 'y': 'abc' is not a finite number"),
+        ("x,y,class\n1,2,p\n3,1_000,p\n", "line 3, column 'y': '1_000' is not a finite number"),
         ("x,y,class\n1,2,p\nnan,1,p\n", "line 3, column 'x': 'nan' is not a finite number"),
         ("x,y,class\n1,2,p\n\n1,1e999,p\n", "line 4, column 'y': '1e999' is not a finite number"),
         ("x,class,y\n1,p,2\n3,q,4\n5,p,6\n", "line 3: the class 'q' has 1 row, at least 2"),

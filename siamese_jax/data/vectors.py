@@ -211,7 +211,7 @@ def _columns(
             "by commas"
         )
     if wanted not in fields:
-        if class_column is None and all(_is_number(field) for field in fields[:-1]):
+        if class_column is None and all(math.isfinite(_number(field)) for field in fields[:-1]):
             return [str(i + 1) for i in range(len(fields))], len(fields) - 1, True
         near = difflib.get_close_matches(wanted, fields, n=3) or fields[-3:]
         raise ValueError(
@@ -232,10 +232,7 @@ def _columns(
 
 def _numbers(path: pathlib.Path, place: str, columns: list[str], values: list[str]) -> np.ndarray:
     """(D,) float64 of one row."""
-    try:
-        row = np.array([float(value) for value in values])
-    except ValueError:
-        row = np.array([float(value) if _is_number(value) else np.nan for value in values])
+    row = np.array([_number(value) for value in values])
     bad = np.flatnonzero(~np.isfinite(row))
     if len(bad):
         column, value = columns[bad[0]], values[bad[0]]
@@ -246,11 +243,12 @@ def _numbers(path: pathlib.Path, place: str, columns: list[str], values: list[st
     return row
 
 
-def _is_number(text: str) -> bool:
+def _number(text: str) -> float:
+    """The number that a text is, or NaN; `1_000` is a number of Python's only."""
     try:
-        return math.isfinite(float(text))
+        return math.nan if "_" in text else float(text)
     except ValueError:
-        return False
+        return math.nan
 
 
 def _read_npz(path: pathlib.Path) -> Rows:
