@@ -147,7 +147,7 @@ def test_each_part_gets_one_and_three_are_needed():
         assert [part.num_classes for part in parts] == [1, count - 2, 1]
     with pytest.raises(ValueError, match="'blank' has 2 classes"):
         splits.by_fraction(blank({"a": 2}, 2), 0)
-    for bad in ((0.5, 0.5), (0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (1.0, 0.0, 0.0)):
+    for bad in ((0.5, 0.5), (0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (1.0, 0.0, 0.0), (np.inf, 1, 1)):
         with pytest.raises(ValueError, match="fractions"):
             splits.by_fraction(blank({"a": 9}, 2), 0, bad)
 
@@ -309,8 +309,12 @@ def test_load_folder(tmp_path):
         ({"name": "omnoglot"}, "name must be one of.*omniglot.*'omnoglot'"),
         ({"split": "koh"}, "split must be one of lake, koch, vinyals, rows, got 'koh'"),
         ({"name": "folder"}, "needs a path"),
-        ({"name": "glyphs", "split": "rows"}, "'rows' goes with folder and vectors, not with 'gl"),
-        ({"split": "rows"}, "'rows' goes with folder and vectors, not with 'auto'"),
+        ({"name": "glyphs", "split": "rows"}, "'rows' goes with folder, vectors .* not with 'gl"),
+        ({"split": "rows"}, "'rows' goes with folder, vectors and tfds, not with 'auto'"),
+        *(
+            ({"name": name, "split": "koch"}, f"'koch' goes with Omniglot .* not with '{name}'")
+            for name in ("folder", "mnist", "vectors", "tfds:cifar100")
+        ),
         ({"name": "folder", "path": "/nowhere"}, "/nowhere: no such folder.*a zip, of <class>"),
     ],
 )

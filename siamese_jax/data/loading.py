@@ -132,8 +132,10 @@ def load(config: Mapping[str, Any]) -> Data:
             "data train_alphabets goes with Omniglot split by alphabets: set data.name to 'omniglot' "
             "and data.split to 'lake' or 'koch'"
         )
+    if fields["split"] == "koch" and name not in ("auto", "omniglot", "glyphs"):
+        raise ValueError(f"data split 'koch' goes with Omniglot and glyphs, not with {name!r}")
     if fields["split"] == "rows" and name not in ("folder", "vectors") and not by_tfds:
-        raise ValueError(f"data split 'rows' goes with folder and vectors, not with {name!r}")
+        raise ValueError(f"data split 'rows' goes with folder, vectors and tfds, not with {name!r}")
     data = (_load_tfds if by_tfds else LOADERS[name])(fields)
     data = data.resized(fields["image_size"])
     _log.info("data: %s", data.note)

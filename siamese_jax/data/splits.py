@@ -283,7 +283,7 @@ def _sizes(fractions: Sequence[float], count: int, least: int, what: str) -> tup
             validation = min(max(least, round(count * fractions[1])), count - 2 * least)
             test = min(max(least, round(count * fractions[2])), count - least - validation)
             return count - validation - test, validation, test
-        if all(x == int(x) for x in fractions):
+        if all(float(x).is_integer() for x in fractions):
             if sum(fractions) != count or min(fractions) < least:
                 raise ValueError(
                     f"fractions {tuple(fractions)}, as whole numbers, must sum to {count} and be at "
