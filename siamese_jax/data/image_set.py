@@ -95,8 +95,8 @@ class ImageSet:
         class_names: one name a class, `alphabet/character`.
         class_alphabets: (num_classes,) int32 alphabet id of each class, non-decreasing.
         alphabet_names: one name an alphabet. A set without alphabets has one.
-        kind: `ink` (symmetries may make new classes), `photo` (no symmetries, no vertical flips) or
-            `vector` (features without an order: never resized or warped).
+        kind: `ink` (symmetries may make new classes), `photo` (they make none) or `vector`
+            (features without an order: never resized or warped).
         name: what the set is called in logs and reports.
         digests: (M,) uint64 digest of each image, where the set was prepared with them: the
             fingerprint then reads no pixels. None where it was not.
@@ -325,7 +325,8 @@ def pixel_digests(images: ImageSet) -> np.ndarray:
 def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes by exact area averaging when shrinking and bilinear weights when growing.
 
-    Each axis is one matrix product, so the result does not depend on an image library.
+    Along each axis the few weights that are not zero are summed over in a fixed order, in float64:
+    the result does not depend on an image library.
 
     Args:
         images: (M, H, W, C) uint8.
@@ -366,7 +367,10 @@ def _resampled(images: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray
 
 
 def _rounded(part: np.ndarray) -> np.ndarray:
-    """To the nearest grey level; a half is one whatever the order of summation, which varies."""
+    """To the nearest grey level.
+
+    Rounded to six digits first, so that a half stays a half in whatever order it was summed.
+    """
     return np.clip(np.rint(np.round(part, 6)), 0, 255)
 
 

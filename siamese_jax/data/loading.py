@@ -43,7 +43,9 @@ DEFAULTS: Mapping[str, Any] = {
     "tfds_splits": ("all",),  # one to be split by fractions, or training, validation and test
     "ink": False,  # of the set `folder`: dark ink on light paper
     "glyphs_alphabets": 20,
-    "glyphs_characters": (18, 32),  # least and largest number in an alphabet
+    # Least and largest number in an alphabet. Recipes have (20, 32), of `config.base`, so that every
+    # alphabet is enough for 20-way trials. Published figures depend on both.
+    "glyphs_characters": (18, 32),
     "glyphs_drawers": 20,
 }
 TFDS = "tfds:"  # before the name of a set of tfds's catalogue

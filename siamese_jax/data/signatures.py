@@ -210,7 +210,7 @@ def write(
             files = _save(place / "genuine", seed, person, genuine)
             claims = [(file, 1) for file in files[_REFERENCES:]]
             for f in range(forgers):
-                # Forgers are people of nobody's name here: their hands are not trained on elsewhere.
+                # Forgers have no signatures of their own here: their hands are nowhere else.
                 forger = 1_000_000 + person * forgers + f
                 forged = _save(place / f"forger{f + 1}", seed, person, forgeries, forger)
                 claims += [(file, 0) for file in forged]
