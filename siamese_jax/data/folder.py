@@ -16,7 +16,13 @@ import numpy as np
 
 from siamese_jax.data import decoding, listing, prepared_folder, shards
 from siamese_jax.data.decoding import Header, attempt
-from siamese_jax.data.image_set import ImageSet, StreamedImages, as_kind, resize_images
+from siamese_jax.data.image_set import (
+    ImageSet,
+    StreamedImages,
+    as_kind,
+    numbers_in_class,
+    resize_images,
+)
 from siamese_jax.data.listing import LAYOUT, Name, natural_key
 from siamese_jax.files import replace_json
 
@@ -140,9 +146,7 @@ def _image_set(
     return ImageSet(
         images=images,
         classes=np.array([ids[parts[:-1]] for parts in files], np.int32),
-        drawers=np.concatenate(
-            [np.arange(1, count + 1, dtype=np.int32) for count in by_class.values()]
-        ),
+        drawers=numbers_in_class(by_class.values()),
         class_names=tuple("/".join(key) for key in keys),
         class_alphabets=np.array(
             [numbers[key[0]] if with_alphabets else 0 for key in keys], np.int32

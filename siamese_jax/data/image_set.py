@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,15 @@ def as_kind(pixels: np.ndarray, kind: str) -> np.ndarray:
         kind: `ink` turns dark strokes on light paper into ink coverage; others stay as they are.
     """
     return 255 - pixels if kind == "ink" else pixels
+
+
+def numbers_in_class(counts: Iterable[int]) -> np.ndarray:
+    """(M,) int32, 1 and up in each class: the drawers of a set that names none.
+
+    Args:
+        counts: number of images of each class.
+    """
+    return np.concatenate([np.arange(1, count + 1, dtype=np.int32) for count in counts])
 
 
 @dataclasses.dataclass(frozen=True)

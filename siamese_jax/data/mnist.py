@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from siamese_jax.data import preparation, prepared_folder
-from siamese_jax.data.image_set import ImageSet
+from siamese_jax.data.image_set import ImageSet, numbers_in_class
 from siamese_jax.readers import check_file
 
 _PUBLIC = "https://storage.googleapis.com/cvdf-datasets/mnist/"
@@ -218,7 +218,7 @@ def load_mnist(builder: MnistDigits, split: str) -> ImageSet:
     return ImageSet(
         images=columns["image"][part][order],
         classes=classes.astype(np.int32),
-        drawers=np.concatenate([np.arange(1, count + 1, dtype=np.int32) for count in counts]),
+        drawers=numbers_in_class(counts),
         class_names=tuple(str(label) for label in kept),
         class_alphabets=np.zeros(len(kept), np.int32),
         alphabet_names=("digits",),

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from siamese_jax.data import preparation, prepared_folder
-from siamese_jax.data.image_set import ImageSet, as_kind, resize_images
+from siamese_jax.data.image_set import ImageSet, as_kind, numbers_in_class, resize_images
 
 
 def load(
@@ -99,7 +99,6 @@ def _image_set(
     alphabets = list(dict.fromkeys(alphabet for alphabet, _ in kept))
     ids = {key: number for number, key in enumerate(kept)}
     classes = np.array([ids[keys[row]] for row in order], np.int32)
-    counts = np.bincount(classes)
     shapes = collections.Counter(x.shape[:2] for x in pictures)
     height, width = image_size or max(shapes, key=lambda shape: (shapes[shape], shape))
     kind = "ink" if ink else "photo"
@@ -114,7 +113,7 @@ def _image_set(
     return ImageSet(
         images=images,
         classes=classes,
-        drawers=np.concatenate([np.arange(1, n + 1, dtype=np.int32) for n in counts]),
+        drawers=numbers_in_class(np.bincount(classes)),
         class_names=tuple("/".join(filter(None, key)) for key in kept),
         class_alphabets=np.array([alphabets.index(a) for a, _ in kept], np.int32),
         alphabet_names=tuple(a or name for a in alphabets),

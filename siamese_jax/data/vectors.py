@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from siamese_jax.data.image_set import ImageSet
+from siamese_jax.data.image_set import ImageSet, numbers_in_class
 from siamese_jax.data.listing import natural_key
 from siamese_jax.readers import check_file, read_npz
 
@@ -89,7 +89,6 @@ def load_vectors(
     *,
     class_column: str | None = None,
     min_images: int = 1,
-    name: str | None = None,
 ) -> ImageSet:
     """Loads a CSV or NPZ file of features and classes, as it is: nothing is standardised.
 
@@ -106,7 +105,6 @@ def load_vectors(
         class_column: of a CSV, the name of the class column; None for `class`, or for the last
             column of a file without a header.
         min_images: fewest rows of a class; 2 when the set is to give pairs.
-        name: what the set is called; by default after the file.
 
     Returns:
         A set of kind `vector` with images (M, 1, D, 1) float64. The drawer is the number of the row
@@ -144,19 +142,18 @@ def load_vectors(
             f"{counts[of_row[row]]} row{plural}, at least {min_images} needed"
         )
     order = np.argsort(of_row, kind="stable")
-    stem = name or path.stem
-    alphabets = list(dict.fromkeys(key[0] if len(key) > 1 else stem for key in names))
+    alphabets = list(dict.fromkeys(key[0] if len(key) > 1 else path.stem for key in names))
     return ImageSet(
         images=features[order][:, None, :, None],
         classes=of_row[order],
-        drawers=np.concatenate([np.arange(1, count + 1, dtype=np.int32) for count in counts]),
+        drawers=numbers_in_class(counts),
         class_names=tuple("/".join(key) for key in names),
         class_alphabets=np.array(
             [alphabets.index(key[0]) if len(key) > 1 else 0 for key in names], np.int32
         ),
         alphabet_names=tuple(alphabets),
         kind="vector",
-        name=stem,
+        name=path.stem,
     )
 
 
