@@ -235,6 +235,8 @@ def test_mistakes_are_named(net, small, people, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"none\.png: no such picture"):
         pictures.read(net, tmp_path / "none.png")
+    with pytest.raises(ValueError, match="a folder, not a picture"):
+        pictures.read(net, tmp_path)
     with pytest.raises(ValueError, match=r"text\.png is not a readable image"):
         pictures.read(net, tmp_path / "text.png")
     with pytest.raises(ValueError, match="'anna' is enrolled already, .*2.*--add"):

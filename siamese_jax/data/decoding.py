@@ -196,7 +196,7 @@ def read_picture(path: str | os.PathLike, mode: str) -> np.ndarray:
     """
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
-        raise ValueError(f"{path}: no such picture")
+        raise ValueError(f"{path}: {'a folder, not a' if path.is_dir() else 'no such'} picture")
     return pixels(path.parent, (path.name,), lambda _: listing.read_file(path), mode)
 
 
@@ -220,5 +220,7 @@ class _Refused(ValueError):
 
 
 def _unreadable(path: pathlib.Path, parts: tuple[str, ...], error: Exception) -> ValueError:
-    reason = error if isinstance(error, _Refused) else type(error).__name__
+    # Pillow's own words where they help, as those of a truncated file.
+    told = isinstance(error, _Refused) or (type(error) is OSError and error.errno is None)
+    reason = error if told else type(error).__name__
     return ValueError(f"{path}: {'/'.join(parts)} is not a readable image ({reason})")

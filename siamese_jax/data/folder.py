@@ -83,12 +83,17 @@ def load_folder(
     top, names = listing.names_of(path)
     if not names:
         raise ValueError(f"{path}: holds no images; expected {LAYOUT}")
+    if all(len(parts) == 1 for parts in names):
+        raise ValueError(
+            f"{path}: no folder of a class among its {len(names)} files; put the pictures of each class "
+            f"into a folder of its own, {LAYOUT}"
+        )
     depths = collections.Counter(len(parts) for parts in names)
     depth = 3 if depths[3] > depths[2] else 2
     expected = LAYOUT.split(" or ")[depth - 2]
     faults = [
         f"{'/'.join(parts)} does not lie at {expected} as others do"
-        for parts in names
+        for parts in sorted(names, key=lambda parts: [natural_key(part) for part in parts])
         if len(parts) != depth
     ]
     files = sorted(
@@ -114,7 +119,7 @@ def load_folder(
     if faults and not skip_broken:
         shown = "; ".join(faults[:_SHOWN])
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        hint = "" if len(faults) == 1 else " (skip_broken leaves these out)"
+        hint = "" if len(faults) == 1 else " (a config's data.skip_broken leaves these out)"
         raise ValueError(f"{path}: {shown}{more}{hint}")
     for fault in faults:
         _log.warning("%s: left out: %s", path, fault)
