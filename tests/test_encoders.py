@@ -140,6 +140,18 @@ def test_koch_says_which_layer_is_too_large_for_the_images():
         shapes(KOCH, (35, 35, 1))
 
 
+@pytest.mark.parametrize(
+    "encoder, message",
+    [
+        (KochEncoder(filters=(4, 8)), r"equally many, got \(4, 8\) and \(10, 7, 4, 4\)"),
+        (ResidualEncoder(widths=()), "widths is empty"),
+    ],
+)
+def test_an_encoder_needs_its_layers(encoder, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 105, 105, 1)))
+
+
 @pytest.fixture(scope="module")
 def residual():
     return net_and_variables(SMALL_RESIDUAL, (17, 20, 1))

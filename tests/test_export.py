@@ -276,7 +276,7 @@ def test_mistakes_are_one_line(tmp_path):
         (("omniglot", tmp_path / "no" / "net.onnx"), "is no folder: make it first"),
         (
             ("omniglott", tmp_path / "net.onnx"),
-            "no network that comes with the package; there is om",
+            "nor a network of the package, which has om",
         ),
         ((tmp_path, tmp_path / "net.onnx"), "holds no run"),
         (("omniglot", tmp_path / "net.onnx", 3), "holds no checkpoint 3"),

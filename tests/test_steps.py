@@ -510,3 +510,5 @@ def test_test_time_augmentation_is_the_mean_of_warped_images(small):
     assert np.abs(three - one).max() > 1e-3
     with pytest.raises(ValueError, match="at least 1; got 0"):
         make_embed_step(model, Devices(1), 0)
+    with pytest.raises(ValueError, match=r"got 1\.5"):
+        make_embed_step(model, Devices(1), 1.5)

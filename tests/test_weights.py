@@ -98,7 +98,7 @@ def test_what_is_no_such_file_is_refused(run, tmp_path):
         export.read(tmp_path / "other.npz")
     with pytest.raises(ValueError, match="no such file"):
         export.read(tmp_path / "none.npz")
-    with pytest.raises(ValueError, match="there is omniglot"):
+    with pytest.raises(ValueError, match="nor a network of the package, which has omniglot"):
         export.locate("omniglott")
     with pytest.raises(ValueError, match="no checkpoint 7; it has"):
         siamese_jax.load(file, 7)
@@ -150,7 +150,9 @@ def test_shipped_networks(name, prepared_omniglot):
 
 def test_the_launchers_take_a_network_by_name(tmp_path, glyphs):
     done = launch("evaluate.py", "--pretrained=nobody", f"--workdir={tmp_path / 'a'}")
-    assert done.returncode == 1 and "there is omniglot" in done.stderr
+    assert (
+        done.returncode == 1 and "nor a network of the package, which has omniglot" in done.stderr
+    )
     paths = []
     for i in (0, 1):
         paths.append(tmp_path / f"{i}.png")

@@ -39,9 +39,9 @@ def make_embed_step(
         fill: as in `augment.warp`.
 
     Raises:
-        ValueError: tta below 1.
+        ValueError: tta below 1, or no whole number.
     """
-    if tta < 1:
+    if tta < 1 or tta != int(tta):
         raise ValueError(f"tta is the number of views of an image, at least 1; got {tta}")
 
     def embed(variables: Any, images: jax.Array) -> jax.Array:

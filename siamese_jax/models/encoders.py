@@ -67,6 +67,10 @@ class KochEncoder(nn.Module):
         del train
         if self.convolution not in CONVOLUTIONS:
             raise ValueError(f"convolution must be one of {CONVOLUTIONS}, got {self.convolution!r}")
+        if len(self.filters) != len(self.kernels):
+            raise ValueError(
+                f"filters and kernels must be equally many, got {self.filters} and {self.kernels}"
+            )
         bias = normal_init(self.bias_mean, 0.01)
         images = jnp.asarray(images)
         x = images.astype(self.dtype)
@@ -190,6 +194,8 @@ class ResidualEncoder(nn.Module):
                 name=name,
             )(x)
 
+        if not self.widths:
+            raise ValueError("widths is empty: give the channels of at least one stage")
         images = jnp.asarray(images)
         x = images.astype(self.dtype)
         x = conv(x, self.stem, 2 * self.stem_stride + 1, "stem", self.stem_stride)

@@ -48,6 +48,8 @@ def calibrate_file(
     if subject not in SUBJECTS:
         raise ValueError(f"what is calibrated must be one of {SUBJECTS}, got {subject!r}")
     place = pathlib.Path(place)
+    if not place.exists():
+        raise ValueError(f"{place}: no such workdir, and no such file of a network")
     net = network.load(place, checkpoint)
     weights = place if place.is_file() else place / export.FILE
     in_file = weights.exists()

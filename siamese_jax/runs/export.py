@@ -80,8 +80,8 @@ def locate(name: str | pathlib.Path) -> pathlib.Path:
     if str(name) not in names:
         near = difflib.get_close_matches(str(name), names, n=1) or names
         raise ValueError(
-            f"{name} is no folder of a run, no file and no network that comes with the package; "
-            f"there is {', '.join(near)}"
+            f"{name} is neither the folder of a run, nor a file, nor a network of the package, which "
+            f"has {', '.join(near)}"
         )
     return _FOLDER / f"{name}.npz"
 
