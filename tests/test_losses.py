@@ -221,6 +221,40 @@ def test_mining_against_brute_force(mining):
     assert count == {"batch_hard": 5}.get(mining, 8)
 
 
+def test_semi_hard_mining_is_the_minimum_over_all_triplets():
+    """Also where distances are equal, whose gradient `min` shares out; with no array of triplets."""
+
+    def minimum(distance, same, different):
+        farther = different[:, None, :] & (distance[:, None, :] > distance[:, :, None])
+        nearest = jnp.where(farther, distance[:, None, :], jnp.inf).min(2)
+        farthest = jnp.where(different, distance, -jnp.inf).max(1, keepdims=True)
+        valid = same & different.any(1, keepdims=True)
+        return jnp.where(valid, jnp.where(farther.any(2), nearest, farthest), 0.0)
+
+    def mined(distance, same, different):
+        draw = jnp.zeros(len(distance))
+        return mining_lib.mine(distance, same, different, "semi_hard", draw, 5)[1]
+
+    rng = np.random.default_rng(7)
+    distance = jnp.asarray(rng.integers(1, 9, (12, 30)) / 8, jnp.float32)
+    classes = np.where(np.arange(30) == 29, 9, np.arange(30) % 4)
+    same = jnp.asarray((classes[:12, None] == classes) & ~np.eye(12, 30, dtype=bool))
+    different = jnp.asarray((classes[:12, None] != classes) & (np.arange(12) > 0)[:, None])
+    values, grads = [], []
+    for function in (minimum, mined):
+
+        def weighed(d, function=function):
+            negative = function(d, same, different)
+            return (negative * (1 + distance)).sum(), negative
+
+        (_, value), grad = jax.jit(jax.value_and_grad(weighed, has_aux=True))(distance)
+        values.append(value)
+        grads.append(grad)
+    np.testing.assert_array_equal(*values)
+    np.testing.assert_allclose(*grads, rtol=1e-5)
+    assert "30,30" not in str(jax.make_jaxpr(mined)(distance, same, different))
+
+
 @pytest.mark.parametrize("mining", mining_lib.MININGS)
 def test_mining_of_a_collapsed_batch_is_finite(mining):
     same = ~np.eye(4, dtype=bool) & np.kron(np.eye(2, dtype=bool), np.ones((2, 2), bool))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 MININGS = ("random", "semi_hard", "batch_hard", "distance_weighted")
 _NEAREST = 0.5  # distances below this one weigh as much as this one
-_FARTHEST = 1.4  # negatives beyond are not taken, unless there is no other
+_FARTHEST = 1.4  # negatives farther than this are not taken, unless there is no other
 
 
 def mine(
@@ -70,11 +70,22 @@ def mine(
             column = (total > draw[:, None] * total[:, -1:]).argmax(1)
         negative = jnp.take_along_axis(distance, column[:, None], 1)
         return distance, jnp.broadcast_to(negative, distance.shape), valid
-    farther = different[:, None, :] & (distance[:, None, :] > distance[:, :, None])  # (a, p, n)
-    nearest = jnp.where(farther, distance[:, None, :], jnp.inf).min(2)
+    # The negatives of an anchor in order; an array of every anchor, positive and negative is too large.
+    # Equal distances are one value, which shares its gradient among them, as `min` does.
+    plain, size = jax.lax.stop_gradient(distance), distance.shape[1]
+    ordered = jnp.sort(jnp.where(different, plain, jnp.inf), 1)
+    place = jnp.where(different, _rank(ordered, plain, "left"), size)
+    values = jax.vmap(lambda d, i: jax.ops.segment_min(d, i, size))(distance, place)
+    farther = _rank(ordered, plain, "right")
+    nearest = jnp.take_along_axis(values, jnp.minimum(farther, size - 1), 1)
     farthest = jnp.where(different, distance, -jnp.inf).max(1, keepdims=True)
-    negative = jnp.where(farther.any(2), nearest, farthest)
+    negative = jnp.where(farther < different.sum(1, keepdims=True), nearest, farthest)
     return distance, jnp.where(valid, negative, 0.0), valid
+
+
+def _rank(ordered: Array, values: Array, side: str) -> Array:
+    """(b, k) int32 where each value stands in its row of `ordered`; see `jnp.searchsorted`."""
+    return jax.vmap(lambda row, v: jnp.searchsorted(row, v, side=side))(ordered, values)
 
 
 def negative_weights(
