@@ -183,6 +183,27 @@ def test_triplets_of_a_batch_against_a_loop(mining):
     np.testing.assert_allclose(metrics["distance_different"], different.mean(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["triplet", "multi_similarity", "circle"])
+def test_a_batch_of_one_class_costs_nothing(name):
+    """Every episode of a step can be of an alphabet of one character."""
+    fields = {
+        **AMONG_ALL,
+        "name": name,
+        "mining": "semi_hard",
+        "margin": 0.5,
+        "images_per_class": 2,
+    }
+    objective = objectives.build(fields, 8)
+    rows = jnp.arange(6).reshape(3, 2, 1)
+    mask, identities = jnp.ones((3, 1), bool), jnp.ones((3, 1), int)
+    batch = batch_objectives.Mined(rows, rows, identities, mask, rows / 6)
+    h = jax.random.normal(jax.random.key(0), (3, 2, 1, 2))
+    run = jax.jit(jax.value_and_grad(lambda h: objective.loss(DOT, h, batch), has_aux=True))
+    (loss, metrics), grad = run(h)
+    assert loss == 0 and not np.any(grad)
+    assert all(np.isfinite(x) for x in metrics.values())
+
+
 @pytest.mark.slow
 def test_a_triplet_batch_brings_its_draws(glyphs):
     fields = {**EPISODE, "name": "triplet", "mining": "random", "margin": 0.5}

@@ -85,12 +85,12 @@ def triplet(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
         )
         values = losses.triplet(positive, negative, margin)
         metrics = {
-            "accuracy": (positive < negative).mean(where=valid),
-            "active": (values > 0).mean(where=valid),
-            "distance_same": distance.mean(where=same),
-            "distance_different": distance.mean(where=different),
+            "accuracy": _mean(positive < negative, valid),
+            "active": _mean(values > 0, valid),
+            "distance_same": _mean(distance, same),
+            "distance_different": _mean(distance, different),
         }
-        return values.mean(where=valid), metrics
+        return _mean(values, valid), metrics
 
     names = ("accuracy", "active", "distance_same", "distance_different")
     images = 2 * episodes * n_way
@@ -170,10 +170,15 @@ def allowed_pairs(mask: jax.Array, identities: jax.Array) -> jax.Array:
     return allowed & (~twin | itself)
 
 
+def _mean(values: jax.Array, where: jax.Array) -> jax.Array:
+    """`values.mean(where=where)`, but 0 where there is none: a batch may be of one class."""
+    return jnp.where(where, values, 0).mean(where=where | ~where.any())
+
+
 def _of_cosines(
     values_of: Callable[..., jax.Array], names: Sequence[str], fields: Mapping, max_alphabet: int
 ) -> Objective:
-    """An objective whose loss is a function of cosines; its settings are those of `fields` it names."""
+    """An objective of cosines; its settings are the entries of `fields` listed in `names`."""
     settings = {name: fields[name] for name in names if name in fields}
 
     def loss(compare: Compare, h: jax.Array, batch: sampling.Episodes) -> Loss:
@@ -183,10 +188,10 @@ def _of_cosines(
         valid = meet.same.any(1) & meet.different.any(1)
         metrics = {
             "accuracy": meet.nearest_is_right(cosine),
-            "cosine_same": cosine.mean(where=meet.same),
-            "cosine_different": cosine.mean(where=meet.different),
+            "cosine_same": _mean(cosine, meet.same),
+            "cosine_different": _mean(cosine, meet.different),
         }
-        return values.mean(where=valid), metrics
+        return _mean(values, valid), metrics
 
     more = ("cosine_same", "cosine_different")
     return _among_all(fields, max_alphabet, loss, more)
