@@ -98,6 +98,17 @@ def test_fields_are_read_and_written_by_their_names():
     assert config["optim"]["rules"][2][2] == 0.9 and config["seed"] == 0
 
 
+def test_names_in_a_list_are_those_of_the_optimisers_rules():
+    config = workdir.plain(config_of("keras_tutorial"))  # adam, whose rules are (pattern, l2)
+    assert get_field(config, "optim.rules.0.l2") == config["optim"]["rules"][0][1]
+    changed = with_fields(config, {"optim.rules.0.l2": 0.5})
+    assert changed["optim"]["rules"][0] == [config["optim"]["rules"][0][0], 0.5]
+    for field in ("optim.rules.0.learning_rate", "model.encoder_args.filters.l2", "optim.rules.l2"):
+        for read in (get_field, lambda config, field: with_fields(config, {field: 1})):
+            with pytest.raises(ValueError, match=f"no field '{field}'"):
+                read(config, field)
+
+
 @pytest.mark.parametrize(
     "entry, words",
     [
@@ -115,6 +126,14 @@ def test_fields_are_read_and_written_by_their_names():
         (("objective.n_way", "int", 2, 8, 2), "objective.n_way is 5, which is outside"),
         (("objective.symmetries", "choice", "none"), "is 'alphabet', which is outside"),
         (("model.encoder_args.widths.2", "int", 1, 9), "'2' is not there"),
+        (("objective.n_way", "int", 4, 64.0), "needs whole numbers, low < high and a step above 0"),
+        (
+            ("objective.n_way", "int", 4, 64, 0),
+            "needs whole numbers, low < high and a step above 0",
+        ),
+        (("optim.learning_rate", "float", "a", "b"), "needs numbers, low < high"),
+        (("optim.learning_rate", "float", 1.0, 0.0), "needs numbers, low < high"),
+        (("optim.learning_rate", "log", 0.0, 1.0), "needs numbers, 0 < low < high"),
     ],
 )
 def test_a_mistake_in_a_space_is_named(entry, words):
@@ -216,10 +235,11 @@ class Formula:
     """Stands for a training: the accuracy at step 20 is highest at a rate of 0.02."""
 
     def __init__(self, path):
-        self.path, self.rates, self.at_rate = path, [], {}
+        self.path, self.rates, self.at_rate, self.data = path, [], {}, []
 
-    def __call__(self, config, path, *, should_stop, on_validation, programs, progress):
+    def __call__(self, config, path, *, should_stop, on_validation, programs, progress, data):
         rate = config.optim.learning_rate
+        self.data.append(data)
         self.rates.append(rate)
         self.at_rate.get(len(self.rates), lambda: None)()
         value = 1 / (1 + np.log10(rate / 0.02) ** 2)
@@ -248,6 +268,7 @@ def test_the_config_is_first_and_the_search_improves_on_it(formula):
     found = run(formula, 25)
     assert formula.rates[0] == 0.002 and len(formula.rates) == 25
     assert found["finished"] and found["accuracy"] > 0.95 > 0.5 == 1 / (1 + 1**2)
+    assert len(set(map(id, formula.data))) == 1  # the data are loaded once
     assert found["fields"] == {"optim.learning_rate": formula.rates[found["number"]]}
     record = json.loads((formula.path / "search.json").read_text())
     assert [t["fields"]["optim.learning_rate"] for t in record["trials"]] == formula.rates
@@ -270,6 +291,14 @@ def test_a_resumed_search_proposes_what_an_unbroken_one_does(formula, tmp_path):
     formula.rates, formula.path = [], tmp_path / "other"
     run(formula, 4, seed=1)
     assert formula.rates[0] == broken[0] and formula.rates[1:] != broken[1:4]
+
+
+@pytest.mark.slow
+def test_a_search_of_the_data_loads_those_of_each_trial(formula):
+    config = config_of_formula()
+    config.search_space = (("data.glyphs_drawers", "choice", 2, 3),)
+    search.run_search(config, formula.path, num_trials=2)
+    assert formula.data[0] is not formula.data[1]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from siamese_jax.runs import workdir
@@ -17,15 +17,16 @@ def get_field(config: Mapping, dotted: str) -> Any:
     Args:
         config: as a plain dict.
         dotted: names joined by dots; after a list a position, or after one of `optim.rules` the name
-            of a field of `optim.Rule`.
+            of a field of `optim.Rule`, or of `optim.L2Rule` where the optimiser takes those.
 
     Raises:
         ValueError: the config has no such field; the line names those with similar names.
     """
     value: Any = config
-    for name in dotted.split("."):
+    names = dotted.split(".")
+    for i, name in enumerate(names):
         try:
-            value = value[_key(value, name)]
+            value = value[_key(config, names[:i], value, name)]
         except (KeyError, IndexError, ValueError, TypeError):
             fields = list(workdir.flatten(config))
             near = difflib.get_close_matches(dotted, fields, n=3) or [
@@ -48,11 +49,23 @@ def with_fields(config: Mapping, fields: Mapping[str, Any]) -> dict:
     for dotted, value in fields.items():
         path, _, last = dotted.rpartition(".")
         part = get_field(changed, path) if path else changed
-        part[_key(part, last)] = value
+        if isinstance(part, list):  # which takes no new entry
+            get_field(changed, dotted)
+        part[_key(changed, path.split("."), part, last)] = value
     return changed
 
 
-def _key(part: Any, name: str) -> str | int:
+def _key(config: Mapping, path: Sequence[str], part: Any, name: str) -> str | int:
+    """The key of a name in the part of a config that lies at a path.
+
+    Raises:
+        ValueError: a list has no entry of that name.
+    """
     if not isinstance(part, list):
         return name
-    return int(name) if name.isdigit() else optim.Rule._fields.index(name)
+    if name.isdigit():
+        return int(name)
+    if list(path[:-1]) != ["optim", "rules"]:
+        raise ValueError(f"a list has no {name!r}")
+    rule = optim.Rule if config["optim"]["name"] == "layerwise" else optim.L2Rule
+    return rule._fields.index(name)

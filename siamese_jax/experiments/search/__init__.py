@@ -90,7 +90,9 @@ def run_search(
     data = loading.load(base["data"])
     _log.info("data: %s", data.note)
     study = open_study(path, base, space, storage, stale_seconds)
-    worker = _Worker(study, base, space, data, path, seed, should_stop, progress)
+    varied = any(d.field.startswith("data.") and "data.image_size" not in d.field for d in space)
+    shared = None if varied else data
+    worker = _Worker(study, base, space, shared, path, seed, should_stop, progress)
     finished = False
     while not should_stop():
         optuna.storages.fail_stale_trials(study)
@@ -183,7 +185,7 @@ class _Worker:
         study: optuna.Study,
         base: Mapping,
         space: Sequence[Dimension],
-        data: loading.Data,
+        data: loading.Data | None,
         path: pathlib.Path,
         seed: int,
         should_stop: Callable[[], bool],
@@ -235,17 +237,18 @@ class _Worker:
             self._error = error
             raise _Stopped from error
 
-    def _check_network(self, trial: Trial, config: Mapping) -> None:
-        """Ends a trial whose network its images do not fit, without training it."""
+    def _check_network(self, trial: Trial, config: Mapping) -> loading.Data:
+        """Ends a trial whose network its images do not fit, without training it; returns its data."""
         experiment = Experiment.from_config(config, data=self._data)
         try:
             experiment.parameter_shapes()
         except ValueError as error:
             trial.set_user_attr("impossible", True)
             raise optuna.TrialPruned(f"impossible network: {error}") from None
+        return experiment.data
 
     def _train(self, trial: Trial, config: Mapping) -> float:
-        self._check_network(trial, config)
+        data = self._check_network(trial, config)
         folder = self._path / "trials" / folder_of(trial.study.get_trials()[trial.number])
         accuracies: dict[int, float] = {}
         for row in workdir.read_metrics(folder):  # of an earlier attempt
@@ -268,6 +271,7 @@ class _Worker:
                 on_validation=on_validation,
                 programs=self._programs,
                 progress=self._progress,
+                data=data,
             )
         except FloatingPointError as error:
             if not accuracies:

@@ -44,6 +44,25 @@ class Dimension(NamedTuple):
         return trial.suggest_float(self.field, low, high, log=self.scale == "log")
 
 
+def _unmet(dimension: Dimension) -> str:
+    """What the values of a dimension need and lack, "" for nothing."""
+    if dimension.scale == "choice":
+        return ""
+    whole = dimension.scale == "int"
+    low, high, *step = dimension.values
+    typed = all(type(x) is int or type(x) is float and not whole for x in dimension.values)
+    if (
+        typed
+        and low < high
+        and (low > 0 or dimension.scale != "log")
+        and not min(step, default=1) < 1
+    ):
+        return ""
+    if whole:
+        return "whole numbers, low < high and a step above 0"
+    return "numbers, 0 < low < high" if dimension.scale == "log" else "numbers, low < high"
+
+
 def read_space(config: Mapping, only: Sequence[str] = ()) -> list[Dimension]:
     """The search space that a config states.
 
@@ -71,6 +90,8 @@ def read_space(config: Mapping, only: Sequence[str] = ()) -> list[Dimension]:
                 "(field, 'float', 0, 1), (field, 'int', 16, 256, 16), (field, 'choice', 'a', 'b')"
             )
         dimension = Dimension(field, scale, tuple(values))
+        if needs := _unmet(dimension):
+            raise ValueError(f"search_space: {entry} is not possible: {scale!r} needs {needs}")
         try:
             value = get_field(config, field)
         except ValueError as error:
