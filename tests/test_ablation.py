@@ -57,6 +57,7 @@ def test_over_is_read_in_the_order_of_the_axes(quickstart):
     assert seeds == [0, 1, 2]
     assert parse_over(["resolution:40"], None, quickstart) == ({"resolution": ["40"]}, [0])
     assert parse_over(["seeds:3|7"], None, quickstart) == ({}, [3, 7])
+    assert parse_over([], None, {**workdir.plain(quickstart), "seed": 7}) == ({}, [7])
     assert parse_over(["pairs", "seeds"], 2, quickstart)[1] == [0, 1]
 
 
@@ -240,6 +241,17 @@ def test_axes_make_the_product_and_shots_share_a_training(quickstart):
     assert variants[0].run(3) == "augmentation=none,seed=3"
 
 
+def test_a_small_step_has_an_even_number_of_pairs(quickstart, data):
+    small = ml_collections.ConfigDict(workdir.plain(quickstart))
+    small.objective.update(episodes=1, n_way=5)  # ten images
+    (found,) = only(small, ["objective:verification"]).values()
+    assert found.config["objective"]["batch"] == 4
+    check_fits(found, data)
+    found.config["objective"]["batch"] = 5
+    with pytest.raises(ValueError, match="must be even"):
+        check_fits(found, data)
+
+
 def test_pairs_follow_the_objective(quickstart):
     with pytest.raises(ValueError, match=r"axis pairs:any does not fit.*objective:verification"):
         only(quickstart, ["pairs"])
@@ -367,6 +379,20 @@ def test_stopping_ends_the_trainings_and_begins_no_more(fake):
     outcomes = [json.loads((fake / n / "outcome.json").read_text()) for n in "01"]
     assert [o["code"] for o in outcomes] == [75, 75]
     assert not (fake / "2").exists() and threading.active_count() < 20
+
+
+def test_an_error_begins_no_more_trainings(tmp_path):
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        time.sleep(0.05)
+
+    with pytest.raises(KeyError, match="boom"):
+        training.Trainer(tmp_path, 1).each(
+            range(9), work, lambda number, outcome: {}["boom"], lambda: False
+        )
+    assert len(begun) < 5
 
 
 # ---------------------------------------------------------------------------------------- table

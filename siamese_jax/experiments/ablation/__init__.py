@@ -50,7 +50,7 @@ def run_ablation(
     (accuracies) and `losses.png` (training curves); the same call goes on after any interruption.
 
     Args:
-        config: the base config.
+        config: the base config; its seed is that of the runs unless `seeds` or `over` names others.
         over: what is varied, see `variants.parse_over` and `axes.AXES`.
         path: folder of the ablation.
         checkout: folder that holds `launch/` and `configs/`.
@@ -105,9 +105,9 @@ def run_ablation(
     wrapped = [textwrap.fill(note, 100, subsequent_indent="  ") for note in notes]
     text = "\n\n".join([*map(cli.text_table, tables), "\n".join(wrapped)])
     print(text)
-    (path / "ablation.txt").write_text(text + "\n")
+    files.replace_text(path / "ablation.txt", text + "\n")
     page = [*map(table.markdown, tables), "\n".join(f"- {note}" for note in notes)]
-    (path / "ablation.md").write_text("\n\n".join(page) + "\n")
+    files.replace_text(path / "ablation.md", "\n\n".join(page) + "\n")
     plain, (start,) = workdir.without_places(config, [workdir.provenance()])
     recorded = {
         "config": plain,

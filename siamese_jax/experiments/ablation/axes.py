@@ -60,7 +60,8 @@ def _objective(config: Mapping, label: str) -> dict[str, Any]:
     wanted = objectives.OBJECTIVES[name]
     per_class = wanted.defaults.get("images_per_class", 2)
     sizes: dict[str, Any] = {
-        "batch": images // 2 if "negatives" in wanted.settings else images,  # pairs or images
+        # Pairs, half same and half different, or images.
+        "batch": max(2, 2 * (images // 4)) if "negatives" in wanted.settings else images,
         "negatives": old.get("negatives", "any"),
         "episodes": max(1, images // (per_class * n_way)),
         "n_way": n_way,

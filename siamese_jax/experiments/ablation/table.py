@@ -84,7 +84,7 @@ class Evaluate:
             for key, frozen in self.keyed(settings).values()
         }
         kept: dict[str, Any] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError):  # one that is damaged is made anew
+        with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged file is rebuilt
             kept = {
                 key: correct
                 for key, correct in read_npz(path / "evaluated.npz", _EVALUATED_BYTES).items()

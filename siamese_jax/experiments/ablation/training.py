@@ -72,8 +72,8 @@ class Trainer:
     def each(self, items: Iterable, work: Callable, done: Callable, should_stop: Callable) -> bool:
         """Calls `work(item)` in threads and `done(item, outcome)` here as each ends.
 
-        Once `should_stop()` is true the trainings are told to save and end; returns whether all
-        items were done.
+        Once `should_stop()` is true, or after an error, the trainings are told to save and end.
+        Returns whether all items were done.
         """
         if should_stop():
             return False
@@ -84,20 +84,28 @@ class Trainer:
             self.jobs, initializer=lambda: _stay_on(shares.get())
         ) as pool:
             pending = {pool.submit(work, item): item for item in items}
-            while pending:
-                ended, _ = concurrent.futures.wait(
-                    pending, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                for future in ended:
-                    done(pending.pop(future), future.result())
-                if should_stop():
-                    self._stopping = True
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    for pid in list(self._children):
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGTERM)
-                    return False
+            try:
+                while pending:
+                    ended, _ = concurrent.futures.wait(
+                        pending, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED
+                    )
+                    for future in ended:
+                        done(pending.pop(future), future.result())
+                    if should_stop():
+                        self._stop(pool)
+                        return False
+            except BaseException:  # the pool waits for what it has begun
+                self._stop(pool)
+                raise
         return True
+
+    def _stop(self, pool: concurrent.futures.Executor) -> None:
+        """Begins no more trainings, and tells those that run to save and end."""
+        self._stopping = True
+        pool.shutdown(wait=False, cancel_futures=True)
+        for pid in list(self._children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 _LIBC = ctypes.CDLL(None)  # found before a process is started, which must not search for it

@@ -52,8 +52,9 @@ def parse_over(
 
     Args:
         over: `axis` for all labels of an axis, `axis:label1|label2` for some; `seeds` stands for
-            three seeds. An axis is one of `AXES` or a field of the config by its dotted name.
-        seeds: number of seeds, counted from 0; None: three or one, as `over` says.
+            the seeds 0, 1 and 2. An axis is one of `AXES` or a field of the config by its dotted name.
+        seeds: number of seeds, counted from 0, in place of the config's; None: as `over` says, or
+            that of the config alone.
         config: the base config.
 
     Returns:
@@ -64,7 +65,7 @@ def parse_over(
         ValueError: an unknown axis or label, an axis named twice, or seeds said twice.
     """
     labels_of: dict[str, list[str]] = {}
-    seed_list = [0] if seeds is None else list(range(seeds))
+    seed_list = [config["seed"]] if seeds is None else list(range(seeds))
     if seeds is not None and seeds < 1:
         raise ValueError(f"at least one seed is needed, got {seeds}")
     for entry in over:
@@ -181,4 +182,5 @@ def check_fits(variant: Variant, data: loading.Data) -> None:
     """
     experiment = Experiment.from_config(variant.config, data=data)
     jax.eval_shape(experiment.tx.init, experiment.parameter_shapes())
+    jax.eval_shape(experiment.objective.sample, jax.random.key(0), 0, experiment.index)
     variant.images = experiment.objective.images
