@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from siamese_jax import cli
+from siamese_jax import cli, files
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _RESULTS = flags.DEFINE_string("results", str(_ROOT / "results"), "Folder of the records.")
@@ -29,10 +29,10 @@ def main(argv):
             print(f"{name}\n\n{tables.render(table, _RESULTS.value)}")
         return 0
     pages = _PAGES.value or [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
-    changed = tables.update_pages(pages, _RESULTS.value)
+    changed = tables.update_pages(pages, _RESULTS.value, whole=not _PAGES.value)
     for page, text in changed.items():
         if _WRITE.value:
-            page.write_text(text)
+            files.replace_text(page, text)
         print(f"{page}: {'rewritten' if _WRITE.value else 'differs from the records'}")
     return 1 if changed and not _WRITE.value else 0
 

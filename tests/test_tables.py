@@ -360,6 +360,7 @@ def test_pages(tmp_path):
         page.write_text(broken)
         with pytest.raises(ValueError, match=words):
             tables.update_pages([page], tmp_path)
+    assert tables.update_pages([page], tmp_path, whole=False) == {}  # which has none of the tables
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def update(text: str, tables: Mapping[str, Mapping], results: str | pathlib.Path
     def rendered(match: re.Match) -> str:
         begin, name, _, end = match.groups()
         if name not in tables:
-            raise ValueError(f"there is no table {name!r} in tables.toml: mend the marker")
+            raise ValueError(f"there is no table {name!r} in tables.toml: fix the marker")
         return f"{begin}{render(tables[name], results)}{end}"
 
     if text.count("<!-- table: ") != len(_MARKED.findall(text)):
@@ -74,9 +74,14 @@ def update(text: str, tables: Mapping[str, Mapping], results: str | pathlib.Path
 
 
 def update_pages(
-    pages: Sequence[str | pathlib.Path], results: str | pathlib.Path
+    pages: Sequence[str | pathlib.Path], results: str | pathlib.Path, *, whole: bool = True
 ) -> dict[pathlib.Path, str]:
     """The new text of every page whose tables are not what the records say.
+
+    Args:
+        pages: paths of the pages.
+        results: folder of the records.
+        whole: whether these are all pages, on which every table of the list must stand.
 
     Raises:
         ValueError: see `update`; or a table of the list stands on no page.
@@ -85,12 +90,12 @@ def update_pages(
     changed: dict[pathlib.Path, str] = {}
     used: set[str] = set()
     for page in map(pathlib.Path, pages):
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         used |= {name for _, name, _, _ in _MARKED.findall(text)}
         new = update(text, tables, results)
         if new != text:
             changed[page] = new
     unused = [name for name in tables if name not in used]
-    if unused:
+    if whole and unused:
         raise ValueError(f"tables.toml has tables that stand on no page: {', '.join(unused)}")
     return changed
