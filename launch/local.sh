@@ -10,10 +10,10 @@ case "${1:-}" in
     "" | -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *[!0-9]* | 0) echo "error: PROCESSES must be a number above 0, got '$1' (see --help)" >&2; exit 1 ;;
 esac
-count=$1 port=${PORT:-12355} pids=() && shift
+count=$1 port=${PORT:-12355} pids=() stopped=0 && shift
 train="$(dirname "$0")/train.py"
 python=${PYTHON:-$(dirname "$0")/../.venv/bin/python}
-trap 'interrupted=1; kill -TERM "${pids[@]}" 2>/dev/null' TERM INT
+trap 'interrupted=1 stopped=1; kill -TERM "${pids[@]}" 2>/dev/null' TERM INT
 
 for ((attempt = 0; attempt <= ${RESTARTS:-0}; attempt++)); do
     pids=()
@@ -34,6 +34,6 @@ for ((attempt = 0; attempt <= ${RESTARTS:-0}; attempt++)); do
         fi
         ((ended == 0)) || code=$ended
     done
-    ((code == 75)) || break
+    ((code == 75 && !stopped)) || break # preempted, but not by a signal to this script
 done
 exit "$code"

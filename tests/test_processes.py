@@ -15,7 +15,7 @@ import pytest
 from launching import environment
 
 from siamese_jax.runs import checkpoints, workdir
-from siamese_jax.training import loop
+from siamese_jax.training import loop, processes
 
 pytestmark = pytest.mark.slow
 
@@ -131,6 +131,35 @@ def test_wrong_number_of_processes_is_one_line():
             ["bash", ROOT / "launch/local.sh", given], capture_output=True, text=True
         )
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("place", [("localhost:1", 1, 0), (None, 1, 1)])
+def test_a_process_of_several_is_told_how_many_there_are(place):
+    with pytest.raises(ValueError, match="need --num_processes of 2 or more"):
+        processes.join(*place, False, 100)
+
+
+def test_a_signal_stops_the_launcher_although_it_may_start_again(tmp_path):
+    fake = (
+        tmp_path / "python"
+    )  # stands for a training that saves and ends with 75 when told to stop
+    fake.write_text(
+        f"#!/bin/bash\ntrap 'exit 75' TERM\necho >>{tmp_path}/starts\nwhile :; do sleep 0.02; done\n"
+    )
+    fake.chmod(0o755)
+    launcher = subprocess.Popen(
+        ["bash", ROOT / "launch/local.sh", "1"],
+        env={**os.environ, "PYTHON": str(fake), "RESTARTS": "3"},
+    )
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "starts").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    launcher.terminate()
+    try:
+        assert launcher.wait(10) == 75
+    finally:
+        launcher.terminate()
+    assert (tmp_path / "starts").read_text() == "\n"
 
 
 def _wait_for_checkpoint(path, process):

@@ -31,6 +31,8 @@ def join(coordinator: str | None, count: int, number: int, by_itself: bool, hear
     if count > 1 and not (re.fullmatch(r"\S+:\d{1,5}", coordinator or "") and number < count):
         raise ValueError("--num_processes needs --coordinator=host:port and a lower --process_id")
     if not by_itself and count == 1:
+        if coordinator or number:
+            raise ValueError("--coordinator and --process_id need --num_processes of 2 or more")
         return False
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
