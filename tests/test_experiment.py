@@ -84,6 +84,15 @@ def test_what_does_not_go_together_is_refused(data):
     photos = dataclasses.replace(data, train=dataclasses.replace(data.train, kind="photo"))
     with pytest.raises(ValueError, match="these are 24 x 24, photo: set objective.symmetries"):
         Experiment.from_config(config_of("quickstart"), data=photos)
+    config = config_of("quickstart")
+    with config.unlocked():
+        config.objective = {
+            **{"name": "matching", "episodes": 2, "n_way": 99, "k_shot": 1},
+            **{"symmetries": "none", "pad_with_symmetries": False},
+        }
+    config.model.context_steps = 1
+    with pytest.raises(ValueError, match="embeds all 99 ways together, and an alphabet has"):
+        Experiment.from_config(config, data=data)
 
 
 @pytest.mark.slow

@@ -321,5 +321,12 @@ def check_data(
         raise ValueError(
             f"model.centre_ink = True moves ink, and these are of kind {train_set.kind}: set it to False"
         )
+    if config.model.get("context_steps", 0) and smallest < objective.n_way:
+        copies = sampling.NUM_SYMMETRIES if objective.pad_with_symmetries else 1
+        if copies * smallest < objective.n_way:
+            raise ValueError(
+                f"model.context_steps embeds all {objective.n_way} ways together, and an alphabet has "
+                f"{smallest} classes: lower objective.n_way or set objective.pad_with_symmetries"
+            )
     if objective.get("negatives") == "same_alphabet" and smallest < 2:
         raise ValueError("objective.negatives = 'same_alphabet' needs two classes an alphabet")
