@@ -31,11 +31,11 @@ source launch/environment.sh
 
 say "[1/3] Environment"
 environment ""
-[ -z "$archives" ] || overrides=(--config.data.archives="$archives" "${overrides[@]}")
+[ -z "$archives" ] || overrides=(--config.data.archives="$archives" ${overrides[@]+"${overrides[@]}"})
 
 say "[2/3] Data and training; the run is in $workdir"
-.venv/bin/python launch/train.py --config=configs/quickstart.py "${overrides[@]}" \
-    --workdir="$workdir" --progress "${minutes[@]}"
+.venv/bin/python launch/train.py --config=configs/quickstart.py ${overrides[@]+"${overrides[@]}"} \
+    --workdir="$workdir" --progress ${minutes[@]+"${minutes[@]}"}
 
 say "[3/3] Evaluation and report"
 .venv/bin/python launch/evaluate.py --workdir="$workdir"

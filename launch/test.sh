@@ -30,7 +30,7 @@ unset PYTHONDONTWRITEBYTECODE  # the commands that tests start would each compil
 export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}  # of each worker
 code=0
 # A worker for each of two cores; on a larger machine give `-n 8`, say.
-.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${tier[@]}" "$@" || code=$?
+.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${tier[@]+"${tier[@]}"} "$@" || code=$?
 wait "$checking" || code=1
 cat "$types"
 exit "$code"

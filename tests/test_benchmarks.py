@@ -403,6 +403,8 @@ def test_every_suite_runs_and_is_recorded(suite, tmp_path, capsys):
 
 
 def test_the_plan_is_checked():
+    with pytest.raises(ValueError, match="no suite is named: choose from training"):
+        benchmarks.run([], PLAN)
     with pytest.raises(ValueError, match="unknown suite 'trainig'; did you mean training"):
         benchmarks.run(["trainig"], PLAN)
     with pytest.raises(ValueError, match="unknown network 'kock2015'; did you mean koch2015"):

@@ -57,9 +57,11 @@ def run(suites: Iterable[str], plan: Plan, path: str | None = None) -> dict:
         The record.
 
     Raises:
-        ValueError: an unknown suite, or a plan that cannot be measured.
+        ValueError: no suite, an unknown one, or a plan that cannot be measured.
     """
     suites = list(suites)
+    if not suites:
+        raise ValueError(f"no suite is named: choose from {', '.join(SUITES)}")
     readers.check_names("suite", suites, SUITES)
     readers.check_names("network", plan.networks, NETWORKS)
     if plan.repetitions < 1 or plan.batch < 2 or plan.batch % 2:

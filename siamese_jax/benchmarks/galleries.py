@@ -125,10 +125,11 @@ def _in_database(plan: Plan, net: network.Siamese, clusters: Clusters, database:
     """The same gallery in a PostgreSQL database, in a schema that is dropped afterwards."""
     name = f"benchmark_{secrets.token_hex(4)}"
     url = f"{database.partition('#')[0]}#{name}"
-    rows = _large(plan, net, clusters, url, with_index=True, kind="PostgreSQL")
-    with contextlib.closing(store.Store(url)) as known:
-        known.records.db.rows(f"DROP SCHEMA {name} CASCADE")
-    return rows
+    try:
+        return _large(plan, net, clusters, url, with_index=True, kind="PostgreSQL")
+    finally:
+        with contextlib.closing(store.Store(url)) as known:
+            known.records.db.rows(f"DROP SCHEMA {name} CASCADE")
 
 
 def _large(

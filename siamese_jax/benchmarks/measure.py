@@ -126,7 +126,6 @@ def compare(
             share = float(np.median(gflops[:, s] / gflops[:, names.index(product)]))
         if fastest is not None and case.unit == cases[fastest].unit:
             ratio = float(np.median(rates[:, s] / rates[:, fastest]))
-        low, high = np.quantile(seconds[:, s], (0.25, 0.75)).tolist()
         rows.append(
             Row(
                 group=group,

@@ -1,4 +1,4 @@
-"""The cases of PyTorch and of onnxruntime in a comparison, where these can be had."""
+"""The cases of PyTorch and of onnxruntime in a comparison, where these are available."""
 
 from __future__ import annotations
 
