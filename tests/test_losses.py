@@ -166,6 +166,10 @@ def test_correlation_against_numpy():
     np.testing.assert_allclose(losses.correlation(copies), 1, rtol=1e-4)
     constant = jax.grad(lambda x: losses.correlation(x))(jnp.ones((4, 3)))
     assert np.all(np.isfinite(constant))
+    with pytest.raises(
+        ValueError, match="objective.decorrelation needs embeddings of at least two"
+    ):
+        losses.correlation(jnp.ones((4, 1)))
 
 
 def test_triplet_by_hand():

@@ -55,6 +55,12 @@ def test_too_few_minutes_are_refused_with_enough_ones():
     assert pace.fit(config(), 2.6, slow).num_steps >= 50
 
 
+@pytest.mark.parametrize("minutes", [float("inf"), float("nan")])
+def test_minutes_without_end_are_refused_before_anything_is_measured(minutes, tmp_path):
+    with pytest.raises(ValueError, match="--minutes must be a finite number"):
+        pace.within(config(), str(tmp_path), minutes)
+
+
 @pytest.mark.slow
 def test_a_run_of_some_minutes_is_made_and_keeps_its_length(tmp_path, caplog):
     smoke = runpy.run_path(str(QUICKSTART))["get_config"]("vector,smoke")

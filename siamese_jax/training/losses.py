@@ -116,12 +116,19 @@ def correlation(h: Float[ArrayLike, "b d"]) -> Float[Array, ""]:
     Args:
         h: embeddings of a batch, d at least 2.
 
+    Raises:
+        ValueError: embeddings of one dimension.
+
     References:
         Bardes, Ponce, LeCun (2022), VICReg, the covariance term.
 
     Deviation: of correlations, where the paper takes covariances.
     """
     h = jnp.asarray(h)
+    if h.shape[1] < 2:
+        raise ValueError(
+            "objective.decorrelation needs embeddings of at least two dimensions: set it to 0"
+        )
     h = h - h.mean(0, keepdims=True)
     h = h * jax.lax.rsqrt(jnp.mean(h * h, 0, keepdims=True) + 1e-12)
     size = h.shape[1]

@@ -120,11 +120,12 @@ def rate_schedule(
 def momentum_schedule(
     start: float, final: float | jax.Array, ramp_epochs: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Linear from `start` to `final` over `ramp_epochs` epochs, constant within an epoch."""
+    """Linear from `start` to `final` over `ramp_epochs` epochs, constant within an epoch; 0: no ramp."""
 
     def schedule(count: jax.Array) -> jax.Array:
         epoch = count // steps_per_epoch
-        return start + (final - start) * jnp.minimum(epoch / max(ramp_epochs, 1), 1.0)
+        share = jnp.minimum(epoch / ramp_epochs, 1.0) if ramp_epochs else jnp.ones(())
+        return start + (final - start) * share
 
     return schedule
 

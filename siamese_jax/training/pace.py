@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pathlib
 import time
 from typing import NamedTuple
@@ -21,7 +22,7 @@ _LENGTH = ("num_steps", "log_every", "eval.every", *_OPTIM)
 
 
 class Pace(NamedTuple):
-    """Seconds that parts of a training take, once they are compiled.
+    """Seconds that parts of a training run take, once they are compiled.
 
     Attributes:
         step: one training step.
@@ -61,7 +62,7 @@ def fit(config: ml_collections.ConfigDict, minutes: float, pace: Pace) -> ml_col
     """A config whose training takes some minutes, with as many validations as before.
 
     `num_steps`, `eval.every` and the optimiser's steps are scaled by the same factor, so that the
-    learning rate takes the same course.
+    learning rate takes the same course. `log_every` is lowered where a validation would come sooner.
 
     Args:
         config: see `configs/`.
@@ -112,8 +113,10 @@ def within(
         The config, and its data if they were loaded to measure.
 
     Raises:
-        ValueError: the minutes are too few, or the settings do not go together.
+        ValueError: the minutes are too few or not finite, or the settings do not go together.
     """
+    if not math.isfinite(minutes):
+        raise ValueError(f"--minutes must be a finite number, got {minutes}")
     if (pathlib.Path(path) / "config.json").exists():
         return _with_length_of(workdir.read_config(path), config), None
     _log.info("measuring this machine's speed ...")
