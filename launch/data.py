@@ -1,4 +1,4 @@
-"""Shows what a data set holds, and what a training would see of it.
+"""Shows what a data set holds, and what a training run would see of it.
 
     python launch/data.py show my_pictures
     python launch/data.py show my_pictures --config=configs/quickstart.py --page=mine.html
@@ -16,7 +16,7 @@ from siamese_jax import cli
 
 siamese_jax.tune_cpu()
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the config of a training.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the config of a training run.")
 _PAGE = flags.DEFINE_string("page", "look.html", "File of the page.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared sets.")
 

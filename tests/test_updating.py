@@ -15,7 +15,7 @@ from siamese_jax.training import cross_batch, loop, objectives, optim
 from siamese_jax.training.experiment import Experiment
 from siamese_jax.training.sampling import SetIndex
 from siamese_jax.training.step import (
-    IN_ONE_PIECE,
+    NO_ACCUMULATION,
     TrainState,
     Updating,
     make_train_step,
@@ -44,7 +44,7 @@ NEW = {
 DENSE = {**NETS["dense"], "comparator": "cosine", "head_args": {"scale": 5.0}}
 
 
-def start(small, fields, net, count=1, updating=IN_ONE_PIECE, tx=None, dtype="float32"):
+def start(small, fields, net, count=1, updating=NO_ACCUMULATION, tx=None, dtype="float32"):
     """All that a step is made of, and a state to begin from."""
     devices = Devices(count)
     objective = objectives.build(fields, 8, 48)
@@ -69,7 +69,7 @@ def start(small, fields, net, count=1, updating=IN_ONE_PIECE, tx=None, dtype="fl
     return (model, tx, objective, devices), state
 
 
-def train(small, fields, *, count=1, steps=6, dtype="float32", updating=IN_ONE_PIECE):
+def train(small, fields, *, count=1, steps=6, dtype="float32", updating=NO_ACCUMULATION):
     """The state after some whole steps, and their losses."""
     parts, state = start(small, fields, DENSE, count, updating, None, dtype)
     model, tx, objective, devices = parts
@@ -84,7 +84,7 @@ def train(small, fields, *, count=1, steps=6, dtype="float32", updating=IN_ONE_P
     return jax.device_get(devices.first(state)), np.array(values)
 
 
-def update(small, fields, *, net=DENSE, steps=6, updating=IN_ONE_PIECE, tx=None):
+def update(small, fields, *, net=DENSE, steps=6, updating=NO_ACCUMULATION, tx=None):
     """The states before and after each of some updates, and their losses.
 
     By the part of a step that follows the input, which compiles more quickly than the whole.
@@ -148,7 +148,7 @@ def test_a_batch_in_parts_makes_the_same_step(name, small):
     fields = {"name": name, **NEW[name]}
     sgd = optax.sgd(0.05)
     whole, losses = update(small, fields, steps=3, tx=sgd)
-    parts, in_parts = update(small, fields, steps=3, tx=sgd, updating=Updating(parts=4))
+    parts, in_parts = update(small, fields, steps=3, tx=sgd, updating=Updating(micro_batches=4))
     np.testing.assert_allclose(in_parts, losses, rtol=1e-5)
     leaves = (jax.tree.leaves(states[-1].params) for states in (parts, whole))
     for a, b in zip(*leaves, strict=True):
@@ -159,7 +159,7 @@ def test_a_batch_in_parts_makes_the_same_step(name, small):
 def test_a_batch_in_parts_moves_the_statistics_of_each_part(small):
     fields = {"name": "nt_xent", **NEW["nt_xent"]}
     states, losses = update(
-        small, fields, net=NETS["residual"], steps=2, updating=Updating(parts=2)
+        small, fields, net=NETS["residual"], steps=2, updating=Updating(micro_batches=2)
     )
     assert np.all(np.isfinite(losses))
     before, after = (jax.tree.leaves(states[i].batch_stats) for i in (0, -1))
@@ -168,7 +168,7 @@ def test_a_batch_in_parts_moves_the_statistics_of_each_part(small):
 
 def test_a_batch_that_does_not_divide_into_parts_is_refused(small):
     with pytest.raises(ValueError, match=r"does not divide into optim.accumulate = 3 parts"):
-        train(small, {"name": "nt_xent", **NEW["nt_xent"]}, updating=Updating(parts=3))
+        train(small, {"name": "nt_xent", **NEW["nt_xent"]}, updating=Updating(micro_batches=3))
 
 
 @pytest.mark.slow

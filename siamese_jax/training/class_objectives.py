@@ -66,7 +66,7 @@ def _of_images(
     num_classes: int,
     loss: Callable[[Compare, jax.Array, sampling.Images], Loss],
 ) -> Objective:
-    """An objective on single images, each class drawn equally often; a turned class is another one."""
+    """An objective on single images, drawn as `balance` weighs the classes; a turned one is another."""
     batch, turned = fields["batch"], fields["symmetries"] != "none"
     symmetries = sampling.NUM_SYMMETRIES if turned else 1
 

@@ -18,7 +18,7 @@ _EMPTY = -1  # identity of a place that holds nothing
 
 
 class Memory(NamedTuple):
-    """The last M embeddings, the latest first.
+    """The last M embeddings, the latest first; absent characters of an episode take places as well.
 
     Attributes:
         h: (M, D) float32.

@@ -197,7 +197,7 @@ def _draw_different(
         pairs = np.stack([spans[i, 0], partner % num_rows], 1)
         return pairs, pairs.min(1) * num_rows + pairs.max(1)
 
-    # Some may be in the set already: so many more are drawn, if there are so many.
+    # Some may be in the set already: that many more are drawn, if available.
     total = int(ends[-1])
     of_alphabet = np.isin(np.stack([used // num_rows, used % num_rows]), spans[:, 0]).any(0)
     enough = min(total, count + int(of_alphabet.sum()))

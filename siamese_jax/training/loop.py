@@ -221,7 +221,7 @@ def _finished(config: ConfigDict, step: int, validations: Sequence[Mapping]) -> 
 
 
 def _check_finite(sums: Mapping, params: Any, step: int, saved: checkpoints.Checkpoints) -> None:
-    """Ends a training whose loss, or whose parameters that are about to be saved, are not finite."""
+    """Ends a training run whose loss, or whose parameters about to be saved, are not finite."""
     if math.isfinite(sums["loss"]) and _all_finite(params):
         return
     raise FloatingPointError(

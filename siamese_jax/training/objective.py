@@ -25,8 +25,10 @@ class Objective(NamedTuple):
     Attributes:
         sample: (key of the run, () int32 updates made before, SetIndex) -> batch with `rows` and
             `symmetries` of shape (units, ...).
-        loss: (Compare, h, batch) -> loss, a scalar (nats, or squared distance), and metrics, scalars
-            by the names of `metrics`. `h` has the shape of `rows` and a last axis D.
+        loss: (Compare, h, batch) -> loss, a scalar, and metrics, scalars by the names of `metrics`. `h`
+            has the shape of `rows` and a last axis D. The loss is in nats, except for `contrastive`
+            (squared distance), `triplet` (distance), `multi_similarity`, `circle` and `proxy_anchor`
+            (no unit).
         units: how many units (pairs, episodes, images) a batch holds.
         images: how many images go through the encoder a step.
         metrics: names of the metrics.

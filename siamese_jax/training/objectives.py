@@ -59,8 +59,9 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
 
     Those that are a softmax (`info_nce`, `prototypical`, `matching`, `classifier`, `arcface`, `cosface`)
     take a `label_smoothing`. `triplet`, `supcon`, `nt_xent`, `multi_similarity` and `circle` take a
-    `memory`, the number of embeddings of earlier steps that a batch meets as well (`cross_batch`), and
-    `memory_start`, the updates before the first of them is remembered.
+    `memory`, the number of embeddings of earlier steps that a batch meets as well (`cross_batch`; the
+    absent characters of an episode take places, too), and `memory_start`, the updates before the first
+    of them is remembered.
 
     With `pairs`, the size of a fixed set, `verification` does not draw new pairs for every batch. It
     goes through the pairs of the set in epochs, and through `copies` distorted copies of each. Its

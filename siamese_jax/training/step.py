@@ -56,15 +56,16 @@ class Updating(NamedTuple):
     """How a step comes by its gradient and what it keeps beside the parameters.
 
     Attributes:
-        parts: equal parts of the batch that go through the encoder one after another.
+        micro_batches: equal parts of the batch that go through the encoder one after another (gradient
+            accumulation).
         ema: decay of the moving average of the parameters; 0 keeps none.
     """
 
-    parts: int = 1
+    micro_batches: int = 1
     ema: float = 0.0
 
 
-IN_ONE_PIECE = Updating()
+NO_ACCUMULATION = Updating()
 
 
 def init_state(
@@ -136,7 +137,7 @@ def make_train_step(
     fill: str,
     devices: Devices,
     fed: bool = False,
-    updating: Updating = IN_ONE_PIECE,
+    updating: Updating = NO_ACCUMULATION,
 ) -> Callable:
     """Compiles one training step: sample, gather, warp, forward, backward, update.
 
@@ -155,7 +156,7 @@ def make_train_step(
         (M, H, W, C) uint8 set and `index` its index (`objectives.make_index`), both replicated; if
         `fed`, `images` are those of each device's rows of this batch. Which images meet, and how they
         are warped, is a pure function of (state.rng, state.step) and of the index. Metrics: `loss`
-        (nats) and the objective's own.
+        (see `Objective.loss`) and the objective's own.
 
     Raises:
         ValueError: the global batch does not divide among the devices, or a device's share into parts.
@@ -164,10 +165,10 @@ def make_train_step(
         raise ValueError(
             f"a batch of {objective.units} does not divide among {devices.count} devices"
         )
-    if objective.units // devices.count % updating.parts:
+    if objective.units // devices.count % updating.micro_batches:
         raise ValueError(
             f"a batch of {objective.units} on {devices.count} device(s) does not divide into "
-            f"optim.accumulate = {updating.parts} parts"
+            f"optim.accumulate = {updating.micro_batches} parts"
         )
 
     update = make_update(model, tx, objective, devices, updating)
@@ -188,7 +189,7 @@ def make_update(
     tx: optax.GradientTransformation,
     objective: objectives.Objective,
     devices: Devices,
-    updating: Updating = IN_ONE_PIECE,
+    updating: Updating = NO_ACCUMULATION,
 ) -> Callable:
     """The part of a training step that follows the input: forward, backward, update.
 
@@ -214,8 +215,10 @@ def make_update(
         def loss_function(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
             images = pixels.reshape(-1, *pixels.shape[batch.rows.ndim :])
-            if updating.parts > 1:
-                h, updated = _embed_in_parts(model, variables, images, k_dropout, updating.parts)
+            if updating.micro_batches > 1:
+                h, updated = _embed_in_parts(
+                    model, variables, images, k_dropout, updating.micro_batches
+                )
             else:
                 h, updated = _embed(model, variables, images, k_dropout)
             compare = objectives.Compare(
