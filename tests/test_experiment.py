@@ -90,7 +90,7 @@ def test_what_does_not_go_together_is_refused(data):
             **{"name": "matching", "episodes": 2, "n_way": 99, "k_shot": 1},
             **{"symmetries": "none", "pad_with_symmetries": False},
         }
-    config.model.context_steps = 1
+        config.model.context_steps = 1
     with pytest.raises(ValueError, match="embeds all 99 ways together, and an alphabet has"):
         Experiment.from_config(config, data=data)
 
