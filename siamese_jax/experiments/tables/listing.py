@@ -24,7 +24,7 @@ def read_tables(results: str | pathlib.Path) -> dict[str, dict]:
     try:
         listed = tomllib.loads(path.read_text())["table"]
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML ({error}): mend it") from None
+        raise ValueError(f"{path} is not TOML ({error}): fix it") from None
     for table in listed:
         shared = {key: table[key] for key in _SHARED if key in table}
         table["row"] = [{**shared, **row} for row in table["row"]]
