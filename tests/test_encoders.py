@@ -24,7 +24,7 @@ from networks import (
 
 from siamese_jax.models import siamese, summary
 from siamese_jax.models.comparators import Cosine
-from siamese_jax.models.encoders import CONVOLUTIONS, ENCODERS, KochEncoder
+from siamese_jax.models.encoders import CONVOLUTIONS, ENCODERS, KochEncoder, ResidualEncoder
 from siamese_jax.models.layers import OUTPUTS
 from siamese_jax.models.siamese import SiameseNet
 

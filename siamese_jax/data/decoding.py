@@ -221,6 +221,6 @@ class _Refused(ValueError):
 
 def _unreadable(path: pathlib.Path, parts: tuple[str, ...], error: Exception) -> ValueError:
     # Pillow's own words where they help, as those of a truncated file.
-    told = isinstance(error, _Refused) or (type(error) is OSError and error.errno is None)
-    reason = error if told else type(error).__name__
+    helpful = isinstance(error, _Refused) or (type(error) is OSError and error.errno is None)
+    reason = error if helpful else type(error).__name__
     return ValueError(f"{path}: {'/'.join(parts)} is not a readable image ({reason})")
