@@ -6,10 +6,10 @@
 `--over` names what varies; several axes make the product. Axes: resolution, objective, pairs,
 augmentation, distortions, encoder, comparator, initialisation, optimiser, learning_rate,
 regularisation, shots, shot_aggregation, seeds. `axis` takes all its variants, 'axis:label1|label2' (in
-quotes) some of them; resolution, shots and seeds take any whole numbers, learning_rate any number. Any
-other field of the config is an axis too: --over='optim.weight_decay:0|0.05|0.5'. A field can also be set
-for all runs: --config.num_steps=500 (after --config). The same command goes on after an interruption; a
-finished run is not run again. On one GPU, --jobs shares its memory.
+quotes) some of them; resolution, shots and seeds take any whole numbers, learning_rate any positive
+number. Any other field of the config is an axis too: --over='optim.weight_decay:0|0.05|0.5'. A field can
+also be set for all runs: --config.num_steps=500 (after --config). The same command goes on after an
+interruption; a finished run is not run again. On one GPU, --jobs shares its memory.
 Exit codes: 0 done, 1 an error or a failed run, 75 stopped by SIGTERM, 130 by Ctrl-C (both after
 saving).
 """
@@ -32,7 +32,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs and of the t
 _OVER = flags.DEFINE_list("over", None, "Axes; see the top of this page.")
 _SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds; also --over=...,seeds (three).")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Trainings at a time, each on its share of the cores.", 1)
-_TRIALS = flags.DEFINE_integer("num_trials", 4000, "Trials within the alphabets.")
+_TRIALS = flags.DEFINE_integer("num_trials", 4000, "Trials within the alphabets.", 1)
 _RECORD = flags.DEFINE_string("record", None, "File for the figures besides ablation.json.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only list the runs.")
 _PROGRESS = flags.DEFINE_bool("progress", sys.stderr.isatty(), "Show a progress bar.")

@@ -67,6 +67,8 @@ def test_over_is_read_in_the_order_of_the_axes(quickstart):
         (["objectives"], None, "did you mean objective"),
         (["augmentation:afine"], None, "did you mean affine"),
         (["shots:one"], None, "whole numbers"),
+        (["shots:²"], None, "whole numbers"),
+        (["shots:0"], None, "whole numbers"),
         (["learning_rate:0.1|fast"], None, "'learning_rate' are positive numbers, got 'fast'"),
         (["learning_rate:-1"], None, "positive numbers"),
         (["rate"], None, "unknown axis 'rate'"),
@@ -134,6 +136,26 @@ def test_every_objective_sees_as_many_images_through_the_same_encoder(quickstart
     assert found["prototypical"].config["model"]["comparator"] == "squared_euclidean"
     assert found["triplet"].config["objective"]["mining"] == "semi_hard"
     assert found["contrastive"].config["model"]["head_args"]["bias"] == 0.5  # half the margin
+
+
+def test_the_other_objective_keeps_the_settings_that_it_takes(quickstart):
+    chosen = ml_collections.ConfigDict(workdir.plain(quickstart))
+    chosen.objective.update(label_smoothing=0.1, balance=0.5)
+    variants = only(chosen, ["objective:matching|triplet"])
+    matching, triplet = (v.config["objective"] for v in variants.values())
+    assert (matching["label_smoothing"], matching["balance"]) == (0.1, 0.5)
+    assert "label_smoothing" not in triplet and triplet["balance"] == 0.5
+    mined = ml_collections.ConfigDict(variants["triplet"].config)
+    mined.objective.memory = 64
+    supcon, softmax = only(mined, ["objective:supcon|prototypical"]).values()
+    assert supcon.config["objective"]["memory"] == 64
+    assert "memory" not in softmax.config["objective"]
+
+
+def test_two_axes_of_one_field_are_refused(quickstart):
+    over = ["learning_rate:0.1|0.2", "optim.learning_rate:0.3|0.4"]
+    with pytest.raises(ValueError, match="axis learning_rate sets optim.learning_rate too"):
+        only(quickstart, over)
 
 
 def test_a_row_that_is_only_judged_otherwise_shares_its_training(quickstart):

@@ -44,7 +44,8 @@ def _objective(config: Mapping, label: str) -> dict[str, Any]:
 
     The comparator is the one that suits the objective: cosine, or a Euclidean distance for
     `contrastive` and `triplet` (of embeddings of length 1, so at most 2) and its square, of embeddings
-    of any length, for `prototypical`. `n_pair` has embeddings of any length, too.
+    of any length, for `prototypical`. `n_pair` has embeddings of any length, too. The config's
+    `balance`, `label_smoothing` and `memory` are kept where the objective takes them.
     """
     old, model = config["objective"], config["model"]
     name, _, more = label.partition("+")
@@ -69,8 +70,14 @@ def _objective(config: Mapping, label: str) -> dict[str, Any]:
         **wanted.defaults,
     }
     taken = {key: sizes[key] for key in dict.fromkeys((*wanted.settings, *wanted.defaults))}
+    shared: dict[str, Any] = {"balance": 1.0}  # settings that any objective of a kind takes
+    if wanted.softmax:
+        shared["label_smoothing"] = 0.0
+    if wanted.memory:
+        shared |= {"memory": 0, "memory_start": 0}
+    kept = {key: old[key] for key, default in shared.items() if old.get(key, default) != default}
     changes: dict[str, Any] = {
-        "objective": {"name": name, "symmetries": old["symmetries"], **taken}
+        "objective": {"name": name, "symmetries": old["symmetries"], **taken, **kept}
     }
     koch = model["encoder"] == "koch"
     if wanted.comparator == "cosine":

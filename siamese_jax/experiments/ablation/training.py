@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import ctypes
-import functools
 import os
 import pathlib
 import queue
@@ -17,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing_extensions import TypedDict
 
 from siamese_jax import files, readers
+
+_ENDING = (sys.executable, "-I", str(pathlib.Path(__file__).with_name("end_with_parent.py")))
 
 
 class Trainer:
@@ -48,11 +48,10 @@ class Trainer:
         config_flag = f"--config={self._recorded}:{path / 'variant.json'}"
         with open(path / "train.log", "ab") as log:
             child = subprocess.Popen(
-                [*self._command, config_flag, f"--workdir={path}"],
+                [*_ENDING, str(os.getpid()), *self._command, config_flag, f"--workdir={path}"],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=functools.partial(_end_with_parent, os.getpid()),
             )
             self._children.add(child.pid)
             if self._stopping:  # begun while the others were being stopped
@@ -106,18 +105,6 @@ class Trainer:
         for pid in list(self._children):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-
-
-_LIBC = ctypes.CDLL(None)  # found before a process is started, which must not search for it
-_PR_SET_PDEATHSIG = 1
-
-
-def _end_with_parent(parent: int) -> None:
-    """Lets Linux kill this process when the thread that started it ends, even if by a kill."""
-    if hasattr(_LIBC, "prctl"):
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it was killed before this
-            os._exit(1)
 
 
 def _shares(jobs: int) -> list[list[int]]:

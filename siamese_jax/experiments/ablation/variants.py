@@ -99,7 +99,7 @@ def parse_over(
 def _check_numbers(name: str, number: Callable[[str], float], labels: Iterable[str]) -> None:
     what = "whole numbers" if number is int else "positive numbers"
     for label in labels:
-        good = label.isdigit()
+        good = label.isascii() and label.isdigit() and (name == "seeds" or int(label) > 0)
         if number is float:
             with contextlib.suppress(ValueError):
                 good = 0 < float(label) < math.inf
@@ -153,9 +153,13 @@ def make_variants(
     for labels in itertools.product(*chosen.values()):
         settings: dict[str, Any] = {"k_shot": 1, "shot_aggregation": None}
         variant = Variant(dict(zip(chosen, labels, strict=True)), "", base, settings)
+        axis_setting: dict[tuple[str, ...], str] = {}
         for name, label in variant.labels.items():
             try:
                 fields = axis_of(name).fields(variant.config, label)
+                other = axis_setting.setdefault(tuple(fields), name)
+                if fields and other != name:
+                    raise ValueError(f"axis {other} sets {', '.join(fields)} too: leave one out")
                 for key in [key for key in fields if key.startswith("evaluation.")]:
                     settings[key.removeprefix("evaluation.")] = fields.pop(key)
                 variant.config = with_fields(variant.config, fields)
