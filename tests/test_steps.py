@@ -360,7 +360,7 @@ def test_the_first_state_follows_from_the_seed(small):
 
 def test_a_batch_that_does_not_divide_is_refused():
     devices, model, tx, objective = build("koch", "verification", "layerwise", 4, batch=6)
-    with pytest.raises(ValueError, match="a batch of 6 does not divide among 4 devices"):
+    with pytest.raises(ValueError, match="= 6 does not divide among 4 devices"):
         make_train_step(model, tx, objective, PLAIN, "paper", devices)
 
 

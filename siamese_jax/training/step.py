@@ -163,12 +163,13 @@ def make_train_step(
     """
     if objective.units % devices.count:
         raise ValueError(
-            f"a batch of {objective.units} does not divide among {devices.count} devices"
+            f"objective.episodes (or objective.batch) = {objective.units} does not divide among "
+            f"{devices.count} devices"
         )
     if objective.units // devices.count % updating.micro_batches:
         raise ValueError(
-            f"a batch of {objective.units} on {devices.count} device(s) does not divide into "
-            f"optim.accumulate = {updating.micro_batches} parts"
+            f"objective.episodes (or objective.batch) = {objective.units}, on {devices.count} "
+            f"device(s), does not divide into optim.accumulate = {updating.micro_batches} parts"
         )
 
     update = make_update(model, tx, objective, devices, updating)
