@@ -29,7 +29,7 @@ _MINUTES = flags.DEFINE_float(
     "minutes", None, "Length of the training, in place of the config's.", lower_bound=0.01
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
-_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Number of processes.", lower_bound=1)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process_id", 0, "Number of this process.", lower_bound=0)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Let jax find the other processes.")
 _HEARTBEAT = flags.DEFINE_integer(

@@ -673,6 +673,7 @@ def test_killed_and_started_again_is_as_never_killed(tmp_path):
 
 
 SMOKE = "--config=configs/koch2015.py:smoke"
+NOWHERE = [f"--config.data.{x}" for x in ("name=folder", "path=nowhere", "split=lake")]
 
 
 @pytest.mark.parametrize(
@@ -685,7 +686,11 @@ SMOKE = "--config=configs/koch2015.py:smoke"
         ([SMOKE, "--workdir=", "loose"], "'loose' is not a flag"),
         (["--config=configs/koch2015.py:smok"], "has the variant"),
         (["--config=configs/koch2051.py"], "koch2051"),
-        ([SMOKE, "--config.data.name=folder", "--config.data.path=nowhere"], "nowhere"),
+        (
+            [SMOKE, "--config.data.name=folder", "--config.data.path=nowhere"],
+            "data.split to 'lake'",
+        ),
+        ([SMOKE, *NOWHERE], "nowhere"),
     ],
 )
 def test_a_mistake_is_one_line(flags, words, tmp_path, monkeypatch):

@@ -133,10 +133,19 @@ def test_wrong_number_of_processes_is_one_line():
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
 
 
-@pytest.mark.parametrize("place", [("localhost:1", 1, 0), (None, 1, 1)])
-def test_a_process_of_several_is_told_how_many_there_are(place):
-    with pytest.raises(ValueError, match="need --num_processes of 2 or more"):
+@pytest.mark.parametrize(
+    "place, words",
+    [
+        (("localhost:1", None, 0), "need --num_processes"),
+        ((None, None, 1), "need --num_processes"),
+        ((None, 1, 1), "--process_id=1 must be below"),
+        ((None, 2, 0), "--num_processes=2 needs --coordinator"),
+    ],
+)
+def test_a_process_of_several_is_told_how_many_there_are(place, words):
+    with pytest.raises(ValueError, match=words):
         processes.join(*place, False, 100)
+    assert not processes.join("localhost:1", 1, 0, False, 100)  # as launch/local.sh 1 says it
 
 
 def test_a_signal_stops_the_launcher_although_it_may_start_again(tmp_path):

@@ -489,7 +489,7 @@ def test_a_run_of_colour_pictures_that_are_not_square(tmp_path, monkeypatch):
 
     net, data = network.load(path), loading.load(config.data)
     inputs = report.gather(path, config, data, net, results)
-    assert "This one compares by Cosine." in section_trials.why_note(inputs)
+    assert "This one compares by Euclidean." in section_trials.why_note(inputs)
     (drawn,) = figures
     expected = {"learning", "trials", "roc", "pairs", "reliability", "file_roc", "file_pairs"}
     assert expected <= set(drawn) and {"training", "filters", "embeddings"} <= set(drawn)

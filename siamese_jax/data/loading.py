@@ -135,7 +135,10 @@ def load(config: Mapping[str, Any]) -> Data:
             "and data.split to 'lake' or 'koch'"
         )
     if fields["split"] == "koch" and name not in ("auto", "omniglot", "glyphs"):
-        raise ValueError(f"data split 'koch' goes with Omniglot and glyphs, not with {name!r}")
+        raise ValueError(
+            f"data split 'koch' goes with Omniglot and glyphs, not with {name!r}: set data.split to "
+            "'lake', which splits by data.fractions"
+        )
     if fields["split"] == "rows" and name not in ("folder", "vectors") and not by_tfds:
         raise ValueError(f"data split 'rows' goes with folder, vectors and tfds, not with {name!r}")
     data = (_load_tfds if by_tfds else LOADERS[name])(fields)
