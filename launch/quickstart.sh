@@ -6,13 +6,14 @@
 # --archives=DIR  folder with images_background.zip, images_evaluation.zip and all_runs.zip; without it
 #                 Omniglot is downloaded, and where that fails the built-in glyphs are used
 # --workdir=DIR   where the run goes, by default runs/quickstart
-# --minutes=N     trains for about N minutes on this machine, however fast it is; without it for 2,000
-#                 steps, which are ten minutes on two cores of a server
+# --minutes=N     trains for about N minutes on this machine, however fast it is (a few at least: too few
+#                 are refused with the fewest it can do); without it for 2,000 steps, which are ten
+#                 minutes on two cores of a server
 #
 # Run again, it goes on where it was; a finished run is only evaluated again.
 set -euo pipefail
 
-case " $* " in *" --help "* | *" -h "*) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+case " $* " in *" --help "* | *" -h "*) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 
 archives="" workdir="$(dirname "$0")/../runs/quickstart" overrides=() minutes=()
 for option in "$@"; do

@@ -27,6 +27,7 @@ RUNS_NOTE = (
 )
 # 20-way accuracy between alphabets by shots, %, on their authors' own splits of the characters.
 BETWEEN = (
+    ("SNAIL", {1: 97.64, 5: 99.36}, "Mishra et al. 2018"),
     ("relation network", {1: 97.6, 5: 99.1}, "Sung et al. 2018"),
     ("prototypical network", {1: 96.0, 5: 98.9}, "Snell et al. 2017"),
     ("MAML", {1: 95.8, 5: 98.9}, "Finn et al. 2017"),
