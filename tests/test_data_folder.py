@@ -121,6 +121,14 @@ def test_ink_is_dark_on_light(tmp_path):
     np.testing.assert_allclose(half.images[0, :, 0, 0], [0, 127.5, 0], atol=0.51)
 
 
+def test_a_link_to_a_folder_is_left_out_with_a_word(tmp_path, caplog):
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        save(tmp_path / name, grey(0))
+    (tmp_path / "c").symlink_to(tmp_path / "a")
+    assert load_folder(tmp_path).class_names == ("a", "b")
+    assert "left out: c, a link to a folder" in caplog.text
+
+
 def test_hidden_files_and_papers_at_the_top_are_passed_over(tmp_path):
     save(tmp_path / "a" / "1.png", grey(1))
     for name in ("README", "readme.md", "LICENSE", "notes.txt", ".DS_Store", "a/.hidden"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import logging
 import os
 import pathlib
 import re
@@ -15,6 +16,8 @@ from siamese_jax import readers
 PICTURE_BYTES = 2**28  # of a picture's file
 _ZIP_BYTES = 2**36  # of all files of a zip, decompressed
 LAYOUT = "<class>/<image> or <alphabet>/<class>/<image>"
+
+_log = logging.getLogger(__name__)
 
 Top = tuple[str, ...]  # the parts of the folder that all files lie in
 Name = tuple[str, ...]  # the parts of a file's name below that
@@ -132,7 +135,9 @@ def _folder_names(path: pathlib.Path) -> list[tuple[str, ...]]:
                         _check_link(path, whole, parts)
                     if not entry.is_dir():
                         names.append(parts)
-                    elif not linked:
+                    elif linked:  # the pictures would be there twice
+                        _log.warning("%s: left out: %s, a link to a folder", path, "/".join(parts))
+                    else:
                         folders.append(parts)
         except OSError as error:
             name = "/".join(above)
