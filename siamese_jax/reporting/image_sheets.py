@@ -125,6 +125,7 @@ def trial_sheet(
         count: how many trials (see `sample_trials`).
     """
     trials = result.list_of(Trials)
+    wide, columns = ("62rem", 10) if trials.n_way > 10 else ("22rem", 5)
     cards = []
     for r, q in sample_trials(result.correct, count):
         scores, answer = result.scores[r, q], trials.answers[r, q]
@@ -154,10 +155,9 @@ def trial_sheet(
         cards.append(
             f'<li><p class="card-title {_good(right)}">{title}</p><div class="trial">'
             f"{img(picture, f'query: {names.image(query)}', 'class=query ')}"
-            f'<ul class="pictures" style="--columns:{min(trials.n_way, 10)}">{options}</ul></div>'
+            f'<ul class="pictures" style="--columns:{columns}">{options}</ul></div>'
             f'<p class="card-text">{html.escape(words)}</p>{more}</li>'
         )
-    wide = "62rem" if trials.n_way > 10 else "22rem"
     return _sheet(cards, wide)
 
 
