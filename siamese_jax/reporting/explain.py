@@ -87,7 +87,7 @@ def summary(explanation: Explanation, reference: str = "the threshold") -> str:
     gains, losses = contributions[contributions > 0].sum(), contributions[contributions < 0].sum()
     return (
         f"{support} of {count} places raise the score (+{gains:.1f}) and {count - support} lower it "
-        f"({losses:.1f}): {above:+.1f} from {reference}."
+        f"({losses:z.1f}): {above:+.1f} from {reference}."
     )
 
 

@@ -1,8 +1,8 @@
-"""Becomes a command that Linux kills when the process that started it ends, even if by a kill.
+"""Becomes a command that Linux kills when the thread that started it ends, even if by a kill.
 
     python end_with_parent.py PARENT COMMAND...
 
-PARENT is the number of that process. This stands in a file of its own, since code between a fork and the
+PARENT is the number of that thread's process. This stands in a file of its own, since code between a fork and the
 start of a command may deadlock where the process has threads, as jax's have.
 """
 
