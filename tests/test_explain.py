@@ -74,7 +74,7 @@ def test_a_picture_explains_itself_without_moves(net):
     np.testing.assert_allclose(explanation.cosines1, 1, atol=1e-5)
     np.testing.assert_array_equal(explanation.moves1, np.stack(np.mgrid[:7, :7], -1))
     assert "98 of 98 places raise the score" in figure.summary(explanation)
-    little = explanation.contributions1 * 0 - 1e-4  # 49 of them
+    little = explanation.contributions1 * 0 - 1e-4  # their sum is rounded to zero
     assert "lower it (0.0)" in figure.summary(
         dataclasses.replace(explanation, contributions1=little)
     )

@@ -2,8 +2,8 @@
 
     python end_with_parent.py PARENT COMMAND...
 
-PARENT is the number of that thread's process. This stands in a file of its own, since code between a fork and the
-start of a command may deadlock where the process has threads, as jax's have.
+PARENT is the number of that thread's process. This stands in a file of its own, since code between a
+fork and the start of a command may deadlock where the process has threads, as jax's have.
 """
 
 import ctypes
