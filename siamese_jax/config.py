@@ -79,7 +79,7 @@ _DATA = {
     "split": Field(str),
     **dict.fromkeys(("archives", "data_dir", "path", "class_column"), Field(str, optional=True)),
     "image_size": Field(int, 1, _SIDE, optional=True, count=2),
-    **dict.fromkeys(("stream", "skip_broken"), Field(bool)),
+    **dict.fromkeys(("stream", "skip_broken", "train_on_validation"), Field(bool)),
     **dict.fromkeys(("tfds_image", "tfds_label"), Field(str)),
     "tfds_alphabet": Field(str, optional=True),
     "tfds_splits": Field(str, count=0),
@@ -243,6 +243,7 @@ def base() -> ConfigDict:
     config.data.name = "auto"  # Omniglot where it can be had, else the built-in glyphs
     config.data.split = "lake"  # 30 alphabets to train, 10 to choose, 10 to test; all drawers
     config.data.train_alphabets = 0  # so many of Omniglot's 30 train, drawn by data.seed; 0: all
+    config.data.train_on_validation = False  # its classes train too, once all choices are made
     config.data.image_size = (105, 105)  # height and width, pixels
     config.data.archives = placeholder(str)  # folder of the three Omniglot zips
     config.data.data_dir = placeholder(str)  # folder of prepared sets; None: that of tfds

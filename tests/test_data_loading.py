@@ -101,6 +101,61 @@ def test_vinyals(lake_like):
             loading.load({**fields, "train_alphabets": 5})
 
 
+def test_a_shared_alphabet_has_the_classes_of_both():
+    a, b = blank({"x": 2, "y": 1}, drawers=3), blank({"w": 1, "x": 4}, drawers=3)
+    b = b.select(classes=[0, 3, 4])  # w/1, x/3, x/4
+    both = splits.joined(a, b, "both")
+    assert both.alphabet_names == ("x", "y", "w")
+    names = ["x/character01", "x/character02", "x/character03", "x/character04"]
+    assert list(both.class_names) == [*names, "y/character01", "w/character01"]
+    assert both.class_alphabets.tolist() == [0, 0, 0, 0, 1, 2]
+    for c, name in enumerate(both.class_names):
+        source = a if name in a.class_names else b
+        rows = source.classes == source.class_names.index(name)
+        np.testing.assert_array_equal(both.images[both.classes == c], source.images[rows])
+        assert both.drawers[both.classes == c].tolist() == [1, 2, 3]
+
+
+def write_classes(folder, count):
+    for c in range(count):
+        (folder / f"c{c}").mkdir(parents=True)
+        for k in range(3):
+            Image.new("L", (4, 4), 10 * c + k).save(folder / f"c{c}" / f"{k}.png")
+
+
+@pytest.mark.parametrize("name", ["glyphs", "folder"])
+def test_the_validation_classes_train_too(tmp_path, name):
+    write_classes(tmp_path, 10)
+    fields = {"name": name, **(SMALL if name == "glyphs" else {"path": str(tmp_path)})}
+    plain = loading.load(fields)
+    data = loading.load({**fields, "train_on_validation": True})
+    names = set(plain.train.class_names) | set(plain.validation.class_names)
+    assert set(data.train.class_names) == names and len(data.train.class_names) == len(names)
+    assert len(data.train) == len(plain.train) + len(plain.validation)
+    assert set(data.train.alphabet_names) == {
+        *plain.train.alphabet_names,
+        *plain.validation.alphabet_names,
+    }
+    for part in ("validation", "test"):
+        assert getattr(data, part).fingerprint == getattr(plain, part).fingerprint
+    assert data.note == f"{plain.note}; the validation classes train too"
+    assert data.fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "omniglot", "stream": True},
+        {"name": "folder", "path": "x", "split": "rows"},
+        {"name": "mnist"},
+        {"name": "vectors", "path": "x.csv"},
+    ],
+)
+def test_what_cannot_train_on_its_validation_part(fields):
+    with pytest.raises(ValueError, match="train_on_validation goes with pictures in memory"):
+        loading.load({**fields, "train_on_validation": True})
+
+
 def test_quarter_turns_are_further_classes():
     images = np.random.default_rng(0).integers(0, 256, (12, 5, 5, 1), np.uint8)
     small = dataclasses.replace(blank({"a": 2, "b": 1}, drawers=4), images=images)

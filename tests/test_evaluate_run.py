@@ -230,6 +230,18 @@ def test_pairs_score_as_in_the_table_of_all(run):
     np.testing.assert_array_equal(pairs[:32], np.diag(net.score_matrix(h1[:32], h2[:32])))
 
 
+@pytest.mark.parametrize("part", ["validation", "both"])
+def test_classes_that_were_trained_on_are_no_test(run, part):
+    config = ml_collections.ConfigDict(workdir.plain(workdir.read_config(run)))
+    config.data.train_on_validation = True
+    request = evaluate.EvaluationRequest(run, ["within"], part=part)
+    with pytest.raises(ValueError, match="trained on other data"):  # that of test_data is another
+        evaluate.load_data(request, config, network.load(run))
+    del config.test_data
+    with pytest.raises(ValueError, match="was trained on the validation classes too"):
+        evaluate.load_data(request, config, network.load(run))
+
+
 def test_sets_that_do_not_join():
     glyphs = loading.load(OTHER)
     with pytest.raises(ValueError, match="share classes"):

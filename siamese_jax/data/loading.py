@@ -34,6 +34,7 @@ DEFAULTS: Mapping[str, Any] = {
     "seed": 0,  # of the glyphs, of their runs, and of whatever is drawn for a split
     "split": "lake",  # lake, koch, vinyals, rows: see `splits`
     "train_alphabets": 0,  # of Omniglot's 30 so many train, drawn by `seed`; 0: all of them
+    "train_on_validation": False,  # the classes that validate train too; none is left to choose by
     # Training, validation, test; whole numbers count classes (alphabets; images a class by rows).
     "fractions": (0.6, 0.2, 0.2),  # of glyphs, folders and vectors
     "skip_broken": False,  # of a folder: leave out broken files and too small classes
@@ -139,12 +140,30 @@ def load(config: Mapping[str, Any]) -> Data:
             f"data split 'koch' goes with Omniglot and glyphs, not with {name!r}: set data.split to "
             "'lake', which splits by data.fractions"
         )
+    if fields["train_on_validation"] and (
+        fields["stream"] or fields["split"] == "rows" or name in ("mnist", "vectors")
+    ):
+        raise ValueError(
+            "data train_on_validation goes with pictures in memory whose validation classes are others "
+            "than those that train: not with data.stream, data.split 'rows', 'mnist' or 'vectors'"
+        )
     if fields["split"] == "rows" and name not in ("folder", "vectors") and not by_tfds:
         raise ValueError(f"data split 'rows' goes with folder, vectors and tfds, not with {name!r}")
     data = (_load_tfds if by_tfds else LOADERS[name])(fields)
+    if fields["train_on_validation"]:
+        data = _with_validation(data)
     data = data.resized(fields["image_size"])
     _log.info("data: %s", data.note)
     return data
+
+
+def _with_validation(data: Data) -> Data:
+    """The data with the validation classes among those that train; they still validate."""
+    if not all(isinstance(part.images, np.ndarray) for part in (data.train, data.validation)):
+        raise ValueError(f"data train_on_validation needs the pictures in memory ({data.note})")
+    train = splits.joined(data.train, data.validation, f"{data.train.name} and validation")
+    note = f"{data.note}; the validation classes train too"
+    return dataclasses.replace(data, train=train, note=note)
 
 
 def _load_auto(fields: Mapping[str, Any]) -> Data:

@@ -249,7 +249,7 @@ def by_rows(
 
 
 def joined(a: ImageSet, b: ImageSet, name: str) -> ImageSet:
-    """Two sets in memory, of other alphabets each, as one.
+    """Two sets as one, in memory; an alphabet that both have has the classes of both.
 
     Raises:
         ValueError: a class that both have, or sets of another kind or image size.
@@ -261,18 +261,25 @@ def joined(a: ImageSet, b: ImageSet, name: str) -> ImageSet:
             f"{a.name} is of kind {a.kind!r} and {a.image_shape}, {b.name} of kind {b.kind!r} and "
             f"{b.image_shape}: they do not join"
         )
+    alphabet_names = tuple(dict.fromkeys(a.alphabet_names + b.alphabet_names))
+    of_b = np.array([alphabet_names.index(name) for name in b.alphabet_names], np.int32)
+    class_alphabets = np.concatenate([a.class_alphabets, of_b[b.class_alphabets]])
+    by_alphabet = np.argsort(class_alphabets, kind="stable")
+    place = np.argsort(by_alphabet).astype(np.int32)  # of each class in the joined set
+    classes = place[np.concatenate([a.classes, b.classes + np.int32(a.num_classes)])]
+    rows = np.argsort(classes, kind="stable")
+    class_names = a.class_names + b.class_names
+    files = a.files + b.files if a.files and b.files else None
     return ImageSet(
-        images=np.concatenate([a.images[:], b.images[:]]),
-        classes=np.concatenate([a.classes, b.classes + np.int32(a.num_classes)]),
-        drawers=np.concatenate([a.drawers, b.drawers]),
-        class_names=a.class_names + b.class_names,
-        class_alphabets=np.concatenate(
-            [a.class_alphabets, b.class_alphabets + np.int32(a.num_alphabets)]
-        ),
-        alphabet_names=a.alphabet_names + b.alphabet_names,
+        images=np.concatenate([a.images[:], b.images[:]])[rows],
+        classes=classes[rows],
+        drawers=np.concatenate([a.drawers, b.drawers])[rows],
+        class_names=tuple(class_names[c] for c in by_alphabet),
+        class_alphabets=class_alphabets[by_alphabet],
+        alphabet_names=alphabet_names,
         kind=a.kind,
         name=name,
-        files=a.files + b.files if a.files and b.files else None,
+        files=files and tuple(files[row] for row in rows),
     )
 
 

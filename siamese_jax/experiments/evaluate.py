@@ -153,10 +153,9 @@ def load_networks(request: EvaluationRequest) -> list[network.Siamese]:
     """The run's network and those of the ensemble; a workdir of a pretrained network is made."""
     if request.pretrained:
         export.unpack(export.locate(request.pretrained), request.workdir)
-    checkpoint = request.checkpoint
-    step = int(checkpoint) if checkpoint.isdigit() else checkpoint
+    checkpoint = cli.checkpoint(request.checkpoint)
     return [
-        network.load(path, step, request.num_devices, request.tta)
+        network.load(path, checkpoint, request.num_devices, request.tta)
         for path in (request.workdir, *request.ensemble)
     ]
 
@@ -186,11 +185,18 @@ def load_data(request: EvaluationRequest, config: ConfigDict, net: network.Siame
     Raises:
         ValueError: other data than a run was trained on, or data that do not suit the network.
     """
+    other_data = config.get("test_data") is not None
+    trained_on_it = config.data.get("train_on_validation") and not other_data
+    if trained_on_it and request.part in ("validation", "both"):
+        raise ValueError(
+            f"{net.name} was trained on the validation classes too (data.train_on_validation), so part="
+            f"{request.part} says nothing of new ones"
+        )
     data = _load(config.data, request.archives)
     _log.info("%s on %s", net.name, data.note)
     for path in (request.workdir, *request.ensemble):
         _check_trained_on(path, data)
-    if config.get("test_data") is not None:
+    if other_data:
         data = _evaluated_on(data, _load(config.test_data, request.test_archives), net)
         _log.info("evaluated on %s", data.note)
     elif request.test_archives:
