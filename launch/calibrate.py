@@ -33,13 +33,12 @@ def main(argv):
     if not _NETWORK.value:
         raise ValueError("name the network with --network=WORKDIR or --network=FILE")
     places = {"archives": _ARCHIVES.value, "path": _PATH.value, "data_dir": _DATA_DIR.value}
-    checkpoint = _CHECKPOINT.value
     calibrated = network_calibration.calibrate_file(
         _NETWORK.value,
         _SUBJECT.value,
         {name: value for name, value in places.items() if value},
         _RATE.value,
-        int(checkpoint) if checkpoint.isdigit() else checkpoint,
+        cli.checkpoint(_CHECKPOINT.value),
         _CONFIDENCE.value,
         _THRESHOLD.value,
     )

@@ -28,7 +28,7 @@ def main(argv):
         raise ValueError("give one of --workdir=RUN and --pretrained=NAME")
     from siamese_jax.inference import export  # jax is slow to import: usage errors need not wait
 
-    checkpoint = int(_CHECKPOINT.value) if _CHECKPOINT.value.isdigit() else _CHECKPOINT.value
+    checkpoint = cli.checkpoint(_CHECKPOINT.value)
     path = _PRETRAINED.value or _WORKDIR.value
     for file in export.export_network(path, _OUT.value, checkpoint):
         print(f"{file.path} ({file.path.stat().st_size / 1e6:.1f} MB): {file.contents}")

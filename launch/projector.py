@@ -26,10 +26,9 @@ def main(argv):
     del argv
     from siamese_jax.reporting import projector  # jax is slow to import: usage errors need not wait
 
-    checkpoint = int(_CHECKPOINT.value) if _CHECKPOINT.value.isdigit() else _CHECKPOINT.value
     folder = projector.write_run(
         _WORKDIR.value,
-        checkpoint=checkpoint,
+        checkpoint=cli.checkpoint(_CHECKPOINT.value),
         part=_PART.value,
         num_images=_IMAGES.value,
         archives=_ARCHIVES.value,

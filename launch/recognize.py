@@ -48,7 +48,7 @@ def main(argv):
     settings = commands.Settings(
         workdir=_PRETRAINED.value or _WORKDIR.value,
         gallery=_GALLERY.value,
-        checkpoint=_CHECKPOINT.value,
+        checkpoint=cli.checkpoint(_CHECKPOINT.value),
         tta=_TTA.value,
         add=_ADD.value,
         top=_TOP.value,

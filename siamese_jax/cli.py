@@ -100,6 +100,11 @@ def catch_signals() -> list[int]:
     return caught
 
 
+def checkpoint(word: str) -> str | int:
+    """What `--checkpoint` names: a step as a number, or `best` or `latest` as they are."""
+    return int(word) if word.isdigit() else word
+
+
 def text_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> str:
     """Rows of cells as lines of text in aligned columns.
 

@@ -117,7 +117,7 @@ def test_no_name_of_a_loss_curve_is_off_the_frame():
     """The published initialisation: three lines end at log 2, of whom one was above the frame."""
     near = 0.693
     lines = [(f"published, {rate}", [(1, 0.72), (700, near)]) for rate in (0.001, 0.01, 0.1)]
-    figure = curves.losses_figure(lines)
+    figure = curves.losses_figure(lines, of_pairs=True)
     figure.draw_without_rendering()
     (axes,) = figure.axes
     top = figure.bbox.height

@@ -499,7 +499,7 @@ def test_losses_of_variants_share_a_colour_by_their_first_word():
     lines = [
         (name, [(1, y), (2, y / 2)]) for name, y in (("a, 1", 0.7), ("a, 2", 0.6), ("b, 1", 0.5))
     ]
-    (axes,) = curves.losses_figure(lines).axes
+    (axes,) = curves.losses_figure(lines, of_pairs=True).axes
     *drawn, log_2 = axes.get_lines()
     assert [list(line.get_ydata()) for line in drawn] == [[0.7, 0.35], [0.6, 0.3], [0.5, 0.25]]
     first, second, third = drawn
@@ -507,5 +507,7 @@ def test_losses_of_variants_share_a_colour_by_their_first_word():
     assert first.get_linestyle() != second.get_linestyle()
     assert set(log_2.get_ydata()) == {np.log(2)}
     assert {text.get_text() for text in axes.texts} == {"a, 1", "a, 2", "b, 1", "log 2 nats"}
+    (others,) = curves.losses_figure(lines).axes
+    assert len(others.get_lines()) == 3 and "log 2 nats" not in {t.get_text() for t in others.texts}
     (empty,) = curves.losses_figure([]).axes  # every run failed
-    assert len(empty.get_lines()) == 1
+    assert not empty.get_lines()

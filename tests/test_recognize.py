@@ -108,6 +108,11 @@ def test_the_whole_story(act, run, people, tmp_path):
     assert lines[2] == "this gallery has no threshold, so nobody is unknown: calibrate it first"
 
     code, text = act("calibrate", people, false_accept_rate=0.25)
+    warning, text = text.split("\n", 1)
+    assert warning == (
+        f"WARNING: anna, bob of the gallery came from {people}: the threshold is for people who are not "
+        "enrolled, so calibrate on others"
+    )
     assert code == 0 and text.startswith("calibrated on 3 classes of people (12 pictures) for a ")
     assert "on the 3 classes held out (12 pictures): reliability error of the probabilities" in text
     assert act("list")[1].endswith("\n" + text)
@@ -159,9 +164,9 @@ def test_the_whole_story(act, run, people, tmp_path):
 
 @pytest.mark.slow
 def test_rebuilding_takes_another_checkpoint(act, run, people):
-    act("enrol", "anna", people / "p0" / "0.png", checkpoint="2")
-    act("enrol", "bob", people / "p1" / "0.png", checkpoint="2")
-    act("calibrate", people, false_accept_rate=0.25, checkpoint="2")
+    act("enrol", "anna", people / "p0" / "0.png", checkpoint=2)
+    act("enrol", "bob", people / "p1" / "0.png", checkpoint=2)
+    act("calibrate", people, false_accept_rate=0.25, checkpoint=2)
     with pytest.raises(
         ValueError, match="belongs to the network smoke @ 2 .*not to smoke @ 4.*rebuild"
     ):
@@ -215,7 +220,7 @@ def test_mistakes_in_the_words_are_named(act, people, tmp_path):
     with pytest.raises(ValueError, match="holds no run"):
         act("enrol", "anna", picture, workdir=str(tmp_path))
     with pytest.raises(ValueError, match="holds no checkpoint 99"):
-        act("enrol", "anna", picture, checkpoint="99")
+        act("enrol", "anna", picture, checkpoint=99)
     assert not (tmp_path / "g.npz").exists()
 
 

@@ -71,6 +71,30 @@ def test_answers_are_those_of_a_small_gallery(nets, tmp_path, name):
         large.part("n77")
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_a_letter_and_its_accent_apart_are_the_same_name(nets, tmp_path, large):
+    net, together, apart = nets["cosine"], "Ren\u00e9", "Rene\u0301"
+    known = make_gallery(net)
+    people = {apart: [picture(0)], "Anna": [picture(1)], together: [picture(2)]}
+    if large:
+        store.create(tmp_path / "g.db", known)
+        known = store.Store(tmp_path / "g.db")
+        known.enrol_all(net, people)
+    else:
+        known = gallery.enrol_all(known, net, people)
+    assert known.summary()[-2:] == [(together, 2, "/p/0.png"), ("Anna", 1, "/p/1.png")]
+    for name in (together, apart):
+        assert known.count_of(name) == len(known.part(name)) == 2
+        assert identification.verify(known, net, name, picture(0)).matches[0].name == together
+        with pytest.raises(ValueError, match="is enrolled already, with 2 pictures"):
+            gallery.check(gallery.faults(known, {name: [picture(3)]}))
+    if large:
+        known.remove(apart)
+    else:
+        known = gallery.remove(known, apart)
+    assert known.count_of(together) == 0 and known.name_count == 41
+
+
 def test_enrolling_and_removing_are_kept(nets, large):
     net, known = nets["cosine"], make_gallery(nets["cosine"])
     large.enrol_all(net, {"new one": [picture(1), picture(2)], "n3": [picture(3)]}, add=True)

@@ -289,7 +289,20 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
             "the threshold and probabilities are too optimistic; calibrate on other classes",
             *lines,
         )
+    if enrolled := _enrolled_from(known, paths[0]):
+        more = f" and {len(enrolled) - 3} more" if len(enrolled) > 3 else ""
+        lines = (
+            f"WARNING: {', '.join(enrolled[:3])}{more} of the gallery came from {paths[0]}: the "
+            "threshold is for people who are not enrolled, so calibrate on others",
+            *lines,
+        )
     return Output(lines)
+
+
+def _enrolled_from(known: gallery.Gallery | Store, path: str) -> list[str]:
+    """The names whose first reference lies in a folder."""
+    place = _resolved(path)
+    return [name for name, _, file in known.summary() if _resolved(file).is_relative_to(place)]
 
 
 def _trained_on(settings: Settings, path: str) -> bool:
@@ -416,10 +429,7 @@ def _network(settings: Settings) -> network.Siamese:
     from siamese_jax.inference import network
 
     assert settings.workdir is not None  # which `run` has checked
-    checkpoint = settings.checkpoint
-    if isinstance(checkpoint, str) and checkpoint.isdigit():
-        checkpoint = int(checkpoint)
-    return network.load(settings.workdir, checkpoint, tta=settings.tta)
+    return network.load(settings.workdir, settings.checkpoint, tta=settings.tta)
 
 
 def _score(match: identification.Match) -> str:

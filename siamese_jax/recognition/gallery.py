@@ -21,6 +21,7 @@ import dataclasses
 import difflib
 import functools
 import pathlib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,7 @@ class Gallery:
             ValueError: an unknown name.
         """
         check_name(self, name)
+        name = composed(name)
         rows = [row for row, reference in enumerate(self.references) if reference.name == name]
         references = tuple(self.references[row] for row in rows)
         return dataclasses.replace(self, references=references, embeddings=self.embeddings[rows])
@@ -160,12 +162,20 @@ class Gallery:
 
     def count_of(self, name: str) -> int:
         """How many references a name has."""
-        return self._counts[name]
+        return self._counts[composed(name)]
 
     def owners(self, digests: Sequence[str]) -> dict[str, str]:
         """The names that pictures with these digests are references of, by digest."""
         wanted = set(digests)
         return {r.digest: r.name for r in self.references if r.digest in wanted}
+
+
+def composed(name: str) -> str:
+    """A name as it is enrolled: an accented letter is one character (Unicode's form NFC).
+
+    A keyboard mostly writes it so; a folder that was packed on macOS has letter and accent apart.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def empty(net: Comparing) -> Gallery:
@@ -265,11 +275,22 @@ def enrol_all(
         ValueError: another network, or all that `faults` finds.
     """
     check_network(gallery, net)
+    people = by_composed_name(people)
     check(faults(gallery, people, add))
     references, new = listed(people)
     calibrated = gallery.calibration and gallery.calibration.before_enrolment()
     enrolled = _with_references(gallery, references, embed_all(net, new, progress))
     return dataclasses.replace(enrolled, calibration=calibrated)
+
+
+def by_composed_name(
+    people: Mapping[str, Sequence[pictures.Picture]],
+) -> dict[str, list[pictures.Picture]]:
+    """The pictures of each name as it is enrolled, see `composed`."""
+    joined: dict[str, list[pictures.Picture]] = {}
+    for name, new in people.items():
+        joined.setdefault(composed(name), []).extend(new)
+    return joined
 
 
 def listed(
@@ -341,6 +362,7 @@ def remove(gallery: Gallery, name: str) -> Gallery:
         ValueError: an unknown name.
     """
     check_name(gallery, name)
+    name = composed(name)
     keep = np.array([reference.name != name for reference in gallery.references])
     left = tuple(reference for reference in gallery.references if reference.name != name)
     return dataclasses.replace(gallery, references=left, embeddings=gallery.embeddings[keep])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from siamese_jax.recognition.database import Database
-from siamese_jax.recognition.gallery import Reference
+from siamese_jax.recognition.gallery import Reference, composed
 
 if TYPE_CHECKING:
     from siamese_jax.recognition import shortlist
@@ -119,7 +119,7 @@ class Records:
         ids = self.ids_of(name)
         for table in ("embedding", "thumbnail", "reference"):
             self.db.many(f"DELETE FROM {table} WHERE id = ?", [(i,) for i in ids])
-        self.db.many("DELETE FROM name WHERE text = ?", [(name,)])
+        self.db.many("DELETE FROM name WHERE text = ?", [(composed(name),)])
         self.db.forget(ids)
         references, names, following = self.fact("counts")
         self.set_fact("counts", [references - len(ids), names - 1, following])
@@ -131,7 +131,7 @@ class Records:
         rows = self.db.rows(
             "SELECT reference.id FROM reference JOIN name ON name.id = name WHERE text = ? "
             "ORDER BY reference.id",
-            [name],
+            [composed(name)],
         )
         return [number for (number,) in rows]
 

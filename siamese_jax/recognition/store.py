@@ -165,6 +165,7 @@ class Store:
     ) -> None:
         """Enrols the references of several names, all of them or none; see `gallery.enrol_all`."""
         gallery_lib.check_network(self, net)
+        people = gallery_lib.by_composed_name(people)
         gallery_lib.check(gallery_lib.faults(self, people, add))
         references, new = gallery_lib.listed(people)
         embeddings = gallery_lib.embed_all(net, new, progress)

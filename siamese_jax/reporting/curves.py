@@ -126,12 +126,15 @@ def training_figure(
 
 
 @styled
-def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Figure:
-    """Training losses of several runs against the step, and log 2 nats, what guessing of pairs costs.
+def losses_figure(
+    lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], of_pairs: bool = False
+) -> Figure:
+    """Training losses of several runs against the step.
 
     Args:
         lines: a label and (step, loss) of each, the loss in its own unit. Lines share a colour if their
             labels are the same up to the first comma.
+        of_pairs: whether to draw log 2 nats too, the cross-entropy of guessing "same" or "different".
     """
     figure = canvas(4.0)
     axes = figure.subplots()
@@ -150,12 +153,14 @@ def losses_figure(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) ->
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, color=colour, linestyle=style)
         ends.append((steps[-1], values[-1], label, colour))
-    axes.axhline(np.log(2), color=BASELINE, linewidth=0.9, linestyle=(0, (1, 2)))
     last = max((end[0] for end in ends), default=1)
+    if of_pairs:
+        axes.axhline(np.log(2), color=BASELINE, linewidth=0.9, linestyle=(0, (1, 2)))
+        ends.append((last, np.log(2), "log 2 nats", MUTED))
     axes.set_xlabel("step")
     axes.set_xlim(0, last)
     axes.set_ylim(bottom=0)
-    write_ends(axes, [*ends, (last, np.log(2), "log 2 nats", MUTED)])
+    write_ends(axes, ends)
     return figure
 
 

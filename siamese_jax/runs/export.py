@@ -164,6 +164,9 @@ def read(file: str | pathlib.Path) -> Weights:
     """
     try:
         arrays = read_npz(file)
+        missing = [name for name in RECORDS if name not in arrays]
+        if missing:  # an NPZ of something else, such as a gallery
+            raise KeyError(missing[0])
         recorded = str(arrays.pop(_DIGEST))
         if recorded != digests.of_arrays(arrays):
             raise ValueError("its content is not what was written")

@@ -120,7 +120,7 @@ def run_ablation(
     for target in [path / "ablation.json", *([pathlib.Path(record)] if record else [])]:
         files.replace_json(target, table.rounded(recorded))
     drawing.save(table.draw(summaries), path / "ablation.png")
-    drawing.save(table.draw_losses(summaries), path / "losses.png")
+    drawing.save(table.draw_losses(variants, summaries), path / "losses.png")
     print(f"written: ablation.txt, .md, .json, .png and losses.png in {path}")
     return {"finished": True, "failed": sum(len(s["failed"]) for s in summaries)}
 

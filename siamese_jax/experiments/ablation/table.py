@@ -319,9 +319,11 @@ def draw(summaries: Sequence[Mapping]) -> Figure:
     return figure
 
 
-def draw_losses(summaries: Sequence[Mapping]) -> Figure:
+def draw_losses(variants: Sequence[Variant], summaries: Sequence[Mapping]) -> Figure:
     """Training loss of every variant against the step, the mean over its seeds."""
-    return curves.losses_figure([(s["variant"], s["loss"]) for s in summaries if s["runs"]])
+    of_pairs = any(v.config["objective"]["name"] == "verification" for v in variants)
+    lines = [(s["variant"], s["loss"]) for s in summaries if s["runs"]]
+    return curves.losses_figure(lines, of_pairs)
 
 
 def rounded(value: Any) -> Any:
