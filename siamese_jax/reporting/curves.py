@@ -67,36 +67,63 @@ def training_figure(
     height = 2.6 * len(places) if narrow else (3.1, 4.6)[has_distances]
     figure = canvas(height, narrow)
     parts: dict[str, Axes] = figure.subplot_mosaic(places)
-    steps = [r["step"] for r in train]
-    unit = f" ({loss_unit})" if loss_unit else ""
-    parts["loss"].set_title(f"Training loss{unit}")
-    parts["loss"].plot(steps, [r["loss"] for r in train], color=MODEL)
-    parts["loss"].set_ylim(bottom=0)
+    _draw_loss(parts["loss"], train, validation, loss_unit)
+    if has_distances:
+        _draw_distances(parts["distance"], train, margin)
+        if not narrow:  # the same steps as those of the distances below
+            parts["loss"].set_xlabel("")
+    _draw_accuracies(parts["accuracy"], train, validation, train_label, validation_label)
+    return figure
+
+
+def _draw_loss(
+    axes: Axes, train: Sequence[Mapping], validation: Sequence[Mapping], unit: str
+) -> None:
+    """Training loss, and that of validation pairs where it was logged."""
+    steps = [row["step"] for row in train]
     paired = [row for row in validation if "pair_loss" in row]
+    unit = f" ({unit})" if unit else ""
+    axes.set_title(f"{'Loss' if paired else 'Training loss'}{unit}")
+    axes.plot(steps, [row["loss"] for row in train], color=MODEL)
+    axes.set_ylim(bottom=0)
     if paired:
-        at, values = [r["step"] for r in paired], [r["pair_loss"] for r in paired]
-        parts["loss"].set_title(f"Loss{unit}")
-        parts["loss"].plot(at, values, color=BASELINE, linestyle=(0, (4, 2)))
+        at, values = [row["step"] for row in paired], [row["pair_loss"] for row in paired]
+        axes.plot(at, values, color=BASELINE, linestyle=(0, (4, 2)))
         ends = [(at[-1], values[-1], "validation pairs", BASELINE)]
         if train:
             ends.append((steps[-1], train[-1]["loss"], "training", MODEL))
-        write_ends(parts["loss"], ends)
-    if has_distances:
-        axes = parts["distance"]
-        axes.set_title("Mean distance of training pairs")
-        ends = []
-        for label, colour in (("different", WRONG), ("same", RIGHT)):
-            values = [r[f"distance_{label}"] for r in train]
-            axes.plot(steps, values, color=colour)
-            ends.append((steps[-1], values[-1], label, colour))
-        axes.set_ylim(0, 1.05 * max(*axes.get_ylim()[1:], margin or 0))
-        if margin is not None:
-            axes.axhline(margin, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
-            write_beside(axes, steps[0], 0.95 * margin, "margin", MUTED, 4)
         write_ends(axes, ends)
-    axes = parts["accuracy"]
+    _mark_steps(axes)
+
+
+def _draw_distances(axes: Axes, train: Sequence[Mapping], margin: float | None) -> None:
+    """Mean distances of the training pairs, and the margin."""
+    axes.set_title("Mean distance of training pairs")
+    steps = [row["step"] for row in train]
+    ends = []
+    for label, colour in (("different", WRONG), ("same", RIGHT)):
+        values = [row[f"distance_{label}"] for row in train]
+        axes.plot(steps, values, color=colour)
+        ends.append((steps[-1], values[-1], label, colour))
+    axes.set_ylim(0, 1.05 * max(*axes.get_ylim()[1:], margin or 0))
+    if margin is not None:
+        axes.axhline(margin, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+        write_beside(axes, steps[0], 0.95 * margin, "margin", MUTED, 4)
+    write_ends(axes, ends)
+    _mark_steps(axes)
+
+
+def _draw_accuracies(
+    axes: Axes,
+    train: Sequence[Mapping],
+    validation: Sequence[Mapping],
+    train_label: str,
+    validation_label: str,
+) -> None:
+    """Accuracies of training, of validation pairs and of validation, whose best step is marked."""
     axes.set_title("Accuracy")
-    lines: list[tuple[list[Mapping], str, str, str, Any, str]]
+    paired = [row for row in validation if "pair_loss" in row]
+    lines: list[tuple[Sequence[Mapping], str, str, str, Any, str]]
     lines = [(train, "accuracy", train_label, OTHER, "-", "")]
     if train and "active" in train[0]:
         lines.append((train, "active", "active triplets", BASELINE, (0, (4, 2)), ""))
@@ -106,23 +133,23 @@ def training_figure(
     ends = []
     for part, name, label, colour, style, marker in lines:
         if part:
-            at, values = [r["step"] for r in part], [r[name] for r in part]
+            at, values = [row["step"] for row in part], [row[name] for row in part]
             axes.plot(at, values, color=colour, linestyle=style, marker=marker, markersize=4)
             ends.append((at[-1], values[-1], label, colour))
     axes.yaxis.set_major_formatter(PERCENT)
     axes.set_ylim(0, 1.02)
-    for panel in parts.values():
-        panel.set_xlabel("step")
-        panel.set_xlim(left=0)
-        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if has_distances and not narrow:  # the same steps as those of the distances below
-        parts["loss"].set_xlabel("")
+    _mark_steps(axes)
     if validation:
-        best = max(validation, key=lambda r: r["accuracy"])
+        best = max(validation, key=lambda row: row["accuracy"])
         axes.axvline(best["step"], color=MODEL, linewidth=0.9, linestyle=(0, (4, 3)))
         write_beside(axes, best["step"], 0.05, f"best: step {best['step']}", MODEL, -4)
     write_ends(axes, ends)
-    return figure
+
+
+def _mark_steps(axes: Axes) -> None:
+    axes.set_xlabel("step")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 @styled

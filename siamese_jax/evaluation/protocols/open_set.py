@@ -95,7 +95,7 @@ def evaluate_open_set(
         "at": {},
         "notes": [],
     }
-    correct = np.full(len(scores), math.nan)
+    correct = np.full(len(scores), math.nan)  # of each probe, at 1 % false alarms
     for rate in FALSE_ALARMS:
         row = figures["at"][f"{100 * rate:g} %"] = {}
         thresholds = {"": metrics.false_alarm_threshold(alarms, rate), "transferred_": math.nan}

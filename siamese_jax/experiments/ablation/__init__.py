@@ -98,6 +98,21 @@ def run_ablation(
             return {"finished": False, "failed": 0}
     of_variant = {v.name: [run for run in runs if run["trained"] == v.trained] for v in variants}
     summaries = [table.summary(v, evaluate, of_variant[v.name]) for v in variants]
+    _write(path, config, data, evaluate, variants, of_variant, summaries, record)
+    return {"finished": True, "failed": sum(len(s["failed"]) for s in summaries)}
+
+
+def _write(
+    path: pathlib.Path,
+    config: ConfigDict,
+    data: loading.Data,
+    evaluate: table.Evaluate,
+    variants: Sequence[Variant],
+    of_variant: Mapping[str, list[dict]],
+    summaries: Sequence[dict],
+    record: str | None,
+) -> None:
+    """Prints the table; writes it, the figures and the record into the folder of the ablation."""
     differences = table.differences(variants, evaluate, of_variant)
     notes = table.notes(evaluate, variants)
     tables = [table.rows(summaries), table.difference_rows(summaries, differences)]
@@ -122,7 +137,6 @@ def run_ablation(
     drawing.save(table.draw(summaries), path / "ablation.png")
     drawing.save(table.draw_losses(variants, summaries), path / "losses.png")
     print(f"written: ablation.txt, .md, .json, .png and losses.png in {path}")
-    return {"finished": True, "failed": sum(len(s["failed"]) for s in summaries)}
 
 
 def _plan(trained: Mapping[str, Variant], seeds: Sequence[int], path: pathlib.Path) -> list[dict]:
