@@ -251,54 +251,22 @@ class Scorer:
         return float(np.abs(there[finite] - back[finite]).max()) if finite.any() else None
 
     def _score_embeddings(self, queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
-        """(R, Q, S) scores of (R, Q) rows and (R, S) rows, or the mean embeddings of (R, S, K).
-
-        Small runs are compared in blocks, and each run's own part of a block is kept.
-        """
+        """(R, Q, S) scores of (R, Q) rows and (R, S) rows, or the mean embeddings of (R, S, K)."""
         embedder, table = self._embedded()
-        score_matrix, score_pairs = embedder.score_matrix, embedder.score_pairs
-
-        def embedded(rows: np.ndarray) -> np.ndarray:  # (r, S) or (r, S, K) -> (r * S, D)
-            h = table[rows]
-            return (h.mean(2) if rows.ndim == 3 else h).reshape(-1, h.shape[-1])
-
-        (num_runs, num_q), num_s = queries.shape, supports.shape[1]
-        out = np.empty((num_runs, num_q, num_s))
-        if num_q == num_s == 1 and score_pairs is not None:
-            for start in range(0, num_runs, _PAIRS):
-                part = slice(start, start + _PAIRS)
-                scores = score_pairs(table[queries[part, 0]], embedded(supports[part]))
-                out[part, 0, 0] = _checked(scores, (len(queries[part]),))
-            return out
+        num_q, num_s = queries.shape[1], supports.shape[1]
+        if num_q == num_s == 1 and embedder.score_pairs is not None:
+            return _in_pairs(embedder.score_pairs, table, queries, supports)
         block = max(1, math.isqrt(_MIXED // (num_q * num_s)))
         large = num_q * num_s > _LARGE_TILE**2
         if large or (block == 1 and min(num_q, num_s) >= _TILE):
             size = _LARGE_TILE if large else _TILE
-            for r in range(num_runs):
-                hq, hs = table[queries[r]], embedded(supports[r : r + 1])
-                for rows in _parts(num_q, size):
-                    for columns in _parts(num_s, size):
-                        tile = score_matrix(hq[rows], hs[columns])
-                        tile = _checked(tile, (len(rows), len(columns)))
-                        out[r, rows[:, None], columns] = tile  # a repeated one is written again
-            return out
+            return _in_tiles(embedder.score_matrix, table, queries, supports, size)
         shape = _ONE_QUERY if num_q == 1 else _FEW_QUERIES
         if num_q * num_s > 1 and num_q <= shape[0] and num_s <= shape[1]:
             block = min(shape[0] // num_q, shape[1] // num_s)
         else:
             shape = block * num_q, block * num_s
-        for start in range(0, num_runs, block):
-            runs = np.minimum(np.arange(start, start + block), num_runs - 1)  # one shape for all
-            hq, hs = table[queries[runs].ravel()], embedded(supports[runs])
-            hq, hs = (
-                np.concatenate([h, np.repeat(h[-1:], size - len(h), 0)])
-                for h, size in zip((hq, hs), shape, strict=True)
-            )
-            matrix = _checked(score_matrix(hq, hs), shape)
-            matrix = matrix[: block * num_q, : block * num_s].reshape(block, num_q, block, num_s)
-            kept = np.arange(min(block, num_runs - start))
-            out[start : start + block] = matrix[kept, :, kept]
-        return out
+        return _in_blocks(embedder.score_matrix, table, queries, supports, block, shape)
 
     def _score_classes(
         self, fit: Callable, score: Compare, queries: np.ndarray, supports: np.ndarray
@@ -379,6 +347,67 @@ _AGGREGATE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "max": lambda shots: shots.max(-1),
     "sum": lambda shots: np.logaddexp.reduce(shots, -1),
 }
+
+
+def _embeddings(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(r * S, D) embeddings of (r, S) rows, or the mean ones of (r, S, K)."""
+    h = table[rows]
+    return (h.mean(2) if rows.ndim == 3 else h).reshape(-1, h.shape[-1])
+
+
+def _in_pairs(
+    score_pairs: Compare, table: np.ndarray, queries: np.ndarray, supports: np.ndarray
+) -> np.ndarray:
+    """(R, 1, 1) scores of runs of one query and one support, compared pair by pair."""
+    out = np.empty((len(queries), 1, 1))
+    for start in range(0, len(queries), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        scores = score_pairs(table[queries[part, 0]], _embeddings(table, supports[part]))
+        out[part, 0, 0] = _checked(scores, (len(queries[part]),))
+    return out
+
+
+def _in_tiles(
+    score_matrix: Compare, table: np.ndarray, queries: np.ndarray, supports: np.ndarray, size: int
+) -> np.ndarray:
+    """(R, Q, S) scores of large runs, each compared in tiles of `size` x `size`."""
+    (num_runs, num_q), num_s = queries.shape, supports.shape[1]
+    out = np.empty((num_runs, num_q, num_s))
+    for r in range(num_runs):
+        hq, hs = table[queries[r]], _embeddings(table, supports[r : r + 1])
+        for rows in _parts(num_q, size):
+            for columns in _parts(num_s, size):
+                tile = _checked(score_matrix(hq[rows], hs[columns]), (len(rows), len(columns)))
+                out[r, rows[:, None], columns] = tile  # a repeated one is written again
+    return out
+
+
+def _in_blocks(
+    score_matrix: Compare,
+    table: np.ndarray,
+    queries: np.ndarray,
+    supports: np.ndarray,
+    block: int,
+    shape: tuple[int, int],
+) -> np.ndarray:
+    """(R, Q, S) scores of small runs, `block` at a time in a call of (queries, supports) `shape`.
+
+    All queries of a block meet all its supports, and each run's own part is kept.
+    """
+    (num_runs, num_q), num_s = queries.shape, supports.shape[1]
+    out = np.empty((num_runs, num_q, num_s))
+    for start in range(0, num_runs, block):
+        runs = np.minimum(np.arange(start, start + block), num_runs - 1)  # one shape for all
+        hq, hs = table[queries[runs].ravel()], _embeddings(table, supports[runs])
+        hq, hs = (
+            np.concatenate([h, np.repeat(h[-1:], size - len(h), 0)])
+            for h, size in zip((hq, hs), shape, strict=True)
+        )
+        matrix = _checked(score_matrix(hq, hs), shape)
+        matrix = matrix[: block * num_q, : block * num_s].reshape(block, num_q, block, num_s)
+        kept = np.arange(min(block, num_runs - start))
+        out[start : start + block] = matrix[kept, :, kept]
+    return out
 
 
 def _embed_rows(
