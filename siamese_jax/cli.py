@@ -102,7 +102,7 @@ def catch_signals() -> list[int]:
 
 def checkpoint(word: str) -> str | int:
     """What `--checkpoint` names: a step as a number, or `best` or `latest` as they are."""
-    return int(word) if word.isdigit() else word
+    return int(word) if word.isdecimal() else word
 
 
 def text_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> str:
@@ -122,7 +122,7 @@ def text_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = Non
 
 def _parse(argv: Sequence[str], error_code: int) -> Sequence[str]:
     argv = [_with_shipped_config(word) for word in argv]
-    if any(word.startswith(("--help", "-help")) for word in argv):
+    if any(re.fullmatch("--?help(full|short|xml)?(=.*)?", word) for word in argv):
         try:
             return app.parse_flags_with_usage(argv)
         except SystemExit:  # with code 1, which is that of a mistake here

@@ -158,6 +158,17 @@ def test_two_axes_of_one_field_are_refused(quickstart):
         only(quickstart, over)
 
 
+def test_axes_that_change_other_parts_of_one_field_go_together():
+    config = config_of("koch2015", "reduced")
+    over = ["learning_rate:0.1|0.2", "regularisation:none|l2"]
+    rates = {name: v.config["optim"]["rules"] for name, v in only(config, over).items()}
+    assert len(rates) == 4
+    for name, rules in rates.items():
+        rate, l2 = name.split(", ")
+        assert {rule[1] for rule in rules} == {float(rate)}
+        assert all((rule[3] == 0) == (l2 == "none") for rule in rules)
+
+
 def test_a_row_that_is_only_judged_otherwise_shares_its_training(quickstart):
     found = only(quickstart, ["objective:classifier|classifier+finetune|matching"])
     plain, tuned, matching = found.values()

@@ -76,6 +76,17 @@ def test_a_file_in_the_way_is_named_as_the_user_named_it(place, tmp_path):
     assert ("in the way" in line) == (place == "file")
 
 
+def test_a_flag_that_begins_like_help_is_a_mistake(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli._parse(["train", "--helpme=1"], 2)
+    assert caught.value.code == 2 and "helpme" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["best", "latest", "²"])
+def test_a_checkpoint_is_a_step_or_a_word(word):
+    assert cli.checkpoint(word) == word and cli.checkpoint("120") == 120
+
+
 @pytest.mark.parametrize("words", [[], ["--config.seed=1"], ["--config.data.stream"]])
 def test_nothing_is_wrong(words):
     assert cli._config_mistake(["train", f"--config={QUICKSTART}", *words]) is None

@@ -98,6 +98,17 @@ def test_a_look_with_a_config_shows_what_training_sees(people, tmp_path):
     assert "What training sees" in page and page.count("<figure>") == 5
 
 
+@pytest.mark.slow
+def test_classes_that_train_and_validate_are_no_duplicates():
+    from configs import quickstart
+
+    config = quickstart.get_config("smoke")
+    config.data.update(train_on_validation=True, glyphs_alphabets=5, glyphs_drawers=2)
+    shown = data_look.look(config=config)
+    assert set(shown.parts["validation"].class_names) < set(shown.parts["training"].class_names)
+    assert not shown.duplicates
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -542,6 +542,10 @@ def test_a_workdir_in_use_is_refused(smoke):
             {"objective__pairs": 50, "objective__copies": 8, "augment__distort": False},
             "augment.distort = False with objective.copies = 8",
         ),
+        (
+            {"data__train_on_validation": True, "eval__patience": 2},
+            "eval.patience ends a training by the validation classes",
+        ),
         ({"objective__name": "info_nce"}, r"needs the fields \['contrast', 'episodes'"),
     ],
 )

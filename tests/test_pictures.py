@@ -186,6 +186,13 @@ def test_a_calibration_is_written_into_a_file_beside_what_it_holds(tmp_path):
         network_calibration.calibrate_file(file, "people")
 
 
+@pytest.mark.slow
+def test_a_network_is_not_calibrated_by_classes_that_it_was_trained_on():
+    trained_on = {"name": "glyphs", "train_on_validation": True, "glyphs_drawers": 2}
+    with pytest.raises(ValueError, match="validation classes, so they are not new to it"):
+        network_calibration.calibrate_file(export.locate("omniglot"), "pictures", trained_on)
+
+
 def test_one_image_is_not_taken_for_a_stack_of_its_rows(net):
     image = drawing(side=56)[..., None]
     with pytest.raises(ValueError, match=r"a stack .*one image is a stack of one, images\[None\]"):

@@ -280,6 +280,35 @@ def test_the_config_is_first_and_the_search_improves_on_it(formula):
     assert f"{100 * found['accuracy']:.2f}" in (formula.path / "search.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    ("field", "shared"), [("optim.warmup_steps", True), ("data.image_size.0", False)]
+)
+def test_data_are_shared_by_trials_that_do_not_vary_them(formula, monkeypatch, field, shared):
+    """Images of another size are made from the originals, and not from those of the config's size."""
+    given = []
+
+    def worker(study, base, space, data, *others):
+        given.append(data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "_Worker", worker)
+    config = config_of_formula()
+    with config.unlocked():
+        config.search_space = ((field, "int", 1, 24),)
+    with pytest.raises(KeyboardInterrupt):
+        search.run_search(config, formula.path, num_trials=1)
+    assert [data is not None for data in given] == [shared]
+
+
+def test_a_search_needs_classes_to_choose_by(formula):
+    config = config_of_formula()
+    with config.unlocked():
+        config.data.train_on_validation = True
+    with pytest.raises(ValueError, match="a search chooses by the validation classes"):
+        search.run_search(config, formula.path, num_trials=1)
+    assert not formula.path.exists()
+
+
 @pytest.mark.slow
 def test_a_resumed_search_proposes_what_an_unbroken_one_does(formula, tmp_path):
     run(formula, 6)

@@ -1,5 +1,6 @@
 """The table of layers: shapes, parameters and multiply-adds by hand."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from networks import KOCH, RESIDUAL
@@ -57,6 +58,21 @@ def test_the_products_of_an_attention():
     attention = {"block1/attn": 5 * 5 * 8 + 5 * 5 * 8}
     layers = {"block1/fc1": 5 * 8 * 32, "block1/fc2": 5 * 32 * 8, "embedding": 8 * 4, "head": 4}
     assert found == {"patch_embed": 4 * 3 * 3 * 3 * 8, **dense, **attention, **layers}
+
+
+class MapEncoder(nn.Module):
+    """Attention along the rows of a map."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.MultiHeadDotProductAttention(num_heads=1)(nn.Conv(4, (1, 1))(x)).mean((1, 2))
+
+
+def test_the_products_of_attention_along_the_rows_of_a_map():
+    """Of 3 rows of 5 places with 4 features: of each row 5 x 5 sums of 4 products, twice."""
+    table = summary.layer_table(SiameseNet(MapEncoder(), Cosine()), (3, 5, 1))
+    (attention,) = [x for x in table if x.layer_type == "MultiHeadDotProductAttention"]
+    assert attention.multiply_adds == 3 * 2 * 5 * 5 * 4
 
 
 def test_the_products_of_a_step_of_a_recurrent_cell():

@@ -55,10 +55,12 @@ def test_a_record_shows_a_command_without_its_places():
     words += " --config.data.stream --config=/home/me/own.py:small --config /home/me/own.py"
     words += " -f /home/me/e --config=configs/best.py --seed=0 --tta 8"
     words += " --postgres=postgresql://me:secret@host file:///g"
+    words += " --config=/home/me/configs/recorded.py:/home/me/a/v/variant.json"
     start = {"command": ["/home/me/repo/launch/train.py", *words.split()], "seed": 0}
     _, (shown,) = workdir.without_places({}, [start])
     expected = "launch/train.py --config=me/own.py:small --config me/own.py -f me/e"
     expected += " --config=configs/best.py --seed=0 --tta 8"
+    expected += " --config=configs/recorded.py:v/variant.json"
     assert shown == {"command": expected.split(), "seed": 0}
 
 

@@ -15,7 +15,7 @@ from siamese_jax.benchmarks.measure import Case, Row
 from siamese_jax.benchmarks.workload import Plan, Workload
 from siamese_jax.data import loading
 from siamese_jax.inference import network
-from siamese_jax.recognition import gallery, shortlist, storage, store
+from siamese_jax.recognition import gallery, postgres, shortlist, storage, store
 
 COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 _LARGEST_NPZ = 100_000  # references: the NPZ of a million would take 12 GB of memory
@@ -128,8 +128,9 @@ def _in_database(plan: Plan, net: network.Siamese, clusters: Clusters, database:
     try:
         return _large(plan, net, clusters, url, with_index=True, kind="PostgreSQL")
     finally:
-        with contextlib.closing(store.Store(url)) as known:
-            known.records.db.rows(f"DROP SCHEMA {name} CASCADE")
+        if postgres.exists(url):
+            with contextlib.closing(store.Store(url)) as known:
+                known.records.db.rows(f"DROP SCHEMA {name} CASCADE")
 
 
 def _large(

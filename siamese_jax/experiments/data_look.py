@@ -56,9 +56,12 @@ def look(
     sizes = None
     if fields["name"] == "folder":
         sizes = folder.file_sizes(fields["path"])
+    searched = dict(parts)
+    if fields.get("train_on_validation"):  # its pictures are in the training part too
+        del searched["validation"]
     seen = {} if config is None else _training(config, data)
     title = str(place or fields["name"])
-    return Look(title, data.note, parts, duplicates.find(parts), sizes, **seen)
+    return Look(title, data.note, parts, duplicates.find(searched), sizes, **seen)
 
 
 def write(shown: Look, path: str | os.PathLike) -> pathlib.Path:

@@ -192,6 +192,12 @@ def load_data(request: EvaluationRequest, config: ConfigDict, net: network.Siame
             f"{net.name} was trained on the validation classes too (data.train_on_validation), so part="
             f"{request.part} says nothing of new ones"
         )
+    if trained_on_it and {"verification", "open_set"} & set(request.protocols):
+        _log.warning(
+            "%s was trained on the validation classes too: thresholds and probabilities that are "
+            "chosen on them do not hold for new classes",
+            net.name,
+        )
     data = _load(config.data, request.archives)
     _log.info("%s on %s", net.name, data.note)
     for path in (request.workdir, *request.ensemble):

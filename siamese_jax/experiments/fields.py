@@ -63,7 +63,7 @@ def _key(config: Mapping, path: Sequence[str], part: Any, name: str) -> str | in
     """
     if not isinstance(part, list):
         return name
-    if name.isdigit():
+    if name.isdecimal():
         return int(name)
     if list(path[:-1]) != ["optim", "rules"]:
         raise ValueError(f"a list has no {name!r}")

@@ -123,8 +123,8 @@ def _multiply_adds(
         places = math.prod(output_shape[1:]) // math.prod(features)
         return places * math.prod(params["kernel"].shape)
     if isinstance(module, nn.MultiHeadDotProductAttention):  # of the tokens with one another
-        tokens, width = input_shape[1:]
-        return 2 * tokens**2 * (module.qkv_features or width)
+        *others, tokens, width = input_shape[1:]
+        return 2 * math.prod(others) * tokens**2 * (module.qkv_features or width)
     if isinstance(module, Comparator):
         return module.multiply_adds(input_shape[-1])
     return 0

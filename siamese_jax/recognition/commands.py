@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -128,6 +129,7 @@ def _enrol_folder(words: Sequence[str], settings: Settings) -> Output:
         name: [by_source[str(p.absolute())] for p in paths if str(p.absolute()) in by_source]
         for name, paths in files_of.items()
     }
+    people = gallery.by_composed_name(people)
     whole = {name: new for name, new in people.items() if new}
     gallery.check([*faults, *gallery.faults(known, whole, settings.add)])
     known = _enrolled(file, known, net, people, settings)
@@ -301,8 +303,9 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
 
 def _enrolled_from(known: gallery.Gallery | Store, path: str) -> list[str]:
     """The names whose first reference lies in a folder."""
-    place = _resolved(path)
-    return [name for name, _, file in known.summary() if _resolved(file).is_relative_to(place)]
+    place = pathlib.Path(path).expanduser()
+    starts = tuple(f"{folder}{os.sep}" for folder in {place.absolute(), place.resolve()})
+    return [name for name, _, file in known.summary() if file.startswith(starts)]
 
 
 def _trained_on(settings: Settings, path: str) -> bool:

@@ -54,12 +54,13 @@ def calibrate_file(
     weights = place if place.is_file() else place / export.FILE
     in_file = weights.exists()
     config = export.read(weights).config if in_file else workdir.read_config(place)
-    if config.data.get("split") == "rows":
+    images = loading.load({**config.data.to_dict(), **(data or {})})
+    labelled = images.validation
+    if set(labelled.class_names) & set(images.train.class_names):
         raise ValueError(
-            f"{place} was trained on some pictures of every class (data.split = 'rows'), so its "
-            "validation classes are not new to it: calibrate a gallery on another folder instead"
+            f"{place} was trained on pictures of its validation classes, so they are not new to it: "
+            "calibrate a gallery on another folder instead"
         )
-    labelled = loading.load({**config.data.to_dict(), **(data or {})}).validation
     if subject == "drawings":
         labelled = symbol_calibration.redraw(labelled)
     calibration = gallery.calibration_of(

@@ -264,13 +264,13 @@ def command_without_places(command: Sequence[str]) -> list[str]:
     for word in words:
         if word.startswith("-"):
             name, equals, value = word.partition("=")
-            hidden = name.lstrip("-") in _HIDDEN
+            hidden = name.lstrip("-") in _HIDDEN or "://" in value
             value_follows = hidden and not equals
-            word = f"{name}{equals}{_shortened(value)}"
+            word = f"{name}{equals}{':'.join(map(_shortened, value.split(':')))}"
         else:
-            hidden, value_follows = value_follows, False
+            hidden, value_follows = value_follows or "://" in word, False
             word = _shortened(word)
-        if not hidden and "://" not in word:
+        if not hidden:
             shown.append(word)
     return shown
 

@@ -248,6 +248,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"eval.every = {config.eval.every} must be a multiple of log_every = {config.log_every}"
         )
+    if config.data.get("train_on_validation") and config.eval.get("patience"):
+        raise ValueError(
+            "eval.patience ends a training by the validation classes, which train too with "
+            "data.train_on_validation: set one of them only"
+        )
     objective, comparator = config.objective, config.model.comparator
     by_distance = tuple(name for name, cls in COMPARATORS.items() if cls.falls_with_distance)
     if objectives.learns_distances(objective.name) and comparator not in by_distance:

@@ -59,7 +59,7 @@ def train_and_evaluate(
         progress: whether to show a progress bar.
         encoder: a linen module that embeds (images, train), in place of the config's encoder. If its
             class cannot be imported, give it to `network.load` as well.
-        data: the config's data if they are loaded already, at any image size; None loads them.
+        data: the config's data, at its image size, if they are loaded already; None loads them.
 
     Returns:
         `step` (the last one made), `best_step`, `best_value` (validation accuracy), `finished`.

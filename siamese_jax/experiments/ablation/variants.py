@@ -158,7 +158,7 @@ def make_variants(
             try:
                 fields = axis_of(name).fields(variant.config, label)
                 other = axis_setting.setdefault(tuple(fields), name)
-                if fields and other != name:
+                if fields and other != name and not {name, other} <= AXES.keys():
                     raise ValueError(f"axis {other} sets {', '.join(fields)} too: leave one out")
                 for key in [key for key in fields if key.startswith("evaluation.")]:
                     settings[key.removeprefix("evaluation.")] = fields.pop(key)

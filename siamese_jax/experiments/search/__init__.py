@@ -87,10 +87,15 @@ def run_search(
     base = workdir.plain(config)
     space = read_space(base, only)
     del base["search_space"]
+    if base["data"].get("train_on_validation"):
+        raise ValueError(
+            "a search chooses by the validation classes, which must not train: set "
+            "data.train_on_validation to False"
+        )
     data = loading.load(base["data"])
     _log.info("data: %s", data.note)
     study = open_study(path, base, space, storage, stale_seconds)
-    varied = any(d.field.startswith("data.") and "data.image_size" not in d.field for d in space)
+    varied = any(d.field.startswith("data.") for d in space)
     shared = None if varied else data
     worker = _Worker(study, base, space, shared, path, seed, should_stop, progress)
     finished = False
