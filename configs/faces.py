@@ -8,7 +8,7 @@ as a zip of it): 15 people train, 5 choose the checkpoint, 20 test.
     python launch/evaluate.py --workdir=runs/faces --protocols=within,verification,retrieval,open_set
 
 Measured on 2026-11-22, two CPU cores, seeds 0 to 2: equal error rate 7.0 %, 20-way one-shot 84.7 %
-on the 20 test people (10,000 pairs and 4,000 trials a seed), where pixel 1-NN has 14.5 and 73.4 %.
+on the 20 test people (10,000 pairs and 4,000 trials per seed), where pixel 1-NN has 14.5 and 73.4 %.
 Half a minute of training.
 Variants: `:local` compares maps of local features that may move a little against each other (86.0 %
 one-shot, but an equal error rate of 8.6 %); `:smoke` shrinks everything to seconds on the built-in

@@ -11,7 +11,7 @@ Variants, joined by commas; the rows of the paper's tables are made of them:
 
 - `pairs=30k`, `pairs=90k`, `pairs=150k`: that many fixed pairs, met in epochs. Without one of these the
   pairs are drawn and distorted anew for every batch, which is not the paper's way.
-- `affine`: eight distorted copies of each fixed pair besides.
+- `affine`: eight distorted copies of each fixed pair, in addition to the pair itself.
 - `dense`: the fully connected net of Table 2. Its two layers are published, their sizes are not: 2048
   units each, or 1024 if reduced, with ReLU and sigmoid, are our choice.
 - `reduced`: 35x35 images and a network to fit, for CPUs and for Table 3. It is not published. Ours has

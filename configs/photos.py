@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "small_inputs": False,  # a stem for pictures of some 32 pixels
         "units": 256,
         "dropout": 0.0,
-        "frozen": 0,  # first stages that are not trained; 5 leaves the embedding alone to learn
+        "frozen": 0,  # first stages that are not trained; 5: only the embedding is trained
     }
     config.model.comparator = "cosine"
     config.model.head_args = {"scale": 16.0}

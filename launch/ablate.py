@@ -1,7 +1,7 @@
 """Trains variants of a config, evaluates them on the same trials and prints their table.
 
-    python launch/ablate.py --config=configs/quickstart.py --over=objective,augmentation,seeds \
-        --workdir=runs/ablation --jobs=2
+    python launch/ablate.py --config=configs/quickstart.py --workdir=runs/ablation --jobs=2 \
+        --over='objective:info_nce|triplet,augmentation,seeds'
 
 `--over` names what varies; several axes make the product. Axes: resolution, objective, pairs,
 augmentation, distortions, encoder, comparator, initialisation, optimiser, learning_rate,
@@ -29,7 +29,7 @@ siamese_jax.tune_cpu()
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the config.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs and of the table.")
-_OVER = flags.DEFINE_list("over", None, "Axes; see the top of this page.")
+_OVER = flags.DEFINE_list("over", None, "Axes, separated by commas; see the list above.")
 _SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds; also --over=...,seeds (three).")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Trainings at a time, each on its share of the cores.", 1)
 _TRIALS = flags.DEFINE_integer("num_trials", 4000, "Trials within the alphabets.", 1)

@@ -33,7 +33,7 @@ _NETWORKS = flags.DEFINE_list(
 _RECORD = flags.DEFINE_string("record", None, "JSON file for the figures.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Repeats of each case.")
 _REPEAT_SECONDS = flags.DEFINE_float("repeat_seconds", 0.3, "Least length of a repeat.", 0)
-_BATCH = flags.DEFINE_integer("batch", 32, "Pairs a step of Koch's network.")
+_BATCH = flags.DEFINE_integer("batch", 32, "Pairs per step of Koch's network.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Number type.")
 _PRECISION = flags.DEFINE_enum(
     "precision",

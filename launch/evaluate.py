@@ -40,15 +40,15 @@ _REQUEST = [  # flags that are fields of EvaluationRequest
     flags.DEFINE_bool("report", True, "Write report.html."),
     flags.DEFINE_string("record", None, "File for the figures besides results.json."),
     flags.DEFINE_integer(
-        "tta", 1, "Views an image in test-time augmentation; 1 for none.", 1, 1000
+        "tta", 1, "Views per image in test-time augmentation; 1 for none.", 1, 1000
     ),
     flags.DEFINE_list("ensemble", [], "Further runs: a row for the mean of all scores."),
     flags.DEFINE_integer("num_devices", 0, "Devices, 0 for all.", 0, 10**6),
 ]
 _SETTINGS = [  # flags that are settings of protocols
     flags.DEFINE_integer("num_trials", 4000, "Trials of within and between.", 1, 10**7),
-    flags.DEFINE_integer("n_way", 20, "Classes a trial.", 1, 10**5),
-    flags.DEFINE_integer("k_shot", 1, "Support images a class.", 1, 10**4),
+    flags.DEFINE_integer("n_way", 20, "Classes per trial.", 1, 10**5),
+    flags.DEFINE_integer("k_shot", 1, "Support images per class.", 1, 10**4),
     flags.DEFINE_string(
         "shot_aggregation", None, "mean, max, sum, prototype or finetune; else the config's."
     ),

@@ -7,7 +7,7 @@
 #                 Omniglot is downloaded, and where that fails the built-in glyphs are used
 # --workdir=DIR   where the run goes, by default runs/quickstart
 # --minutes=N     trains for about N minutes on this machine, however fast it is (a few at least: too few
-#                 are refused with the fewest it can do); without it for 2,000 steps, which are ten
+#                 are refused with the fewest it can do); without it for 2,000 steps: 10 to 20
 #                 minutes on two cores of a server
 #
 # Run again, it goes on where it was; a finished run is only evaluated again.

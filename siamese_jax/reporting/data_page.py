@@ -15,7 +15,7 @@ from siamese_jax.reporting import page
 from siamese_jax.reporting.image_sheets import img, pictures
 from siamese_jax.reporting.wording import class_name, count, shape, span
 
-COLUMNS = ("part", "pictures", "classes", "alphabets", "pictures a class", "size")
+COLUMNS = ("part", "pictures", "classes", "alphabets", "pictures per class", "size")
 _SHEET_CLASSES, _SHEET_PICTURES = 12, 10  # rows and columns of a sheet
 _LISTED = 20  # groups of duplicates, sizes or classes that a list names
 
