@@ -247,7 +247,7 @@ def base() -> ConfigDict:
     config.data.image_size = (105, 105)  # height and width, pixels
     config.data.archives = placeholder(str)  # folder of the three Omniglot zips
     config.data.data_dir = placeholder(str)  # folder of prepared sets; None: that of tfds
-    config.data.stream = False  # whether Omniglot's training images stay on disk
+    config.data.stream = False  # whether Omniglot's training images, or a folder's, stay on disk
     config.data.path = placeholder(str)  # folder of pictures, for name = "folder"
     config.data.tfds_image = "image"  # of `tfds:NAME`: the feature of the picture
     config.data.tfds_label = "label"  # of its class

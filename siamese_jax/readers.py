@@ -269,6 +269,12 @@ def _pieces(stream: IO[bytes], limit: int) -> Iterator[bytes]:
         yield piece
 
 
+def check_choice(field: str, value: Any, choices: Iterable) -> None:
+    """Raises ValueError where a field has a value that is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{field} must be one of {tuple(choices)}, got {value!r}")
+
+
 def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Raises ValueError on a name that is not known, with the nearest one that is."""
     known = list(known)

@@ -438,9 +438,9 @@ def test_intervals_over_seeds():
     assert np.isnan(intervals.seed_interval([0.5])).all()
     a, b = [0.8, 0.83, 0.81, 0.9], [0.7, 0.69, 0.75]
     wanted = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    assert table.seed_difference(a, b) == pytest.approx((wanted.low, wanted.high), rel=1e-9)
-    assert np.isnan(table.seed_difference(a, [0.7])).all()
-    assert np.isnan(table.seed_difference([0.5, 0.5], [0.7, 0.7])).all()
+    assert intervals.seed_difference(a, b) == pytest.approx((wanted.low, wanted.high), rel=1e-9)
+    assert np.isnan(intervals.seed_difference(a, [0.7])).all()
+    assert np.isnan(intervals.seed_difference([0.5, 0.5], [0.7, 0.7])).all()
 
 
 @pytest.fixture(scope="module")

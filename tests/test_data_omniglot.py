@@ -646,7 +646,7 @@ def test_load_splits_the_real_omniglot(
         assert set(part.drawers.tolist()) == set(expected)
     assert data.test.alphabet_names == splits.TEST_ALPHABETS
     assert data.validation.alphabet_names == splits.VALIDATION_ALPHABETS
-    assert len(data.runs) == 20 and data.runs_name == "official"
+    assert len(data.runs) == 20 and data.runs.name == "official runs"
 
 
 @pytest.mark.slow

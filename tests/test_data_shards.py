@@ -52,7 +52,7 @@ def test_prepared_pictures_are_those_of_memory(tmp_path, monkeypatch, caplog):
 def test_a_size_of_a_config_and_of_its_json_is_prepared_once(tmp_path, monkeypatch):
     path = write(tmp_path / "people", 3, 2)
 
-    def run(make_decode, side, parts, count, processes):
+    def run(make_decode, side, parts, count):
         for part in parts:
             shards.prepare_part(make_decode(), side, *part)
 

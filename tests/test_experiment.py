@@ -43,7 +43,7 @@ def test_data_that_are_handed_in_are_resized_when_they_are_needed(data):
         np.testing.assert_array_equal(mine.images, theirs.images)
     assert experiment.validation_trials.hash == loaded.validation_trials.hash
     assert experiment.validation_pairs is None and not experiment.fed
-    assert experiment.fill == "paper" and experiment.kind == "ink"
+    assert experiment.augmentation["fill"] == "paper" and experiment.kind == "ink"
 
 
 def test_a_plain_dict_describes_the_same_experiment(data):

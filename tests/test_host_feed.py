@@ -70,7 +70,7 @@ def run(image_set, begin, count, fed, fields=EPISODES, num_steps=10):
     model = siamese.build(MODEL, axis_name=devices.axis_name)
     tx = optim.build(OPTIMISER, 100)
     objective = objectives.build(fields, 8)
-    step = make_train_step(model, tx, objective, WARPS, "paper", devices, fed)
+    step = make_train_step(model, tx, objective, WARPS, devices, fed)
     index = objectives.make_index(fields, image_set, 0)
     state, all_index = devices.replicate((begin, index))
     losses = []
@@ -111,7 +111,7 @@ def test_either_way_draws_the_same_pixels(small, fields):
     def draw(fed):
         return jax.jit(
             lambda step, images: draw_batch(
-                *(rng, step, images, index, objective, WARPS, "paper", Devices(1), fed)
+                *(rng, step, images, index, objective, WARPS, Devices(1), fed)
             )[1]
         )
 

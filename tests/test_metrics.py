@@ -132,9 +132,13 @@ def test_weights_count_pairs_several_times():
     scores[5] = NAN
     weights = rng.integers(0, 4, 40)
     repeated = np.repeat(np.arange(40), weights)
-    for figure in (metrics.auc, metrics.equal_error_rate):
+    fpr, tpr, _ = metrics.roc(scores, labels, weights)
+    for figure, of_curve in (
+        (metrics.auc, metrics.area_under),
+        (metrics.equal_error_rate, metrics.equal_error_of),
+    ):
         expected = figure(scores[repeated], labels[repeated])
-        assert figure(scores, labels, weights) == pytest.approx(expected)
+        assert of_curve(fpr, tpr) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -211,14 +211,14 @@ def test_rate_and_momentum_schedules():
 
 
 def test_cosine_schedule():
-    rate = optim.cosine_schedule(0.3, 10, 110)
-    expected = {0: 0.0, 1: 0.03, 5: 0.15, 10: 0.3, 35: 0.15 * (1 + np.cos(np.pi / 4)), 60: 0.15}
+    rate = optim.schedule({"warmup_steps": 10}, 110)
+    expected = {0: 0.0, 1: 0.1, 5: 0.5, 10: 1.0, 35: 0.5 * (1 + np.cos(np.pi / 4)), 60: 0.5}
     for step, value in {**expected, 110: 0.0}.items():
         assert float(rate(step)) == pytest.approx(value, abs=1e-6)
-    assert float(optim.cosine_schedule(0.3, 0, 100)(0)) == pytest.approx(0.3)
+    assert float(optim.schedule({"warmup_steps": 0}, 100)(0)) == pytest.approx(1.0)
     for warmup in (100, 101, -1):
         with pytest.raises(ValueError, match=f"warmup_steps = {warmup} must be less than num_st"):
-            optim.cosine_schedule(0.3, warmup, 100)
+            optim.schedule({"warmup_steps": warmup}, 100)
 
 
 # --- from a config --------------------------------------------------------------------------------

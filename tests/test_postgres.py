@@ -170,7 +170,7 @@ def test_another_network_takes_a_gallery_over(nets, large, url, monkeypatch):
     assert large.rebuild(other) == 120
     h = other.embed(np.stack([picture(row).image for row in range(120)]))
     again = store.Store(url)
-    ids, embeddings = again.records.range(0, 1000)
+    ids, embeddings = again.records.between(0, 1000)
     np.testing.assert_allclose(embeddings, h, rtol=1e-4, atol=1e-5)
     assert again.network == "euclidean" and len(ids) == 120
     assert sql(large, "SELECT count(*) FROM projected") == [(0,)]
@@ -299,7 +299,7 @@ def test_what_is_read_in_one_transaction_is_of_one_moment(nets, large, url):
     with reader._db.reading():
         assert len(reader) == 120
         large.enrol_all(nets["cosine"], {"x": [picture(1)]})
-        assert len(reader) == 120 and len(reader.records.range(0, 1000)[0]) == 120
+        assert len(reader) == 120 and len(reader.records.between(0, 1000)[0]) == 120
         assert reader._db.mark() == before
     assert len(reader) == 121 and reader._db.mark() != before
 
@@ -323,7 +323,7 @@ def test_a_writer_whose_connection_ends_changes_nothing(nets, large, url):
         sql(large, "SELECT pg_terminate_backend(%s)", process)
     assert "\n" not in str(told.value)
     assert len(large) == 120 and large.count_of("more") == 0
-    assert large.records.range(0, 1000)[0].max() == 119
+    assert large.records.between(0, 1000)[0].max() == 119
     large.enrol_all(net, {"next": [picture(1)]})  # nothing is locked any more
 
 

@@ -264,7 +264,8 @@ def test_errors_are_explained_by_places(page, smoke_run):
 
 def test_published_figures_stand_beside_official_runs_only(smoke_run, tmp_path):
     """The same page with the runs called official, and with `within` and `official` alone."""
-    data = dataclasses.replace(smoke_run.data, runs_name="official")
+    runs = dataclasses.replace(smoke_run.data.runs, name="official runs")
+    data = dataclasses.replace(smoke_run.data, runs=runs)
     few = {
         name: {key: by_key[key] for key in ("official", "within")}
         for name, by_key in smoke_run.results.items()
@@ -284,7 +285,7 @@ def test_published_figures_stand_beside_official_runs_only(smoke_run, tmp_path):
 def test_published_figures_between_alphabets_stand_beside_their_split_only(smoke_run):
     between = dataclasses.replace(smoke_run.network_results["between"], n_way=20)
     results = {smoke_run.net.name: {"between": between}}
-    data = dataclasses.replace(smoke_run.data, runs=None, runs_name="")
+    data = dataclasses.replace(smoke_run.data, runs=None)
     for split, there in (("lake", False), ("vinyals", True)):
         config = smoke_run.config.copy_and_resolve_references()
         with config.unlocked():
@@ -540,13 +541,13 @@ def test_preview_is_the_batch_that_the_training_step_sees(glyphs):
     )
     tx, index = optax.sgd(0.0), sampling.SetIndex.of(glyphs)
     warps = augment.build(get_config("koch2015").augment)
-    step = make_train_step(model, tx, probe, warps, "paper", Devices(1))
+    step = make_train_step(model, tx, probe, warps, Devices(1))
     state = init_state(model, tx, glyphs.image_shape, 5, ("accuracy",))
     losses = []
     for _ in range(2):
         state, metrics = step(state, jnp.asarray(glyphs.images), index)
         losses.append(float(metrics["loss"]))
-    batch, pixels = preview_batch(5, 1, glyphs.images, index, pairs, warps, "paper")
+    batch, pixels = preview_batch(5, 1, glyphs.images, index, pairs, warps)
     assert pixels.shape == (8, 2, 28, 28, 1) and batch.labels.sum() == 4
     seen = (np.asarray(pixels).reshape(8, 2, -1) * weights).sum()
     np.testing.assert_allclose(losses[1], seen, rtol=1e-4)

@@ -173,7 +173,7 @@ def start(parts, small, dtype="float32"):
 def train(small, parts, num_steps, dtype="float32", augmentation=PLAIN, index=None):
     """The state after some steps and the losses on the way."""
     devices, model, tx, objective = parts
-    step = make_train_step(model, tx, objective, augmentation, "paper", devices)
+    step = make_train_step(model, tx, objective, augmentation, devices)
     state = start(parts, small, dtype)
     index = SetIndex.of(small) if index is None else index
     state, images, index = devices.replicate((state, small.images, index))
@@ -257,7 +257,7 @@ def test_an_epoch_visits_every_example_once_and_copies_stay_the_same(small):
 
     @jax.jit
     def draw(rng, step):
-        arguments = (images, index, objective, settings, "paper", Devices(1), False)
+        arguments = (images, index, objective, settings, Devices(1), False)
         return draw_batch(rng, step, *arguments)[:2]
 
     @jax.jit
@@ -294,9 +294,7 @@ def test_a_step_is_sample_gather_forward_backward_update(small):
     found, losses = train(small, parts, 2)
     params, opt_state = begin.params, begin.opt_state
     for i in range(2):
-        batch, pixels = preview_batch(
-            *(0, i, small.images, SetIndex.of(small), objective, PLAIN, "paper")
-        )
+        batch, pixels = preview_batch(*(0, i, small.images, SetIndex.of(small), objective, PLAIN))
         expected = small.images[np.asarray(batch.rows)].astype(np.float32) / 255
         np.testing.assert_allclose(pixels, expected, atol=1e-6)
 
@@ -333,7 +331,7 @@ def test_the_same_seed_and_step_give_the_same_batch(small):
 
     def preview(seed, step):
         index = SetIndex.of(small)
-        return preview_batch(seed, step, small.images, index, objective, settings, "paper")
+        return preview_batch(seed, step, small.images, index, objective, settings)
 
     batch, pixels = preview(3, 5)
     again, same_pixels = preview(3, 5)
@@ -361,7 +359,7 @@ def test_the_first_state_follows_from_the_seed(small):
 def test_a_batch_that_does_not_divide_is_refused():
     devices, model, tx, objective = build("koch", "verification", "layerwise", 4, batch=6)
     with pytest.raises(ValueError, match="= 6 does not divide among 4 devices"):
-        make_train_step(model, tx, objective, PLAIN, "paper", devices)
+        make_train_step(model, tx, objective, PLAIN, devices)
 
 
 # --- scoring --------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_another_network_takes_a_large_gallery_over(nets, large, monkeypatch):
     assert large.rebuild(other) == 120
     whole = [picture(row).image for row in range(120)]
     h = other.embed(np.stack(whole))
-    ids, embeddings = store.Store(large.place).records.range(0, 1000)
+    ids, embeddings = store.Store(large.place).records.between(0, 1000)
     np.testing.assert_allclose(embeddings, h, rtol=1e-4, atol=1e-5)
     assert large.network == "local" and len(ids) == 120 and large.calibration is None
 
@@ -239,7 +239,7 @@ def test_of_two_indexes_made_at_once_the_first_stays(nets, large, monkeypatch):
 
 
 def test_a_sample_is_drawn_evenly_from_what_is_left(large):
-    ids, embeddings = large.records.range(0, 1000)
+    ids, embeddings = large.records.between(0, 1000)
     for name in [f"n{number}" for number in range(0, 40, 2)]:
         large.remove(name)
     left = embeddings[ids // 3 % 2 == 1]  # three of each name
@@ -303,7 +303,7 @@ def test_a_crash_leaves_the_old_gallery_or_the_new_one(nets, large, tmp_path):
     copy(copies[1])
     for folder, count in zip(copies, (120, 121), strict=True):
         crashed = store.Store(folder / "g.db")
-        assert len(crashed) == count and len(crashed.records.range(0, 1000)[0]) == count
+        assert len(crashed) == count and len(crashed.records.between(0, 1000)[0]) == count
 
 
 def test_a_fault_within_an_enrolment_changes_nothing(nets, large):

@@ -15,7 +15,7 @@ from siamese_jax.training import cross_batch, loop, objectives, optim
 from siamese_jax.training.experiment import Experiment
 from siamese_jax.training.sampling import SetIndex
 from siamese_jax.training.step import (
-    NO_ACCUMULATION,
+    PLAIN_UPDATE,
     TrainState,
     Updating,
     make_train_step,
@@ -44,7 +44,7 @@ NEW = {
 DENSE = {**NETS["dense"], "comparator": "cosine", "head_args": {"scale": 5.0}}
 
 
-def start(small, fields, net, count=1, updating=NO_ACCUMULATION, tx=None, dtype="float32"):
+def start(small, fields, net, count=1, updating=PLAIN_UPDATE, tx=None, dtype="float32"):
     """All that a step is made of, and a state to begin from."""
     devices = Devices(count)
     objective = objectives.build(fields, 8, 48)
@@ -69,13 +69,11 @@ def start(small, fields, net, count=1, updating=NO_ACCUMULATION, tx=None, dtype=
     return (model, tx, objective, devices), state
 
 
-def train(small, fields, *, count=1, steps=6, dtype="float32", updating=NO_ACCUMULATION):
+def train(small, fields, *, count=1, steps=6, dtype="float32", updating=PLAIN_UPDATE):
     """The state after some whole steps, and their losses."""
     parts, state = start(small, fields, DENSE, count, updating, None, dtype)
     model, tx, objective, devices = parts
-    step = make_train_step(
-        model, tx, objective, {"affine": None}, "paper", devices, updating=updating
-    )
+    step = make_train_step(model, tx, objective, {"affine": None}, devices, updating=updating)
     state, images, index = devices.replicate((state, small.images, SetIndex.of(small)))
     values = []
     for _ in range(steps):
@@ -84,7 +82,7 @@ def train(small, fields, *, count=1, steps=6, dtype="float32", updating=NO_ACCUM
     return jax.device_get(devices.first(state)), np.array(values)
 
 
-def update(small, fields, *, net=DENSE, steps=6, updating=NO_ACCUMULATION, tx=None):
+def update(small, fields, *, net=DENSE, steps=6, updating=PLAIN_UPDATE, tx=None):
     """The states before and after each of some updates, and their losses.
 
     By the part of a step that follows the input, which compiles more quickly than the whole.
@@ -204,7 +202,7 @@ def test_schedules_after_a_warm_up():
     )
     np.testing.assert_allclose([stairs(s) for s in (0, 4, 5, 10)], [1, 1, 0.5, 0.25])
     for cosine in ({**fields, "schedule": "cosine"}, fields):
-        expected = [optim.cosine_schedule(1.0, 4, 30)(s) for s in steps]
+        expected = [optax.warmup_cosine_decay_schedule(0.0, 1.0, 4, 30, 0.0)(s) for s in steps]
         np.testing.assert_array_equal([optim.schedule(cosine, 30)(s) for s in steps], expected)
 
 

@@ -179,7 +179,6 @@ class Workload:
                 index,
                 experiment.objective,
                 experiment.augmentation,
-                experiment.fill,
                 experiment.devices,
                 False,
             )[1]

@@ -23,7 +23,7 @@ from siamese_jax.data.image_set import (
     numbers_in_class,
     resize_images,
 )
-from siamese_jax.data.listing import LAYOUT, Name, natural_key
+from siamese_jax.data.listing import LAYOUT, Name, natural_parts
 from siamese_jax.files import replace_json
 
 _log = logging.getLogger(__name__)
@@ -91,15 +91,13 @@ def load_folder(
     depths = collections.Counter(len(parts) for parts in names)
     depth = 3 if depths[3] > depths[2] else 2
     expected = LAYOUT.split(" or ")[depth - 2]
+    names.sort(key=natural_parts)
     faults = [
         f"{'/'.join(parts)} does not lie at {expected} as others do"
-        for parts in sorted(names, key=lambda parts: [natural_key(part) for part in parts])
+        for parts in names
         if len(parts) != depth
     ]
-    files = sorted(
-        (parts for parts in names if len(parts) == depth),
-        key=lambda parts: [natural_key(part) for part in parts],
-    )
+    files = [parts for parts in names if len(parts) == depth]
     kind = "ink" if ink else "photo"
     large = bool(stream) or len(files) >= LARGE
     images, kept, digests, broken = (
@@ -116,13 +114,7 @@ def load_folder(
         for key in by_class
         if key in small
     ]
-    if faults and not skip_broken:
-        shown = "; ".join(faults[:_SHOWN])
-        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        hint = "" if len(faults) == 1 else " (a config's data.skip_broken leaves these out)"
-        raise ValueError(f"{path}: {shown}{more}{hint}")
-    for fault in faults:
-        _log.warning("%s: left out: %s", path, fault)
+    _refuse_or_log(path, faults, skip_broken)
     if small:
         rows = np.array([parts[:-1] not in small for parts in files])
         files = [parts for parts, keep in zip(files, rows, strict=True) if keep]
@@ -131,6 +123,17 @@ def load_folder(
     if not files:
         raise ValueError(f"{path}: holds no images that can be used; expected {LAYOUT}")
     return _image_set(images, files, digests, kind, name or path.resolve().name, depth == 3)
+
+
+def _refuse_or_log(path: pathlib.Path, faults: Sequence[str], skip_broken: bool) -> None:
+    """Logs what is left out; raises ValueError where nothing may be."""
+    if faults and not skip_broken:
+        shown = "; ".join(faults[:_SHOWN])
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        hint = "" if len(faults) == 1 else " (a config's data.skip_broken leaves these out)"
+        raise ValueError(f"{path}: {shown}{more}{hint}")
+    for fault in faults:
+        _log.warning("%s: left out: %s", path, fault)
 
 
 def _image_set(
@@ -177,7 +180,7 @@ def picture_files(path: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
     """
     path = pathlib.Path(path).expanduser()
     top, names = listing.names_of(path, zipped=False)
-    parts = sorted(names, key=lambda parts: [natural_key(p) for p in parts])
+    parts = sorted(names, key=natural_parts)
     astray = ["/".join(p) for p in parts if len(p) != 2]
     if astray:
         more = f" and {len(astray) - _SHOWN} more" if len(astray) > _SHOWN else ""
@@ -320,12 +323,16 @@ def _prepared_images(
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if stream is None:
         stream = math.prod(images.shape) > memory // 2
-    if not stream:
-        in_memory = np.empty(images.shape, np.uint8)
-        for begin in range(0, len(in_memory), shards.PART):
-            in_memory[begin : begin + shards.PART] = images[begin : begin + shards.PART]
-        return in_memory, prepared.kept, prepared.digests, list(prepared.broken)
-    return images, prepared.kept, prepared.digests, list(prepared.broken)
+    read = images if stream else _in_memory(images)
+    return read, prepared.kept, prepared.digests, list(prepared.broken)
+
+
+def _in_memory(images: StreamedImages) -> np.ndarray:
+    """All images, read part by part."""
+    whole = np.empty(images.shape, np.uint8)
+    for begin in range(0, len(whole), shards.PART):
+        whole[begin : begin + shards.PART] = images[begin : begin + shards.PART]
+    return whole
 
 
 def _facts(

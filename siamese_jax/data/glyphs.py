@@ -174,12 +174,18 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _curve(knots: np.ndarray) -> np.ndarray:
-    """Points (..., _SEGMENTS + 1, 2) on the Catmull-Rom curve through knots (..., _KNOTS, 2)."""
+    """Points (..., _SEGMENTS + 1, 2) on the curve through knots (..., _KNOTS, 2)."""
+    return catmull_rom(knots, _SEGMENTS + 1)
+
+
+def catmull_rom(knots: np.ndarray, count: int) -> np.ndarray:
+    """`count` points (..., count, 2) on the Catmull-Rom curve through knots (..., n, 2)."""
     before = 2 * knots[..., :1, :] - knots[..., 1:2, :]
     after = 2 * knots[..., -1:, :] - knots[..., -2:-1, :]
     padded = np.concatenate([before, knots, after], axis=-2)
-    along = np.linspace(0, _KNOTS - 1, _SEGMENTS + 1)
-    piece = np.minimum(along.astype(int), _KNOTS - 2)
+    last = knots.shape[-2] - 1
+    along = np.linspace(0, last, count)
+    piece = np.minimum(along.astype(int), last - 1)
     t = (along - piece)[:, None]
     p0, p1, p2, p3 = (padded[..., piece + i, :] for i in range(4))
     return 0.5 * (

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from siamese_jax.readers import check_choice
+
 KINDS = ("ink", "photo", "vector")
 _CHUNK = 512  # images whose bytes are hashed at a time
 _RESIZED = 32  # images that are resized at a time: what they become on the way stays in the cache
@@ -125,8 +127,7 @@ class ImageSet:
     files: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
+        check_choice("kind", self.kind, KINDS)
         given = f"{self.images.shape} {self.images.dtype}"
         if not self.has_pictures:
             strip = self.images.ndim == 4 and self.images.shape[1::2] == (1, 1)
@@ -329,6 +330,13 @@ def pixel_digests(images: ImageSet) -> np.ndarray:
         for image in images.images[begin : begin + _CHUNK]
     ]
     return np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
+
+
+def array_digest(images: np.ndarray) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of the shape and the bytes of images."""
+    digest = hashlib.sha256(repr(images.shape).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    return digest.hexdigest()[:16]
 
 
 def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from siamese_jax import readers
 
@@ -101,6 +101,11 @@ def natural_key(name: str) -> tuple:
     """Sorting key that puts the numbers in a name in numeric order; equal only for equal names."""
     pieces = re.split(r"([0-9]+)", name)
     return tuple(int(p) if i % 2 else p for i, p in enumerate(pieces)), name
+
+
+def natural_parts(parts: Sequence[str]) -> list[tuple]:
+    """`natural_key` of each part of a name."""
+    return [natural_key(part) for part in parts]
 
 
 def _is_passed_over(parts: tuple[str, ...]) -> bool:

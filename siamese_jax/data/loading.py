@@ -29,20 +29,20 @@ DEFAULTS: Mapping[str, Any] = {
     "archives": None,  # folder of Omniglot's three zips, or of MNIST's four gz files
     "path": None,  # of `folder`: the folder (or zip) of pictures; of `vectors`: the file
     "class_column": None,  # of `vectors` in a CSV; None: `class`, or the last without a header
-    "stream": False,  # Omniglot's images to train on stay on disk, and are read batch by batch
+    "stream": False,  # Omniglot's images to train on, or a folder's, are read from disk by batches
     "image_size": None,  # (height, width) in pixels; None: as the set has it; of vectors None
     "seed": 0,  # of the glyphs, of their runs, and of whatever is drawn for a split
     "split": "lake",  # lake, koch, vinyals, rows: see `splits`
     "train_alphabets": 0,  # of Omniglot's 30 so many train, drawn by `seed`; 0: all of them
     "train_on_validation": False,  # the classes that validate train too; none is left to choose by
     # Training, validation, test; whole numbers count classes (alphabets; images a class by rows).
-    "fractions": (0.6, 0.2, 0.2),  # of glyphs, folders and vectors
+    "fractions": (0.6, 0.2, 0.2),  # of glyphs, folders, vectors and a single tfds split
     "skip_broken": False,  # of a folder: leave out broken files and too small classes
     "tfds_image": "image",  # of `tfds:NAME`: the feature that holds the picture
     "tfds_label": "label",  # its class
     "tfds_alphabet": None,  # its superclass, if classes are to be split by one
     "tfds_splits": ("all",),  # one to be split by fractions, or training, validation and test
-    "ink": False,  # of the set `folder`: dark ink on light paper
+    "ink": False,  # of folders and tfds sets: dark ink on light paper
     "glyphs_alphabets": 20,
     # Least and largest number in an alphabet. Recipes have (20, 32), of `config.base`, so that every
     # alphabet is enough for 20-way trials. Published figures depend on both.
@@ -62,7 +62,6 @@ class Data:
         validation: images to choose by; classes of their own, but for MNIST and a split by rows.
         test: images to report on; classes of their own, but for MNIST and a split by rows.
         runs: fixed one-shot runs of the test alphabets, or None where the set has none.
-        runs_name: what the runs are called; only Omniglot's are called `official`.
         note: one line that says what the data are and, for `auto`, why.
         standardisation: of vectors, what the three parts went through and new vectors must go
             through; it is of the training part. None for images.
@@ -72,7 +71,6 @@ class Data:
     validation: ImageSet
     test: ImageSet
     runs: OfficialRuns | None
-    runs_name: str
     note: str
     standardisation: vectors.Standardisation | None = None
 
@@ -110,11 +108,27 @@ def load(config: Mapping[str, Any]) -> Data:
     Raises:
         ValueError: an unknown field or value, or data that cannot be had or are damaged.
     """
+    fields = _checked(config)
+    load_raw = _load_tfds if fields["name"].startswith(TFDS) else LOADERS[fields["name"]]
+    data = load_raw(fields)
+    if fields["train_on_validation"]:
+        data = _with_validation(data)
+    data = data.resized(fields["image_size"])
+    _log.info("data: %s", data.note)
+    return data
+
+
+def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields of the data, with their defaults where none is given.
+
+    Raises:
+        ValueError: an unknown field or value, or fields that do not go together.
+    """
     unknown = sorted(set(config) - set(DEFAULTS))
     if unknown:
         near = difflib.get_close_matches(unknown[0], DEFAULTS, n=3) or list(DEFAULTS)
         raise ValueError(f"the data have no field {unknown[0]!r}; did you mean {', '.join(near)}?")
-    fields = {**DEFAULTS, **{key: config[key] for key in config}}
+    fields = {**DEFAULTS, **config}
     size = fields["image_size"]
     if size is not None and [type(side) for side in np.atleast_1d(size).tolist()] != [int, int]:
         raise ValueError(f"data image_size must be (height, width) in pixels, got {size!r}")
@@ -149,12 +163,7 @@ def load(config: Mapping[str, Any]) -> Data:
         )
     if fields["split"] == "rows" and name not in ("folder", "vectors") and not by_tfds:
         raise ValueError(f"data split 'rows' goes with folder, vectors and tfds, not with {name!r}")
-    data = (_load_tfds if by_tfds else LOADERS[name])(fields)
-    if fields["train_on_validation"]:
-        data = _with_validation(data)
-    data = data.resized(fields["image_size"])
-    _log.info("data: %s", data.note)
-    return data
+    return fields
 
 
 def _with_validation(data: Data) -> Data:
@@ -185,14 +194,14 @@ def _load_omniglot(fields: Mapping[str, Any]) -> Data:
     known = f"(archives {omniglot.fingerprint(builder)})"
     if fields["split"] == "vinyals":  # some characters of the official runs are trained on
         parts = splits.vinyals(background, evaluation)
-        return Data(*parts, None, "", f"Omniglot, split vinyals {known}")
+        return Data(*parts, None, f"Omniglot, split vinyals {known}")
     split = {"lake": splits.lake, "koch": splits.koch}[fields["split"]]
     train, validation, test = split(background, evaluation)
     note = f"Omniglot, split {fields['split']} {known}"
     if fields["train_alphabets"]:
         train = splits.some_alphabets(train, fields["train_alphabets"], fields["seed"])
         note += f", trained on {', '.join(train.alphabet_names)}"
-    return Data(train, validation, test, omniglot.load_runs(builder), "official", note)
+    return Data(train, validation, test, omniglot.load_runs(builder), note)
 
 
 def _load_glyphs(fields: Mapping[str, Any]) -> Data:
@@ -213,7 +222,7 @@ def _load_glyphs(fields: Mapping[str, Any]) -> Data:
         f"glyphs, the built-in set of {images.num_classes} invented characters of "
         f"{images.num_alphabets} alphabets (seed {seed}), split {fields['split']}"
     )
-    return Data(*parts, runs, f"runs ({n_way}-way)", note)
+    return Data(*parts, runs, note)
 
 
 def _load_mnist(fields: Mapping[str, Any]) -> Data:
@@ -222,7 +231,7 @@ def _load_mnist(fields: Mapping[str, Any]) -> Data:
 
     builder = mnist.prepare(fields["data_dir"], fields["archives"])
     train, validation, test = (mnist.load_mnist(builder, part) for part in _MNIST_PARTS)
-    return Data(train, validation, test, None, "", "MNIST")
+    return Data(train, validation, test, None, "MNIST")
 
 
 def _load_folder(fields: Mapping[str, Any]) -> Data:
@@ -243,7 +252,7 @@ def _load_folder(fields: Mapping[str, Any]) -> Data:
         f"{images.name}, {len(images)} pictures of {images.num_classes} classes "
         f"({_split_note(fields)})"
     )
-    return Data(*parts, None, "", note)
+    return Data(*parts, None, note)
 
 
 def _load_tfds(fields: Mapping[str, Any]) -> Data:
@@ -263,13 +272,13 @@ def _load_tfds(fields: Mapping[str, Any]) -> Data:
     if len(sets) == 3:
         train, validation, test = sets
         note = f"{fields['name']}, splits {', '.join(fields['tfds_splits'])}"
-        return Data(train, validation, test, None, "", note)
+        return Data(train, validation, test, None, note)
     parts = _split(sets[0], fields)
     note = (
         f"{fields['name']}, {len(sets[0])} pictures of {sets[0].num_classes} classes "
         f"({_split_note(fields)})"
     )
-    return Data(*parts, None, "", note)
+    return Data(*parts, None, note)
 
 
 def _load_vectors(fields: Mapping[str, Any]) -> Data:
@@ -284,7 +293,7 @@ def _load_vectors(fields: Mapping[str, Any]) -> Data:
         f"{rows.name}, {len(rows)} vectors of {rows.image_shape[1]} features and "
         f"{rows.num_classes} classes ({_split_note(fields)})"
     )
-    return Data(train, validation, test, None, "", note, standardisation)
+    return Data(train, validation, test, None, note, standardisation)
 
 
 def _split(images: ImageSet, fields: Mapping[str, Any]) -> splits.Parts:

@@ -148,7 +148,6 @@ def prepare(
     *,
     counts: Mapping[str, int] = COUNTS,
     downloads: Mapping[str, tuple[str, int, str]] = DOWNLOADS,
-    timeout: float = 5.0,
 ) -> MnistDigits:
     """Prepares MNIST, unless it is prepared already.
 
@@ -160,7 +159,6 @@ def prepare(
         folder: folder that holds the four gz files, or None.
         counts: images that each split must have.
         downloads: (URL, size in bytes, SHA-256) of each file.
-        timeout: seconds to wait for a sign of life from the download's server.
 
     Returns:
         The builder of the prepared set.
@@ -180,7 +178,7 @@ def prepare(
     if prepared is not None:
         return prepared
     try:
-        preparation.require_answers(downloads, timeout)
+        preparation.require_answers(downloads)
         return preparation.prepare(
             lambda place: MnistDigits(data_dir=place, counts=counts, downloads=downloads), root
         )

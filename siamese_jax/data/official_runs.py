@@ -10,6 +10,8 @@ import numpy as np
 
 from siamese_jax.data.image_set import ImageSet, resize_images
 
+OFFICIAL = "official runs"  # the name of Lake's
+
 
 @dataclasses.dataclass(frozen=True)
 class OfficialRuns:
@@ -22,7 +24,7 @@ class OfficialRuns:
         alphabets: name of the alphabet of each run.
         query_drawers: (R,) int32, 1-based drawer of the queries of each run.
         support_drawers: (R,) int32, 1-based drawer of the supports of each run.
-        name: what the runs are called in logs and reports.
+        name: what the runs are called in logs and reports; only Lake's are called `OFFICIAL`.
     """
 
     queries: np.ndarray
@@ -84,9 +86,7 @@ class OfficialRuns:
         return dataclasses.replace(self, queries=queries, supports=supports)
 
 
-def make_runs(
-    images: ImageSet, seed: int, *, num_runs: int = 20, n_way: int = 20, name: str = "runs"
-) -> OfficialRuns:
+def make_runs(images: ImageSet, seed: int, *, num_runs: int = 20, n_way: int = 20) -> OfficialRuns:
     """Draws runs like Lake's from any set whose alphabets are large enough.
 
     The alphabets with at least `n_way` classes take turns, so that each gives equally many runs
@@ -98,7 +98,6 @@ def make_runs(
         seed: the runs depend on the set, the numbers and this seed only.
         num_runs: number of runs R.
         n_way: queries and supports N of each run.
-        name: what the runs are called.
 
     Raises:
         ValueError: no alphabet has `n_way` classes that share two drawers.
@@ -141,7 +140,7 @@ def make_runs(
         alphabets=tuple(alphabets),
         query_drawers=query_drawers,
         support_drawers=support_drawers,
-        name=name,
+        name="runs",
     )
 
 

@@ -17,7 +17,7 @@ from siamese_jax import files
 from siamese_jax.data import archives as archives_lib
 from siamese_jax.data import preparation, prepared_folder
 from siamese_jax.data.image_set import ImageSet, StreamedImages
-from siamese_jax.data.official_runs import OfficialRuns
+from siamese_jax.data.official_runs import OFFICIAL, OfficialRuns
 
 _log = logging.getLogger(__name__)
 
@@ -176,7 +176,6 @@ def prepare(
     *,
     layout: archives_lib.Layout = archives_lib.OMNIGLOT,
     downloads: Mapping[str, tuple[str, int, str]] = DOWNLOADS,
-    timeout: float = 5.0,
 ) -> OmniglotDrawers:
     """Prepares Omniglot, unless it is prepared already.
 
@@ -189,7 +188,6 @@ def prepare(
         archives: folder that holds the three archives, or None.
         layout: what the archives must hold.
         downloads: (URL, size in bytes, SHA-256) of each archive.
-        timeout: seconds to wait for a sign of life from the download's server.
 
     Returns:
         The builder of the prepared set.
@@ -207,7 +205,7 @@ def prepare(
     if prepared is not None:
         return prepared
     try:
-        preparation.require_answers(downloads, timeout)
+        preparation.require_answers(downloads)
         return preparation.prepare(
             lambda folder: OmniglotDrawers(data_dir=folder, layout=layout, downloads=downloads),
             root,
@@ -291,7 +289,7 @@ def load_runs(builder: OmniglotDrawers) -> OfficialRuns:
         alphabets=tuple(e["alphabet"].decode() for e in queries[::n_way]),
         query_drawers=np.array([e["drawer"] for e in queries[::n_way]], np.int32),
         support_drawers=np.array([e["drawer"] for e in supports[::n_way]], np.int32),
-        name="official runs",
+        name=OFFICIAL,
     )
 
 

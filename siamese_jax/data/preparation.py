@@ -202,7 +202,7 @@ def url_infos(downloads: Mapping[str, tuple[str, int, str]]) -> dict:
     }
 
 
-def require_answers(downloads: Mapping[str, tuple[str, int, str]], timeout: float) -> None:
+def require_answers(downloads: Mapping[str, tuple[str, int, str]], timeout: float = 5.0) -> None:
     """Asks each server for a sign of life, since tfds by itself would wait without limit.
 
     Args:

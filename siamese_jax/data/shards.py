@@ -43,14 +43,12 @@ class Shards:
         read: (B,) int numbers of pictures -> (B, H, W, C) uint8; any thread may call it.
         kept: (M,) int number of the file behind each picture; broken files are left out.
         digests: (M,) uint64, of each picture: equal ones have equal pixels.
-        image_shape: (H, W, C).
         broken: what is wrong with each broken file.
     """
 
     read: Callable[[np.ndarray], np.ndarray]
     kept: np.ndarray
     digests: np.ndarray
-    image_shape: tuple[int, int, int]
     broken: tuple[str, ...]
 
 
@@ -59,7 +57,6 @@ def prepare(
     count: int,
     image_shape: tuple[int, int, int],
     root: pathlib.Path,
-    processes: int | None = None,
 ) -> Shards:
     """Prepares the files of a folder, unless they are prepared already.
 
@@ -68,7 +65,6 @@ def prepare(
         count: number of files.
         image_shape: (H, W, C) that the decoder gives.
         root: folder for these files, decoded in this way, and nothing else.
-        processes: that decode; None for one a core.
 
     Raises:
         ValueError: the folder cannot be written, a part that is there is damaged, or the processes
@@ -84,9 +80,8 @@ def prepare(
             missing = [part for part in parts if not _facts_of(part[0]).exists()]
             if missing:
                 _log.info("preparing %d pictures in %s, once", count, root)
-                processes = processes or len(os.sched_getaffinity(0))
                 try:
-                    _run(make_decode, side, missing, count, processes)
+                    _run(make_decode, side, missing, count)
                 except OSError as error:
                     raise prepared_folder.cannot_hold(root, error) from None
                 except concurrent.futures.BrokenExecutor:
@@ -109,14 +104,13 @@ def _run(
     side: pathlib.Path,
     parts: Sequence[tuple[pathlib.Path, int, int]],
     count: int,
-    processes: int,
 ) -> None:
-    """Prepares the parts, and says every some seconds how far it is."""
+    """Prepares the parts, by a process a core, and says every some seconds how far it is."""
     begin = last = time.monotonic()
     done = count - sum(end - start for _, start, end in parts)
     first = done
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
-    workers = min(processes, len(parts))
+    workers = min(len(os.sched_getaffinity(0)), len(parts))
     with (
         _one_thread_each(),
         concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (make_decode,)) as pool,
@@ -233,7 +227,6 @@ def _open(places: Sequence[pathlib.Path], image_shape: tuple[int, int, int]) -> 
         read,
         np.array([number for entry in facts for number in entry["kept"]], np.int64),
         np.array([int(digest, 16) for entry in facts for digest in entry["digests"]], np.uint64),
-        image_shape,
         tuple(fault for entry in facts for fault in entry["broken"]),
     )
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from siamese_jax.data.glyphs import catmull_rom
+
 HEIGHT, WIDTH = 80, 200  # pixels of a picture
 _FINE = 4  # pixels of the working grid a pixel of the picture, along a side
 _STEPS = 12  # straight pieces between two knots
@@ -97,9 +99,8 @@ def draw(seed: int, person: int, number: int, forger: int | None = None) -> np.n
     rng = np.random.default_rng([seed, person, 2, writer, number])
     hand, strokes, tremor = hand_of(seed, person), name_of(seed, person), 0.004
     if forger is not None:
-        copied = np.random.default_rng(
-            [seed, person, 3, forger]
-        )  # errors that come back every time
+        # The forger's errors, which come back every time.
+        copied = np.random.default_rng([seed, person, 3, forger])
         strokes = [knots + copied.normal(0, 0.04, knots.shape) * (0.5, 1) for knots in strokes]
         share = copied.uniform(0.35, 0.65)  # of the forger's own hand
         forger_hand = hand_of(seed, forger)
@@ -120,7 +121,7 @@ def _line(knots: np.ndarray, hand: Hand, tremor: float, rng: np.random.Generator
     """Points (P, 2) of a stroke in units of the height, y up."""
     knots = knots * (hand.width, 1)
     knots = knots + hand.spread * rng.normal(size=knots.shape)
-    points = _curve(knots)
+    points = catmull_rom(knots, _STEPS * (len(knots) - 1) + 1)
     up = np.gradient(points[:, 1])
     points[:, 0] -= hand.loop * 0.5 * np.tanh(up / 0.08) * 0.3  # back on the way up: loops
     points[:, 0] += hand.slant * points[:, 1]
@@ -128,17 +129,6 @@ def _line(knots: np.ndarray, hand: Hand, tremor: float, rng: np.random.Generator
     shake = rng.normal(size=(len(points) + 2, 2))
     shake = np.stack([np.convolve(shake[:, i], kernel, "valid") for i in (0, 1)], 1)
     return points + tremor * np.sqrt(3) * shake
-
-
-def _curve(knots: np.ndarray) -> np.ndarray:
-    """Points on the Catmull-Rom curve through knots (n, 2)."""
-    padded = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
-    along = np.linspace(0, len(knots) - 1, _STEPS * (len(knots) - 1) + 1)
-    piece = np.minimum(along.astype(int), len(knots) - 2)
-    t = (along - piece)[:, None]
-    p0, p1, p2, p3 = (padded[piece + i] for i in range(4))
-    square = (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2
-    return 0.5 * (2 * p1 + (p2 - p0) * t + square + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
 
 
 def _render(lines: list[np.ndarray], hand: Hand, rng: np.random.Generator) -> np.ndarray:

@@ -54,11 +54,7 @@ VINYALS_VALIDATION_ALPHABETS = (
     "Hebrew",
     "Mkhedruli_(Georgian)",
 )
-# Koch's paper keeps 12 drawers to train on, 4 to validate on and 4 to test on, and does not list
-# which: this choice is ours.
-TRAIN_DRAWERS = tuple(range(1, 13))
-VALIDATION_DRAWERS = tuple(range(13, 17))
-TEST_DRAWERS = tuple(range(17, 21))
+_DRAWER_SHARES = (0.6, 0.2, 0.2)  # of training, validation and test: of 20 drawers 12, 4 and 4
 
 Parts = tuple[ImageSet, ImageSet, ImageSet]
 
@@ -80,18 +76,13 @@ def lake(background: ImageSet, evaluation: ImageSet) -> Parts:
 def koch(background: ImageSet, evaluation: ImageSet) -> Parts:
     """Omniglot's (train, validation, test) by alphabets, with drawers 1-12, 13-16 and 17-20.
 
-    Deviation: the paper does not say which drawers; these numbers are our choice.
+    Deviation: the paper keeps 12, 4 and 4 drawers and does not say which; the choice is ours.
 
     Args:
         background: the 30 background alphabets.
         evaluation: the 20 evaluation alphabets.
     """
-    train, validation, test = lake(background, evaluation)
-    return (
-        train.select(drawers=TRAIN_DRAWERS),
-        validation.select(drawers=VALIDATION_DRAWERS),
-        test.select(drawers=TEST_DRAWERS),
-    )
+    return own_drawers(lake(background, evaluation))
 
 
 def some_alphabets(images: ImageSet, count: int, seed: int) -> ImageSet:
@@ -303,14 +294,13 @@ def _sizes(fractions: Sequence[float], count: int, least: int, what: str) -> tup
     )
 
 
-def own_drawers(parts: Parts, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> Parts:
+def own_drawers(parts: Parts) -> Parts:
     """The parts with drawers of their own: the first to training, the last to test.
 
-    With 20 drawers and the default fractions these are Koch's 1-12, 13-16 and 17-20.
+    Training gets six tenths of the drawers, the others two tenths each.
 
     Args:
         parts: (train, validation, test), drawn by the same drawers.
-        fractions: of the drawers for training, validation and test.
 
     Raises:
         ValueError: the parts do not share their drawers, or a part would get fewer than two, which
@@ -319,11 +309,11 @@ def own_drawers(parts: Parts, fractions: tuple[float, float, float] = (0.6, 0.2,
     drawers = np.unique(parts[0].drawers)
     if any(not np.array_equal(np.unique(part.drawers), drawers) for part in parts):
         raise ValueError(f"the parts of {parts[0].name!r} do not have the same drawers")
-    cuts = np.rint(np.cumsum(fractions)[:2] * len(drawers)).astype(int)
+    cuts = np.rint(np.cumsum(_DRAWER_SHARES)[:2] * len(drawers)).astype(int)
     groups = np.split(drawers, cuts)
     if min(len(group) for group in groups) < 2:
         raise ValueError(
-            f"{len(drawers)} drawers split by {fractions} leave a part with fewer than two"
+            f"{len(drawers)} drawers split by {_DRAWER_SHARES} leave a part with fewer than two"
         )
     train, validation, test = parts
     return (

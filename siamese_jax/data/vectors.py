@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 
 from siamese_jax.data.image_set import ImageSet, numbers_in_class
-from siamese_jax.data.listing import natural_key
+from siamese_jax.data.listing import natural_parts
 from siamese_jax.readers import check_file, read_npz
 
 CLASS_COLUMN = "class"
@@ -129,7 +129,7 @@ def load_vectors(
     else:
         raise ValueError(f"{path}: vectors come as .csv or .npz, not {path.suffix or 'this'!r}")
 
-    names = sorted(set(keys), key=lambda key: [natural_key(part) for part in key])
+    names = sorted(set(keys), key=natural_parts)
     ids = {key: index for index, key in enumerate(names)}
     of_row = np.array([ids[key] for key in keys], np.int32)
     counts = np.bincount(of_row)

@@ -34,9 +34,8 @@ from scipy.special import bdtr
 CONFIDENCE = 0.9
 MAX_CLASSES = 2000  # more are left out
 
-Thresholds = Sequence[
-    tuple[int, float]
-]  # a number of references and its threshold, in rising order
+# A number of references and its threshold, in rising order.
+Thresholds = Sequence[tuple[int, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +84,9 @@ class Bound:
         if not self.thresholds:
             return f"no bound: {self.missing()}"
         (_, first), (most, last) = self.thresholds[0], self.thresholds[-1]
-        where = f"{first:.3f} for this gallery"
-        if self.gallery is None:
-            where = f"{first:.3f} for one reference"
-            where += f", {last:.3f} for {most}, the most that they show" * (most > 1)
+        where = f"{first:.3f} for {'one reference' if self.gallery is None else 'this gallery'}"
+        if self.gallery is None and most > 1:
+            where += f", {last:.3f} for {most}, the most that they show"
         return (
             f"bound from {self.classes} classes: with {100 * self.confidence:g} % confidence the "
             f"false-accept rate on fresh classes is at most {self.rate:g} at the threshold {where}"

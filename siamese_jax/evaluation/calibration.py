@@ -192,7 +192,7 @@ def calibrate(
             f"half of the classes held out): the smallest is {_rounded_up(1 / len(fit_rows))}; give "
             f"{'' if left_out else 'more pictures or '}a higher rate"
         )
-    fit_classes, held_out_classes = classes[fit_rows], classes[held_out_rows]
+    fit_classes = classes[fit_rows]
     fit_scores, held_out_scores = (
         np.asarray(score_all(part), np.float64) for part in (fit_rows, held_out_rows)
     )
@@ -207,11 +207,6 @@ def calibrate(
             f"the network scores pictures of one class no higher than those of two in {source}: there "
             "is no threshold to find"
         )
-    held_out_pairs, held_out_labels = _pairs(held_out_scores, held_out_classes)
-    far, frr = metrics.false_rates(held_out_pairs, held_out_labels, thresholds[0][1])
-    error = probabilities.reliability_error(slope * held_out_pairs + offset, held_out_labels)
-    plain = functools.partial(bounds.at, thresholds)
-    galleries = open_set(held_out_scores, held_out_classes, plain, rng)
     return Calibration(
         rate=float(rate),
         thresholds=thresholds,
@@ -222,19 +217,34 @@ def calibrate(
         seed=seed,
         classes=len(np.unique(fit_classes)),
         pictures=len(fit_classes),
-        held_out={
-            "classes": len(np.unique(held_out_classes)),
-            "pictures": len(held_out_classes),
-            "reliability_error": error,
-            "false_accepts": far,
-            "false_rejects": frr,
-            "enrolled": galleries["enrolled"],
-            "detection_rate": galleries["detection_rate"],
-            "false_alarms": galleries["false_alarms"],
-        },
+        held_out=_held_out(held_out_scores, classes[held_out_rows], thresholds, slope, offset, rng),
         bound=bound,
         decided_by=decided_by,
     )
+
+
+def _held_out(
+    scores: np.ndarray,
+    classes: np.ndarray,
+    thresholds: bounds.Thresholds,
+    slope: float,
+    offset: float,
+    rng: np.random.Generator,
+) -> HeldOut:
+    """How thresholds and a curve fare on classes that they were not fitted to."""
+    pairs, labels = _pairs(scores, classes)
+    false_accepts, false_rejects = metrics.false_rates(pairs, labels, thresholds[0][1])
+    galleries = open_set(scores, classes, functools.partial(bounds.at, thresholds), rng)
+    return {
+        "classes": len(np.unique(classes)),
+        "pictures": len(classes),
+        "reliability_error": probabilities.reliability_error(slope * pairs + offset, labels),
+        "false_accepts": false_accepts,
+        "false_rejects": false_rejects,
+        "enrolled": galleries["enrolled"],
+        "detection_rate": galleries["detection_rate"],
+        "false_alarms": galleries["false_alarms"],
+    }
 
 
 def describe(calibration: Calibration | None) -> tuple[str, ...]:
@@ -260,8 +270,10 @@ def describe(calibration: Calibration | None) -> tuple[str, ...]:
 def warnings(calibration: Calibration) -> tuple[str, ...]:
     """A line where the threshold lets through more than twice its rate on the classes held out."""
     held_out, rate = calibration.held_out, calibration.rate
-    measured = {"false accepts of pairs": held_out["false_accepts"]}
-    measured["false alarms of galleries"] = held_out["false_alarms"]
+    measured = {
+        "false accepts of pairs": held_out["false_accepts"],
+        "false alarms of galleries": held_out["false_alarms"],
+    }
     high = [f"{what} {value:.4f}" for what, value in measured.items() if value > 2 * rate]
     if not high:
         return ()

@@ -23,9 +23,8 @@ from siamese_jax.evaluation.metrics import Labels, Scores
 def cluster_interval(
     accuracies: Sequence[float | int] | np.ndarray,
     num_trials: Sequence[float | int] | np.ndarray,
-    confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """The interval of an accuracy over clusters: Wilson's, at the effective number of trials.
+    """The 95 % interval of an accuracy over clusters: Wilson's, at the effective number of trials.
 
     The variance of the mean is estimated between clusters. The effective number of trials is that of
     independent trials with the same variance, and at most the real number. Student's t with one degree
@@ -34,7 +33,6 @@ def cluster_interval(
     Args:
         accuracies: (G,) accuracy of each cluster, in 0..1.
         num_trials: (G,) number of trials of each cluster.
-        confidence: of the interval, in (0, 1).
 
     Returns:
         Lower and upper end in 0..1; NaN with fewer than two clusters.
@@ -60,7 +58,7 @@ def cluster_interval(
     effective = float(counts.sum())
     if variance > 0 and 0 < mean < 1:  # a mean may be rounded to 1
         effective = min(effective, mean * (1 - mean) / variance)
-    quantile = float(special.stdtrit(clusters - 1, (1 + confidence) / 2))
+    quantile = float(special.stdtrit(clusters - 1, 0.975))
     return wilson(mean, effective, quantile)
 
 
@@ -139,6 +137,26 @@ def seed_interval(values: Sequence[float | int] | np.ndarray) -> tuple[float, fl
     return float(mean - half), float(mean + half)
 
 
+def seed_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of mean(a) - mean(b) over seeds; NaN where one has fewer than two.
+
+    References:
+        Welch (1947), The generalization of "Student's" problem when several different population
+        variances are involved.
+    """
+    if min(len(a), len(b)) < 2:
+        return math.nan, math.nan
+    errors = [np.var(side, ddof=1) / len(side) for side in (a, b)]  # squared, of each mean
+    if sum(errors) == 0:
+        return math.nan, math.nan
+    freedom = sum(errors) ** 2 / sum(
+        error**2 / (len(side) - 1) for error, side in zip(errors, (a, b), strict=True)
+    )
+    half = special.stdtrit(freedom, 0.975) * math.sqrt(sum(errors))
+    middle = np.mean(a) - np.mean(b)
+    return float(middle - half), float(middle + half)
+
+
 def bootstrap_interval(
     values: Num[np.ndarray, " t"],
     groups: Integer[np.ndarray, " t"],
@@ -177,12 +195,9 @@ def paired_difference(
     correct_a: Num[np.ndarray, " t"],
     correct_b: Num[np.ndarray, " t"],
     groups: Integer[np.ndarray, " t"],
-    *,
-    num_resamples: int = 5000,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> tuple[float, tuple[float, float]]:
-    """How much better system a is than system b on the same trials, with its interval.
+    """How much better system a is than system b on the same trials, with its 95 % interval.
 
     What the two find hard together cancels, so this resolves what two intervals cannot.
 
@@ -190,9 +205,7 @@ def paired_difference(
         correct_a: (T,) how right system a is on each trial.
         correct_b: (T,) the same of system b.
         groups: (T,) int group of each trial.
-        num_resamples: how many times the groups are drawn.
         seed: of the resampling.
-        confidence: of the interval.
 
     Returns:
         mean(a) - mean(b), and its bootstrap interval over groups.
@@ -203,10 +216,7 @@ def paired_difference(
     a, b = np.asarray(correct_a, np.float64), np.asarray(correct_b, np.float64)
     if a.shape != b.shape:
         raise ValueError(f"paired systems need the same trials, got {a.shape} and {b.shape}")
-    interval = bootstrap_interval(
-        a - b, groups, num_resamples=num_resamples, seed=seed, confidence=confidence
-    )
-    return float((a - b).mean()), interval
+    return float((a - b).mean()), bootstrap_interval(a - b, groups, seed=seed)
 
 
 def auc_eer_intervals(
@@ -215,18 +225,14 @@ def auc_eer_intervals(
     groups: Integer[np.ndarray, " p"],
     *,
     num_resamples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Bootstrap intervals over groups of `auc` and of `equal_error_rate`.
+    """Bootstrap 95 % intervals over groups of `auc` and of `equal_error_rate`.
 
     Args:
         scores: (P,) float.
         labels: (P,) 1 = same, 0 = different.
         groups: (P,) int group of each pair.
         num_resamples: how many times the groups are drawn.
-        seed: of the resampling.
-        confidence: of the interval.
 
     Returns:
         The two intervals; NaN where there are fewer than two groups. Draws that hold only one of
@@ -234,7 +240,7 @@ def auc_eer_intervals(
     """
     scores, labels = metrics.checked_pairs(scores, labels, both=True)
     groups = _group_index(groups, scores)
-    drawn = _group_draws(groups, num_resamples, seed)
+    drawn = _group_draws(groups, num_resamples, seed=0)
     different, times = np.unique(drawn, axis=0, return_counts=True)  # few groups: few draws
     figures = []
     for counts, number in zip(different, times, strict=True):
@@ -245,7 +251,7 @@ def auc_eer_intervals(
     if drawn.shape[1] < 2 or not figures:
         return (np.nan, np.nan), (np.nan, np.nan)
     areas, errors = np.transpose(figures)
-    return _percentiles(areas, confidence), _percentiles(errors, confidence)
+    return _percentiles(areas, 0.95), _percentiles(errors, 0.95)
 
 
 def _group_index(groups: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -165,7 +165,7 @@ def roc(
     return rates[0], rates[1], np.append(np.inf, values[last])
 
 
-def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
+def auc(scores: Scores, labels: Labels) -> float:
     """Area under the ROC curve: the chance that a same pair scores above a different one.
 
     Ties count 1/2, and so does a comparison with a score that is not finite.
@@ -173,26 +173,24 @@ def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
     Args:
         scores: (P,) float.
         labels: (P,) 1 = same, 0 = different.
-        weights: (P,) how often each pair counts; once each by default.
 
     Raises:
         ValueError: as `roc`.
     """
-    return area_under(*roc(scores, labels, weights)[:2])
+    return area_under(*roc(scores, labels)[:2])
 
 
-def equal_error_rate(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
+def equal_error_rate(scores: Scores, labels: Labels) -> float:
     """The rate at which false accepts equal false rejects, on the ROC's straight segments.
 
     Args:
         scores: (P,) float.
         labels: (P,) 1 = same, 0 = different.
-        weights: (P,) how often each pair counts; once each by default.
 
     Raises:
         ValueError: as `roc`.
     """
-    return equal_error_of(*roc(scores, labels, weights)[:2])
+    return equal_error_of(*roc(scores, labels)[:2])
 
 
 def false_rates(scores: Scores, labels: Labels, threshold: float | int) -> tuple[float, float]:
@@ -232,11 +230,16 @@ def false_alarm_threshold(scores: Num[np.ndarray, " u"], rate: float) -> float:
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 1 or len(scores) == 0 or not 0 < rate < 1:
         raise ValueError(f"expected (U,) scores and a rate in (0, 1), got {scores.shape}, {rate}")
-    allowed = int(rate * len(scores) * (1 + 1e-12))  # 0.1 of 30 is 3
+    allowed = allowed_alarms(len(scores), rate)
     if allowed < 1:
         return math.nan
     ordered = np.sort(np.where(np.isfinite(scores), scores, np.inf))[::-1]
     return float(np.nextafter(ordered[allowed], np.inf))
+
+
+def allowed_alarms(count: int, rate: float) -> int:
+    """How many of so many impostors may raise an alarm; 0 where they are too few to show the rate."""
+    return int(rate * count * (1 + 1e-12))  # 0.1 of 30 is 3
 
 
 def identification(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from siamese_jax.data import decoding
-from siamese_jax.data.image_set import as_kind, has_pictures, resize_images
+from siamese_jax.data.image_set import array_digest, as_kind, has_pictures, resize_images
 from siamese_jax.evaluation import trials
 from siamese_jax.readers import check_file
 
@@ -22,8 +21,6 @@ def read_pairs(
     path: str | os.PathLike,
     image_shape: tuple[int, int, int],
     kind: str,
-    *,
-    name: str = "pairs",
 ) -> trials.VerificationPairs:
     """Reads pairs of pictures from a CSV file.
 
@@ -36,7 +33,6 @@ def read_pairs(
         path: of the file.
         image_shape: (H, W, C) that each picture is resized to; with C = 1 they are read as grey.
         kind: `ink` or `photo`; pictures of dark ink become ink coverage (see `ImageSet`).
-        name: of the list.
 
     Returns:
         One pair a line or claim, in the order of the file; grouped by the folder of the questioned
@@ -71,14 +67,12 @@ def read_pairs(
     by_folder = len({claim.questioned.parent for claim in claims}) > 1
     group_of = [claim.questioned.parent if by_folder else claim.questioned for claim in claims]
     names, groups = np.unique([str(file) for file in group_of], return_inverse=True)
-    digest = hashlib.sha256(repr(images.shape).encode())
-    digest.update(images.data)
     several = f", up to {most} references a claim" if most > 1 else ""
     return trials.VerificationPairs(
-        name=name,
+        name="pairs",
         scope=f"{path.name}{several}",
         images=images,
-        fingerprint=digest.hexdigest()[:16],
+        fingerprint=array_digest(images),
         first=np.array([row[claim.questioned] for claim in claims]),
         second=second[:, 0] if most == 1 else second,
         labels=labels,

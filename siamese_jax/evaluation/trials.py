@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from siamese_jax.data.image_set import ImageSet
+from siamese_jax.data.image_set import ImageSet, array_digest
+from siamese_jax.data.official_runs import OFFICIAL
 from siamese_jax.evaluation import draws
 from siamese_jax.evaluation.lists import (
     Impostors,
@@ -17,6 +17,7 @@ from siamese_jax.evaluation.lists import (
     Trials,
     VerificationPairs,
 )
+from siamese_jax.readers import check_choice
 
 CURVE_N_WAYS = (1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 25, 30, 40, 50, 60)
 
@@ -31,26 +32,24 @@ def official_trials(runs: Any) -> Trials:
 
     Args:
         runs: has queries (R, Q, H, W, C) uint8, supports (R, N, H, W, C) uint8, answers (R, Q) int,
-            and may have a name; with another one than "official runs" the protocol is called `runs`.
+            and may have a name; with another one than `OFFICIAL` the protocol is called `runs`.
             It may have `alphabets`, one name a run: runs of one alphabet are then one cluster.
 
     Returns:
         Trials grouped by run.
     """
-    official = getattr(runs, "name", "official runs") == "official runs"
+    official = getattr(runs, "name", OFFICIAL) == OFFICIAL
     num_runs, num_queries = runs.answers.shape
     n_way = runs.supports.shape[1]
     shape = runs.queries.shape[2:]
     images = np.concatenate([runs.queries.reshape(-1, *shape), runs.supports.reshape(-1, *shape)])
-    digest = hashlib.sha256(repr(images.shape).encode())
-    digest.update(images.data)
     rows = np.arange(len(images))
     split = num_runs * num_queries
     return Trials(
         name="official" if official else "runs",
         scope="within an alphabet",
         images=images,
-        fingerprint=digest.hexdigest()[:16],
+        fingerprint=array_digest(images),
         supports=rows[split:].reshape(num_runs, n_way, 1),
         queries=rows[:split].reshape(num_runs, num_queries),
         answers=np.asarray(runs.answers),
@@ -266,8 +265,7 @@ def verification_pairs(
     Raises:
         ValueError: an odd number, an unknown kind of negatives, or too few classes.
     """
-    if negatives not in _NEGATIVES:
-        raise ValueError(f"negatives must be one of {tuple(_NEGATIVES)}, got {negatives!r}")
+    check_choice("negatives", negatives, _NEGATIVES)
     if num_pairs < 2 or num_pairs % 2:
         raise ValueError(f"half same and half different: num_pairs must be even, got {num_pairs}")
     ids = draws.alphabet_ids(image_set, alphabets)
@@ -314,7 +312,7 @@ def verification_pairs(
     )
 
 
-def retrieval_queries(image_set: ImageSet, *, name: str = "retrieval") -> Retrieval:
+def retrieval_queries(image_set: ImageSet) -> Retrieval:
     """Every image whose class has another one asks for it among all other images of the set.
 
     Returns:
@@ -329,7 +327,7 @@ def retrieval_queries(image_set: ImageSet, *, name: str = "retrieval") -> Retrie
             f"no class of {image_set.name!r} has two images: there is none to retrieve"
         )
     return Retrieval(
-        name=name,
+        name="retrieval",
         scope=f"among all {len(image_set):,} images",
         classes=np.asarray(image_set.classes),
         queries=queries,
@@ -384,9 +382,7 @@ def open_set(
     )
 
 
-def impostors(
-    image_set: ImageSet, num_names: int, *, k_shot: int = 1, seed: int = 0, name: str = "impostors"
-) -> Impostors:
+def impostors(image_set: ImageSet, num_names: int, *, k_shot: int = 1, seed: int = 0) -> Impostors:
     """Every image, and enough names that each image meets `num_names` of other classes.
 
     A name is k_shot images of one class, and no two names share an image. Each class gives equally
@@ -397,7 +393,6 @@ def impostors(
         num_names: names that are to be enrolled.
         k_shot: references of a name, K.
         seed: of the references.
-        name: of the list.
 
     Raises:
         ValueError: fewer than two classes have k_shot images.
@@ -417,7 +412,7 @@ def impostors(
         supports.append(rows[: count * k_shot].reshape(count, k_shot))
         support_classes += [c] * count
     return Impostors(
-        name=name,
+        name="impostors",
         scope=f"{num_names} of {len(support_classes)} names",
         supports=np.concatenate(supports),
         support_classes=np.array(support_classes),

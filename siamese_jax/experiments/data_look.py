@@ -102,7 +102,7 @@ def _training(config: ConfigDict, data: loading.Data) -> dict[str, Any]:
     @jax.jit
     def one(keys: jax.Array, plain: jax.Array) -> jax.Array:
         turns = jnp.zeros(len(rows), jnp.int32)
-        return augment.augment(keys, plain, turns, fill=experiment.fill, **experiment.augmentation)
+        return augment.augment(keys, plain, turns, **experiment.augmentation)
 
     views = np.stack([np.asarray(plain), *(np.asarray(one(k, plain)) for k in keys)], 1)
     settings = [

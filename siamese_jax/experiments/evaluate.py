@@ -22,6 +22,7 @@ from siamese_jax.evaluation.scoring import (
     shot_aggregation_of,
 )
 from siamese_jax.inference import network
+from siamese_jax.readers import check_choice
 from siamese_jax.runs import export, workdir
 
 PARTS = ("test", "validation", "both", "rotated")
@@ -74,7 +75,7 @@ class EvaluationRequest:
         progress: whether to show progress bars.
 
     Raises:
-        ValueError: an unknown part.
+        ValueError: an unknown part, or a record in a folder that is not there.
     """
 
     workdir: str | pathlib.Path
@@ -96,8 +97,7 @@ class EvaluationRequest:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        if self.part not in PARTS:
-            raise ValueError(f"part must be one of {PARTS}, got {self.part!r}")
+        check_choice("part", self.part, PARTS)
         if self.record and not pathlib.Path(self.record).parent.is_dir():
             raise ValueError(f"{pathlib.Path(self.record).parent}: no such folder for a record")
 

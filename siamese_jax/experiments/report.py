@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any, NotRequired
+from typing import NotRequired
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -50,7 +50,6 @@ def write_report(
     data: loading.Data,
     net: network.Siamese,
     results: Results,
-    **more: Any,
 ) -> pathlib.Path:
     """Writes `report.html` into a run's workdir.
 
@@ -60,7 +59,6 @@ def write_report(
         data: what it was trained and evaluated on, at any image size.
         net: the network.
         results: by the name of the system and the key of the protocol.
-        **more: further fields of `ReportInputs`.
 
     Returns:
         The file.
@@ -68,7 +66,7 @@ def write_report(
     Raises:
         ValueError: the folder holds no run, or the network is not among the results.
     """
-    return run_page.write(gather(path, config, data, net, results, **more))
+    return run_page.write(gather(path, config, data, net, results))
 
 
 def write_saved_report(
@@ -116,7 +114,8 @@ def write_saved_report(
     data = evaluate.load_data(request, config, net)
     results = saved.read(path, evaluate.evaluation_data(request, data, net))
     date = summary["evaluation"]["time"].partition("T")[0]
-    return write_report(path, config, data, net, results, evaluated=date)
+    inputs = gather(path, config, data, net, results)
+    return run_page.write(dataclasses.replace(inputs, evaluated=date))
 
 
 def gather(
@@ -125,12 +124,11 @@ def gather(
     data: loading.Data,
     net: network.Siamese,
     results: Results,
-    **more: Any,
 ) -> ReportInputs:
     """All that a report is drawn from; arguments as of `write_report`."""
     training = preview(config, data)
     path = pathlib.Path(path).absolute()
-    return ReportInputs(path, config, data, net, results, training, **more)
+    return ReportInputs(path, config, data, net, results, training)
 
 
 def preview(config: ConfigDict, data: loading.Data) -> Training:

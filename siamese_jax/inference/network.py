@@ -30,7 +30,7 @@ from siamese_jax.models import siamese
 from siamese_jax.models.comparators import Comparator, Cosine
 from siamese_jax.models.layers import centre_ink
 from siamese_jax.models.siamese import SiameseNet
-from siamese_jax.runs import export, safetensors_file
+from siamese_jax.runs import checkpoints, export, safetensors_file
 
 _FRAMED = ("auto", "omniglot", "glyphs")  # data sets of characters that fill their frame
 _PAIRS = 32  # pairs a device in a call of the pair step, which compares all with all
@@ -303,13 +303,7 @@ def _check_variables(
     wanted = siamese.variable_shapes(model, shape)
     params = {k: v for k, v in weights.variables["params"].items() if k != "classifier"}
     given = {"batch_stats": {}, **weights.variables, "params": params}  # it serves training alone
-    (wanted, given) = (
-        {
-            jax.tree_util.keystr(place, simple=True, separator="/"): x
-            for place, x in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in (wanted, given)
-    )
+    wanted, given = checkpoints.by_path(wanted), checkpoints.by_path(given)
     for name in sorted(wanted.keys() | given.keys()):
         if name not in given or name not in wanted:
             side = "has no" if name in wanted else "has a"

@@ -10,7 +10,7 @@ import glob
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from siamese_jax import files
 from siamese_jax.evaluation import bounds, calibration
@@ -112,7 +112,7 @@ def _enrol(words: Sequence[str], settings: Settings) -> Output:
     file, known, net = _open(settings, create=True)
     new = [pictures.read(net, path) for path in paths]
     known = _enrolled(file, known, net, {name: new}, settings)
-    count = _plural(known.count_of(name), "picture")
+    count = gallery.plural(known.count_of(name), "picture")
     return Output((f"enrolled {name} with {count}; {gallery.size(known)}",))
 
 
@@ -133,7 +133,7 @@ def _enrol_folder(words: Sequence[str], settings: Settings) -> Output:
     whole = {name: new for name, new in people.items() if new}
     gallery.check([*faults, *gallery.faults(known, whole, settings.add)])
     known = _enrolled(file, known, net, people, settings)
-    names, count = _plural(len(people), "name"), _plural(len(paths), "picture")
+    names, count = gallery.plural(len(people), "name"), gallery.plural(len(paths), "picture")
     return Output((f"enrolled {names} with {count}; {gallery.size(known)}",))
 
 
@@ -150,7 +150,7 @@ def _remove(words: Sequence[str], settings: Settings) -> Output:
 def _list(_: Sequence[str], settings: Settings) -> Output:
     known = _read(settings)[1]
     rows = (
-        (name, _plural(count, "picture"), f"first {first}")
+        (name, gallery.plural(count, "picture"), f"first {first}")
         for name, count, first in known.summary()
     )
     network_line = f"{gallery.size(known)}, of the network {known.network} ({known.fingerprint})"
@@ -175,7 +175,7 @@ def _identify(paths: Sequence[str], settings: Settings) -> Output:
 
 def _globbed(paths: Sequence[str]) -> list[str]:
     """The paths, with the pictures that a pattern stands for in its place, in natural order."""
-    from siamese_jax.data import folder
+    from siamese_jax.data import listing
 
     matched = []
     for path in paths:
@@ -186,7 +186,7 @@ def _globbed(paths: Sequence[str]) -> list[str]:
         matches = [name for name in names if pathlib.Path(name).is_file()]
         if not matches:
             raise ValueError(f"{path}: no picture has such a name")
-        matched += sorted(matches, key=folder.natural_key)
+        matched += sorted(matches, key=listing.natural_key)
     return matched
 
 
@@ -270,18 +270,12 @@ def _calibrate(paths: Sequence[str], settings: Settings) -> Output:
     labelled = folder.load_folder(
         paths[0], image_size=net.image_shape[:2], ink=net.kind == "ink", min_images=2
     )
+    learn_from = (net, labelled, settings.false_accept_rate, settings.seed)
+    how: dict[str, Any] = {"confidence": settings.confidence, "decided_by": settings.threshold}
     if isinstance(known, Store):
-        known.calibrate(
-            *(net, labelled, settings.false_accept_rate, settings.seed),
-            confidence=settings.confidence,
-            decided_by=settings.threshold,
-        )
+        known.calibrate(*learn_from, **how)
     else:
-        known = gallery.calibrate(
-            *(known, net, labelled, settings.false_accept_rate, settings.seed),
-            confidence=settings.confidence,
-            decided_by=settings.threshold,
-        )
+        known = gallery.calibrate(known, *learn_from, **how)
         file.write(known)
     assert known.calibration is not None
     lines = calibration.describe(known.calibration)
@@ -348,7 +342,8 @@ def _index(_: Sequence[str], settings: Settings) -> Output:
             f"{settings.gallery} holds {gallery.size(known)}: an index is for {LARGE:,} pictures or more"
         )
     added = known.index(net, settings.progress)
-    return Output((f"took {_plural(added, 'picture')} into the index; {gallery.size(known)}",))
+    count = gallery.plural(added, "picture")
+    return Output((f"took {count} into the index; {gallery.size(known)}",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -468,7 +463,3 @@ def _threshold_line(
     return (
         f"{line}, a rate that was measured for at most {calibrated.max_references} references only"
     )
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -215,8 +215,12 @@ def check_network(gallery: Gallery | store.Store, net: Comparing) -> None:
 
 def size(gallery: Gallery | store.Store) -> str:
     """`3 names, 6 pictures`."""
-    counts = ((gallery.name_count, "name"), (len(gallery), "picture"))
-    return ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts)
+    return f"{plural(gallery.name_count, 'name')}, {plural(len(gallery), 'picture')}"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 name`, `3 names`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def check_name(gallery: Gallery | store.Store, name: str) -> None:
@@ -341,8 +345,7 @@ def faults(
             problems.append(f"{name!r} begins or ends with a space: write {name.strip()!r}")
         elif not add and (count := known.count_of(name)):
             problems.append(
-                f"{name!r} is enrolled already, with {count} picture{'' if count == 1 else 's'}: --add "
-                "gives it more"
+                f"{name!r} is enrolled already, with {plural(count, 'picture')}: --add gives it more"
             )
         if not new:
             problems.append(f"{name!r} needs at least one picture")
@@ -437,7 +440,7 @@ def calibration_of(
         raise ValueError(f"{labelled.name} is of kind {labelled.kind!r}, the network {net.kind!r}")
 
     def embed(rows: np.ndarray) -> np.ndarray:
-        return net.embed(pictures.shape_for(net, labelled.images[rows], inverted=True))
+        return net.embed(pictures.of_set(net, labelled.images[rows]))
 
     def score_all(rows: np.ndarray) -> np.ndarray:
         h = embed(rows)

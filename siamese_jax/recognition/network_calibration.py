@@ -14,6 +14,7 @@ from siamese_jax.data import loading
 from siamese_jax.evaluation import bounds
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.inference import network
+from siamese_jax.readers import check_choice
 from siamese_jax.recognition import gallery, symbol_calibration
 from siamese_jax.runs import calibrations, export, workdir
 
@@ -45,8 +46,7 @@ def calibrate_file(
         ValueError: another subject, no network there, validation classes that were trained on, or
             what `evaluation.calibration.calibrate` refuses.
     """
-    if subject not in SUBJECTS:
-        raise ValueError(f"what is calibrated must be one of {SUBJECTS}, got {subject!r}")
+    check_choice("what is calibrated", subject, SUBJECTS)
     place = pathlib.Path(place)
     if not place.exists():
         raise ValueError(f"{place}: no such workdir, and no such file of a network")

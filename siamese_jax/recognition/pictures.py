@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import dataclasses
-import hashlib
 import html
 import io
 import os
@@ -17,7 +16,7 @@ import tqdm
 from PIL import Image
 
 from siamese_jax.data import decoding
-from siamese_jax.data.image_set import resize_images
+from siamese_jax.data.image_set import array_digest, resize_images
 from siamese_jax.inference.comparing import Comparing
 from siamese_jax.inference.pictures import to_channels
 
@@ -54,8 +53,6 @@ def read(net: Comparing, path: str | os.PathLike) -> Picture:
     pixels = decoding.read_picture(path, "RGB")
     if (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]  # a third of the room
-    digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels).data)
     height, width = pixels.shape[:2]
     small = pixels
     if max(height, width) > SIDE:
@@ -64,9 +61,9 @@ def read(net: Comparing, path: str | os.PathLike) -> Picture:
         small = resize_images(pixels[None], *sides)[0]
     return Picture(
         source=str(pathlib.Path(path).expanduser().absolute()),
-        digest=digest.hexdigest()[:16],
+        digest=array_digest(pixels),
         thumbnail=_to_png(small),
-        image=shape_for(net, pixels[None])[0],
+        image=net.pictures(pixels[None], from_files=True)[0],
     )
 
 
@@ -111,7 +108,8 @@ def from_thumbnail(net: Comparing, thumbnail: bytes, source: str, digest: str) -
     with Image.open(io.BytesIO(thumbnail)) as file:
         pixels = np.asarray(file)
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return Picture(source, digest, thumbnail, shape_for(net, pixels[None])[0])
+    image = net.pictures(pixels[None], from_files=True)[0]
+    return Picture(source, digest, thumbnail, image)
 
 
 def thumbnail_html(png: bytes, name: str) -> str:
@@ -120,23 +118,9 @@ def thumbnail_html(png: bytes, name: str) -> str:
     return f'<img src="data:image/png;base64,{data}" height="96" alt="{html.escape(name)}">'
 
 
-def shape_for(net: Comparing, pixels: np.ndarray, inverted: bool = False) -> np.ndarray:
-    """Pictures as the network takes them.
-
-    A network of kind `ink` sees the ink, whatever it was drawn on and wherever, see
-    `inference.pictures.to_stack`.
-
-    Args:
-        net: the network.
-        pixels: (B, H, W, 1) grey or (B, H, W, 3) RGB, uint8.
-        inverted: whether ink is high in them already.
-
-    Returns:
-        (B, *net.image_shape) uint8, stretched to the network's sides.
-    """
-    if not inverted:
-        return net.pictures(pixels, from_files=True)
-    return resize_images(to_channels(pixels, net.image_shape[2]), *net.image_shape[:2])
+def of_set(net: Comparing, images: np.ndarray) -> np.ndarray:
+    """(B, H, W, C) images of a set of the network's kind, stretched to the shape that it takes."""
+    return resize_images(to_channels(images, net.image_shape[2]), *net.image_shape[:2])
 
 
 def _to_png(pixels: np.ndarray) -> bytes:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from siamese_jax.recognition import shortlist
 
 
-def ranked(
-    records: Records, net: Comparing, h: np.ndarray, count: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+_Ranked = tuple[np.ndarray, np.ndarray]  # numbers and scores of references
+
+
+def ranked(records: Records, net: Comparing, h: np.ndarray, count: int) -> list[_Ranked]:
     """Numbers and scores of the best references of each embedding, best first.
 
     Args:
@@ -32,15 +33,13 @@ def ranked(
         return _best(net, h, records.blocks(), count)
     following = records.fact("counts")[2]
     starts = range(facts["covers"], following, BLOCK)
-    later = (records.range(start, min(start + BLOCK, following)) for start in starts)
+    later = (records.between(start, min(start + BLOCK, following)) for start in starts)
     rows = []
     for row, (newer, newer_scores) in enumerate(_best(net, h, later, count)):
         old = nearby[row][nearby[row] < facts["covers"]]
         block = records.embeddings(np.unique(old))
         [(near, scores)] = _best(net, h[row : row + 1], [block], count)
-        ids, scores = np.concatenate([near, newer]), np.concatenate([scores, newer_scores])
-        order = np.lexsort((ids, -scores))[:count]
-        rows.append((ids[order], scores[order]))
+        rows.append(_merged((near, scores), (newer, newer_scores), count))
     return rows
 
 
@@ -76,7 +75,7 @@ def make_index(
     added = 0
     starts = range(begin, following, BLOCK)
     for start in tqdm.tqdm(starts, "index", disable=not progress, leave=False):
-        ids, embeddings = records.range(start, min(start + BLOCK, following))
+        ids, embeddings = records.between(start, min(start + BLOCK, following))
         if len(ids):
             index.add(ids, projection(shortlist.features(head, embeddings)))
             added += len(ids)
@@ -103,7 +102,7 @@ def _best(
     h: np.ndarray,
     blocks: Iterable[tuple[np.ndarray, np.ndarray]],
     count: int,
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[_Ranked]:
     """The best of given references for each embedding, exactly.
 
     Args:
@@ -115,15 +114,22 @@ def _best(
     """
     from siamese_jax.recognition import scoring
 
-    best = [(np.zeros(0, np.int64), np.zeros(0)) for _ in h]
+    best: list[_Ranked] = [(np.zeros(0, np.int64), np.zeros(0)) for _ in h]
     for ids, embeddings in blocks:
         if not len(ids):
             continue
         size = 1 << (len(ids) - 1).bit_length()
         padded = np.concatenate([embeddings, np.repeat(embeddings[-1:], size - len(ids), 0)])
         scores = scoring.score(net, h, scoring.References(padded))[:, : len(ids)]
-        for row, (before, values) in enumerate(best):
-            both = np.concatenate([before, ids]), np.concatenate([values, scores[row]])
-            order = np.lexsort((both[0], -both[1]))[:count]
-            best[row] = both[0][order], both[1][order]
+        best = [
+            _merged(before, (ids, of_query), count)
+            for before, of_query in zip(best, scores, strict=True)
+        ]
     return best
+
+
+def _merged(a: _Ranked, b: _Ranked, count: int) -> _Ranked:
+    """The best of two rankings; of equal scores the earlier enrolled comes first."""
+    ids, scores = (np.concatenate(both) for both in zip(a, b, strict=True))
+    order = np.lexsort((ids, -scores))[:count]
+    return ids[order], scores[order]

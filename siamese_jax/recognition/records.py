@@ -142,7 +142,7 @@ class Records:
             ValueError: one is missing, or not what was written.
         """
         numbers = [int(number) for number in ids]
-        rows = self.those(
+        rows = self.rows_with(
             "SELECT reference.id, text, source, picture, png, embedding.digest, seal FROM reference "
             "JOIN name ON name.id = name JOIN thumbnail ON thumbnail.id = reference.id "
             "JOIN embedding ON embedding.id = reference.id",
@@ -155,9 +155,9 @@ class Records:
             if _seal(number, reference, embedding) != seal:
                 raise self.damaged(f"reference {number} is not what was written")
             by_number[number] = reference
-        return self.each(by_number, numbers)
+        return self.ordered(by_number, numbers)
 
-    def those(self, query: str, column: str, values: Iterable) -> Iterator[tuple]:
+    def rows_with(self, query: str, column: str, values: Iterable) -> Iterator[tuple]:
         """The rows in which a column has one of many values."""
         values = list(values)
         for start in range(0, len(values), 500):
@@ -165,8 +165,8 @@ class Records:
             marks = ", ".join("?" * len(part))
             yield from self.db.rows(f"{query} WHERE {column} IN ({marks})", part)
 
-    def each(self, by_number: Mapping[int, _T], ids: Iterable[int]) -> dict[int, _T]:
-        """The entry of each of some numbers, in their order."""
+    def ordered(self, by_number: Mapping[int, _T], ids: Iterable[int]) -> dict[int, _T]:
+        """The entry of each of some numbers, in their order; ValueError where one is missing."""
         numbers = [int(number) for number in ids]
         missing = [number for number in numbers if number not in by_number]
         if missing:
@@ -184,7 +184,7 @@ class Records:
             self.release()
             kept, total_read = [], 0
             for start in range(0, following, BLOCK):
-                kept.append(self.range(start, min(start + BLOCK, following)))
+                kept.append(self.between(start, min(start + BLOCK, following)))
                 total_read += len(kept[-1][0])
                 yield kept[-1]
                 if 4 * total * network[2] > _HELD:
@@ -200,7 +200,7 @@ class Records:
         """Frees the memory of embeddings that are kept."""
         self._held = None
 
-    def range(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    def between(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and embeddings of the references from `begin` up to `end`."""
         query = "SELECT id, data, digest FROM embedding WHERE id >= ? AND id < ? ORDER BY id"
         return self._unpacked(self.db.rows(query, [begin, end]))
@@ -209,7 +209,7 @@ class Records:
         """Of these numbers those that are enrolled, rising, and their embeddings."""
         numbers = [int(number) for number in ids]
         return self._unpacked(
-            sorted(self.those("SELECT id, data, digest FROM embedding", "id", numbers))
+            sorted(self.rows_with("SELECT id, data, digest FROM embedding", "id", numbers))
         )
 
     def sample(self, count: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import collections
 import pathlib
 import socket
 import threading
@@ -113,12 +114,12 @@ class _Session:
 
     def __init__(self, known: Gallery, file: GalleryFile | None) -> None:
         self.known, self.file = known, file
-        self.before: list[Gallery] = []
+        self.before: collections.deque[Gallery] = collections.deque(maxlen=_UNDO)
 
     def become(self, known: Gallery) -> None:
         if self.file is not None:
             self.file.write(known)  # where this fails nothing has changed
-        self.before = [*self.before[1 - _UNDO :], self.known]
+        self.before.append(self.known)
         self.known = known
 
     def undo(self) -> None:
@@ -144,19 +145,20 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> A
         redoc_url=None,
         redirect_slashes=False,
     )
-    session, lock, waiting = _Session(known, file), asyncio.Lock(), [0]
+    session, lock, waiting = _Session(known, file), asyncio.Lock(), 0
     template = page.filled(_TEMPLATE)
 
     async def compute(function: Callable[..., _T], *arguments: Any) -> _T:
         """One at a time, away from the loop that answers requests."""
-        if waiting[0] >= _WAITING:
+        nonlocal waiting
+        if waiting >= _WAITING:
             raise HTTPException(429, "too many requests at a time: try again")
-        waiting[0] += 1
+        waiting += 1
         try:
             async with lock:
                 return await run_in_threadpool(function, *arguments)
         finally:
-            waiting[0] -= 1
+            waiting -= 1
 
     def state() -> State:
         pictures: dict[str, list[str]] = {}

@@ -116,7 +116,7 @@ class Store:
     def owners(self, digests: Sequence[str]) -> dict[str, str]:
         """The names that pictures with these digests are references of, by digest."""
         return dict(
-            self.records.those(
+            self.records.rows_with(
                 "SELECT picture, text FROM reference JOIN name ON name.id = name",
                 "picture",
                 digests,
@@ -264,9 +264,9 @@ class Store:
             ranked = ranking.ranked(self.records, net, h, shortlist.SIZE)
             everyone = {i for ids, _ in ranked for i in ids.tolist()}
             names = dict(
-                self.records.those("SELECT id, name FROM reference", "id", sorted(everyone))
+                self.records.rows_with("SELECT id, name FROM reference", "id", sorted(everyone))
             )
-            name_of = self.records.each(names, everyone)
+            name_of = self.records.ordered(names, everyone)
             chosen = []
             for ids, scores in ranked:
                 best: dict[int, tuple[float, int]] = {}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from siamese_jax.data import loading
+from siamese_jax.data.official_runs import OFFICIAL
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.lists import Trials, VerificationPairs
 from siamese_jax.evaluation.protocols import Result
@@ -103,7 +104,7 @@ class ReportInputs:
     @property
     def is_omniglot(self) -> bool:
         """Whether published figures may stand beside those of the run."""
-        return self.data.runs_name == "official"
+        return self.data.runs is not None and self.data.runs.name == OFFICIAL
 
     @property
     def on_other_data(self) -> bool:

@@ -88,7 +88,7 @@ class Checkpoints:
             return
         self._begun.add(step)
         host = jax.tree.map(_to_host, state)
-        arrays = _by_path(host)
+        arrays = by_path(host)
         self._check_space(step, sum(x.nbytes for x in arrays.values()))
         metrics = None if value is None else {"value": value, "step": step}
         proof = {
@@ -198,7 +198,7 @@ class Checkpoints:
             ValueError: its structure or shapes are not those of `like`, or it is of another run.
         """
         template = jax.tree.map(_to_host, like)
-        arrays, wanted = self._arrays(step), _by_path(template)
+        arrays, wanted = self._arrays(step), by_path(template)
         for name in sorted(arrays.keys() ^ wanted.keys()):
             side = "checkpoint" if name in arrays else "network"
             raise ValueError(f"only the {side} has {name}: checkpoint {step} is of another network")
@@ -320,7 +320,7 @@ class Checkpoints:
                 raise ValueError("its files are not as they were written")
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
                 tree = reader.restore(folder / "state", args=ocp.args.StandardRestore())
-            arrays = {name: np.asarray(x) for name, x in _by_path(tree).items()}
+            arrays = {name: np.asarray(x) for name, x in by_path(tree).items()}
             for name in sorted(expected.keys() | arrays.keys()):
                 if name not in arrays or name not in expected:
                     raise ValueError(f"{name} is missing or was added")
@@ -439,7 +439,8 @@ def _together(name: str) -> None:
         multihost_utils.sync_global_devices(f"checkpoints {name}")
 
 
-def _by_path(tree: Any) -> dict[str, np.ndarray]:
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, such as `params/encoder/conv1/kernel`, in leaf order."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 

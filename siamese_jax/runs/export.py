@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 from typing_extensions import TypedDict
@@ -103,8 +102,7 @@ def export(
     weights = read_run(path, checkpoint)
     records = {**weights._asdict(), "config": workdir.plain(weights.config)}
     arrays = {}
-    for place, x in jax.tree_util.tree_leaves_with_path(weights.variables):
-        name = jax.tree_util.keystr(place, simple=True, separator="/")
+    for name, x in checkpoints.by_path(weights.variables).items():
         with np.errstate(over="ignore"):
             arrays[name] = np.asarray(x, np.float16)
         if not np.isfinite(arrays[name]).all():

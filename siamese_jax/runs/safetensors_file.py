@@ -6,12 +6,11 @@ import json
 import pathlib
 from collections.abc import Mapping
 
-import jax
 import ml_collections
 import numpy as np
 
 from siamese_jax import files, readers
-from siamese_jax.runs import digests, workdir
+from siamese_jax.runs import checkpoints, digests, workdir
 from siamese_jax.runs.export import RECORDS, Weights, nested
 
 SUFFIX = ".safetensors"
@@ -32,10 +31,8 @@ def write(file: str | pathlib.Path, weights: Weights) -> None:
     import safetensors.numpy
 
     arrays = {
-        jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(
-            x, np.float32, order="C"
-        )
-        for place, x in jax.tree_util.tree_leaves_with_path(weights.variables)
+        name: np.asarray(x, np.float32, order="C")
+        for name, x in checkpoints.by_path(weights.variables).items()
     }
     records = {**weights._asdict(), "config": workdir.plain(weights.config)}
     metadata = {name: json.dumps(records[name]) for name in _METADATA}

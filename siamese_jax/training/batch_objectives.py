@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from siamese_jax.models.distances import products, unit
+from siamese_jax.readers import check_choice
 from siamese_jax.training import cross_batch, losses, mining, sampling
 from siamese_jax.training.objective import Compare, Loss, Objective, anew, draw_episodes
 
@@ -65,10 +66,7 @@ class Meetings(NamedTuple):
 def triplet(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective:
     """Triplet loss of distances, the triplets mined among the images of a batch."""
     episodes, n_way, margin = fields["episodes"], fields["n_way"], fields["margin"]
-    if fields["mining"] not in mining.MININGS:
-        raise ValueError(
-            f"objective.mining must be one of {mining.MININGS}, got {fields['mining']!r}"
-        )
+    check_choice("objective.mining", fields["mining"], mining.MININGS)
     draw_batch = draw_episodes(fields, max_alphabet)
 
     def draw(key: jax.Array, index: sampling.SetIndex) -> Mined:

@@ -36,7 +36,7 @@ class Experiment:
         config: see `configs/`.
         data: the image sets, at any image size. `train_set` and `validation_set` have the config's.
         devices: where the steps run.
-        encoder: the encoder, where it is an object that cannot be imported; None elsewhere.
+        encoder: the module that was given in place of the config's encoder; None where none was.
     """
 
     config: ml_collections.ConfigDict
@@ -81,7 +81,7 @@ class Experiment:
             data = loading.load(config.data)
         experiment = cls(config, data, devices, encoder)
         needed = experiment.objective.images_per_class
-        _ = experiment.model
+        _ = experiment.model  # built here, so that a mistake in its settings is told here
         check_data(config, data.train, experiment.image_shape, needed)
         return experiment
 
@@ -112,8 +112,8 @@ class Experiment:
 
     @functools.cached_property
     def augmentation(self) -> dict:
-        """Keyword arguments of `augment.augment`, all but the fill."""
-        return augment.build(self.config.augment)
+        """Keyword arguments of `augment.augment`."""
+        return {**augment.build(self.config.augment), "fill": self.data.train.fill}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -126,11 +126,6 @@ class Experiment:
     def kind(self) -> str:
         """`ink`, `photo` or `vector`: see `ImageSet`."""
         return self.data.train.kind
-
-    @property
-    def fill(self) -> str:
-        """What a warp reads outside of an image: see `ImageSet.fill`."""
-        return self.data.train.fill
 
     @functools.cached_property
     def train_set(self) -> ImageSet:
@@ -162,7 +157,6 @@ class Experiment:
             self.tx,
             self.objective,
             self.augmentation,
-            self.fill,
             self.devices,
             self.fed,
             step.Updating(fields.get("accumulate", 1), fields.get("ema", 0.0)),
@@ -201,9 +195,9 @@ class Experiment:
         Raises:
             ValueError: the file `model.weights` does not hold weights of this encoder.
         """
-        start, file = {}, self.config.model.get("weights")
-        if file:
-            start["start"] = functools.partial(
+        start = None
+        if file := self.config.model.get("weights"):
+            start = functools.partial(
                 fine_tuning.start_from, file, self.model.encoder, self.image_shape
             )
         return step.init_state(
@@ -214,7 +208,7 @@ class Experiment:
             self.objective.metrics,
             ema=bool(self.config.optim.get("ema", 0.0)),
             memory=self.objective.memory,
-            **start,
+            start=start,
         )
 
     def preview_batch(self, number: int = 0) -> tuple[Any, jax.Array]:
@@ -226,7 +220,6 @@ class Experiment:
             self.index,
             self.objective,
             self.augmentation,
-            self.fill,
         )
 
     def network(self, variables: Any) -> Siamese:
@@ -295,10 +288,10 @@ def check_data(
         ValueError: they do not.
     """
     objective = config.objective
-    if train_set.class_count.min() < images_per_class:
-        smallest = int(train_set.class_count.argmin())
+    poorest = int(train_set.class_count.argmin())
+    if train_set.class_count[poorest] < images_per_class:
         raise ValueError(
-            f"class {train_set.class_names[smallest]!r} has {train_set.class_count[smallest]} "
+            f"class {train_set.class_names[poorest]!r} has {train_set.class_count[poorest]} "
             f"image(s): the objective {objective.name!r} needs {images_per_class} of each class"
         )
     if train_set.num_classes < 2:
@@ -307,7 +300,7 @@ def check_data(
         raise ValueError(
             "augment.distort = True warps pictures, and these are vectors: set it to False"
         )
-    smallest = train_set.alphabet_count.min()
+    fewest = train_set.alphabet_count.min()  # classes of an alphabet
     height, width, _ = image_shape
     if height != width or train_set.kind != "ink":
         needs = f"needs square images of kind ink; these are {height} x {width}, {train_set.kind}"
@@ -316,9 +309,9 @@ def check_data(
                 f"objective.symmetries = {objective.symmetries!r} {needs}: set "
                 "objective.symmetries to 'none'"
             )
-        if objective.get("pad_with_symmetries") and smallest < objective.n_way:
+        if objective.get("pad_with_symmetries") and fewest < objective.n_way:
             raise ValueError(
-                f"objective.pad_with_symmetries, with an alphabet of {smallest} classes for "
+                f"objective.pad_with_symmetries, with an alphabet of {fewest} classes for "
                 f"{objective.n_way} ways, turns images and {needs}: set "
                 "objective.pad_with_symmetries to False"
             )
@@ -326,12 +319,12 @@ def check_data(
         raise ValueError(
             f"model.centre_ink = True moves ink, and these are of kind {train_set.kind}: set it to False"
         )
-    if config.model.get("context_steps", 0) and smallest < objective.n_way:
+    if config.model.get("context_steps", 0):
         copies = sampling.NUM_SYMMETRIES if objective.pad_with_symmetries else 1
-        if copies * smallest < objective.n_way:
+        if copies * fewest < objective.n_way:
             raise ValueError(
                 f"model.context_steps embeds all {objective.n_way} ways together, and an alphabet has "
-                f"{smallest} classes: lower objective.n_way or set objective.pad_with_symmetries"
+                f"{fewest} classes: lower objective.n_way or set objective.pad_with_symmetries"
             )
-    if objective.get("negatives") == "same_alphabet" and smallest < 2:
+    if objective.get("negatives") == "same_alphabet" and fewest < 2:
         raise ValueError("objective.negatives = 'same_alphabet' needs two classes an alphabet")

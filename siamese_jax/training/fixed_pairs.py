@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.readers import check_choice
 from siamese_jax.training.sampling import NEGATIVES
 
 _ROUNDS = 8  # of the keyed permutation
@@ -93,8 +94,7 @@ def make_pairs(image_set: ImageSet, num_pairs: int, seed: int, negatives: str = 
         ValueError: a number that cannot be shared out, unknown negatives, or an alphabet without any
             same or different pair.
     """
-    if negatives not in NEGATIVES:
-        raise ValueError(f"negatives must be one of {NEGATIVES}, got {negatives!r}")
+    check_choice("negatives", negatives, NEGATIVES)
     num_alphabets = image_set.num_alphabets
     each, left_over = divmod(num_pairs, 2 * num_alphabets)
     if each < 1 or left_over:

@@ -15,6 +15,7 @@ import numpy as np
 
 from siamese_jax.data.image_set import StreamedImages
 from siamese_jax.inference.devices import Devices
+from siamese_jax.readers import check_choice
 from siamese_jax.training import objectives, sampling
 from siamese_jax.training.step import make_rows
 
@@ -35,8 +36,7 @@ def from_host(choice: str, images: np.ndarray | StreamedImages, devices: Devices
     Raises:
         ValueError: another choice.
     """
-    if choice not in FEEDS:
-        raise ValueError(f"feed must be one of {FEEDS}, got {choice!r}")
+    check_choice("feed", choice, FEEDS)
     if choice != "auto":
         return choice == "host"
     size = int(np.prod(images.shape, dtype=np.int64))

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from siamese_jax.readers import check_choice
+
 MININGS = ("random", "semi_hard", "batch_hard", "distance_weighted")
 _NEAREST = 0.5  # distances below this one weigh as much as this one
 _FARTHEST = 1.4  # negatives farther than this are not taken, unless there is no other
@@ -50,8 +52,7 @@ def mine(
         triplet loss for person re-identification (batch-hard); Wu et al. (2017), Sampling matters in
         deep embedding learning, section 4.1 (distance-weighted, of embeddings of length 1).
     """
-    if mining not in MININGS:
-        raise ValueError(f"mining must be one of {MININGS}, got {mining!r}")
+    check_choice("mining", mining, MININGS)
     distance, same, different, draw = (jnp.asarray(x) for x in (distance, same, different, draw))
     any_negative = different.any(1, keepdims=True)
     if mining == "batch_hard":

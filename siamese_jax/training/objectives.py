@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.readers import check_choice
 from siamese_jax.training import (
     batch_objectives,
     class_objectives,
@@ -76,8 +77,7 @@ def build(fields: Mapping, max_alphabet: int, num_classes: int = 0) -> Objective
         ValueError: an unknown name, a setting that is missing, or settings that do not go together.
     """
     name = fields["name"]
-    if name not in OBJECTIVES:
-        raise ValueError(f"objective.name must be one of {tuple(OBJECTIVES)}, got {name!r}")
+    check_choice("objective.name", name, OBJECTIVES)
     missing = sorted({"symmetries", *OBJECTIVES[name].settings} - set(fields))
     if missing:
         raise ValueError(f"objective.name = {name!r} needs the fields {missing}")
@@ -223,8 +223,7 @@ def _info_nce(fields: Mapping, max_alphabet: int, num_classes: int) -> Objective
         figure 3.
     """
     episodes, n_way, contrast = fields["episodes"], fields["n_way"], fields["contrast"]
-    if contrast not in CONTRASTS:
-        raise ValueError(f"objective.contrast must be one of {CONTRASTS}, got {contrast!r}")
+    check_choice("objective.contrast", contrast, CONTRASTS)
     smoothing = fields.get("label_smoothing", 0.0)
 
     def loss(compare: Compare, h: jax.Array, batch: sampling.Episodes) -> Loss:

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from siamese_jax.readers import check_choice
+from siamese_jax.runs.checkpoints import by_path
+
 SCHEDULES = ("cosine", "step", "constant")
 
 # Settings that lie in the optimiser's state: changing them compiles nothing anew.
@@ -76,8 +79,7 @@ class LayerwiseState(NamedTuple):
 
 def path_names(params: Any) -> list[str]:
     """Paths of the leaves of a parameter tree, `encoder/conv1/kernel`, in leaf order."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    return list(by_path(params))
 
 
 def match_rules(rules: Sequence[Rule] | Sequence[L2Rule], params: Any) -> Any:
@@ -200,19 +202,15 @@ def layer_settings(
     rules = jax.tree.leaves(
         match_rules(_rules(fields, Rule), params), is_leaf=lambda x: isinstance(x, Rule)
     )
-    spe = fields["steps_per_epoch"]
-    return {
-        name: (
-            float(rate_schedule(rule.learning_rate, fields["decay"], spe)(step)),
-            float(
-                momentum_schedule(
-                    fields["momentum_start"], rule.momentum, fields["momentum_epochs"], spe
-                )(step)
-            ),
-            rule.l2,
-        )
-        for name, rule in zip(path_names(params), rules, strict=True)
-    }
+    start, ramp, every = (
+        fields[name] for name in ("momentum_start", "momentum_epochs", "steps_per_epoch")
+    )
+    settings = {}
+    for name, rule in zip(path_names(params), rules, strict=True):
+        rate = rate_schedule(rule.learning_rate, fields["decay"], every)(step)
+        momentum = momentum_schedule(start, rule.momentum, ramp, every)(step)
+        settings[name] = (float(rate), float(momentum), rule.l2)
+    return settings
 
 
 def _setting(matched: Any, field: str) -> Any:
@@ -249,15 +247,6 @@ def coupled_l2(rules: Sequence[L2Rule]) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def cosine_schedule(learning_rate: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
-    """Linear from 0 to `learning_rate` over the warm-up, then a half cosine down to 0 at `num_steps`."""
-    if not 0 <= warmup_steps < num_steps:
-        raise ValueError(
-            f"optim.warmup_steps = {warmup_steps} must be less than num_steps = {num_steps}"
-        )
-    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, num_steps, 0.0)
-
-
 def schedule(fields: Mapping, num_steps: int) -> optax.Schedule:
     """The factor of the learning rate at every step, after a linear warm-up of `warmup_steps`.
 
@@ -275,9 +264,10 @@ def schedule(fields: Mapping, num_steps: int) -> optax.Schedule:
         ValueError: a warm-up as long as the training.
     """
     warmup, name = fields["warmup_steps"], fields.get("schedule") or "cosine"
-    cosine = cosine_schedule(1.0, warmup, num_steps)
+    if not 0 <= warmup < num_steps:
+        raise ValueError(f"optim.warmup_steps = {warmup} must be less than num_steps = {num_steps}")
     if name == "cosine":
-        return cosine
+        return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, num_steps, 0.0)
     every = fields.get("steps_per_epoch") or max(1, -(-num_steps // 3))
     decay = fields.get("decay", 0.1) if name == "step" else 1.0
     after = rate_schedule(1.0, decay, every)
@@ -340,8 +330,7 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
         ValueError: an unknown name, a setting that is missing, or a rule of another length.
     """
     name = fields["name"]
-    if name not in OPTIMISERS:
-        raise ValueError(f"optim.name must be one of {tuple(OPTIMISERS)}, got {name!r}")
+    check_choice("optim.name", name, OPTIMISERS)
     missing = sorted(set(OPTIMISERS[name].settings) - set(fields))
     if missing:
         raise ValueError(f"optim.name = {name!r} needs the fields {missing}")
@@ -352,7 +341,7 @@ def build(fields: Mapping, num_steps: int) -> optax.GradientTransformation:
 
 
 def _check_options(fields: Mapping) -> None:
-    """Checks the settings that all optimisers have in common.
+    """Checks the settings that several optimisers have in common.
 
     Raises:
         ValueError: a value that cannot be, or a schedule that the optimiser does not take.
@@ -368,8 +357,8 @@ def _check_options(fields: Mapping) -> None:
         raise ValueError(
             "optim.layer_decay: the rules of 'layerwise' say it by layer; leave it out"
         )
-    if schedule is not None and schedule not in SCHEDULES:
-        raise ValueError(f"optim.schedule must be one of {SCHEDULES}, got {schedule!r}")
+    if schedule is not None:
+        check_choice("optim.schedule", schedule, SCHEDULES)
     if schedule is not None and name not in ("adamw", "muon"):
         raise ValueError(
             f"optim.schedule goes with 'adamw' and 'muon'; {name!r} has its own: leave it out"

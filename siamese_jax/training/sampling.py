@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from siamese_jax.data.image_set import ImageSet
+from siamese_jax.readers import check_choice
 
 NEGATIVES = ("any", "same_alphabet")
 SYMMETRIES = ("none", "alphabet", "character")
@@ -184,13 +185,11 @@ def sample_images(
     Returns:
         `Images` of size `batch`.
     """
-    _check("symmetries", symmetries, SYMMETRIES)
+    check_choice("symmetries", symmetries, SYMMETRIES)
     k_class, k_draw, k_symmetry = jax.random.split(key, 3)
     classes = _draw_classes(k_class, index, (batch,))
     rows = index.class_start[classes] + _floor_uniform(k_draw, index.class_count[classes])
-    symmetry = jnp.zeros((batch,), jnp.int32)
-    if symmetries != "none":
-        symmetry = jax.random.randint(k_symmetry, (batch,), 0, NUM_SYMMETRIES)
+    symmetry = _draw_symmetries(k_symmetry, batch, symmetries)
     return Images(rows, symmetry, classes * NUM_SYMMETRIES + symmetry)
 
 
@@ -218,8 +217,8 @@ def sample_pairs(
     Returns:
         `PairBatch` of size `batch`.
     """
-    _check("negatives", negatives, NEGATIVES)
-    _check("symmetries", symmetries, SYMMETRIES)
+    check_choice("negatives", negatives, NEGATIVES)
+    check_choice("symmetries", symmetries, SYMMETRIES)
     if batch % 2:
         raise ValueError(f"a batch of pairs must be even to be half same, half different: {batch}")
     k_class, k_other, k_same, k_draw, k_symmetry = jax.random.split(key, 5)
@@ -238,9 +237,7 @@ def sample_pairs(
     different = jnp.stack([left, right])
     different = index.class_start[different] + _floor_uniform(k_draw, index.class_count[different])
 
-    symmetry = jnp.zeros((batch,), jnp.int32)
-    if symmetries != "none":
-        symmetry = jax.random.randint(k_symmetry, (batch,), 0, NUM_SYMMETRIES)
+    symmetry = _draw_symmetries(k_symmetry, batch, symmetries)
     labels = (jnp.arange(batch) < half).astype(jnp.float32)
     rows = jnp.concatenate([same, different], axis=1).T
     return PairBatch(rows, jnp.stack([symmetry, symmetry], axis=1), labels)
@@ -277,16 +274,15 @@ def sample_episodes(
     Returns:
         `Episodes` of shape (E, K, N).
     """
-    _check("symmetries", symmetries, SYMMETRIES)
+    check_choice("symmetries", symmetries, SYMMETRIES)
     k_alphabet, k_order, k_draw, k_symmetry = jax.random.split(key, 4)
     alphabet = index.class_alphabet[_draw_classes(k_alphabet, index, (episodes,))]
     size = index.alphabet_count[alphabet][:, None]
 
     order = jax.random.uniform(k_order, (episodes, max_alphabet))
     column = jnp.arange(max_alphabet)[None, :]
-    if (
-        index.weight_end is not None
-    ):  # a race of exponential times, which the heavier win more often
+    if index.weight_end is not None:
+        # A race of exponential times, which the heavier win more often.
         classes = index.alphabet_start[alphabet][:, None] + jnp.minimum(column, size - 1)
         weights = jnp.diff(index.weight_end, prepend=0)[classes]
         order = -jnp.log1p(-order) / weights
@@ -314,12 +310,14 @@ def sample_episodes(
     )
 
 
+def _draw_symmetries(key: jax.Array, count: int, symmetries: str) -> jax.Array:
+    """(count,) int32 symmetries, each by chance; 0 throughout where `symmetries` is `none`."""
+    if symmetries == "none":
+        return jnp.zeros((count,), jnp.int32)
+    return jax.random.randint(key, (count,), 0, NUM_SYMMETRIES)
+
+
 def _floor_uniform(key: jax.Array, size: jax.Array) -> jax.Array:
     """Integers in 0 .. size - 1, one for each entry of the int32 array `size`."""
     draw = (jax.random.uniform(key, size.shape) * size).astype(jnp.int32)
     return jnp.minimum(draw, size - 1)
-
-
-def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{field} must be one of {allowed}, got {value!r}")

@@ -65,7 +65,7 @@ class Updating(NamedTuple):
     ema: float = 0.0
 
 
-NO_ACCUMULATION = Updating()
+PLAIN_UPDATE = Updating()
 
 
 def init_state(
@@ -77,9 +77,9 @@ def init_state(
     *,
     ema: bool = False,
     memory: int = 0,
-    start: Callable[[Mapping], Mapping] = lambda variables: variables,
+    start: Callable[[Mapping], Mapping] | None = None,
 ) -> TrainState:
-    """The state before the first step, a function of the seed alone.
+    """The state before the first step, a function of the seed and of what `start` puts in.
 
     Args:
         model: the network.
@@ -89,10 +89,12 @@ def init_state(
         metrics: names of the metrics that are summed besides the loss.
         ema: whether a moving average of the parameters is kept.
         memory: embeddings of earlier steps that are kept.
-        start: puts other variables in the place of the random ones.
+        start: puts other variables in the place of the random ones; None keeps these.
     """
     k_init, k_run = _seed_keys(seed)
-    variables = start(_init(model, image_shape, k_init))
+    variables = _init(model, image_shape, k_init)
+    if start is not None:
+        variables = start(variables)
     params = variables["params"]
     kept = {}
     if ema:
@@ -134,10 +136,9 @@ def make_train_step(
     tx: optax.GradientTransformation,
     objective: objectives.Objective,
     augmentation: Mapping,
-    fill: str,
     devices: Devices,
     fed: bool = False,
-    updating: Updating = NO_ACCUMULATION,
+    updating: Updating = PLAIN_UPDATE,
 ) -> Callable:
     """Compiles one training step: sample, gather, warp, forward, backward, update.
 
@@ -146,7 +147,6 @@ def make_train_step(
         tx: the optimiser.
         objective: what the step asks.
         augmentation: keyword arguments of `augment.augment` (`affine` already an `Affine` or None).
-        fill: `paper` or `edge`, what a warp reads outside of an image.
         devices: where the step runs.
         fed: whether the host gathers the pixels (see `host_feed`) instead of the step.
         updating: see `Updating`.
@@ -178,7 +178,7 @@ def make_train_step(
         state: TrainState, images: jax.Array, index: sampling.SetIndex
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         batch, pixels, k_dropout = draw_batch(
-            state.rng, state.step, images, index, objective, augmentation, fill, devices, fed
+            state.rng, state.step, images, index, objective, augmentation, devices, fed
         )
         return update(state, batch, pixels, k_dropout)
 
@@ -190,7 +190,7 @@ def make_update(
     tx: optax.GradientTransformation,
     objective: objectives.Objective,
     devices: Devices,
-    updating: Updating = NO_ACCUMULATION,
+    updating: Updating = PLAIN_UPDATE,
 ) -> Callable:
     """The part of a training step that follows the input: forward, backward, update.
 
@@ -222,13 +222,14 @@ def make_update(
                 )
             else:
                 h, updated = _embed(model, variables, images, k_dropout)
+            apply = functools.partial(siamese.apply, model, variables)
             compare = objectives.Compare(
-                functools.partial(siamese.apply, model, variables, method="compare"),
-                functools.partial(siamese.apply, model, variables, method="compare_all"),
-                functools.partial(siamese.apply, model, variables, method="classify"),
-                model.head,
-                functools.partial(siamese.apply, model, variables, method="class_cosines"),
-                state.memory or None,
+                pairs=functools.partial(apply, method="compare"),
+                all_pairs=functools.partial(apply, method="compare_all"),
+                classify=functools.partial(apply, method="classify"),
+                head=model.head,
+                class_cosines=functools.partial(apply, method="class_cosines"),
+                memory=state.memory or None,
             )
             h = devices.gather(h.reshape(*pixels.shape[: batch.rows.ndim], -1))
             loss, metrics = objective.loss(compare, h, batch)
@@ -318,7 +319,6 @@ def preview_batch(
     index: sampling.SetIndex,
     objective: objectives.Objective,
     augmentation: Mapping,
-    fill: str,
 ) -> tuple[Any, jax.Array]:
     """The batch of one training step as the network sees it, drawn by the training step's own code.
 
@@ -329,7 +329,6 @@ def preview_batch(
         index: of `objectives.make_index`.
         objective: as in `make_train_step`.
         augmentation: as in `make_train_step`.
-        fill: as in `make_train_step`.
 
     Returns:
         What `objective.sample` drew, and the warped pixels (*rows.shape, H, W, C) float32 in [0, 1].
@@ -339,9 +338,7 @@ def preview_batch(
     def draw(
         rng: jax.Array, step: jax.Array, images: jax.Array, index: sampling.SetIndex
     ) -> tuple[Any, jax.Array]:
-        drawn = draw_batch(
-            rng, step, images, index, objective, augmentation, fill, Devices(1), fed=True
-        )
+        drawn = draw_batch(rng, step, images, index, objective, augmentation, Devices(1), fed=True)
         return drawn[:2]
 
     rng, number = _seed_keys(seed)[1], jnp.int32(step)
@@ -374,7 +371,6 @@ def draw_batch(
     index: sampling.SetIndex,
     objective: objectives.Objective,
     augmentation: Mapping,
-    fill: str,
     devices: Devices,
     fed: bool,
 ) -> tuple[Any, jax.Array, jax.Array]:
@@ -389,9 +385,7 @@ def draw_batch(
     keys = batch.keys if fixed else jax.random.split(k_augment, batch.rows.shape)
     rows, symmetries, keys = devices.share((batch.rows, batch.symmetries, keys))
     plain = to_float(images if fed else _gather(images, rows.reshape(-1)))
-    pixels = augment.augment(
-        keys.reshape(-1), plain, symmetries.reshape(-1), fill=fill, **augmentation
-    )
+    pixels = augment.augment(keys.reshape(-1), plain, symmetries.reshape(-1), **augmentation)
     if fixed:
         distort = devices.share(batch.distort).reshape(-1, 1, 1, 1)
         pixels = jnp.where(distort, pixels, plain)

@@ -72,10 +72,9 @@ def evaluate_trials(
     began = time.perf_counter()
     rows = np.concatenate([trials.supports.ravel(), trials.queries.ravel()])
     scorer = Scorer(system, trials, rows, batch_size=batch_size, cache=cache, progress=progress)
-    scores, nonfinite = scorer.classes(
-        trials.queries, trials.supports, shot_aggregation
-    )  # (R, Q, N)
-    correct = metrics.n_way_correct(scores, trials.answers)  # (R, Q)
+    # (R, Q, N) scores, and how right each of the (R, Q) trials is.
+    scores, nonfinite = scorer.classes(trials.queries, trials.supports, shot_aggregation)
+    correct = metrics.n_way_correct(scores, trials.answers)
     diagnostics = {
         "nonfinite_scores": nonfinite,
         "asymmetry": scorer.asymmetry(trials.queries, trials.supports, shot_aggregation),

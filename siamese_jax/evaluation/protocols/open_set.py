@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Mapping
@@ -70,23 +69,15 @@ def evaluate_open_set(
     began = time.perf_counter()
     if validation is not None and validation.fingerprint == trials.fingerprint:
         raise ValueError("the threshold must be transferred from other classes than the test's")
-    cache = {} if cache is None else cache
-    score = functools.partial(
-        _scores,
-        *(system,),
-        shot_aggregation=shot_aggregation,
-        batch_size=batch_size,
-        cache=cache,
-        progress=progress,
-    )
+    how = (shot_aggregation, batch_size, cache, progress)
     probes = np.concatenate([trials.queries, trials.impostors])
-    answered, diagnostics = score(trials, probes)
+    answered, diagnostics = _scores(system, trials, probes, *how)
     scores, impostor_scores = np.split(answered, [len(trials.queries)])
     alarms = metrics.highest_scores(impostor_scores)
     num_names, elsewhere = len(trials.supports), None
     if validation is not None:
         elsewhere = impostors(validation, num_names, k_shot=trials.k_shot, seed=seed)
-        scores_elsewhere = score(elsewhere, elsewhere.queries)[0]
+        scores_elsewhere, _ = _scores(system, elsewhere, elsewhere.queries, *how)
         scores_elsewhere[~np.isfinite(scores_elsewhere)] = np.inf  # an alarm at every threshold
     figures: dict[str, Any] = {
         "rank_1": metrics.n_way_accuracy(scores, trials.answers),
@@ -147,7 +138,7 @@ def _remark(figures: dict) -> str:
 
 def _too_few(rate: float, where: str, count: int) -> list[str]:
     """A note, if so many impostors cannot show a rate."""
-    if rate * count * (1 + 1e-12) >= 1:
+    if metrics.allowed_alarms(count, rate):
         return []
     return [
         f"{100 * rate:g} % false alarms need {math.ceil(1 / rate):,} impostors or more; the {where} "
@@ -172,7 +163,7 @@ def _scores(
     probes: np.ndarray,
     shot_aggregation: str,
     batch_size: int,
-    cache: dict,
+    cache: dict | None,
     progress: bool,
 ) -> tuple[np.ndarray, dict]:
     """Scores (P, N) of probes with the names of a list, and their diagnostics."""

@@ -61,7 +61,7 @@ def evaluate_retrieval(
         scores[np.arange(len(rows)), rows] = -np.inf
         nonfinite += int((~np.isfinite(scores)).sum()) - len(rows)
         relevant = queries.classes[rows][:, None] == queries.classes
-        recalls, average = metrics.retrieval(scores, relevant, rows)
+        recalls, average = metrics.retrieval(scores, relevant, rows, depths=(1, 5, 10))
         parts.append((scores.max(1), *recalls.T, average))
     highest, at_1, at_5, at_10, average = (np.concatenate(x) for x in zip(*parts, strict=True))
     figures: dict[str, Any] = {

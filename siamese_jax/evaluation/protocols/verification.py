@@ -139,7 +139,6 @@ def monitor_pairs(
         `pair_loss` (mean cross-entropy, nats, same and different weighing equally),
         `pair_accuracy` (at a probability of one half) and `pair_auc`.
     """
-    cache = {} if cache is None else cache
     scores, _ = _pair_scores(system, pairs, DEFAULT_AGGREGATION, 128, cache, False)
     return {
         "pair_loss": probabilities.log_loss(scores, pairs.labels),
@@ -153,7 +152,7 @@ def _pair_scores(
     pairs: VerificationPairs,
     shot_aggregation: str,
     batch_size: int,
-    cache: dict,
+    cache: dict | None,
     progress: bool,
 ) -> tuple[np.ndarray, dict]:
     """(P,) scores of pairs, each a run of one query and one class, and their diagnostics."""

@@ -10,6 +10,7 @@ from siamese_jax.experiments.fields import get_field
 from siamese_jax.models.comparators import COMPARATORS
 from siamese_jax.models.context import FullContext
 from siamese_jax.training import objectives
+from siamese_jax.training.objective import Definition
 
 # `local` compares the maps of another kind of encoder.
 _OF_VECTORS = tuple(name for name in COMPARATORS if name != "local")
@@ -79,19 +80,21 @@ def _objective(config: Mapping, label: str) -> dict[str, Any]:
     changes: dict[str, Any] = {
         "objective": {"name": name, "symmetries": old["symmetries"], **taken, **kept}
     }
-    koch = model["encoder"] == "koch"
-    if wanted.comparator == "cosine":
-        head = {"comparator": "cosine", "head_args": {"scale": 10.0}}
-        if koch and not wanted.learns_cosines:
-            head = {"comparator": model["comparator"], "head_args": model["head_args"]}
-    elif wanted.comparator == "euclidean":
-        head = {"comparator": "euclidean", "head_args": {"scale": 1.0, "bias": _UNIT_MARGIN / 2}}
-    else:
-        head = {"comparator": wanted.comparator, "head_args": {"scale": _PROTOTYPE_SCALE}}
-    changes |= {f"model.{key}": value for key, value in head.items()}
-    if not koch:
+    changes["model.comparator"], changes["model.head_args"] = _head(model, wanted)
+    if model["encoder"] != "koch":
         changes["model.encoder_args.output"] = wanted.output
     return {**changes, **settings}
+
+
+def _head(model: Mapping, wanted: Definition) -> tuple[str, dict[str, Any]]:
+    """The comparator that suits an objective, and its settings."""
+    if wanted.comparator == "euclidean":
+        return "euclidean", {"scale": 1.0, "bias": _UNIT_MARGIN / 2}
+    if wanted.comparator != "cosine":
+        return wanted.comparator, {"scale": _PROTOTYPE_SCALE}
+    if model["encoder"] == "koch" and not wanted.learns_cosines:
+        return model["comparator"], model["head_args"]
+    return "cosine", {"scale": 10.0}
 
 
 def _pairs(config: Mapping, label: str) -> dict[str, Any]:
@@ -103,11 +106,11 @@ def _pairs(config: Mapping, label: str) -> dict[str, Any]:
 
 
 def _augmentation(config: Mapping, label: str) -> dict[str, Any]:
-    parts = label.split("+")
-    symmetries = config["objective"]["symmetries"]
-    symmetries = (
-        ("alphabet" if symmetries == "none" else symmetries) if "symmetries" in parts else "none"
-    )
+    parts, symmetries = label.split("+"), config["objective"]["symmetries"]
+    if "symmetries" not in parts:
+        symmetries = "none"
+    elif symmetries == "none":
+        symmetries = "alphabet"
     fields = {"objective.symmetries": symmetries, "augment.distort": "affine" in parts}
     if "pad_with_symmetries" in config["objective"]:  # with turned copies of characters
         fields["objective.pad_with_symmetries"] = "symmetries" in parts
@@ -173,13 +176,9 @@ def _regularisation(config: Mapping, label: str) -> dict[str, Any]:
         raise ValueError(f"encoder {config['model']['encoder']!r} has no dropout")
     if old["name"] in _WEIGHT_DECAY:
         fields["optim.weight_decay"] = (old["weight_decay"] or 0.05) if "l2" in parts else 0.0
-    elif old["name"] == "adam":
+    else:  # the L2 weight is the last of a rule, of either kind
         fields["optim.rules"] = [
-            [rule[0], (rule[1] or 1e-4) if "l2" in parts else 0.0] for rule in old["rules"]
-        ]
-    else:
-        fields["optim.rules"] = [
-            [*rule[:3], (rule[3] or 1e-4) if "l2" in parts else 0.0] for rule in old["rules"]
+            [*rule[:-1], (rule[-1] or 1e-4) if "l2" in parts else 0.0] for rule in old["rules"]
         ]
     return fields
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import special
 
 from siamese_jax import files
 from siamese_jax.data import loading
@@ -24,7 +23,7 @@ from siamese_jax.reporting import curves, drawing
 from siamese_jax.runs import workdir
 
 _EVALUATED_BYTES = 2**30  # of `evaluated.npz`
-PROTOCOLS = ("official", "within", "training")
+_LISTS = ("official", "within", "training")  # of trials, in the order of the table's columns
 
 
 class Evaluate:
@@ -55,7 +54,7 @@ class Evaluate:
             }
             if k_shot == 1 and self._data.runs is not None:
                 lists["official"] = trials.official_trials(self._data.runs)
-            self._lists[k_shot] = {name: lists[name] for name in PROTOCOLS if name in lists}
+            self._lists[k_shot] = {name: lists[name] for name in _LISTS if name in lists}
         return self._lists[k_shot]
 
     def keyed(self, settings: Mapping) -> dict[str, tuple[str, trials.Trials]]:
@@ -103,26 +102,6 @@ class Evaluate:
                 kept[name] = result.correct
             files.replace_file(path / "evaluated.npz", lambda file: np.savez(file, **kept))
         return {name: kept[name] for name in wanted}
-
-
-def seed_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of mean(a) - mean(b) over seeds; NaN where one has fewer than two.
-
-    References:
-        Welch (1947), The generalization of "Student's" problem when several different population
-        variances are involved.
-    """
-    if min(len(a), len(b)) < 2:
-        return math.nan, math.nan
-    errors = [np.var(side, ddof=1) / len(side) for side in (a, b)]  # squared, of each mean
-    if sum(errors) == 0:
-        return math.nan, math.nan
-    freedom = sum(errors) ** 2 / sum(
-        error**2 / (len(side) - 1) for error, side in zip(errors, (a, b), strict=True)
-    )
-    half = special.stdtrit(freedom, 0.975) * math.sqrt(sum(errors))
-    middle = np.mean(a) - np.mean(b)
-    return float(middle - half), float(middle + half)
 
 
 def summary(variant: Variant, evaluate: Evaluate, runs: list[dict]) -> dict:
@@ -189,7 +168,7 @@ def differences(
                     "protocol": protocol,
                     "difference": value,
                     "trial_interval": interval,
-                    "seed_interval": seed_difference(later_means, earlier_means),
+                    "seed_interval": intervals.seed_difference(later_means, earlier_means),
                 }
             )
     return entries
@@ -206,7 +185,7 @@ def rows(summaries: Sequence[Mapping]) -> list[list[str]]:
         if s["runs"]:
             row = [s["variant"], f"{len(s['runs'])} of {count}", _span(s["runs"], "steps")]
             row += [f"{np.mean(s['images']):,.0f}", _span(s["runs"], "cpu_minutes", ".1f")]
-            row += [_accuracy(s.get(protocol)) for protocol in PROTOCOLS]
+            row += [_accuracy(s.get(name)) for name in _LISTS]
             gap, low = s["gap"]["mean"], s["gap"]["t_interval"][0]
             half = "" if math.isnan(low) else f" ±{100 * (gap - low):.1f}"
             cells.append([*row, f"{100 * gap:.1f}{half}", ""])

@@ -78,6 +78,10 @@ def parse_over(
             raise ValueError(f"{entry!r} names a label twice")
         if name == "seeds":
             _check_numbers(name, int, labels)
+            if labels and seeds is not None:
+                raise ValueError(f"{entry!r} and --seeds={seeds} say two things: leave one out")
+            if seeds is None:
+                seed_list = [int(label) for label in labels] or [0, 1, 2]
         elif name not in AXES:
             if not labels:
                 raise ValueError(
@@ -87,10 +91,6 @@ def parse_over(
             _check_numbers(name, number, labels)
         else:
             readers.check_names(f"label of axis {name!r}", labels, AXES[name].labels)
-        if name == "seeds" and labels and seeds is not None:
-            raise ValueError(f"{entry!r} and --seeds={seeds} say two things: leave one out")
-        if name == "seeds" and seeds is None:
-            seed_list = [int(label) for label in labels] or [0, 1, 2]
     named = [name for name in AXES if name in labels_of]
     fields = [name for name in labels_of if name not in AXES and name != "seeds"]
     return {n: labels_of[n] or list(axis_of(n).labels) for n in [*named, *fields]}, seed_list

@@ -50,13 +50,9 @@ def _unmet(dimension: Dimension) -> str:
         return ""
     whole = dimension.scale == "int"
     low, high, *step = dimension.values
-    typed = all(type(x) is int or type(x) is float and not whole for x in dimension.values)
-    if (
-        typed
-        and low < high
-        and (low > 0 or dimension.scale != "log")
-        and not min(step, default=1) < 1
-    ):
+    kinds = (int,) if whole else (int, float)
+    typed = all(type(x) in kinds for x in dimension.values)
+    if typed and low < high and (low > 0 or dimension.scale != "log") and min(step, default=1) >= 1:
         return ""
     if whole:
         return "whole numbers, low < high and a step above 0"
@@ -82,13 +78,13 @@ def read_space(config: Mapping, only: Sequence[str] = ()) -> list[Dimension]:
         )
     space = []
     for entry in entries:
-        field, scale, *values = [*entry, "", ""] if len(entry) < 2 else entry
-        fewest, most = SCALES.get(scale, (0, -1))
-        if not fewest <= len(values) <= most:
+        fewest, most = SCALES.get(entry[1], (1, 0)) if len(entry) > 1 else (1, 0)
+        if not fewest <= len(entry) - 2 <= most:
             raise ValueError(
                 f"search_space: {entry} is not understood; examples: (field, 'log', 1e-4, 1e-1), "
                 "(field, 'float', 0, 1), (field, 'int', 16, 256, 16), (field, 'choice', 'a', 'b')"
             )
+        field, scale, *values = entry
         dimension = Dimension(field, scale, tuple(values))
         if needs := _unmet(dimension):
             raise ValueError(f"search_space: {entry} is not possible: {scale!r} needs {needs}")

@@ -38,7 +38,8 @@ def beneath(table: Mapping, results: str | pathlib.Path, schema: type) -> list[s
             seeds.add(record["config"]["seed"])
         for variant in record.get("variants", ()):
             seeds |= {run["seed"] for run in variant["runs"]}
-        seeds |= {record["settings"]["seed"]} if {"suites", "kinds"} & record.keys() else set()
+        if "suites" in record or "kinds" in record:  # of a benchmark, or of faults
+            seeds.add(record["settings"]["seed"])
     lines = []
     if starts:
         when = f"Measured {_dates(starts)}"

@@ -87,7 +87,6 @@ def _ablation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str], l
             sizes.setdefault(protocol, part["num_trials"])
             measurement = Measurement(
                 tuple(part["seeds"]),
-                tuple(run["seed"] for run in variant["runs"]),
                 part["num_trials"],
                 part["trials"],
                 (math.nan, math.nan),

@@ -21,7 +21,6 @@ class Measurement:
 
     Attributes:
         values: the figure by seed, in [0, 1].
-        seeds: the seeds of the runs.
         num_trials: trials (or pairs) of the one list that every seed met.
         trial_hash: of that list.
         interval: of an accuracy the limits over clusters (alphabets; classes or files where there
@@ -29,7 +28,6 @@ class Measurement:
     """
 
     values: tuple[float, ...]
-    seeds: tuple[int, ...]
     num_trials: int
     trial_hash: str
     interval: tuple[float, float]
@@ -85,9 +83,8 @@ def measure(results: str | pathlib.Path, row: Mapping, table: Mapping) -> Measur
         interval = first["figures"].get(f"{figure}_interval", (math.nan, math.nan))
     if any(not isinstance(value, int | float) for value in values):
         raise ValueError(f"a record of the row {row['label']!r} has no number as its {figure}")
-    seeds = [record["config"]["seed"] for record in read]
     low, high = interval
-    return Measurement(tuple(values), tuple(seeds), num_trials, first["trial_hash"], (low, high))
+    return Measurement(tuple(values), num_trials, first["trial_hash"], (low, high))
 
 
 def _over_clusters(rows: Sequence[Mapping]) -> tuple[float, float]:
