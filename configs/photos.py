@@ -31,9 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.fractions = (0.6, 0.2, 0.2)  # of the classes: training, validation, test
     config.data.image_size = (128, 128)
 
-    config.model.weights = placeholder(
-        str
-    )  # safetensors file of torchvision's or timm's; None: random
+    config.model.weights = placeholder(str)  # safetensors of torchvision's or timm's; None: random
     config.model.encoder = "resnet"
     config.model.encoder_args = {
         "stages": (2, 2, 2, 2),  # ResNet-18; (3, 4, 6, 3) of bottlenecks is ResNet-50

@@ -15,7 +15,6 @@ saving).
 """
 
 import os
-import pathlib
 import sys
 
 from absl import flags
@@ -48,7 +47,7 @@ def main(argv):
         _CONFIG.value,
         _OVER.value,
         _WORKDIR.value,
-        pathlib.Path(__file__).parent.parent,
+        cli.ROOT,
         seeds=_SEEDS.value,
         jobs=_JOBS.value,
         num_trials=_TRIALS.value,

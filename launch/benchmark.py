@@ -3,17 +3,16 @@
     python launch/benchmark.py --archives=DIR --record=benchmark.json
 
 Suites: training and embedding (images/s and GFLOP/s of Koch's, the quickstart's and the best network,
-PyTorch beside them), convolution (Koch's layers directly and in the frequency domain), input (drawing
-and warping, Pillow beside it), preparation (decoding JPEGs, Pillow beside it), folders (15,000 to 60,000
-JPEGs: preparation, a second start, training from disk; some ten minutes), oneshot (trials/s, passes of
-pairs beside them), recognition (enrol and identify), galleries (the same in files).
+PyTorch beside them), convolution (Koch's layers directly, by blocks and in the frequency domain), input
+(drawing and warping, Pillow beside it), preparation (decoding JPEGs, Pillow beside it), folders (15,000
+to 60,000 JPEGs: preparation, a second start, training from disk; some ten minutes), oneshot (trials/s,
+passes of pairs beside them), recognition (enrol and identify), galleries (the same in files).
 Without PyTorch everything else is timed; --torch_python names an interpreter that has it. Nothing is
 downloaded. Times are medians of repeats in which the cases alternate: leave the machine alone meanwhile.
 --smoke only shows that everything runs.
 """
 
 import os
-import pathlib
 
 from absl import flags
 
@@ -41,7 +40,7 @@ _PRECISION = flags.DEFINE_enum(
     ["default", "bfloat16", "tensorfloat32", "highest"],
     "Precision of float32 matrix products on an accelerator.",
 )
-_PEERS = flags.DEFINE_bool("peers", True, "Time PyTorch too.")
+_PEERS = flags.DEFINE_bool("peers", True, "Time PyTorch and onnxruntime too.")
 _TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "Python with PyTorch; default: this.")
 _ARCHIVES = flags.DEFINE_string("archives", None, "Folder of Omniglot's archives; else glyphs.")
 _POSTGRES = flags.DEFINE_string("postgres", None, "galleries: URL of a database to measure too.")
@@ -59,7 +58,6 @@ def main(argv):
     if _PRECISION.value != "default":
         jax.config.update("jax_default_matmul_precision", _PRECISION.value)
     plan = benchmarks.Plan(
-        root=pathlib.Path(__file__).resolve().parent.parent,
         repetitions=2 if _SMOKE.value else _REPETITIONS.value,
         repeat_seconds=0.0 if _SMOKE.value else _REPEAT_SECONDS.value,
         seed=_SEED.value,

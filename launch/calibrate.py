@@ -37,10 +37,10 @@ def main(argv):
         _NETWORK.value,
         _SUBJECT.value,
         {name: value for name, value in places.items() if value},
-        _RATE.value,
-        cli.checkpoint(_CHECKPOINT.value),
-        _CONFIDENCE.value,
-        _THRESHOLD.value,
+        rate=_RATE.value,
+        checkpoint=cli.checkpoint(_CHECKPOINT.value),
+        confidence=_CONFIDENCE.value,
+        decided_by=_THRESHOLD.value,
     )
     print("\n".join(calibration.describe(calibrated)))
 

@@ -7,14 +7,11 @@
 The tables, with their rows, records and commands, are listed in results/tables.toml.
 """
 
-import pathlib
-
 from absl import flags
 
 from siamese_jax import cli, files
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
-_RESULTS = flags.DEFINE_string("results", str(_ROOT / "results"), "Folder of the records.")
+_RESULTS = flags.DEFINE_string("results", str(cli.ROOT / "results"), "Folder of the records.")
 _PAGES = flags.DEFINE_list("pages", None, "Pages to render; README.md and docs/*.md by default.")
 _WRITE = flags.DEFINE_bool("write", False, "Rewrite the tables in the pages.")
 _CHECK = flags.DEFINE_bool("check", False, "Only say which pages differ from the records.")
@@ -28,7 +25,7 @@ def main(argv):
         for name, table in tables.read_tables(_RESULTS.value).items():
             print(f"{name}\n\n{tables.render(table, _RESULTS.value)}")
         return 0
-    pages = _PAGES.value or [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
+    pages = _PAGES.value or [cli.ROOT / "README.md", *sorted((cli.ROOT / "docs").glob("*.md"))]
     changed = tables.update_pages(pages, _RESULTS.value, whole=not _PAGES.value)
     for page, text in changed.items():
         if _WRITE.value:

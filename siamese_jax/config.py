@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -44,10 +45,11 @@ class Field:
                 noun = f"a {noun} {start}{end}"
             else:
                 many = self.count or "any number of"
-                noun = f"{many} {noun}s {start}{end}{', none below the one before' * self.rising}"
+                order = ", none below the one before" if self.rising else ""
+                noun = f"{many} {noun}s {start}{end}{order}"
         elif self.count is not None:
             noun = f"a sequence of {noun}s"
-        return noun + " or None" * self.optional
+        return f"{noun} or None" if self.optional else noun
 
     def accepts(self, value: Any) -> bool:
         """Whether a value is of the type and in the range."""
@@ -57,16 +59,15 @@ class Field:
             return self._accepts_one(value)
         if not isinstance(value, list | tuple) or self.count and len(value) != self.count:
             return False
-        return all(map(self._accepts_one, value)) and not (
-            self.rising and any(a > b for a, b in zip(value, value[1:], strict=False))
-        )
+        if not all(map(self._accepts_one, value)):
+            return False
+        return not self.rising or all(a <= b for a, b in itertools.pairwise(value))
 
     def _accepts_one(self, value: Any) -> bool:
         if self.kind in (bool, str):
             return isinstance(value, self.kind)
-        if isinstance(value, bool) or not isinstance(
-            value, (int, float)[: 1 + (self.kind is float)]
-        ):
+        numbers = (int, float) if self.kind is float else (int,)
+        if isinstance(value, bool) or not isinstance(value, numbers):
             return False
         above = value > self.low if self.above else value >= self.low
         return math.isfinite(value) and above and value <= self.high

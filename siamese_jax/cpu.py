@@ -41,7 +41,8 @@ def tune_cpu(cache: bool = True, dtype: str | None = None) -> None:
     before = os.environ.get("XLA_FLAGS", "").split()
     given = [word for word in before if word not in (flags or ())]
     if flags and not any(word.startswith(f"{_FLAG}=") for word in given):
-        wanted = [*given, flags[dtype == "float32"]]
+        for_any, for_float32 = flags
+        wanted = [*given, for_float32 if dtype == "float32" else for_any]
         if set(wanted) != set(before):
             if "jax" in sys.modules and _started():
                 warnings.warn(

@@ -42,9 +42,14 @@ def replace_file(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
         os.close(folder)
 
 
+def replace_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """`replace_file` with bytes."""
+    replace_file(path, lambda file: file.write(data))
+
+
 def replace_text(path: str | os.PathLike, text: str) -> None:
     """`replace_file` with text in UTF-8."""
-    replace_file(path, lambda file: file.write(text.encode()))
+    replace_bytes(path, text.encode())
 
 
 def replace_json(path: str | os.PathLike, value: Any) -> None:

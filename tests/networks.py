@@ -75,6 +75,13 @@ def noise(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def direct(x, kernel):
+    """The direct convolution, valid and of stride 1."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+    )
+
+
 def pool_reference(x):
     """2x2 maxima by loops; (B, H, W, C)."""
     batch, height, width, channels = x.shape

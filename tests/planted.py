@@ -3,9 +3,7 @@
 import numpy as np
 
 from siamese_jax.data.image_set import ImageSet
-from siamese_jax.evaluation import (
-    scoring,
-)
+from siamese_jax.evaluation import scoring
 from siamese_jax.evaluation import trials as trial_lists
 
 SIZES = (6, 5, 9)  # characters of each alphabet
@@ -77,6 +75,6 @@ def contextual(calls):
     return scoring.from_embedder(project, score_matrix, score_classes)
 
 
-def pairs_of(small, seed, negatives="any"):
+def pairs_of(small, seed):
     """120 pairs of a set."""
-    return trial_lists.verification_pairs(small, num_pairs=120, seed=seed, negatives=negatives)
+    return trial_lists.verification_pairs(small, num_pairs=120, seed=seed, negatives="any")

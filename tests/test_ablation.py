@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import ml_collections
 import numpy as np
 import pytest
 import scipy.stats
+from recipes import ROOT, get_config
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import intervals
@@ -28,13 +28,9 @@ from siamese_jax.experiments.ablation.variants import (
 from siamese_jax.runs import workdir
 from siamese_jax.training import objectives
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
 
 def config_of(name, arg="smoke"):
-    scope = {}
-    exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
-    return scope["get_config"](arg)
+    return get_config(name, arg)
 
 
 @pytest.fixture(scope="module")
@@ -619,12 +615,10 @@ def test_an_interrupted_ablation_saves_and_goes_on(tmp_path, capsys):
 def test_a_recorded_config_is_the_config(tmp_path, quickstart):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"config": workdir.plain(quickstart)}))
-    scope = {}
-    exec((ROOT / "configs" / "recorded.py").read_text(), scope)
-    read = scope["get_config"](str(file))
+    read = get_config("recorded", str(file))
     assert workdir.plain(read) == workdir.plain(quickstart)
     assert isinstance(read, ml_collections.ConfigDict) and read.is_locked
     read.data.archives = "/somewhere"  # an empty field can be set, as in the config itself
     assert isinstance(read.data.image_size, tuple)
     with pytest.raises(ValueError, match="needs a file"):
-        scope["get_config"]("")
+        get_config("recorded")

@@ -8,9 +8,9 @@ from siamese_jax.evaluation import baselines, protocols
 from siamese_jax.evaluation.trials import official_trials
 
 
-def _drawings(seed, count, size=12, channels=1):
+def _drawings(seed, count, size=12):
     rng = np.random.default_rng(seed)
-    return (rng.random((count, size, size, channels)) < 0.2).astype(np.uint8) * 255
+    return (rng.random((count, size, size, 1)) < 0.2).astype(np.uint8) * 255
 
 
 def test_pixel_nearest_neighbour_against_loops():

@@ -32,7 +32,7 @@ from siamese_jax.models.siamese import SiameseNet
 from siamese_jax.recognition import scoring
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PLAN = benchmarks.Plan(ROOT, repetitions=1, repeat_seconds=0.0, peers=False, smoke=True)
+PLAN = benchmarks.Plan(repetitions=1, repeat_seconds=0.0, peers=False, smoke=True)
 
 
 @functools.cache
@@ -408,9 +408,9 @@ def test_the_plan_is_checked():
     with pytest.raises(ValueError, match="unknown suite 'trainig'; did you mean training"):
         benchmarks.run(["trainig"], PLAN)
     with pytest.raises(ValueError, match="unknown network 'kock2015'; did you mean koch2015"):
-        benchmarks.run(["training"], benchmarks.Plan(ROOT, networks=("kock2015",)))
+        benchmarks.run(["training"], benchmarks.Plan(networks=("kock2015",)))
     with pytest.raises(ValueError, match="batch even"):
-        benchmarks.run(["input"], benchmarks.Plan(ROOT, batch=3))
+        benchmarks.run(["input"], benchmarks.Plan(batch=3))
 
 
 def test_the_table_by_hand():

@@ -4,14 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import direct
 
 from siamese_jax.models import block_conv, encoders
-
-
-def direct(x, kernel):
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
 
 
 @pytest.mark.parametrize(

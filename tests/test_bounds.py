@@ -47,10 +47,10 @@ def among(scores):
     return lambda rows: scores[np.ix_(rows, rows)]
 
 
-def exact_failures(units, rate=RATE, confidence=CONFIDENCE):
+def exact_failures(units):
     """How often a bound from so many units is missed: the largest possible share below the promise."""
-    shares = binom.cdf(np.arange(units), units, rate)
-    return shares[shares <= 1 - confidence].max()
+    shares = binom.cdf(np.arange(units), units, RATE)
+    return shares[shares <= 1 - CONFIDENCE].max()
 
 
 def is_share(count, draws, share):
@@ -103,9 +103,8 @@ def test_the_plain_threshold_promises_nothing_of_fresh_classes():
 
 def test_references_of_one_class_alarm_no_more_than_those_of_several():
     for threshold in (0.0, 1.0, 2.0, 3.0):
-        each = norm.cdf(
-            (threshold - NODES[:, None] - NODES) / NOISE
-        )  # probe's class, reference's class
+        # By the probe's class and the reference's class.
+        each = norm.cdf((threshold - NODES[:, None] - NODES) / NOISE)
         of_two_classes = 1 - WEIGHTS @ ((each**2 @ WEIGHTS) ** 2)
         of_one_class = 1 - WEIGHTS @ (each**4 @ WEIGHTS)
         assert of_one_class <= of_two_classes <= fresh_rate(threshold, 4)

@@ -1,18 +1,16 @@
 """The configs and what they share: every recipe builds, variants join, small versions are small."""
 
-import importlib.util
 import itertools
-import pathlib
 
 import jax
 import pytest
+from recipes import ROOT, get_config
 
 from siamese_jax import config as config_lib
 from siamese_jax.models import siamese
 from siamese_jax.training import objectives, optim
 from siamese_jax.training.experiment import check_config
 
-ROOT = pathlib.Path(__file__).parent.parent
 VARIANTS = {
     "best": ("smoke",),
     "faces": ("local", "smoke"),
@@ -35,13 +33,6 @@ CASES = [
 ]
 
 
-def config_of(name, arg=""):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(arg)
-
-
 def test_every_config_is_tried():
     files = {path.stem for path in (ROOT / "configs").glob("*.py")}
     assert files == {*VARIANTS, "recorded"}
@@ -49,7 +40,7 @@ def test_every_config_is_tried():
 
 @pytest.mark.parametrize("name, arg", CASES)
 def test_a_config_and_its_variants_build(name, arg):
-    config = config_of(name, arg)
+    config = get_config(name, arg)
     height, width = config.data.image_size or (1, 4)  # vectors have no size
     model = siamese.build(config.model, (height, width, 1))
     variables = siamese.variable_shapes(model, (height, width, 1))

@@ -14,8 +14,8 @@ from siamese_jax.evaluation import baselines, trials
 from siamese_jax.evaluation import protocols as protocols_lib
 
 
-def grey(value, height=6, width=4):
-    return np.full((height, width), value, np.uint8)
+def grey(value):
+    return np.full((6, 4), value, np.uint8)
 
 
 def save(path, pixels, **options):

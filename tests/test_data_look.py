@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
+from recipes import get_config
 
 from siamese_jax.data import duplicates, folder, loading
 from siamese_jax.data.image_set import pixel_digests
@@ -79,9 +80,7 @@ def test_a_look_at_a_folder_leaves_out_what_is_broken(people, caplog):
 
 @pytest.mark.slow
 def test_a_look_with_a_config_shows_what_training_sees(people, tmp_path):
-    from configs import quickstart
-
-    config = quickstart.get_config("smoke")
+    config = get_config("quickstart", "smoke")
     config.objective.update(symmetries="none", pad_with_symmetries=False, n_way=3)
     config.model.centre_ink = False
     config.data.skip_broken = True
@@ -100,9 +99,7 @@ def test_a_look_with_a_config_shows_what_training_sees(people, tmp_path):
 
 @pytest.mark.slow
 def test_classes_that_train_and_validate_are_no_duplicates():
-    from configs import quickstart
-
-    config = quickstart.get_config("smoke")
+    config = get_config("quickstart", "smoke")
     config.data.update(train_on_validation=True, glyphs_alphabets=5, glyphs_drawers=2)
     shown = data_look.look(config=config)
     assert set(shown.parts["validation"].class_names) < set(shown.parts["training"].class_names)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from recipes import get_config
 
 import siamese_jax
 from siamese_jax.data import folder
@@ -77,10 +78,9 @@ def test_what_is_no_encoder_is_refused(encoder, words):
 
 @pytest.mark.slow
 def test_an_object_is_trained_resumed_and_loaded(tmp_path):
-    from configs import quickstart
     from siamese_jax.training import loop
 
-    config = quickstart.get_config("vector,smoke")
+    config = get_config("quickstart", "vector,smoke")
     config.num_steps, config.eval.every = 10, 5
     config.log_every = 5
     config.augment.distort = False

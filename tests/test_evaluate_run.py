@@ -1,13 +1,12 @@
 """Evaluating a run: on other data than it was trained on, by pairs of a file, by its config."""
 
 import json
-import pathlib
-import runpy
 
 import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
+from recipes import get_config
 
 from siamese_jax.data import loading
 from siamese_jax.evaluation import protocols as protocols_lib
@@ -18,7 +17,6 @@ from siamese_jax.runs import workdir
 from siamese_jax.training import loop
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("glyphs_drawn_once")]
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SMALL = {"n_way": 5, "num_trials": 40, "num_pairs": 80, "k_shot": 2}
 OTHER = {"name": "glyphs", "seed": 7, "glyphs_alphabets": 6, "glyphs_drawers": 5}
 OTHER["glyphs_characters"] = (6, 9)
@@ -28,7 +26,7 @@ OTHER["glyphs_characters"] = (6, 9)
 def run(tmp_path_factory):
     """Trained on glyphs, to be evaluated on other glyphs, of prototypes."""
     path = tmp_path_factory.mktemp("runs") / "run"
-    config = runpy.run_path(str(CONFIGS / "quickstart.py"))["get_config"]("vector,smoke")
+    config = get_config("quickstart", "vector,smoke")
     with config.unlocked():
         config.num_steps = 10
         config.test_data = ml_collections.ConfigDict(OTHER)

@@ -1,11 +1,11 @@
 """The parts of a config: built once, checked together, the slow ones only when asked for."""
 
 import dataclasses
-import pathlib
 
 import jax
 import numpy as np
 import pytest
+from recipes import get_config
 
 from siamese_jax.data import loading
 from siamese_jax.inference.devices import Devices
@@ -13,13 +13,9 @@ from siamese_jax.runs import workdir
 from siamese_jax.training import objectives
 from siamese_jax.training.experiment import Experiment
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
 
 def config_of(name, arg="smoke", **changes):
-    scope = {}
-    exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
-    config = scope["get_config"](arg)
+    config = get_config(name, arg)
     config.num_devices = 1
     config.update_from_flattened_dict(changes)
     return config

@@ -8,6 +8,7 @@ import jax.test_util
 import jaxtyping
 import numpy as np
 import pytest
+from networks import direct
 from scipy.signal import correlate
 
 from siamese_jax.models.fft_conv import best_tile, fft_conv
@@ -22,12 +23,6 @@ CASES = [
     ((2, 11, 11, 2), (5, 5, 2, 2), 5),  # one column a tile
     ((2, 13, 18, 2), (6, 3, 2, 3), None),
 ]
-
-
-def direct(x, kernel):
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
-    )
 
 
 def draw(*shapes, dtype=np.float64):

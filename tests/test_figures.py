@@ -47,7 +47,7 @@ def make_set(shape=(6, 5, 1), kind="ink", num_classes=4, per_class=3, alphabets=
 
 def evaluate(images, queries, supports, answers, scores):
     """The result of given trials with given scores (R, Q, N)."""
-    queries, scores = np.array(queries), iter(np.array(scores, float))
+    queries, scores = np.array(queries), np.array(scores, float)
     listed = trials.Trials(
         name="within",
         scope="within alphabets",
@@ -60,9 +60,7 @@ def evaluate(images, queries, supports, answers, scores):
         group_names=("a0",),
         grouped_by="alphabet",
     )
-    raw = list(scores)
     result = protocols.evaluate_trials(lambda q, s: np.zeros((len(q), len(s))), listed)
-    scores = np.array(raw)
     correct = metrics.n_way_correct(scores, listed.answers)
     return dataclasses.replace(result, scores=scores, correct=correct)
 
@@ -403,13 +401,13 @@ def log(**more):
 
 
 def test_training_curves_show_what_the_objective_logs():
-    plain = curves.training_figure(log(), "training", "validation")
+    plain = curves.training_figure(log(), "validation")
     assert [axes.get_title(loc="left") for axes in plain.axes] == [
         "Training loss (nats)",
         "Accuracy",
     ]
     apart = curves.training_figure(
-        log(distance_same=0.5, distance_different=1.5), "training", "validation", "m", 2.0
+        log(distance_same=0.5, distance_different=1.5), "validation", "m", 2.0
     )
     loss, accuracy, distance = apart.axes
     assert loss.get_title(loc="left") == "Training loss (m)"
@@ -419,7 +417,7 @@ def test_training_curves_show_what_the_objective_logs():
     assert distance.get_ylim()[1] > 2
     assert {text.get_text() for text in distance.texts} == {"same", "different", "margin"}
     active = curves.training_figure(
-        log(distance_same=0.5, distance_different=1.5, active=0.7), "training", "validation"
+        log(distance_same=0.5, distance_different=1.5, active=0.7), "validation"
     )
     assert len(active.axes) == 3 and len(active.axes[2].get_lines()) == 2
     values = [list(line.get_ydata()) for line in active.axes[1].get_lines()]
@@ -429,7 +427,7 @@ def test_training_curves_show_what_the_objective_logs():
 
 
 def test_a_loss_without_a_unit_has_none_in_its_title():
-    loss, _ = curves.training_figure(log(), "training", "validation", "").axes
+    loss, _ = curves.training_figure(log(), "validation", "").axes
     assert loss.get_title(loc="left") == "Training loss"
 
 
@@ -476,7 +474,7 @@ def test_the_table_of_parts_is_headed_by_what_its_rows_are(planted, grouped_by, 
     result = dataclasses.replace(planted, grouped_by=grouped_by, per_group=per_group)
     inputs = mock.Mock(network_results={"within": result}, group_noun="alphabet", has_groups=True)
     inputs.has_pictures, inputs.data.runs = False, None
-    inputs.of_protocol.return_value = []
+    inputs.others.return_value = []
     inputs.data.test = SimpleNamespace(
         class_names=["A0/c0"], alphabet_names=("A0",), alphabet_count=np.array([1])
     )
@@ -487,7 +485,7 @@ def test_the_table_of_parts_is_headed_by_what_its_rows_are(planted, grouped_by, 
 def test_training_curves_show_the_validation_pairs():
     rows = log()
     rows[-1] |= {"pair_loss": 0.6, "pair_accuracy": 0.7, "pair_auc": 0.8}
-    loss, accuracy = curves.training_figure(rows, "training", "validation").axes
+    loss, accuracy = curves.training_figure(rows, "validation").axes
     assert loss.get_title(loc="left") == "Loss (nats)"
     assert [list(line.get_ydata()) for line in loss.get_lines()][:2] == [[1.0, 0.5], [0.6]]
     assert {text.get_text() for text in loss.texts} == {"training", "validation pairs"}

@@ -1,12 +1,11 @@
 """Steps that the host feeds against steps whose device holds the whole set: the same batches."""
 
-import importlib.util
-import pathlib
 import threading
 
 import jax
 import numpy as np
 import pytest
+from recipes import get_config
 from test_data_omniglot import TINY, tiny_files, write
 
 from siamese_jax.data import augment, loading, omniglot, splits
@@ -18,7 +17,6 @@ from siamese_jax.training import host_feed, loop, objectives, optim
 from siamese_jax.training.sampling import SetIndex
 from siamese_jax.training.step import draw_batch, init_state, make_rows, make_train_step
 
-CONFIG = pathlib.Path(__file__).parents[1] / "configs/quickstart.py"
 MODEL = {
     "encoder": "dense",
     "encoder_args": {"hidden": (), "units": 6},
@@ -153,10 +151,7 @@ def test_each_process_reads_the_rows_of_its_own_devices(small):
 
 def smoke(**changes):
     """The config `quickstart.py:vector,smoke` with one layer, which compiles quickly, and changes."""
-    spec = importlib.util.spec_from_file_location("quickstart", CONFIG)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config("vector,smoke")
+    config = get_config("quickstart", "vector,smoke")
     with config.unlocked():
         config.model.encoder, config.model.encoder_args = "dense", MODEL["encoder_args"]
         config.augment.affine.probability, config.augment.mirror = 0.0, True  # as `WARPS`

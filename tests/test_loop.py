@@ -1,7 +1,6 @@
 """The real loop on the smoke configs: what it writes, and that it goes on after any interruption."""
 
 import json
-import pathlib
 import signal
 import struct
 import subprocess
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from launching import environment, launch
+from recipes import ROOT, get_config
 from tensorboardX.proto import event_pb2
 
 import siamese_jax
@@ -26,9 +26,8 @@ from siamese_jax.runs.checkpoints import Checkpoints
 from siamese_jax.training import loop, objectives
 from siamese_jax.training.experiment import check_config, check_data
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
-RECORDED = CONFIGS.pop("recorded")  # it needs a run: see test_a_run_is_repeated_from_its_record
+# All but `recorded`, which needs a run: see test_a_run_is_repeated_from_its_record.
+CONFIGS = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"recorded"})
 TIMINGS = ("images_per_second", "cpu_seconds")
 PATIENCE = 600  # seconds that a command may take on a busy machine
 
@@ -39,9 +38,7 @@ VECTOR = "quickstart:vector"  # quicker to compile than the quickstart
 def config_of(name, arg="smoke", **changes):
     """A config by file name and variant; fields may be changed, dots written as two underscores."""
     name, _, variant = name.partition(":")
-    scope = {}
-    exec(compile(CONFIGS[name].read_text(), CONFIGS[name], "exec"), scope)
-    config = scope["get_config"](",".join(word for word in (variant, arg) if word))
+    config = get_config(name, ",".join(word for word in (variant, arg) if word))
     with config.unlocked():
         config.num_devices = 1
         for field, value in changes.items():
@@ -342,9 +339,7 @@ def test_a_trained_network_is_loaded_in_one_line(smoke, glyphs):
 @pytest.mark.slow
 def test_a_run_is_repeated_from_its_record(smoke):
     config, path, _ = smoke("koch2015")
-    scope = {}
-    exec(compile(RECORDED.read_text(), RECORDED, "exec"), scope)
-    again = scope["get_config"](str(path / "config.json"))
+    again = get_config("recorded", str(path / "config.json"))
     assert workdir.differences(config, again) == []
     assert loop.train_and_evaluate(again, path)["step"] == config.num_steps  # taken as the same run
 
@@ -470,9 +465,8 @@ def test_a_step_is_compiled_once_however_long_the_run(tmp_path, count):
         compiled.clear()
 
     jax.monitoring.register_event_duration_secs_listener(note)
-    jax.config.update(
-        "jax_enable_compilation_cache", False
-    )  # reading a program is not compiling it
+    # Reading a program is not compiling it.
+    jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:
         config = config_of("vectors", num_devices=count)

@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from recipes import get_config
 
 import siamese_jax
 from siamese_jax.models import siamese
@@ -54,10 +55,9 @@ def test_an_encoder_that_chooses_no_dtype_is_described_without_one():
 
 @pytest.mark.slow
 def test_it_is_trained_and_loaded(shown, tmp_path):
-    from configs import quickstart
     from siamese_jax.training import loop
 
-    config = quickstart.get_config("vector,smoke")
+    config = get_config("quickstart", "vector,smoke")
     with config.unlocked():
         config.model.update(FIELDS)
         config.model.encoder = shown

@@ -1,16 +1,13 @@
 """The length of a training that fits into some minutes."""
 
 import logging
-import pathlib
-import runpy
 
 import ml_collections
 import pytest
+from recipes import get_config
 
 from siamese_jax.training import loop, pace
 from siamese_jax.training.experiment import Experiment
-
-QUICKSTART = pathlib.Path(__file__).resolve().parents[1] / "configs" / "quickstart.py"
 
 
 def config(**optim):
@@ -42,9 +39,8 @@ def test_a_fast_machine_makes_more_steps_and_no_more_than_fit():
 
 
 def test_a_short_training_logs_more_often():
-    fitted = pace.fit(
-        config(), 1.0, pace.Pace(step=0.8, validation=0.0)
-    )  # 75 steps, 15 a validation
+    # 75 steps, 15 a validation.
+    fitted = pace.fit(config(), 1.0, pace.Pace(step=0.8, validation=0.0))
     assert (fitted.num_steps, fitted.eval.every, fitted.log_every) == (75, 15, 15)
 
 
@@ -63,7 +59,7 @@ def test_minutes_without_end_are_refused_before_anything_is_measured(minutes, tm
 
 @pytest.mark.slow
 def test_a_run_of_some_minutes_is_made_and_keeps_its_length(tmp_path, caplog):
-    smoke = runpy.run_path(str(QUICKSTART))["get_config"]("vector,smoke")
+    smoke = get_config("quickstart", "vector,smoke")
     with smoke.unlocked():
         smoke.num_steps, smoke.eval.every, smoke.log_every = 100, 50, 5
     measured = pace.measure(Experiment.from_config(smoke), seconds=0.0)

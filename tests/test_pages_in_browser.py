@@ -38,7 +38,7 @@ def driver(tmp_path_factory):
     head = ("System", *(f"Column {i}" for i in range(12)))
     table = page.table(head, [("x " * 60), (True, ["a system"] * 13)], range(1, 13))
     chart = [
-        drawing.to_svg(curves.training_figure(LOG, "training", "validation", narrow=narrow), "loss")
+        drawing.to_svg(curves.training_figure(LOG, "validation", narrow=narrow), "loss")
         for narrow in (False, True)
     ]
     shown = image_sheets.image_sheet(

@@ -23,8 +23,8 @@ turn_hue = jax.jit(photo_augment.turn_hue)
 apply = jax.jit(augment.augment, static_argnames=("photo", "fill"))
 
 
-def keys(count, seed=0):
-    return jax.random.split(jax.random.key(seed), count)
+def keys(count):
+    return jax.random.split(jax.random.key(0), count)
 
 
 def colours(seed, *shape):
@@ -34,13 +34,13 @@ def colours(seed, *shape):
 # --- crops ----------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _crops(all_keys, photo, height, width):
-    return jax.vmap(lambda key: photo_augment.crop(key, photo, height, width))(all_keys)
+@functools.partial(jax.jit, static_argnums=1)
+def _crops(all_keys, photo):
+    return jax.vmap(lambda key: photo_augment.crop(key, photo, 40, 60))(all_keys)
 
 
-def crops(photo, height=40, width=60):
-    matrices, shifts = _crops(keys(MANY), photo, height, width)
+def crops(photo):
+    matrices, shifts = _crops(keys(MANY), photo)
     matrices, shifts = np.asarray(matrices, np.float64), np.asarray(shifts, np.float64)
     assert (matrices[:, 0, 1] == 0).all() and (matrices[:, 1, 0] == 0).all()
     return matrices[:, 0, 0], matrices[:, 1, 1], shifts

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import pathlib
 import sys
 import threading
 import time
@@ -498,7 +497,7 @@ def test_an_empty_gallery_may_be_calibrated_first(nets, url):
 
 
 def test_the_benchmark_measures_a_database_and_leaves_nothing(nets, large, url, monkeypatch):
-    plan = benchmarks.Plan(pathlib.Path(), repetitions=1, repeat_seconds=0.0, smoke=True)
+    plan = benchmarks.Plan(repetitions=1, repeat_seconds=0.0, smoke=True)
     clusters = measured.Clusters(60, nets["cosine"].embedding_size, 0)
     rows = measured._in_database(plan, nets["cosine"], clusters, url)
     assert [row.name for row in rows] == [

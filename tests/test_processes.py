@@ -3,7 +3,6 @@
 import os
 import pathlib
 import re
-import runpy
 import signal
 import socket
 import subprocess
@@ -13,13 +12,13 @@ import time
 import numpy as np
 import pytest
 from launching import environment
+from recipes import ROOT, get_config
 
 from siamese_jax.runs import checkpoints, workdir
 from siamese_jax.training import loop, processes
 
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).parents[1]
 # With a constant rate a step is the same program whatever the number of steps.
 FIELDS = {
     "model.encoder_args.widths": (4,),
@@ -75,7 +74,7 @@ def two_by_two(tmp_path_factory):
 
 def test_two_processes_of_two_devices_reach_what_one_of_four_reaches(two_by_two, tmp_path):
     # In float32, whose rounding 20 steps of AdamW enlarge; test_steps.py holds devices in float64.
-    config = runpy.run_path(str(ROOT / "configs/quickstart.py"))["get_config"]("vector,smoke")
+    config = get_config("quickstart", "vector,smoke")
     config.update_from_flattened_dict({**FIELDS, "num_devices": 4})
     loop.train_and_evaluate(config, tmp_path / "one")
     one, two = _figures(tmp_path / "one"), _figures(two_by_two[0])
@@ -149,9 +148,8 @@ def test_a_process_of_several_is_told_how_many_there_are(place, words):
 
 
 def test_a_signal_stops_the_launcher_although_it_may_start_again(tmp_path):
-    fake = (
-        tmp_path / "python"
-    )  # stands for a training that saves and ends with 75 when told to stop
+    # Stands for a training that saves and ends with 75 when told to stop.
+    fake = tmp_path / "python"
     fake.write_text(
         f"#!/bin/bash\ntrap 'exit 75' TERM\necho >>{tmp_path}/starts\nwhile :; do sleep 0.02; done\n"
     )

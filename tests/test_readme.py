@@ -2,9 +2,7 @@
 
 import ast
 import contextlib
-import importlib.util
 import io
-import pathlib
 import re
 import shlex
 import warnings
@@ -14,10 +12,10 @@ import pytest
 from launching import launch
 from ml_collections import config_flags
 from PIL import Image
+from recipes import ROOT, read_config
 
 from siamese_jax.data import loading
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 TRAINERS = ("launch/local.sh", "launch/slurm.sh", "launch/tpu.sh")  # pass their flags on
@@ -67,14 +65,6 @@ def defined_flags(launcher):
     return flags
 
 
-def config_of(value):
-    path, _, variant = value.partition(":")
-    spec = importlib.util.spec_from_file_location("documented_config", ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant)
-
-
 # --- what is written --------------------------------------------------------------------------------
 
 
@@ -89,7 +79,7 @@ def test_every_flag_and_field_of_a_command_is_there(words):
     if launcher.endswith(".sh"):
         script = (ROOT / launcher).read_text()
         assert all(f"--{name}" in script for name in given if not name.startswith("config."))
-        config = config_of("configs/quickstart.py") if fields else None
+        config = read_config("configs/quickstart.py") if fields else None
     else:
         flags = defined_flags(launcher)
         negated = {f"no{name}" for name, boolean in flags.items() if boolean}
@@ -97,7 +87,7 @@ def test_every_flag_and_field_of_a_command_is_there(words):
         assert unknown <= negated | ABSL, f"{launcher} has no flag {unknown}"
         path = given.get("config", "FILE")
         config = (
-            None if path == "FILE" or path.startswith("configs/recorded.py") else config_of(path)
+            None if path == "FILE" or path.startswith("configs/recorded.py") else read_config(path)
         )
     for field in fields:
         config_flags.config_path.get_value(field, config)  # raises where there is none
@@ -109,11 +99,11 @@ def test_flags_and_fields_in_the_text_are_there():
     for launcher in (ROOT / "launch").glob("*.py"):
         flags |= set(defined_flags(f"launch/{launcher.name}"))
     configs = [
-        config_of(f"configs/{path.name}")
+        read_config(f"configs/{path.name}")
         for path in (ROOT / "configs").glob("*.py")
         if path.name != "recorded.py" and "get_config" in path.read_text()
     ]
-    configs.append(config_of("configs/koch2015.py:dense"))
+    configs.append(read_config("configs/koch2015.py:dense"))
     sections = "|".join(["data", "model", "objective", "augment", "optim", "eval"])
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)

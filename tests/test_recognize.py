@@ -1,8 +1,6 @@
 """`launch/recognize.py`: every command, its words, its mistakes and its exit codes."""
 
 import dataclasses
-import pathlib
-import runpy
 import subprocess
 import sys
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 from launching import launch
 from PIL import Image
+from recipes import ROOT, get_config
 
 from siamese_jax import cli
 from siamese_jax.inference import network
@@ -19,7 +18,6 @@ from siamese_jax.recognition import commands, storage
 from siamese_jax.runs import checkpoints, workdir
 from siamese_jax.training.experiment import Experiment
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "launch" / "recognize.py"
 
 
@@ -27,7 +25,7 @@ SCRIPT = ROOT / "launch" / "recognize.py"
 def run(tmp_path_factory):
     """A run with checkpoints 2 (best) and 4, of the smoke variant's network with random parameters."""
     path = tmp_path_factory.mktemp("runs") / "smoke"
-    config = runpy.run_path(str(ROOT / "configs" / "quickstart.py"))["get_config"]("vector,smoke")
+    config = get_config("quickstart", "vector,smoke")
     config.num_devices, config.keep_best = 1, 2
     experiment = Experiment.from_config(config)
     details = {"image_shape": experiment.image_shape, "kind": experiment.kind, "data": "none"}

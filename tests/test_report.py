@@ -5,9 +5,7 @@ import dataclasses
 import html.parser
 import io
 import math
-import pathlib
 import re
-import runpy
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,6 +14,7 @@ import numpy as np
 import optax
 import PIL.Image
 import pytest
+from recipes import get_config
 
 from siamese_jax.data import augment, loading
 from siamese_jax.evaluation import baselines
@@ -45,16 +44,11 @@ from siamese_jax.training.step import init_state, make_train_step, preview_batch
 
 pytestmark = pytest.mark.slow  # they train
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SECTIONS = ["results", "learning", "curve", "trials", "confusions", "verification"]
 SECTIONS += ["retrieval", "open_set", "parts", "training", "network", "run"]
 FIGURES = {"learning", "curve", "trials", "confusions", "roc"}
 FIGURES |= {"reliability", "pairs", "training", "filters", "embeddings"}
 SMALL = {"n_way": 5, "num_trials": 40, "num_pairs": 80, "curve_trials": 20, "curve_n_ways": (2, 9)}
-
-
-def get_config(name, variant=""):
-    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](variant)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import os
-import pathlib
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import optuna
 import pytest
 from launching import environment
 from optuna.trial import TrialState
+from recipes import ROOT, get_config
 
 from siamese_jax.experiments import search
 from siamese_jax.experiments.fields import get_field, with_fields
@@ -22,14 +22,10 @@ from siamese_jax.experiments.search import results
 from siamese_jax.runs import workdir
 from siamese_jax.training import loop
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
 
 def config_of(name, arg="smoke"):
-    scope = {}
-    exec((ROOT / "configs" / f"{name}.py").read_text(), scope)
     small = name == "quickstart" and arg == "smoke"
-    config = scope["get_config"]("vector,smoke" if small else arg)  # which compiles more quickly
+    config = get_config(name, "vector,smoke" if small else arg)  # which compiles more quickly
     config.num_devices = 1
     if small:  # what the tests below start from
         config.optim.learning_rate, config.optim.weight_decay = 0.002, 0.05
@@ -379,7 +375,8 @@ def test_an_impossible_network_is_not_trained_and_not_counted(tmp_path, monkeypa
     search.run_search(config, tmp_path / "s", num_trials=4, only=["model.encoder_args.kernels"])
     assert len(trained) == 4
 
-    def fits(kernels, side=52):
+    def fits(kernels):
+        side = 52
         for i, kernel in enumerate(kernels):
             side = side - kernel + 1
             if side < 1:

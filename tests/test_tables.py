@@ -1,8 +1,6 @@
 """The tables of README and docs: what a row is read from, and that no figure comes from nowhere."""
 
-import importlib.util
 import json
-import pathlib
 import re
 import shlex
 import shutil
@@ -11,12 +9,12 @@ import pytest
 import scipy.stats
 from launching import launch
 from ml_collections import config_flags
+from recipes import ROOT, read_config
 
 from siamese_jax.evaluation import intervals
 from siamese_jax.experiments import tables
 from siamese_jax.runs import workdir
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 HASH = "133a54498d41"
@@ -122,11 +120,7 @@ def test_the_listed_commands_made_the_record(row, listed):
 def config_of(words):
     """The config that a command of `launch/train.py` names, with its overrides."""
     flags = dict(word.lstrip("-").partition("=")[::2] for word in words if word.startswith("--"))
-    path, _, variant = flags["config"].partition(":")
-    spec = importlib.util.spec_from_file_location("listed_config", ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(variant)
+    config = read_config(flags["config"])
     for flag, text in flags.items():
         if flag.startswith("config."):
             set_field(config, flag.removeprefix("config."), text)
@@ -164,9 +158,8 @@ def test_a_row_is_the_mean_of_its_seeds_at_the_trials_of_one_list(tmp_path):
     listed = table({"record": "run{seed}.json"}, seeds=[0, 1, 2], columns=columns)
     text = tables.render(listed, tmp_path)
     mean = sum(values) / 3
-    expected = scipy.stats.binomtest(373, 400).proportion_ci(
-        method="wilson"
-    )  # 373 of 400: the mean
+    # 373 of 400: the mean.
+    expected = scipy.stats.binomtest(373, 400).proportion_ci(method="wilson")
     assert round(mean * 400) == 373
     limits = " - ".join(f"{100 * x:.1f}" for x in expected)
     # Runs 1 and 2 are of one alphabet, 3 and 4 of another: 94.25 and 92.25 % of 200 trials each.

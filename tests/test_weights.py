@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from launching import launch
 from PIL import Image
+from recipes import ROOT, get_config
 
 import siamese_jax
 from siamese_jax.data import loading, omniglot
@@ -21,15 +22,11 @@ from siamese_jax.training import loop
 
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(workdir, file) of a finished smoke run of the quickstart and of its best checkpoint."""
-    scope = {}
-    exec((ROOT / "configs" / "quickstart.py").read_text(), scope)
-    config = scope["get_config"]("vector,smoke")
+    config = get_config("quickstart", "vector,smoke")
     path = tmp_path_factory.mktemp("runs") / "run"
     loop.train_and_evaluate(config, path)
     file = path.parent / "network.npz"

@@ -69,12 +69,10 @@ def run(suites: Iterable[str], plan: Plan, path: str | None = None) -> dict:
             f"repetitions must be at least 1 and batch even and at least 2, got {plan.repetitions} "
             f"and {plan.batch}"
         )
+    fields = dataclasses.asdict(plan)
+    places = ("archives", "postgres", "torch_python")  # which no record shows
     settings = {
-        **{
-            k: v
-            for k, v in dataclasses.asdict(plan).items()
-            if k not in ("root", "archives", "postgres", "torch_python")
-        },
+        **{name: value for name, value in fields.items() if name not in places},
         "data": "glyphs" if plan.archives is None else "omniglot",
         "threads": len(os.sched_getaffinity(0)),  # of a CPU; PyTorch's are in its rows
         "pillow": PIL.__version__,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
-import multiprocessing
 import os
 import pathlib
 import resource
@@ -17,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from siamese_jax.benchmarks.measure import Row
-from siamese_jax.benchmarks.preparation import write_pictures
+from siamese_jax.benchmarks.preparation import new_processes, write_pictures
 from siamese_jax.benchmarks.workload import Plan
 from siamese_jax.data import folder
 from siamese_jax.runs import workdir
@@ -61,8 +59,7 @@ def _once(
 ) -> Row:
     """One call, which returns amount and seconds; `alone` in a new process, with its peak of memory."""
     if alone:
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        with new_processes(1) as pool:
             amount, seconds, peak = pool.submit(_measured, call).result()
     else:
         (amount, seconds), peak = call(), None
@@ -99,8 +96,7 @@ def _decode(names: list[pathlib.Path], in_process: bool) -> tuple[float, float]:
         _decode_part(names)
         return len(names), time.perf_counter() - begin
     cores = len(os.sched_getaffinity(0))
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(cores, mp_context=context) as pool:
+    with new_processes(cores) as pool:
         list(pool.map(_decode_part, [[]] * cores))  # the processes have started
         begin = time.perf_counter()
         list(pool.map(_decode_part, [names[i::cores] for i in range(cores)]))

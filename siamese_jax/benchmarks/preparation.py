@@ -36,13 +36,8 @@ def run_preparation(plan: Plan) -> list[Row]:
             decoder = decoding.Decoder(
                 place / "pictures", top, tuple(names), "RGB", "photo", (wanted, wanted)
             )
-
-            def decode(files: list[pathlib.Path] = files) -> list[np.ndarray]:
-                return [np.asarray(Image.open(file).convert("RGB")) for file in files]
-
-            def prepare(decoder: decoding.Decoder = decoder, place: pathlib.Path = place) -> int:
-                return shards.prepare_part(decoder(), place, place / "00000", 0, count)
-
+            decode = functools.partial(_decode, files)
+            prepare = functools.partial(_prepare, decoder, place, count)
             group = f"{count} JPEGs of {side} x {side}, processor time"
             cases = [
                 Case("Pillow, decoded to arrays", decode, count, "pictures"),
@@ -50,6 +45,14 @@ def run_preparation(plan: Plan) -> list[Row]:
             ]
             rows += plan.compare(group, cases, base=[cases[0].name], clock=time.process_time)
     return rows
+
+
+def _decode(files: list[pathlib.Path]) -> list[np.ndarray]:
+    return [np.asarray(Image.open(file).convert("RGB")) for file in files]
+
+
+def _prepare(decoder: decoding.Decoder, place: pathlib.Path, count: int) -> int:
+    return shards.prepare_part(decoder(), place, place / "00000", 0, count)
 
 
 def write_pictures(folder: pathlib.Path, count: int, side: int, seed: int) -> None:
@@ -68,9 +71,14 @@ def write_pictures(folder: pathlib.Path, count: int, side: int, seed: int) -> No
             write(number)
         return
     cores = len(os.sched_getaffinity(0))
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(cores, mp_context=context) as pool:
+    with new_processes(cores) as pool:
         list(pool.map(write, classes, chunksize=len(classes) // cores))
+
+
+def new_processes(number: int) -> concurrent.futures.ProcessPoolExecutor:
+    """A pool of processes that are started anew: a fork would copy the locks of jax's threads."""
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(number, mp_context=context)
 
 
 def _write_class(folder: pathlib.Path, count: int, side: int, seed: int, number: int) -> None:

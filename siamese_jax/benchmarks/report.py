@@ -23,8 +23,9 @@ def text_table(rows: Sequence[Row]) -> str:
         if row.seconds is None:
             cells.append([name, *["-"] * 6, row.note])
             continue
-        compared = row.against not in (None, row.name)
-        note = [f"speed against {row.against}"] if compared else []
+        notes = [row.note] if row.note else []
+        if row.against not in (None, row.name):
+            notes.append(f"speed against {row.against}")
         cells.append(
             [
                 name,
@@ -34,7 +35,7 @@ def text_table(rows: Sequence[Row]) -> str:
                 "-" if row.gflops is None else _digits(row.gflops),
                 "-" if row.share is None else f"{row.share:.1%} of {row.share_of}",
                 "-" if row.ratio is None else f"{row.ratio:.2f}x",
-                "; ".join([row.note] * bool(row.note) + note),
+                "; ".join(notes),
             ]
         )
     return cli.text_table(cells)

@@ -321,7 +321,7 @@ def info_nce(size: int, reach: int, scale: float) -> Callable[[Any, Any], Any]:
 
     Args:
         size: side of the map that is compared; 1 for one vector an image.
-        reach: how far a place of the map may move, see `models.comparators.local_similarity`.
+        reach: how far a place of the map may move, see `models.distances.local_similarity`.
         scale: of the similarities.
     """
     import torch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import pathlib
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from siamese_jax import cli
 from siamese_jax.benchmarks import measure
 from siamese_jax.data import loading
 from siamese_jax.inference import embed
@@ -36,21 +36,19 @@ class Plan:
     """How to measure.
 
     Attributes:
-        root: folder that holds `configs/`.
         repetitions: repeats of each case of a comparison.
         repeat_seconds: least length of a repeat.
         seed: of parameters, batches and trials.
         networks: of `NETWORKS`, those that the suites `training` and `embedding` time.
         batch: pairs a step of Koch's network.
         dtype: of the networks' computation.
-        peers: whether to time PyTorch.
+        peers: whether to time PyTorch and onnxruntime.
         torch_python: interpreter that has PyTorch; None for this one.
         archives: folder of Omniglot's archives, or None for the built-in glyphs.
         postgres: URL of a PostgreSQL database for the suite `galleries`; None for files only.
         smoke: whether to shrink everything to seconds; the figures mean nothing then.
     """
 
-    root: pathlib.Path
     repetitions: int = 7
     repeat_seconds: float = 0.3
     seed: int = 0
@@ -82,8 +80,8 @@ class Plan:
             changes: values by dotted field.
         """
         name, _, variant = name.partition(":")
-        words = [word for word in (variant, "smoke" * self.smoke) if word]
-        path = self.root / "configs" / f"{name}.py"
+        words = ([variant] if variant else []) + (["smoke"] if self.smoke else [])
+        path = cli.ROOT / "configs" / f"{name}.py"
         config = runpy.run_path(str(path))["get_config"](",".join(words))
         config.seed = self.seed
         config.num_devices = 1
@@ -140,9 +138,8 @@ class Workload:
 
     def embedding_operations(self) -> int:
         """Floating-point operations of an encoder pass over `images_per_step` images."""
-        return (
-            step_operations(self.experiment.model, self.image_shape, self.images_per_step, 0) // 3
-        )
+        model = self.experiment.model
+        return forward_operations(model, self.image_shape, self.images_per_step, pairs=0)
 
     def training_call(self) -> Callable:
         """Makes a call that takes the next training step of a run of its own."""
@@ -172,7 +169,7 @@ class Workload:
 
         @jax.jit
         def draw(key: jax.Array, images: jax.Array, index: sampling.SetIndex) -> jax.Array:
-            return draw_batch(
+            _, pixels, _ = draw_batch(
                 key,
                 jnp.int32(0),
                 images,
@@ -180,8 +177,9 @@ class Workload:
                 experiment.objective,
                 experiment.augmentation,
                 experiment.devices,
-                False,
-            )[1]
+                fed=False,
+            )
+            return pixels
 
         # Keys lie ready, as a training step has its own: a key costs more than a small set's draw.
         keys = list(jax.random.split(jax.random.key(self.config.seed), 64))
@@ -215,11 +213,20 @@ def fixed_step(work: Workload) -> tuple[Callable, object, jax.Array]:
 def step_operations(
     model: SiameseNet, image_shape: tuple[int, int, int], images: int, pairs: int
 ) -> int:
-    """Floating-point operations of a training step by direct convolution.
+    """Floating-point operations of a training step; arguments as of `forward_operations`.
 
-    Twice the multiply-adds of convolutions, dense layers and comparator; forward and backward
-    together are taken as three times the forward pass, though the first layer needs no gradient of
-    its input.
+    Forward and backward together are taken as three times the forward pass, though the first layer
+    needs no gradient of its input.
+    """
+    return 3 * forward_operations(model, image_shape, images, pairs)
+
+
+def forward_operations(
+    model: SiameseNet, image_shape: tuple[int, int, int], images: int, pairs: int
+) -> int:
+    """Floating-point operations of a forward pass by direct convolution.
+
+    Twice the multiply-adds of convolutions, dense layers and comparator.
 
     Args:
         model: the network.
@@ -230,7 +237,7 @@ def step_operations(
     adds = {"encoder": 0, "head": 0}
     for layer in summary.layer_table(model, image_shape):
         adds["head" if layer.name == "head" else "encoder"] += layer.multiply_adds
-    return 3 * 2 * (images * adds["encoder"] + pairs * adds["head"])
+    return 2 * (images * adds["encoder"] + pairs * adds["head"])
 
 
 def _stepping(step: Callable[[_State], tuple[_State, Any]], state: _State) -> Callable[[], Any]:

@@ -184,15 +184,19 @@ class Devices:
             (B, ...) NumPy results.
         """
         rows = len(shared[0])
-        shared = [np.concatenate([x, np.repeat(x[-1:], -rows % batch, 0)]) for x in shared]
+        shared = [_padded(x, batch) for x in shared]
         if self.axis_name is None:
             return np.asarray(step(variables, *shared, *whole))[:rows]
-        filler = -len(shared[0]) % self.count
-        shared = [np.concatenate([x, np.repeat(x[-1:], filler, 0)]) for x in shared]
+        shared = [_padded(x, self.count) for x in shared]
         shared = [x.reshape(self.count, -1, *x.shape[1:])[self._mine] for x in shared]
         copies = self._mine.stop - self._mine.start
         whole = [np.broadcast_to(x, (copies, *x.shape)) for x in whole]
         return np.asarray(self.first(step(variables, *shared, *whole)))[:rows]
+
+
+def _padded(x: np.ndarray, multiple: int) -> np.ndarray:
+    """The rows, and copies of the last one up to a multiple of a number."""
+    return np.concatenate([x, np.repeat(x[-1:], -len(x) % multiple, 0)])
 
 
 def _copied(x: Any) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,10 @@ from siamese_jax.inference.devices import Devices
 from siamese_jax.models import siamese
 from siamese_jax.models.siamese import SiameseNet
 
+# The small warps of test-time augmentation.
 TTA_WARP = augment.Affine(
     rotation=5.0, shear=0.1, scale=(0.9, 1.1), translation=2.0, probability=1.0
-)  # the small warps of test-time augmentation
+)
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -64,9 +66,7 @@ def make_embed_step(
         return mean * length / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
     function = embed if tta == 1 else mean_embedding
-    return devices.compile(
-        lambda variables, images: devices.gather(function(variables, to_float(images)))
-    )
+    return _compiled(devices, lambda variables, images: function(variables, to_float(images)))
 
 
 def make_pair_step(model: SiameseNet, devices: Devices) -> Callable:
@@ -84,7 +84,7 @@ def make_pair_step(model: SiameseNet, devices: Devices) -> Callable:
             return siamese.apply(model, variables, h1, h2, method="compare")
         return jnp.diagonal(siamese.apply(model, variables, h1, h2, method="compare_all"))
 
-    return devices.compile(lambda *arguments: devices.gather(step(*arguments)))
+    return _compiled(devices, step)
 
 
 def make_one_shot_step(model: SiameseNet, devices: Devices) -> Callable:
@@ -93,11 +93,7 @@ def make_one_shot_step(model: SiameseNet, devices: Devices) -> Callable:
     On several devices each scores its part of the queries against supports that it holds whole, and
     gets the scores of all queries.
     """
-    return devices.compile(
-        lambda variables, queries, supports: devices.gather(
-            siamese.apply(model, variables, queries, supports, method="compare_all")
-        )
-    )
+    return _compiled(devices, functools.partial(siamese.apply, model, method="compare_all"))
 
 
 def make_class_step(model: SiameseNet, devices: Devices) -> Callable:
@@ -118,4 +114,9 @@ def make_class_step(model: SiameseNet, devices: Devices) -> Callable:
         logits = siamese.apply(model, variables, queries, flat, method="compare_all")
         return jax.nn.logsumexp(logits.reshape(*logits.shape[:2], n_way, k_shot), -1)
 
+    return _compiled(devices, step)
+
+
+def _compiled(devices: Devices, step: Callable) -> Callable:
+    """A step whose results all devices gather."""
     return devices.compile(lambda *arguments: devices.gather(step(*arguments)))

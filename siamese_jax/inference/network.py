@@ -237,25 +237,24 @@ def bind(
     if tta > 1 and not has_pictures(kind):
         raise ValueError(f"vectors cannot be warped, so tta must be 1; got {tta}")
     model = siamese.build(config.model, image_shape, devices.axis_name, encoder=encoder)
+    calibrations = {}
+    if tta == 1:
+        for key, fields in (calibrated or {}).items():
+            calibrations[key] = Calibration.of(fields, f"the calibration {key!r} of {name}")
     return Siamese(
-        model,
-        variables,
-        image_shape,
-        kind,
-        name,
-        devices,
-        make_embed_step(model, devices, tta, warp_fill(kind)),
-        make_pair_step(model, devices),
-        make_one_shot_step(model, devices),
-        make_class_step(model, devices) if model.context is not None else None,
-        tta,
-        {
-            key: Calibration.of(x, f"the calibration {key!r} of {name}")
-            for key, x in (calibrated or {}).items()
-        }
-        if tta == 1
-        else {},
-        kind == "ink" and config.get("data", {}).get("name") in _FRAMED,
+        model=model,
+        variables=variables,
+        image_shape=image_shape,
+        kind=kind,
+        name=name,
+        devices=devices,
+        embed_step=make_embed_step(model, devices, tta, warp_fill(kind)),
+        pair_step=make_pair_step(model, devices),
+        one_shot_step=make_one_shot_step(model, devices),
+        class_step=make_class_step(model, devices) if model.context is not None else None,
+        tta=tta,
+        calibrations=calibrations,
+        framed=kind == "ink" and config.get("data", {}).get("name") in _FRAMED,
     )
 
 
@@ -287,11 +286,19 @@ def load(
     _check_variables(weights, path, encoder)
     devices = Devices(num_devices)
     stem = pathlib.Path(path).absolute().name
-    name = f"{stem.removesuffix('.npz').removesuffix(safetensors_file.SUFFIX)} @ {weights.step}"
+    stem = stem.removesuffix(".npz").removesuffix(safetensors_file.SUFFIX)
     start = weights.provenance[-1]
-    shape, variables = tuple(start["image_shape"]), devices.replicate(weights.variables)
-    kind, calibrated = start["kind"], weights.calibrations
-    return bind(weights.config, variables, shape, kind, name, devices, tta, calibrated, encoder)
+    return bind(
+        weights.config,
+        devices.replicate(weights.variables),
+        image_shape=tuple(start["image_shape"]),
+        kind=start["kind"],
+        name=f"{stem} @ {weights.step}",
+        devices=devices,
+        tta=tta,
+        calibrated=weights.calibrations,
+        encoder=encoder,
+    )
 
 
 def _check_variables(
@@ -301,8 +308,9 @@ def _check_variables(
     shape = tuple(weights.provenance[-1]["image_shape"])
     model = siamese.build(weights.config.model, shape, encoder=encoder)
     wanted = siamese.variable_shapes(model, shape)
+    # The classifier serves training alone.
     params = {k: v for k, v in weights.variables["params"].items() if k != "classifier"}
-    given = {"batch_stats": {}, **weights.variables, "params": params}  # it serves training alone
+    given = {"batch_stats": {}, **weights.variables, "params": params}
     wanted, given = checkpoints.by_path(wanted), checkpoints.by_path(given)
     for name in sorted(wanted.keys() | given.keys()):
         if name not in given or name not in wanted:

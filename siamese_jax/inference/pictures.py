@@ -19,9 +19,7 @@ _log = logging.getLogger(__name__)
 Pictures = Any  # an array, a path, a PIL picture, or a list of these
 
 _CHANNELS = (1, 3, 4)
-_UNIFORM = (
-    32  # grey levels: the border is paper where three quarters of it are this near its median
-)
+_UNIFORM = 32  # grey levels: the border is paper if three quarters of it are this near its median
 _UNDECIDED = 16  # grey levels: paper this near the middle is neither light nor dark
 _PAPER = 16  # grey levels of ink: paper above it is not blank
 _STROKE = 64  # grey levels above the paper: what counts as ink when a drawing is framed
@@ -62,33 +60,43 @@ def to_stack(
     Raises:
         ValueError: no picture, or an array of another shape or type.
     """
-    many, single, read = _separate(pictures)
+    many, single, are_files = _separate(pictures)
     if not len(many):
         raise ValueError("no pictures are given: at least one is needed")
+    if kind == "ink":
+        light_paper = [from_files or is_file for is_file in are_files]
+        return _ink_stack(many, image_shape, framed, light_paper), single
     if isinstance(many, np.ndarray):
-        stack = to_channels(many, image_shape[2])
-        if kind != "ink":
-            _warn_of_stretching(stack.shape[1:3], image_shape)
-            return resize_images(stack, *image_shape[:2]), single
-        many = list(stack)
-        read = [False] * len(many)
+        return _photo_stack(many, image_shape), single
+    return np.concatenate([_photo_stack(picture[None], image_shape) for picture in many]), single
+
+
+def _photo_stack(stack: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
+    """Photos (B, H, W, C) at the network's size."""
+    _warn_of_stretching(stack.shape[1:3], image_shape)
+    return resize_images(to_channels(stack, image_shape[2]), *image_shape[:2])
+
+
+def _ink_stack(
+    many: np.ndarray | list[np.ndarray],
+    image_shape: Sequence[int],
+    framed: bool,
+    light_paper: Sequence[bool],
+) -> np.ndarray:
+    """Pictures of ink at the network's size; `light_paper` is of each, see `blank_paper`."""
     changes: dict[str, int] = {}
     parts, blank = [], 0
-    for picture, is_file in zip(many, read, strict=True):
-        pixels = to_channels(picture[None], image_shape[2])[0]
-        if kind == "ink":
-            pixels = blank_paper(pixels, changes, from_files or is_file)
-            blank += not (pixels > _STROKE).any()
-            if framed:
-                pixels = centred(pixels, changes)
-        else:
-            _warn_of_stretching(pixels.shape, image_shape)
+    for picture, light in zip(many, light_paper, strict=True):
+        pixels = blank_paper(to_channels(picture[None], image_shape[2])[0], changes, light)
+        blank += not (pixels > _STROKE).any()
+        if framed:
+            pixels = centred(pixels, changes)
         parts.append(resize_images(pixels[None], *image_shape[:2])[0])
     for change, count in changes.items():
         _log.info("%d of %d pictures: %s", count, len(parts), change)
     if blank:
         _log.warning("%d of %d pictures have no ink: their scores mean nothing", blank, len(parts))
-    return np.stack(parts), single
+    return np.stack(parts)
 
 
 def blank_paper(
@@ -161,13 +169,13 @@ def _separate(pictures: Pictures) -> tuple[np.ndarray | list[np.ndarray], bool, 
         return [_read(picture) for picture in pictures], False, files
     array = _as_uint8(np.asarray(pictures))
     if array.ndim == 2:
-        return array[None, ..., None], True, []
+        return array[None, ..., None], True, [False]
     if array.ndim == 3 and array.shape[-1] in _CHANNELS:
-        return array[None], True, []
+        return array[None], True, [False]
     if array.ndim == 3:
-        return array[..., None], False, []
+        return array[..., None], False, [False] * len(array)
     if array.ndim == 4 and array.shape[-1] in _CHANNELS:
-        return array, False, []
+        return array, False, [False] * len(array)
     raise ValueError(
         f"pictures of shape {array.shape}: expected one picture (H, W) or (H, W, 3), or a stack "
         "(B, H, W) or (B, H, W, 3), with 1, 3 or 4 channels last"

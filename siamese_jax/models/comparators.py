@@ -146,18 +146,8 @@ class Euclidean(Comparator):
         return bias - scale * self.distances(h1, h2, all_pairs)
 
 
-class SquaredEuclidean(Comparator):
-    """`bias - scale D^2`, D the Euclidean distance, scale and bias learned.
-
-    Attributes:
-        scale: initial scale.
-        bias: initial bias.
-    """
-
-    falls_with_distance: ClassVar[bool] = True
-
-    scale: float = 10.0
-    bias: float = 0.0
+class SquaredEuclidean(Euclidean):
+    """`bias - scale D^2`, with the attributes of `Euclidean`."""
 
     @nn.nowrap
     def _logits(self, h1: Array, h2: Array, all_pairs: bool) -> Array:

@@ -164,12 +164,13 @@ class ResidualEncoder(nn.Module):
     @nn.nowrap
     def places(self, image_shape: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of the map that images of (H, W, C) pixels become."""
-        shrink = 2 ** self._num_pools()
+        shrink = 2**self.num_pools
         height, width = (-(-side // self.stem_stride) for side in image_shape[:2])
         return height // shrink, width // shrink
 
-    @nn.nowrap
-    def _num_pools(self) -> int:
+    @property
+    def num_pools(self) -> int:
+        """Number of max-pools."""
         most = len(self.widths) - 1
         return most if self.pools is None else min(self.pools, most)
 
@@ -201,7 +202,7 @@ class ResidualEncoder(nn.Module):
         x = conv(x, self.stem, 2 * self.stem_stride + 1, "stem", self.stem_stride)
         x = nn.relu(norm(x, "stem_norm"))
         for s, width in enumerate(self.widths):
-            if 0 < s <= self._num_pools():
+            if 0 < s <= self.num_pools:
                 x = max_pool2(x)
             for b in range(self.blocks):
                 name = f"stage{s + 1}_block{b + 1}"

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from siamese_jax.models.distances import unit
 
-MIDDLE = 1e-3  # pixels added to the way of ink, so that halves are rounded alike everywhere
+ROUNDING_NUDGE = 1e-3  # pixels added to the way of ink, so that halves are rounded alike everywhere
 OUTPUTS = ("linear", "sigmoid", "unit")
 
 
@@ -66,7 +66,7 @@ def _picks(profile: Float[Array, "b n"]) -> Float[Array, "b n n"]:
     places = jnp.arange(profile.shape[1], dtype=profile.dtype)[None]
     total = profile.sum(1)
     moment = (profile * (places - (profile.shape[1] - 1) / 2)).sum(1)
-    way = jnp.rint(moment / jnp.where(total > 0, total, 1) + MIDDLE)
+    way = jnp.rint(moment / jnp.where(total > 0, total, 1) + ROUNDING_NUDGE)
     picked = places + way[:, None]  # (B, n) places that ink comes from
     return (picked[:, :, None] == places[:, None]).astype(profile.dtype)
 
@@ -112,6 +112,23 @@ def standardise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) 
             f"pixel_mean {tuple(mean)} and pixel_std {tuple(std)} must have 1 or {images.shape[-1]} "
             "numbers, and no deviation of 0, for these pictures"
         )
-    return (images - jnp.array(mean, images.dtype)[None, None, None]) / jnp.array(
-        std, images.dtype
-    )[None, None, None]
+    shift, scale = (jnp.array(x, images.dtype).reshape(1, 1, 1, -1) for x in (mean, std))
+    return (images - shift) / scale
+
+
+def check_frozen(encoder: nn.Module) -> None:
+    """Refuses to freeze stages that the encoder does not have.
+
+    Raises:
+        ValueError: more than all but the embedding.
+    """
+    if not 0 <= encoder.frozen <= encoder.num_stages:
+        raise ValueError(
+            f"model.encoder_args.frozen = {encoder.frozen}: this encoder has the stages 0 to "
+            f"{encoder.num_stages}, of which the first {encoder.num_stages} at most can be frozen"
+        )
+
+
+def after_stage(x: jax.Array, stage: int, frozen: int) -> jax.Array:
+    """The features after a stage, which the gradient does not pass if that was the last frozen one."""
+    return jax.lax.stop_gradient(x) if stage == frozen - 1 else x

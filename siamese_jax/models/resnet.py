@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from siamese_jax.models.batch_norm import BatchNorm
-from siamese_jax.models.layers import finish, standardise
+from siamese_jax.models.layers import after_stage, check_frozen, finish, standardise
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -183,7 +182,7 @@ class ResNetEncoder(nn.Module):
         x = nn.relu(BatchNorm(fixed, dtype=self.dtype, axis_name=self.axis_name, name="bn1")(x))
         if not self.small_inputs:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        x = _passed(x, 0, self.frozen)
+        x = after_stage(x, 0, self.frozen)
         for s, blocks in enumerate(self.stages, 1):
             for b in range(blocks):
                 x = ResNetBlock(
@@ -195,26 +194,8 @@ class ResNetEncoder(nn.Module):
                     self.axis_name,
                     name=f"layer{s}_{b}",
                 )(x, train)
-            x = _passed(x, s, self.frozen)
+            x = after_stage(x, s, self.frozen)
         x = nn.Dropout(self.dropout, deterministic=not train)(x.mean((1, 2)))
         if self.project:
             x = nn.Dense(self.units, dtype=self.dtype, name="embedding")(x)
         return finish(x, self.output)
-
-
-def check_frozen(encoder: nn.Module) -> None:
-    """Refuses to freeze stages that the encoder does not have.
-
-    Raises:
-        ValueError: more than all but the embedding.
-    """
-    if not 0 <= encoder.frozen <= encoder.num_stages:
-        raise ValueError(
-            f"model.encoder_args.frozen = {encoder.frozen}: this encoder has the stages 0 to "
-            f"{encoder.num_stages}, of which the first {encoder.num_stages} at most can be frozen"
-        )
-
-
-def _passed(x: jax.Array, stage: int, frozen: int) -> jax.Array:
-    """The features after a stage, which the gradient does not pass if that was the last frozen one."""
-    return jax.lax.stop_gradient(x) if stage == frozen - 1 else x

@@ -26,10 +26,9 @@ from siamese_jax.models.layers import centre_ink, normal_init
 _Module = TypeVar("_Module", bound=nn.Module)
 DTYPES = ("float32", "bfloat16", "float64")
 _NOT_IN_PARAMETERS = ("output", "pixel_mean", "pixel_std")  # attributes of the encoders here
-_NO_SCORE = (  # attributes of any encoder that change no score, or only its rounding
-    *("parent", "name", "dtype", "axis_name"),
-    *("dropout", "frozen", "convolution"),
-)
+_NO_ARGUMENTS = ("parent", "name", "dtype", "axis_name")  # attributes that no `encoder_args` hold
+# Attributes of any encoder that change no score, or only its rounding.
+_NO_SCORE = (*_NO_ARGUMENTS, "dropout", "frozen", "convolution")
 _OBJECT = "object:"  # before the class of an encoder that cannot be imported
 
 
@@ -177,7 +176,7 @@ def build(
         if fields[field] not in known:
             raise ValueError(f"model.{field} must be one of {tuple(known)}, got {fields[field]!r}")
     if fields["encoder"].startswith(_OBJECT):
-        encoder = _given(fields["encoder"], encoder, axis_name)
+        encoder = _object_encoder(fields["encoder"], encoder, axis_name)
     else:
         encoder_class = _encoder_class(fields["encoder"])
         derived = {"dtype": jnp.dtype(fields["dtype"]), "axis_name": axis_name}
@@ -243,13 +242,13 @@ def describe(encoder: Any) -> dict[str, Any]:
     attributes = {
         x.name: getattr(encoder, x.name)
         for x in dataclasses.fields(encoder)
-        if x.init and x.name not in ("parent", "name", "dtype", "axis_name")
+        if x.init and x.name not in _NO_ARGUMENTS
     }
     fields = {"encoder": name, "encoder_args": attributes}
     if getattr(encoder, "dtype", None) is not None:
         fields["dtype"] = jnp.dtype(encoder.dtype).name
     if not (_is_importable(cls, name) and all(map(_is_plain, attributes.values()))):
-        shown = {key: x if _is_plain(x) else _shown(x) for key, x in attributes.items()}
+        shown = {key: x if _is_plain(x) else _word_for(x) for key, x in attributes.items()}
         fields |= {"encoder": f"{_OBJECT}{cls.__qualname__}", "encoder_args": shown}
     return fields
 
@@ -260,19 +259,22 @@ def score_settings(encoder: nn.Module) -> tuple:
     Nothing of a class of `ENCODERS` whose output and pixels are as usual: all else shows in the
     parameters. Of any other class its name and all attributes that are not the defaults.
     """
+    fields = dataclasses.fields(encoder)
     listed = type(encoder) in ENCODERS.values()
+    if listed:
+        deciding = [x for x in fields if x.name in _NOT_IN_PARAMETERS]
+    else:
+        deciding = [x for x in fields if x.init and x.name not in _NO_SCORE]
+    values = {x.name: _as_in_config(getattr(encoder, x.name)) for x in deciding}
     changed = [
-        (x.name, _said(value))
-        for x in dataclasses.fields(encoder)
-        if (x.name in _NOT_IN_PARAMETERS if listed else x.init and x.name not in _NO_SCORE)
-        and _said(value := getattr(encoder, x.name)) != _said(x.default)
+        (x.name, values[x.name]) for x in deciding if values[x.name] != _as_in_config(x.default)
     ]
-    return (*changed,) if listed else (type(encoder).__qualname__, *changed)
+    return tuple(changed) if listed else (type(encoder).__qualname__, *changed)
 
 
-def _said(value: Any) -> Any:
+def _as_in_config(value: Any) -> Any:
     """The value as the configs of a run have it."""
-    return _hashable(value) if _is_plain(value) else _shown(value)
+    return _hashable(value) if _is_plain(value) else _word_for(value)
 
 
 def _is_importable(cls: type, name: str) -> bool:
@@ -292,12 +294,12 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _shown(value: Any) -> str:
+def _word_for(value: Any) -> str:
     """A word for a value that a config cannot hold, the same in every process."""
     return getattr(value, "__qualname__", None) or f"{type(value).__qualname__} object"
 
 
-def _given(described: str, encoder: nn.Module | None, axis_name: str | None) -> nn.Module:
+def _object_encoder(described: str, encoder: nn.Module | None, axis_name: str | None) -> nn.Module:
     """The module that a config describes as an object, for so many devices.
 
     Raises:

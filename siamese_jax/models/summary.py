@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -100,9 +99,10 @@ def first_kernel(table: Sequence[Layer], params: Mapping[str, Any]) -> jax.Array
     """
     for layer in table:
         if layer.layer_type == "Conv":
-            return functools.reduce(lambda tree, part: tree[part], layer.name.split("/"), params)[
-                "kernel"
-            ]
+            parameters: Any = params
+            for part in layer.name.split("/"):
+                parameters = parameters[part]
+            return parameters["kernel"]
     return None
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from siamese_jax.models.layers import finish, standardise
-from siamese_jax.models.resnet import check_frozen
+from siamese_jax.models.layers import after_stage, check_frozen, finish, standardise
 
 
 class TransformerBlock(nn.Module):
@@ -112,39 +111,39 @@ class ViTEncoder(nn.Module):
         Returns:
             Arrays by their paths, such as `params/block1/fc1/kernel`.
         """
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for name, x in state.items():
-            if name.startswith("head."):
-                continue
-            module, _, leaf = name.rpartition(".")
-            module = re.sub(r"^blocks\.(\d+)\.", lambda match: f"block{int(match[1]) + 1}/", module)
-            module = module.replace("/mlp.", "/")
             if name == "pos_embed":
                 arrays["params/pos_embed"] = self._resized(x, image_shape)
             elif name == "cls_token":
                 arrays["params/cls_token"] = x
-            elif module == "patch_embed.proj":
-                kernel = leaf == "weight"  # output, input, height, width
-                leaf, x = ("kernel", x.transpose(2, 3, 1, 0)) if kernel else (leaf, x)
-                arrays[f"params/patch_embed/{leaf}"] = x
-            elif module.endswith("/attn.qkv"):
-                block = module.removesuffix("/attn.qkv")
-                for part, y in zip(("query", "key", "value"), np.split(x, 3), strict=True):
-                    y = y.reshape(self.heads, -1, *x.shape[1:])
-                    leaf_name = "kernel" if leaf == "weight" else leaf
-                    y = y.transpose(2, 0, 1) if leaf == "weight" else y
-                    arrays[f"params/{block}/attn/{part}/{leaf_name}"] = y
-            elif module.endswith("/attn.proj"):
-                block = module.removesuffix("/attn.proj")
-                kernel = leaf == "weight"
-                y = x.T.reshape(self.heads, -1, x.shape[0]) if kernel else x
-                arrays[f"params/{block}/attn/out/{'kernel' if kernel else leaf}"] = y
-            elif x.ndim == 2:
-                arrays[f"params/{module}/kernel"] = x.T
-            else:
-                leaf = "scale" if leaf == "weight" else leaf
-                arrays[f"params/{module}/{leaf}"] = x
+            elif not name.startswith("head."):
+                arrays |= self._of_layer(name, x)
         return arrays
+
+    @nn.nowrap
+    def _of_layer(self, name: str, x: np.ndarray) -> dict[str, np.ndarray]:
+        """An array of a layer of timm by its path here; queries, keys and values have one each."""
+        module, _, leaf = name.rpartition(".")
+        module = re.sub(r"^blocks\.(\d+)\.", lambda match: f"block{int(match[1]) + 1}/", module)
+        module = module.replace("/mlp.", "/")
+        weight = leaf == "weight"
+        leaf = "kernel" if weight else leaf
+        if module == "patch_embed.proj":  # output, input, height, width
+            return {f"params/patch_embed/{leaf}": x.transpose(2, 3, 1, 0) if weight else x}
+        if module.endswith("/attn.qkv"):
+            parts = [y.reshape(self.heads, -1, *x.shape[1:]) for y in np.split(x, 3)]
+            paths = [f"params/{module.removesuffix('.qkv')}/{p}" for p in ("query", "key", "value")]
+            return {
+                f"{path}/{leaf}": y.transpose(2, 0, 1) if weight else y
+                for path, y in zip(paths, parts, strict=True)
+            }
+        if module.endswith("/attn.proj"):
+            path = f"params/{module.removesuffix('.proj')}/out/{leaf}"
+            return {path: x.T.reshape(self.heads, -1, x.shape[0]) if weight else x}
+        if x.ndim == 2:
+            return {f"params/{module}/kernel": x.T}
+        return {f"params/{module}/{'scale' if weight else leaf}": x}  # of a normalisation
 
     @nn.nowrap
     def _grid(self, image_shape: Sequence[int]) -> tuple[int, int]:
@@ -199,11 +198,10 @@ class ViTEncoder(nn.Module):
         )
         token = jnp.broadcast_to(token.astype(self.dtype), (x.shape[0], 1, self.width))
         x = jnp.concatenate([token, x], 1) + positions.astype(self.dtype)
-        for stage in range(self.depth + 1):
-            if stage:
-                x = TransformerBlock(self.heads, self.dtype, name=f"block{stage}")(x)
-            if stage == self.frozen - 1:
-                x = jax.lax.stop_gradient(x)
+        x = after_stage(x, 0, self.frozen)
+        for stage in range(1, self.depth + 1):
+            x = TransformerBlock(self.heads, self.dtype, name=f"block{stage}")(x)
+            x = after_stage(x, stage, self.frozen)
         x = layer_norm(self.dtype, "norm")(x[:, 0])
         if self.project:
             x = nn.Dense(self.units, dtype=self.dtype, name="embedding")(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import concurrent.futures
 import dataclasses
 import html
@@ -19,6 +18,7 @@ from siamese_jax.data import decoding
 from siamese_jax.data.image_set import array_digest, resize_images
 from siamese_jax.inference.comparing import Comparing
 from siamese_jax.inference.pictures import to_channels
+from siamese_jax.reporting import page
 
 SIDE = 128  # pixels, the longer side of a kept thumbnail at most
 
@@ -114,8 +114,7 @@ def from_thumbnail(net: Comparing, thumbnail: bytes, source: str, digest: str) -
 
 def thumbnail_html(png: bytes, name: str) -> str:
     """An `<img>` of a kept thumbnail."""
-    data = base64.b64encode(png).decode()
-    return f'<img src="data:image/png;base64,{data}" height="96" alt="{html.escape(name)}">'
+    return f'<img src="{page.data_uri(png, "png")}" height="96" alt="{html.escape(name)}">'
 
 
 def of_set(net: Comparing, images: np.ndarray) -> np.ndarray:

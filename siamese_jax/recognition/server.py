@@ -9,7 +9,6 @@ connections, no valid HTTP) is plain text.
 from __future__ import annotations
 
 import asyncio
-import base64
 import collections
 import pathlib
 import socket
@@ -163,7 +162,7 @@ def make_app(net: Siamese, known: Gallery, file: GalleryFile | None = None) -> A
     def state() -> State:
         pictures: dict[str, list[str]] = {}
         for reference in session.known.references:
-            uri = f"data:image/png;base64,{base64.b64encode(reference.thumbnail).decode()}"
+            uri = page.data_uri(reference.thumbnail, "png")
             pictures.setdefault(reference.name, []).append(uri)
         calibration = session.known.calibration
         return State(

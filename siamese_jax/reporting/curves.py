@@ -35,7 +35,6 @@ from siamese_jax.reporting.drawing import (
 @styled
 def training_figure(
     rows: Sequence[Mapping],
-    train_label: str,
     validation_label: str,
     loss_unit: str = "nats",
     margin: float | None = None,
@@ -48,7 +47,6 @@ def training_figure(
 
     Args:
         rows: of `metrics.jsonl`, in order.
-        train_label: what the training accuracy is of.
         validation_label: what the validation accuracy is of.
         loss_unit: of the loss; empty for a loss without one.
         margin: a distance to mark among the distances.
@@ -57,14 +55,12 @@ def training_figure(
     train = [row for row in rows if row["phase"] == "train"]
     validation = [row for row in rows if row["phase"] == "validation"]
     has_distances = bool(train) and "distance_same" in train[0]
-    places: list[Any] = [("loss", "accuracy"), ("distance", "accuracy")][: 1 + has_distances]
+    left = ["loss", "distance"] if has_distances else ["loss"]
+    places: list[Any] = [[name, "accuracy"] for name in left]
+    height = 4.6 if has_distances else 3.1
     if narrow:
-        places = (
-            [("loss",), ("distance",), ("accuracy",)]
-            if has_distances
-            else [("loss",), ("accuracy",)]
-        )
-    height = 2.6 * len(places) if narrow else (3.1, 4.6)[has_distances]
+        places = [[name] for name in (*left, "accuracy")]
+        height = 2.6 * len(places)
     figure = canvas(height, narrow)
     parts: dict[str, Axes] = figure.subplot_mosaic(places)
     _draw_loss(parts["loss"], train, validation, loss_unit)
@@ -72,7 +68,7 @@ def training_figure(
         _draw_distances(parts["distance"], train, margin)
         if not narrow:  # the same steps as those of the distances below
             parts["loss"].set_xlabel("")
-    _draw_accuracies(parts["accuracy"], train, validation, train_label, validation_label)
+    _draw_accuracies(parts["accuracy"], train, validation, validation_label)
     return figure
 
 
@@ -114,17 +110,13 @@ def _draw_distances(axes: Axes, train: Sequence[Mapping], margin: float | None) 
 
 
 def _draw_accuracies(
-    axes: Axes,
-    train: Sequence[Mapping],
-    validation: Sequence[Mapping],
-    train_label: str,
-    validation_label: str,
+    axes: Axes, train: Sequence[Mapping], validation: Sequence[Mapping], validation_label: str
 ) -> None:
     """Accuracies of training, of validation pairs and of validation, whose best step is marked."""
     axes.set_title("Accuracy")
     paired = [row for row in validation if "pair_loss" in row]
     lines: list[tuple[Sequence[Mapping], str, str, str, Any, str]]
-    lines = [(train, "accuracy", train_label, OTHER, "-", "")]
+    lines = [(train, "accuracy", "training", OTHER, "-", "")]
     if train and "active" in train[0]:
         lines.append((train, "active", "active triplets", BASELINE, (0, (4, 2)), ""))
     if paired:
@@ -242,36 +234,45 @@ def roc_figure(results: Sequence[Result], narrow: bool = False) -> Figure:
     """
     figure = canvas(7.4 if narrow else 4.3, narrow)
     left, right = figure.subplots(2, 1) if narrow else figure.subplots(1, 2)
-    left.plot([0, 1], [1, 0], color=RULE, linewidth=1.2)
+    _draw_roc(left, results)
+    _draw_scores(right, results[0])
+    return figure
+
+
+def _draw_roc(axes: Axes, results: Sequence[Result]) -> None:
+    """The ROC of each system, with a ring at its equal error rate."""
+    axes.plot([0, 1], [1, 0], color=RULE, linewidth=1.2)
     colours = (MODEL, *(BASELINE, LIGHT) * len(results))
     for place, (result, colour) in enumerate(zip(results, colours, strict=False)):
         fpr, tpr, _ = metrics.roc(result.scores, result.list_of(VerificationPairs).labels)
-        left.plot(*_thinned(fpr, tpr), color=colour)
+        axes.plot(*_thinned(fpr, tpr), color=colour)
         eer = result.figures["eer"]
-        left.plot(eer, 1 - eer, marker="o", markersize=6, color=colour, markerfacecolor="white")
+        axes.plot(eer, 1 - eer, marker="o", markersize=6, color=colour, markerfacecolor="white")
         text = f"{result.system}\nAUC {result.figures['auc']:.4f}, EER {100 * eer:.2f} %"
         below = 0.4 - 0.14 * place  # an area without curves better than chance
-        left.text(0.98, below, text, color=colour, ha="right", va="top", fontweight="bold")
-    left.set_title("True accept rate")
-    left.set_xlabel("false accept rate")
-    left.set_xlim(-0.01, 1)
-    left.set_ylim(0, 1.02)
-    left.set_aspect("equal")
-    for axis in (left.xaxis, left.yaxis):
+        axes.text(0.98, below, text, color=colour, ha="right", va="top", fontweight="bold")
+    axes.set_title("True accept rate")
+    axes.set_xlabel("false accept rate")
+    axes.set_xlim(-0.01, 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PERCENT)
 
-    first = results[0]
-    finite = np.isfinite(first.scores)
-    scores, same = first.scores[finite], first.list_of(VerificationPairs).labels[finite] == 1
+
+def _draw_scores(axes: Axes, result: Result) -> None:
+    """Histograms of the scores of same and of different pairs, and the threshold."""
+    finite = np.isfinite(result.scores)
+    scores, same = result.scores[finite], result.list_of(VerificationPairs).labels[finite] == 1
     if len(scores):
         bins = np.linspace(scores.min(), max(scores.max(), scores.min() + 1e-6), 51)
         tallest = 0.0
         for chosen, label, colour in ((~same, "different", WRONG), (same, "same", RIGHT)):
             shares = np.histogram(scores[chosen], bins)[0] / max(chosen.sum(), 1)
-            right.stairs(shares, bins, fill=True, color=colour, alpha=0.18)
-            right.stairs(shares, bins, color=colour, linewidth=1.5)
+            axes.stairs(shares, bins, fill=True, color=colour, alpha=0.18)
+            axes.stairs(shares, bins, color=colour, linewidth=1.5)
             at = int(shares.argmax())
-            right.text(
+            axes.text(
                 (bins[at] + bins[at + 1]) / 2,
                 shares[at],
                 label,
@@ -281,16 +282,16 @@ def roc_figure(results: Sequence[Result], narrow: bool = False) -> Figure:
                 fontweight="bold",
             )
             tallest = max(tallest, shares[at])
-        right.axvline(first.figures["threshold"], color=TEXT, linewidth=1, linestyle=(0, (4, 3)))
-        write_beside(right, first.figures["threshold"], tallest * 1.1, "threshold", TEXT, 4)
-        right.set_ylim(0, tallest * 1.15)
-    right.set_title(f"Share of pairs by score, {first.system}")
-    right.set_xlabel("score (higher: more alike)")
-    right.yaxis.set_major_formatter(PERCENT)
-    right.xaxis.get_major_formatter().set_useOffset(False)
-    right.xaxis.set_major_locator(MaxNLocator(6))
-    right.grid(visible=False)
-    return figure
+        threshold = result.figures["threshold"]
+        axes.axvline(threshold, color=TEXT, linewidth=1, linestyle=(0, (4, 3)))
+        write_beside(axes, threshold, tallest * 1.1, "threshold", TEXT, 4)
+        axes.set_ylim(0, tallest * 1.15)
+    axes.set_title(f"Share of pairs by score, {result.system}")
+    axes.set_xlabel("score (higher: more alike)")
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.grid(visible=False)
 
 
 @styled

@@ -12,7 +12,7 @@ import numpy as np
 from siamese_jax.data import duplicates
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.reporting import page
-from siamese_jax.reporting.image_sheets import img, pictures
+from siamese_jax.reporting.image_sheets import first_pictures, img, pictures
 from siamese_jax.reporting.wording import class_name, count, shape, span
 
 COLUMNS = ("part", "pictures", "classes", "alphabets", "pictures per class", "size")
@@ -153,8 +153,7 @@ def sheet(images: ImageSet) -> str:
     columns = int(min(_SHEET_PICTURES, images.class_count[classes].max()))
     lines = []
     for c in classes:
-        start, size = images.class_start[c], images.class_count[c]
-        shown = pictures(images.images[start : start + min(columns, size)], images.kind)
+        shown = first_pictures(images, c, columns)
         name = class_name(images.class_names[c])
         lines.append(f'<p class="card-text">{html.escape(name)}</p>')
         words = [f"{name} picture {number}" for number in range(1, len(shown) + 1)]

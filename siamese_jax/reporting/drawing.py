@@ -50,7 +50,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": MUTED,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
-    "svg.fonttype": "none",  # and its text as text, in the page's typeface
+    "svg.fonttype": "none",  # text stays text, in the page's typeface
     "svg.hashsalt": "siamese_jax",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import math
@@ -14,6 +13,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from siamese_jax.data.image_set import ImageSet, resize_images
+from siamese_jax.reporting import page
 from siamese_jax.reporting.image_sheets import pictures
 from siamese_jax.reporting.wording import class_parts
 
@@ -179,7 +179,6 @@ def _sprite(images: ImageSet) -> tuple[str, np.ndarray]:
     longer = max(height, width)
     style = (
         f"--tile:{_TILE * width / longer:.3f}rem;--tall:{_TILE * height / longer:.3f}rem;"
-        f"--columns:{columns};--sprite:url(data:image/{kind};base64,"
-        f"{base64.b64encode(buffer.getvalue()).decode()})"
+        f"--columns:{columns};--sprite:url({page.data_uri(buffer.getvalue(), kind)})"
     )
     return style, places

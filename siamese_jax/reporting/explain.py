@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from siamese_jax.inference.explain import Explanation
+from siamese_jax.reporting import page
 from siamese_jax.reporting.wording import shortened
 
 _SIDE = 210  # of a picture in the drawing
@@ -195,4 +195,4 @@ def _data_uri(image: np.ndarray, ink: bool) -> str:
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
     buffer = io.BytesIO()
     Image.fromarray(255 - pixels if ink else pixels).save(buffer, format="PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return page.data_uri(buffer.getvalue(), "png")

@@ -5,7 +5,6 @@ Ink is drawn dark on white paper, photos as they are. Every picture says in word
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Callable, Iterable, Sequence
@@ -20,11 +19,14 @@ from siamese_jax.data.image_set import ImageSet, resize_images
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.lists import Trials, VerificationPairs
 from siamese_jax.evaluation.protocols import Result
+from siamese_jax.reporting import page
 from siamese_jax.reporting.wording import class_name, pair_name, side_name
 
 MAX_SIDE = {"ink": 105, "photo": 96}  # pixels of a picture on a page
 _PNG_BYTES = 3000  # a photo whose PNG is larger becomes a JPEG
+_PAIRS, _EPISODES, _FILTERS = 24, 3, 64  # that a sheet shows at most
 _SIGNS = {True: '<span class="mark">✓</span>', False: '<span class="mark bad">✗</span>'}
+_EQUALS = {True: '<span class="mark">=</span>', False: '<span class="mark bad">≠</span>'}
 
 
 class Names(NamedTuple):
@@ -64,6 +66,12 @@ def pictures(images: np.ndarray, kind: str) -> np.ndarray:
     return 255 - images if kind == "ink" else images
 
 
+def first_pictures(images: ImageSet, c: int, count: int) -> np.ndarray:
+    """The first pictures of a class, so many at most, see `pictures`."""
+    start, size = images.class_start[c], images.class_count[c]
+    return pictures(images.images[start : start + min(count, size)], images.kind)
+
+
 def data_uri(pixels: np.ndarray) -> str:
     """A picture (H, W, 3) uint8 as a data URI; a large photo as a JPEG, all else as a PNG."""
     grey = (pixels == pixels[..., :1]).all()
@@ -76,7 +84,7 @@ def data_uri(pixels: np.ndarray) -> str:
     if buffer.tell() > _PNG_BYTES and image.mode != "1" and len(np.unique(pixels)) > 64:
         buffer, kind = io.BytesIO(), "jpeg"
         image.save(buffer, format="JPEG", quality=88)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return page.data_uri(buffer.getvalue(), kind)
 
 
 def img(pixels: np.ndarray, words: str, attributes: str = "") -> str:
@@ -89,18 +97,17 @@ def img(pixels: np.ndarray, words: str, attributes: str = "") -> str:
     )
 
 
-def sample_trials(correct: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+def sample_trials(correct: np.ndarray, count: int) -> np.ndarray:
     """Trials to show: half of them wrong, or as many as there are, and the rest right.
 
     Args:
         correct: (R, Q) how right each trial is.
         count: how many.
-        seed: of the draw.
 
     Returns:
         (count, 2) int run and query of each, right ones first.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     good, bad = (rng.permutation(np.argwhere(x)) for x in (correct == 1, correct < 1))
     wrong = max(min(len(bad), count // 2), count - len(good))
     return np.concatenate([good[: count - wrong], bad[:wrong]])
@@ -130,9 +137,7 @@ def trial_sheet(
     for r, q in sample_trials(result.correct, count):
         scores, answer = result.scores[r, q], trials.answers[r, q]
         query, supports = trials.queries[r, q], trials.supports[r, :, 0]
-        answers = np.zeros(0, np.intp)
-        if np.isfinite(scores).all():
-            answers = np.flatnonzero(metrics.answer_shares(scores))
+        answers = _answers(scores)
         right = result.correct[r, q] == 1
         verdict = "right" if right else _verdict(scores, answer, answers)
         picture = pictures(trials.images[query][None], kind)[0]
@@ -149,8 +154,7 @@ def trial_sheet(
         more = ""
         if why and not right and len(answers) and answer not in answers:
             middle = (scores[answers[0]] + scores[answer]) / 2
-            both = (why(query, supports[n], middle) for n in (answers[0], answer))
-            more = f"<details class=why><summary>Why?</summary>{''.join(both)}</details>"
+            more = _folded("".join(why(query, supports[n], middle) for n in (answers[0], answer)))
         title = html.escape(f"{titles[trials.groups[r, q]]}: {verdict}")
         cards.append(
             f'<li><p class="card-title {_good(right)}">{title}</p><div class="trial">'
@@ -159,6 +163,18 @@ def trial_sheet(
             f'<p class="card-text">{html.escape(words)}</p>{more}</li>'
         )
     return _sheet(cards, wide)
+
+
+def _answers(scores: np.ndarray) -> np.ndarray:
+    """The numbers of the classes with the highest score; none where a score is not finite."""
+    if not np.isfinite(scores).all():
+        return np.zeros(0, np.intp)
+    return np.flatnonzero(metrics.answer_shares(scores))
+
+
+def _folded(explanation: str) -> str:
+    """What explains an error, shown on a click."""
+    return f"<details class=why><summary>Why?</summary>{explanation}</details>"
 
 
 def _verdict(scores: np.ndarray, answer: int, answers: np.ndarray) -> str:
@@ -212,8 +228,7 @@ def confusion_sheet(
     for a, b, wrong, possible in confusions:
         lines = []
         for c in (a, b):
-            start, size = images.class_start[c], images.class_count[c]
-            shown = pictures(images.images[start : start + min(examples, size)], images.kind)
+            shown = first_pictures(images, c, examples)
             name = class_name(images.class_names[c])
             lines += [f"<li>{img(picture, name)}</li>" for picture in shown]
             lines += ["<li></li>"] * (examples - len(shown))
@@ -286,7 +301,7 @@ def pair_sheet(
             called = [names.image(row) for row in (first, second)]
             more = ""
             if why and not right:
-                more = f"<details class=why><summary>Why?</summary>{why(first, second, None)}</details>"
+                more = _folded(why(first, second, None))
             shown = pictures(pairs.images[[first, second]], kind)
             cards.append(
                 f"<li>{_two(shown, called, _SIGNS[right])}"
@@ -297,40 +312,36 @@ def pair_sheet(
     return "".join(parts)
 
 
-def training_pair_sheet(pixels: np.ndarray, labels: np.ndarray, kind: str, count: int = 24) -> str:
-    """Training pairs with their labels.
+def training_pair_sheet(pixels: np.ndarray, labels: np.ndarray, kind: str) -> str:
+    """Training pairs with their labels, half of those shown of either label if there are as many.
 
     Args:
         pixels: (B, 2, H, W, C) float in [0, 1].
         labels: (B,) 1 = same.
         kind: `ink` or `photo`.
-        count: how many are shown, half of them of either label if there are as many.
     """
-    half = count // 2
-    chosen = np.concatenate([np.flatnonzero(labels == label)[:half] for label in (1, 0)])
+    chosen = np.concatenate([np.flatnonzero(labels == label)[: _PAIRS // 2] for label in (1, 0)])
     cards = []
     for b in chosen:
         same = bool(labels[b] == 1)
-        sign = _SIGNS[same].replace("✓", "=").replace("✗", "≠")
         word = f"{'same' if same else 'different'} ({int(labels[b])})"
         cards.append(
-            f"<li>{_two(pictures(pixels[b], kind), ['first picture', 'second picture'], sign)}"
+            f"<li>{_two(pictures(pixels[b], kind), ['first picture', 'second picture'], _EQUALS[same])}"
             f'<p class="card-text {_good(same)}">{word}</p></li>'
         )
     return _sheet(cards, "8.5rem")
 
 
-def episode_sheet(pixels: np.ndarray, mask: np.ndarray, kind: str, count: int = 3) -> str:
+def episode_sheet(pixels: np.ndarray, mask: np.ndarray, kind: str) -> str:
     """Training episodes: a column a class, its pictures from the first side down.
 
     Args:
         pixels: (E, K, N, H, W, C) float in [0, 1], K at least 2.
         mask: (E, N) bool, whether a column takes part.
         kind: `ink` or `photo`.
-        count: how many are shown.
     """
     parts = []
-    for e in range(min(count, len(pixels))):
+    for e in range(min(_EPISODES, len(pixels))):
         columns = []
         for n in np.flatnonzero(mask[e]):
             shown = pictures(pixels[e, :, n], kind)
@@ -362,14 +373,13 @@ def image_sheet(pixels: np.ndarray, names: Sequence[str], kind: str, count: int 
     return f'<ul class="pictures" style="--picture:5.5rem">{items}</ul>'
 
 
-def filter_sheet(kernel: np.ndarray, count: int = 64) -> str:
+def filter_sheet(kernel: np.ndarray) -> str:
     """The filters of a convolution on one or three channels, each scaled to its own largest weight.
 
     Args:
         kernel: (h, w, C, filters).
-        count: how many are shown.
     """
-    kernel = np.moveaxis(np.asarray(kernel, np.float64), -1, 0)[:count]  # (filters, h, w, C)
+    kernel = np.moveaxis(np.asarray(kernel, np.float64), -1, 0)[:_FILTERS]  # (filters, h, w, C)
     scale = np.abs(kernel).max((1, 2, 3), keepdims=True) + 1e-12
     if kernel.shape[-1] == 3:
         shown = 0.5 + kernel / scale / 2

@@ -25,13 +25,10 @@ from siamese_jax.runs import workdir
 Results = Mapping[str, Mapping[str, Result]]
 
 _PROTOCOL_TITLES = {
-    "within": "within alphabets",
-    "koch": "within alphabets, as Koch et al.",
-    "between": "between alphabets",
     "pairs": "pairs of a file",
     "open_set": "open set",
 }
-BASELINES_WITHOUT_CURVES = ("random",)  # their curves would only hide others
+_GUESSING = "random"  # the system that would only hide others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +165,14 @@ class ReportInputs:
         results = [by_key[key] for by_key in self.results.values() if key in by_key]
         return sorted(results, key=lambda result: not self.is_network(result))
 
+    def without_guessing(self, key: str) -> list[Result]:
+        """As `of_protocol`, but without guessing."""
+        return [result for result in self.of_protocol(key) if result.system != _GUESSING]
+
+    def others(self, key: str) -> list[Result]:
+        """As `without_guessing`, but without the network."""
+        return [result for result in self.without_guessing(key) if not self.is_network(result)]
+
     def is_network(self, result: Result) -> bool:
         """Whether a result is the network's."""
         return result.system == self.net.name
@@ -179,9 +184,10 @@ class ReportInputs:
             return f"joint answers, one to one: {title}"
         if result.grouped_by == "run":
             return self.runs_title
-        if result.name in ("within", "koch", "between"):
-            title = self.scope_words(_PROTOCOL_TITLES[result.name].partition(",")[0])
-            return title + (", as Koch et al." if result.name == "koch" else "")
+        if result.name == "koch":
+            return f"{self.scope_words('within alphabets')}, as Koch et al."
+        if result.name in ("within", "between"):
+            return self.scope_words(f"{result.name} alphabets")
         return _PROTOCOL_TITLES.get(result.name, result.name)
 
     def names(self, result: Result) -> Names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import html
 import pathlib
@@ -114,6 +115,11 @@ def notice(text: str) -> str:
 def folded(summary: str, content: str) -> str:
     """HTML that is shown on a click."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def data_uri(file: bytes, kind: str) -> str:
+    """A picture's file as a data URI; `kind` is `png` or `jpeg`."""
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"
 
 
 def bar(share: float, stressed: bool) -> Html:

@@ -14,16 +14,13 @@ from siamese_jax.evaluation.protocols import Result
 from siamese_jax.inference import explain as explain_lib
 from siamese_jax.models import summary
 from siamese_jax.reporting import curves, drawing, embedding_map, explain, image_sheets, page, tasks
-from siamese_jax.reporting.inputs import (
-    BASELINES_WITHOUT_CURVES,
-    ReportInputs,
-    Training,
-    image_name,
-)
+from siamese_jax.reporting.inputs import ReportInputs, Training, image_name
 from siamese_jax.reporting.wording import class_name, percent, plain
 
 MAX_CONFUSIONS = 12  # pairs of classes that are shown
 MAX_MAPPED_CLASSES = 10  # an alphabet, on the map of embeddings
+# Protocols on pairs, and what the names of their figures begin with.
+PAIR_LISTS = {"verification": "", "pairs": "file_"}
 
 
 def draw(inputs: ReportInputs) -> dict[str, str]:
@@ -45,16 +42,15 @@ def draw(inputs: ReportInputs) -> dict[str, str]:
         figures["confusions"] = image_sheets.confusion_sheet(
             inputs.confusions[:MAX_CONFUSIONS], inputs.data.test
         )
-    for key, prefix, kind in (
-        ("verification", "", inputs.data.test.kind),
-        ("pairs", "file_", inputs.net.kind),  # as they were read
-    ):
+    for key, prefix in PAIR_LISTS.items():
         if inputs.has_pictures and key in inputs.network_results:
             result = inputs.network_results[key]
+            # Pictures of a file were read as those of the network.
+            kind = inputs.net.kind if key == "pairs" else inputs.data.test.kind
             figures[f"{prefix}pairs"] = image_sheets.pair_sheet(
                 result,
                 image_sheets.sample_pairs(result),
-                dissimilarity(inputs, result)[0],
+                dissimilarity(inputs, result),
                 kind,
                 inputs.names(result),
                 why(inputs, result, kind),
@@ -81,7 +77,6 @@ def _charts(inputs: ReportInputs) -> dict[str, tuple[str, Figure, Figure]]:
         add(
             *("learning", "Training loss and accuracies against the step", curves.training_figure),
             inputs.log_rows,
-            "training",
             f"validation, {inputs.config.eval.n_way}-way",
             tasks.loss_unit(inputs.config.objective),
             inputs.training.margin,
@@ -89,8 +84,8 @@ def _charts(inputs: ReportInputs) -> dict[str, tuple[str, Figure, Figure]]:
     if inputs.curve_lines:
         words = "Accuracy against the number of classes N"
         add("curve", words, curves.curve_figure, inputs.curve_lines)
-    for key, prefix in (("verification", ""), ("pairs", "file_")):
-        results = [r for r in inputs.of_protocol(key) if r.system not in BASELINES_WITHOUT_CURVES]
+    for key, prefix in PAIR_LISTS.items():
+        results = inputs.without_guessing(key)
         if results:
             words = "ROC curve and histograms of scores"
             add(f"{prefix}roc", words, curves.roc_figure, results)
@@ -134,9 +129,14 @@ def calibrated(inputs: ReportInputs) -> list[tuple[str, Result]]:
     ]
 
 
-def dissimilarity(
-    inputs: ReportInputs, result: Result
-) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def by_distance(inputs: ReportInputs, result: Result) -> bool:
+    """Whether `dissimilarity` is the distance of the two embeddings, and not minus the score."""
+    net, pairs = inputs.net, result.list_of(VerificationPairs)
+    single_references = net.model.context is None and pairs.num_references.max() == 1
+    return bool(net.model.head.falls_with_distance and single_references)
+
+
+def dissimilarity(inputs: ReportInputs, result: Result) -> Callable[[np.ndarray], np.ndarray]:
     """How unlike the two pictures of a pair are to the network.
 
     Args:
@@ -144,14 +144,11 @@ def dissimilarity(
         result: the network's, on a list of pairs.
 
     Returns:
-        A function of (n,) numbers of pairs to (n,) values, and what the values are.
+        A function of (n,) numbers of pairs to (n,) values.
     """
-    pairs, head = result.list_of(VerificationPairs), inputs.net.model.head
-    single_references = inputs.net.model.context is None and pairs.num_references.max() == 1
-    if not (head.falls_with_distance and single_references):
-        return lambda members: -result.scores[members], "minus the score"
-
-    measure = jax.jit(head.distances)
+    if not by_distance(inputs, result):
+        return lambda members: -result.scores[members]
+    pairs, measure = result.list_of(VerificationPairs), jax.jit(inputs.net.model.head.distances)
 
     def distances(members: np.ndarray) -> np.ndarray:
         first, second = (
@@ -160,7 +157,7 @@ def dissimilarity(
         )
         return np.asarray(measure(first, second))
 
-    return distances, "the distance of the two embeddings"
+    return distances
 
 
 def _trials(inputs: ReportInputs, result: Result) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,12 +16,24 @@ from siamese_jax.reporting.wording import capital, count, interval, percent
 _Row = tuple[bool, tuple[str, ...]]  # whether it is stressed, and its cells
 
 
+class _Entry(NamedTuple):
+    """A line of a ranking: a figure of a system, measured here or published."""
+
+    value: float  # per cent
+    text: str
+    system: str
+    limits: str
+    source: str
+    is_network: bool
+
+
 def results(inputs: ReportInputs) -> str:
     """Every result in one table, and published figures where the trials are the same."""
     groups: dict[str, list[_Row]] = {}
     checks: dict[str, list[_Row]] = {}
     unknown: dict[str, str] = {}
-    for key in [key for key in inputs.network_results if not key.startswith("curve/")]:
+    keys = [key for key in inputs.network_results if not key.startswith("curve/")]
+    for key in keys:
         for r in inputs.of_protocol(key):
             is_network, line = inputs.is_network(r), _trials_line(inputs, r)
             groups.setdefault(line, []).append((is_network, _result_cells(inputs, r)))
@@ -132,11 +145,8 @@ def _check_cells(result: Result) -> tuple[str, ...]:
 
 def _published_runs(inputs: ReportInputs) -> str:
     """The official runs beside published figures."""
-    rows = [_measured(inputs, r) for r in inputs.of_protocol("official")]
-    rows += [
-        (value, f"{value:.1f}\N{NO-BREAK SPACE}%", name, "", source, False)
-        for name, value, source in published.RUNS
-    ]
+    entries = [_measured(inputs, r) for r in inputs.of_protocol("official")]
+    entries += [_published(*figure) for figure in published.RUNS]
     notes = [
         "One error of 400 is 0.25 points. Published figures are as their sources give them, or 100 % "
         "less the error that they give.",
@@ -146,25 +156,23 @@ def _published_runs(inputs: ReportInputs) -> str:
         notes.append(
             f"Those systems were trained on Omniglot, this one on {inputs.data.train.name}."
         )
-    return _ranking(rows) + "".join(page.note(note) for note in notes)
+    return _ranking(entries) + "".join(page.note(note) for note in notes)
 
 
 def _published_between(inputs: ReportInputs, between: Result) -> str:
-    rows = [_measured(inputs, between)]
+    entries = [_measured(inputs, between)]
     for name, by_shots, source in published.BETWEEN:
-        value = by_shots[between.list_of(Trials).k_shot]
-        rows.append((value, f"{value:.1f}\N{NO-BREAK SPACE}%", name, "", source, False))
-    return _ranking(rows) + page.note(
+        entries.append(_published(name, by_shots[between.list_of(Trials).k_shot], source))
+    return _ranking(entries) + page.note(
         "The published figures are on their authors’ own splits, with 1,200 characters to train on and "
         "423 to test, and on other trials. The order of the rows is not a ranking."
     )
 
 
-def _measured(inputs: ReportInputs, result: Result) -> tuple:
-    share = result.accuracy
-    return (
-        100 * share,
-        percent(share),
+def _measured(inputs: ReportInputs, result: Result) -> _Entry:
+    return _Entry(
+        100 * result.accuracy,
+        percent(result.accuracy),
         result.system,
         interval(result.wilson),
         "measured here",
@@ -172,17 +180,21 @@ def _measured(inputs: ReportInputs, result: Result) -> tuple:
     )
 
 
-def _ranking(rows: list[tuple]) -> str:
-    """Rows are: value in %, its text, system, interval, source, whether it is this run."""
-    rows = sorted(rows, key=lambda row: -row[0])
-    return page.table(
-        ("System", "Accuracy", "", "Wilson 95 %", "Source"),
-        [
-            (stressed, (system, text, page.bar(value / 100, stressed), limits, source))
-            for value, text, system, limits, source, stressed in rows
-        ],
-        numbers=(1, 3),
-    )
+def _published(name: str, value: float, source: str) -> _Entry:
+    text = f"{value:.1f}\N{NO-BREAK SPACE}%"
+    return _Entry(value, text, name, limits="", source=source, is_network=False)
+
+
+def _ranking(entries: list[_Entry]) -> str:
+    """A table, the highest figure first."""
+    rows = [
+        (
+            x.is_network,
+            (x.system, x.text, page.bar(x.value / 100, x.is_network), x.limits, x.source),
+        )
+        for x in sorted(entries, key=lambda x: -x.value)
+    ]
+    return page.table(("System", "Accuracy", "", "Wilson 95 %", "Source"), rows, numbers=(1, 3))
 
 
 def _bar(share: float, stressed: bool) -> str:

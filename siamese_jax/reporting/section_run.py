@@ -8,7 +8,7 @@ import math
 from siamese_jax.evaluation.lists import Retrieval, VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.reporting import page
-from siamese_jax.reporting.inputs import BASELINES_WITHOUT_CURVES, ReportInputs
+from siamese_jax.reporting.inputs import ReportInputs
 from siamese_jax.reporting.wording import (
     capital,
     classes,
@@ -92,13 +92,8 @@ def _tile(inputs: ReportInputs, key: str) -> str:
         trials if math.isnan(result.accuracy) else f"{interval(result.wilson)} · {trials}",
         *more,
     ]
-    others = [
-        r
-        for r in inputs.of_protocol(key)
-        if not inputs.is_network(r) and r.system not in BASELINES_WITHOUT_CURVES
-    ]
-    lines += [f"chance {percent(_chance(result))}"]
-    lines += [f"{r.system} {percent(r.accuracy)}" for r in others]
+    lines.append(f"chance {percent(_chance(result))}")
+    lines += [f"{r.system} {percent(r.accuracy)}" for r in inputs.others(key)]
     return (
         f"<li><span>{html.escape(name)}</span>"
         f"<b>{percent(result.accuracy)}</b>"

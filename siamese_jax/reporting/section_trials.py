@@ -126,13 +126,17 @@ def parts(inputs: ReportInputs) -> str:
     result = inputs.network_results.get("within")
     if result is None:
         return ""
-    others = [
-        r for r in inputs.of_protocol("within") if not inputs.is_network(r) and r.system != "random"
-    ]
     ranked = sorted(result.per_group.items(), key=lambda item: -item[1]["accuracy"])
-    heads = [r.system for r in others]
-    if result.grouped_by == "alphabet":
-        return _group_table(inputs, result, ranked, others, heads)
+    table = _group_table if result.grouped_by == "alphabet" else _class_table
+    return table(inputs, result, ranked, inputs.others("within"))
+
+
+def _class_table(
+    inputs: ReportInputs,
+    result: Result,
+    ranked: Sequence[tuple[str, Mapping]],
+    others: Sequence[Result],
+) -> str:
     test = inputs.data.test
     number = {name: c for c, name in enumerate(test.class_names)}
     rows = []
@@ -143,8 +147,8 @@ def parts(inputs: ReportInputs) -> str:
             picture = image_sheets.pictures(first, test.kind)[0]
             thumbnail = page.Html(image_sheets.img(picture, class_name(name)))
         rows.append((False, (class_name(name), thumbnail, *_figures(part, name, others))))
-    head = ("Class", "", "Trials", "Accuracy", "")
-    table = page.table((*head, "Wilson 95 %", *heads), rows, (2, 3, *range(5, 6 + len(heads))))
+    head = ("Class", "", "Trials", "Accuracy", "", "Wilson 95 %", *(r.system for r in others))
+    table = page.table(head, rows, (2, 3, *range(5, len(head))))
     if len(rows) > MAX_ROWS:
         table = page.folded(f"All {len(rows)} classes", table)
     return table + page.note(
@@ -158,7 +162,6 @@ def _group_table(
     result: Result,
     ranked: Sequence[tuple[str, Mapping]],
     others: Sequence[Result],
-    heads: Sequence[str],
 ) -> str:
     runs = _right_by_alphabet(inputs)
     sizes = dict(zip(inputs.data.test.alphabet_names, inputs.data.test.alphabet_count, strict=True))
@@ -173,13 +176,16 @@ def _group_table(
     last = [capital(inputs.runs_title)] if runs else []
     head = (
         *(capital(inputs.group_noun), members, "Trials", "Accuracy", "", "Wilson 95 %"),
-        *(*heads, *last),
+        *(r.system for r in others),
+        *last,
     )
-    return page.table(head, rows, numbers=(1, 2, 3, *range(5, len(head)))) + page.note(
+    note = (
         f"{result.n_way}-way {result.k_shot}-shot trials within each test {inputs.group_noun}, the "
         "easiest first."
-        + (" The last column counts the right answers in the fixed runs." * bool(runs))
     )
+    if runs:
+        note += " The last column counts the right answers in the fixed runs."
+    return page.table(head, rows, numbers=(1, 2, 3, *range(5, len(head)))) + page.note(note)
 
 
 def _figures(part: Mapping, name: str, others: Sequence[Result]) -> tuple[str, ...]:
@@ -188,7 +194,7 @@ def _figures(part: Mapping, name: str, others: Sequence[Result]) -> tuple[str, .
     return (
         f"{trials:,}",
         percent(share),
-        page.bar(share, True),
+        page.bar(share, stressed=True),
         interval(intervals.wilson_interval(share * trials, trials)),
         *(percent(r.per_group[name]["accuracy"]) for r in others),
     )

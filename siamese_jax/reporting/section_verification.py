@@ -10,7 +10,7 @@ from siamese_jax.evaluation.lists import VerificationPairs
 from siamese_jax.evaluation.protocols import Result
 from siamese_jax.reporting import page, section_trials
 from siamese_jax.reporting.inputs import ReportInputs
-from siamese_jax.reporting.run_figures import calibrated, dissimilarity
+from siamese_jax.reporting.run_figures import PAIR_LISTS, by_distance, calibrated
 from siamese_jax.reporting.wording import capital, count, interval, percent
 
 _BINS = 15  # of the reliability error
@@ -20,18 +20,18 @@ def verification(inputs: ReportInputs, figures: Mapping[str, str]) -> str:
     """Pairs of the test set, and of a file: figures, ROC, calibration, pictures; empty without any."""
     parts = []
     if "verification" in inputs.network_results:
-        parts.append(_pair_list(inputs, figures, "verification", ""))
+        parts.append(_pair_list(inputs, figures, "verification"))
     if "pairs" in inputs.network_results:
         parts.append("<h3>Pairs of a file</h3>")
-        parts.append(_pair_list(inputs, figures, "pairs", "file_"))
+        parts.append(_pair_list(inputs, figures, "pairs"))
     if "reliability" in figures:
         parts += ["<h3>Probabilities of “same”</h3>", _calibration(inputs, figures)]
     return "\n".join(parts)
 
 
-def _pair_list(inputs: ReportInputs, figures: Mapping[str, str], key: str, prefix: str) -> str:
+def _pair_list(inputs: ReportInputs, figures: Mapping[str, str], key: str) -> str:
     """The figures of one list of pairs."""
-    rows = []
+    prefix, rows = PAIR_LISTS[key], []
     for r in inputs.of_protocol(key):
         f = r.figures
         cells = (
@@ -71,8 +71,11 @@ def _pairs(inputs: ReportInputs, figure: str, result: Result) -> str:
     pairs = result.list_of(VerificationPairs)
     errors = [int(((result.correct == 0) & (pairs.labels == x)).sum()) for x in (1, 0)]
     several = pairs.num_references.max() > 1
+    what = (
+        "the distance of the two embeddings" if by_distance(inputs, result) else "minus the score"
+    )
     caption = (
-        f"The dissimilarity is {dissimilarity(inputs, result)[1]}: lower is more alike. "
+        f"The dissimilarity is {what}: lower is more alike. "
         + ("P(same) is the probability fitted on validation pairs. " if _fitted(result) else "")
         + "A tick marks a right answer at the threshold, a cross a wrong one. Of "
         f"{result.num_trials:,} pairs, {errors[0]:,} same pairs are rejected and {errors[1]:,} "

@@ -29,7 +29,8 @@ def number(value: float) -> str:
 
 def span(counts: Iterable[int]) -> str:
     """The one count, or the least and the largest of several."""
-    low, *_, high = sorted([*counts] * 2)
+    values = list(counts)
+    low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
@@ -93,7 +94,7 @@ def pair_name(first: str, second: str) -> str:
 
 def class_parts(name: str) -> tuple[str, str]:
     """The alphabet and the character of a class's name."""
-    alphabet, _, character = name.replace("_", " ").rpartition("/")
+    alphabet, _, character = plain(name).rpartition("/")
     number = re.fullmatch(r"character0*(\d+)", character)
     return alphabet, number.group(1) if number else character
 

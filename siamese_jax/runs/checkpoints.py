@@ -264,8 +264,9 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Removes what was moved away."""
-        for path in (self._folder / _REMOVED).glob("*") if jax.process_index() == 0 else ():
-            shutil.rmtree(path, ignore_errors=True)
+        if jax.process_index() == 0:
+            for path in (self._folder / _REMOVED).glob("*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _note_files(self) -> None:
         """Notes the digest of each file of the checkpoints that were made here and are whole.
@@ -273,12 +274,13 @@ class Checkpoints:
         Orbax answers a damaged file with tracebacks of its threads; so it is shown none. A checkpoint
         whose saving was killed before this has no note, and its arrays prove it alone.
         """
-        for step in self._begun.intersection(self._listed()) if jax.process_index() == 0 else ():
+        if jax.process_index() != 0:
+            return
+        for step in self._begun.intersection(self._listed()):
             note = self._folder / str(step) / _NOTE
             if not note.exists():
                 with contextlib.suppress(FileNotFoundError):  # Orbax has just removed it
-                    text = json.dumps(_file_digests(note.parent))
-                    files.replace_text(note, text)
+                    files.replace_text(note, json.dumps(_file_digests(note.parent)))
 
     def _proof(self, step: int) -> dict:
         """The proof of a checkpoint, checked against itself, the folder, the metrics and the run."""
@@ -288,14 +290,11 @@ class Checkpoints:
             digest = proof.pop("digest")
             if digest != digests.of_json(proof):
                 raise ValueError("its proof was changed")
-            file = folder / "metrics" / "metrics"
-            metrics = json.loads(file.read_bytes()) if proof["value"] is not None else None
-            # Earlier versions wrote no step there.
-            if metrics is not None and {"step": step, **metrics} != {
-                "value": proof["value"],
-                "step": step,
-            }:
-                raise ValueError("its metrics were changed")
+            if proof["value"] is not None:
+                metrics = json.loads((folder / "metrics" / "metrics").read_bytes())
+                # Earlier versions wrote no step there.
+                if {"step": step, **metrics} != {"step": step, "value": proof["value"]}:
+                    raise ValueError("its metrics were changed")
         except Exception as error:
             raise self._damaged(step, error) from None
         for name, expected in (("step", step), *self._run.items()):
@@ -331,7 +330,7 @@ class Checkpoints:
         return arrays
 
     def _damaged(self, step: int, error: Exception) -> DamagedCheckpoint:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = _in_one_line(error, 160)
         return DamagedCheckpoint(f"checkpoint {step} of {self._workdir} is damaged ({reason})")
 
     def _check_space(self, step: int, nbytes: int) -> None:
@@ -349,7 +348,7 @@ class Checkpoints:
             raise self._unsaved(error) from error
 
     def _unsaved(self, error: Exception) -> OSError:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = _in_one_line(error, 200)
         return OSError(
             f"a checkpoint cannot be written to {self._folder} ({reason}); the earlier ones are "
             "whole: make space or give the right to write, and give the same command again"
@@ -431,6 +430,11 @@ def _file_digests(folder: pathlib.Path) -> dict[str, str]:
                     path.read_bytes()
                 ).hexdigest()
     return digests_by_path
+
+
+def _in_one_line(error: Exception, limit: int) -> str:
+    """What an error says, in so many letters at most."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def _together(name: str) -> None:

@@ -24,9 +24,10 @@ from siamese_jax.runs import calibrations, checkpoints, digests, workdir
 
 FILE = "weights.npz"  # in an unpacked workdir
 _FOLDER = pathlib.Path(__file__).parent / "pretrained"
-RECORDS = ("config", "provenance", "metrics", "step")  # of a run, in the order of `Weights`
+_RECORDS = ("config", "provenance", "metrics", "step")  # of a run, in the order of `Weights`
 _CALIBRATIONS = "calibrations"
-_DIGEST = "digest"
+TEXTS = (*_RECORDS, _CALIBRATIONS)  # the fields of `Weights` that are written as JSON
+DIGEST = "digest"
 
 
 class _Start(TypedDict):
@@ -60,6 +61,17 @@ class Weights(NamedTuple):
     step: int
     variables: Mapping[str, Any]
     calibrations: Mapping[str, Mapping] = {}
+
+    def texts(self) -> dict[str, str]:
+        """All fields but the variables as JSON."""
+        fields = {**self._asdict(), "config": workdir.plain(self.config)}
+        return {name: json.dumps(fields[name]) for name in TEXTS}
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], variables: Mapping[str, Any]) -> Weights:
+        """The weights of what `texts` gave, read again, and of their variables."""
+        config = ml_collections.ConfigDict(fields["config"]).lock()
+        return cls(**{**fields, "config": config}, variables=variables)
 
 
 def pretrained() -> list[str]:
@@ -100,21 +112,19 @@ def export(
             hold.
     """
     weights = read_run(path, checkpoint)
-    records = {**weights._asdict(), "config": workdir.plain(weights.config)}
     arrays = {}
     for name, x in checkpoints.by_path(weights.variables).items():
         with np.errstate(over="ignore"):
             arrays[name] = np.asarray(x, np.float16)
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has numbers that float16 cannot hold")
-    names = (*RECORDS, _CALIBRATIONS)
-    write(file, {name: json.dumps(records[name]) for name in names}, arrays)
+    write(file, weights.texts(), arrays)
 
 
 def write(file: str | pathlib.Path, texts: Mapping[str, str], arrays: Mapping) -> None:
     """Writes the records, as JSON, and the arrays of a network with the digest of them all."""
     content = {**arrays, **{name: np.asarray(text) for name, text in texts.items()}}
-    content[_DIGEST] = np.asarray(digests.of_arrays(content))
+    content[DIGEST] = np.asarray(digests.of_arrays(content))
     files.replace_file(file, lambda stream: np.savez_compressed(stream, **content))
 
 
@@ -150,7 +160,7 @@ def calibrate(file: str | pathlib.Path, name: str, fields: Mapping) -> None:
         ValueError: no such file, or one that `export` did not write.
     """
     calibrated = {**read(file).calibrations, name: dict(fields)}
-    arrays = {key: x for key, x in read_npz(file).items() if key != _DIGEST}
+    arrays = {key: x for key, x in read_npz(file).items() if key != DIGEST}
     write(file, {_CALIBRATIONS: json.dumps(calibrated)}, arrays)
 
 
@@ -162,13 +172,13 @@ def read(file: str | pathlib.Path) -> Weights:
     """
     try:
         arrays = read_npz(file)
-        missing = [name for name in RECORDS if name not in arrays]
+        missing = [name for name in _RECORDS if name not in arrays]
         if missing:  # an NPZ of something else, such as a gallery
             raise KeyError(missing[0])
-        recorded = str(arrays.pop(_DIGEST))
+        recorded = str(arrays.pop(DIGEST))
         if recorded != digests.of_arrays(arrays):
             raise ValueError("its content is not what was written")
-        texts = {name: str(arrays.pop(name)) for name in RECORDS}
+        texts = {name: str(arrays.pop(name)) for name in _RECORDS}
         texts[_CALIBRATIONS] = str(arrays.pop(_CALIBRATIONS, "{}"))
         records = {name: json.loads(text) for name, text in texts.items()}
         readers.fitting(records, _Records, "its records")
@@ -181,8 +191,7 @@ def read(file: str | pathlib.Path) -> Weights:
         raise ValueError(f"{file} holds no weights of a network (it has no {error})") from None
     except ValueError as error:
         raise ValueError(f"{file} holds no weights of a network, or is damaged ({error})") from None
-    records["config"] = ml_collections.ConfigDict(records["config"]).lock()
-    return Weights(**records, variables=variables)
+    return Weights.of(records, variables)
 
 
 def nested(arrays: Mapping[str, np.ndarray]) -> dict:
@@ -217,9 +226,7 @@ def unpack(file: str | pathlib.Path, path: str | pathlib.Path) -> None:
         raise ValueError(f"{path} holds another run: choose another workdir")
     path.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, copy)
-    lines = "".join(json.dumps(row) + "\n" for row in weights.metrics)
-    (path / "metrics.jsonl").write_text(lines)
-    (path / "provenance.json").write_text(json.dumps(weights.provenance, indent=1) + "\n")
+    files.replace_text(path / "metrics.jsonl", workdir.log_text(weights.metrics))
+    files.replace_json(path / "provenance.json", weights.provenance)
     # Last, since a folder with a config is a run.
-    config = json.dumps(workdir.plain(weights.config), indent=1)
-    files.replace_text(path / "config.json", config + "\n")
+    files.replace_json(path / "config.json", workdir.plain(weights.config))

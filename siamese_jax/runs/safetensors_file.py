@@ -6,16 +6,13 @@ import json
 import pathlib
 from collections.abc import Mapping
 
-import ml_collections
 import numpy as np
 
 from siamese_jax import files, readers
-from siamese_jax.runs import checkpoints, digests, workdir
-from siamese_jax.runs.export import RECORDS, Weights, nested
+from siamese_jax.runs import checkpoints, digests
+from siamese_jax.runs.export import DIGEST, TEXTS, Weights, nested
 
 SUFFIX = ".safetensors"
-_METADATA = (*RECORDS, "calibrations")  # the fields of `Weights` besides its variables
-_DIGEST = "digest"
 
 
 def write(file: str | pathlib.Path, weights: Weights) -> None:
@@ -34,11 +31,9 @@ def write(file: str | pathlib.Path, weights: Weights) -> None:
         name: np.asarray(x, np.float32, order="C")
         for name, x in checkpoints.by_path(weights.variables).items()
     }
-    records = {**weights._asdict(), "config": workdir.plain(weights.config)}
-    metadata = {name: json.dumps(records[name]) for name in _METADATA}
-    metadata[_DIGEST] = _digest(metadata, arrays)
-    data = safetensors.numpy.save(arrays, {"format": "np", **metadata})
-    files.replace_file(file, lambda stream: stream.write(data))
+    metadata = weights.texts()
+    metadata[DIGEST] = _digest(metadata, arrays)
+    files.replace_bytes(file, safetensors.numpy.save(arrays, {"format": "np", **metadata}))
 
 
 def read(file: str | pathlib.Path) -> Weights:
@@ -52,9 +47,9 @@ def read(file: str | pathlib.Path) -> Weights:
         raise ValueError(f"no such file {file}")
     try:
         with safetensors.safe_open(file, "numpy") as opened:
-            metadata = {name: opened.metadata()[name] for name in (*_METADATA, _DIGEST)}
+            metadata = {name: opened.metadata()[name] for name in (*TEXTS, DIGEST)}
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if metadata.pop(_DIGEST) != _digest(metadata, arrays):
+        if metadata.pop(DIGEST) != _digest(metadata, arrays):
             raise ValueError("its content is not what was written")
         records = {name: json.loads(text) for name, text in metadata.items()}
         variables = nested(arrays)
@@ -62,8 +57,7 @@ def read(file: str | pathlib.Path) -> Weights:
         raise ValueError(
             f"{file} holds no network of this package, or is damaged ({error})"
         ) from None
-    records["config"] = ml_collections.ConfigDict(records["config"]).lock()
-    return Weights(**records, variables=variables)
+    return Weights.of(records, variables)
 
 
 def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:

@@ -117,8 +117,7 @@ class RunFolder:
         rows = [row for row in read_metrics(self.path) if row["step"] <= step]
         if not self._primary:
             return rows
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        files.replace_text(self.path / "metrics.jsonl", text)
+        files.replace_text(self.path / "metrics.jsonl", log_text(rows))
         suffix = f".{len(read_provenance(self.path))}"  # two starts in one second differ
         self._events = events.Events(self.path / "tensorboard", step + 1, suffix)
         return rows
@@ -350,6 +349,11 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict]:
             raise ValueError(f"{path}, line {number} has no accuracy: put back a whole copy")
         rows.append(row)
     return rows
+
+
+def log_text(rows: Sequence[Mapping]) -> str:
+    """Rows as `metrics.jsonl` holds them, one a line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def identity(config: ConfigDict | Mapping, start: Mapping) -> dict:

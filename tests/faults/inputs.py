@@ -73,9 +73,7 @@ def edited_weights(bench: Bench, rng: random.Random) -> str | None:
     if x is not None:
         arrays[name] = x
     path = bench.fresh("edited.npz")
-    texts = {
-        key: str(arrays.pop(key)) for key in (*export.RECORDS, "calibrations") if key in arrays
-    }
+    texts = {key: str(arrays.pop(key)) for key in export.TEXTS if key in arrays}
     if rng.random() < 0.5:  # whoever did it used the package, so the digest is right
         arrays.pop("digest", None)
         export.write(path, texts, arrays)

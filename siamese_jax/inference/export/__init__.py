@@ -9,11 +9,9 @@ safetensors file holds the parameters and the run's records, and `siamese_jax.lo
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import pathlib
 from collections.abc import Callable
-from typing import BinaryIO
 
 from siamese_jax import files
 from siamese_jax.inference import network
@@ -101,7 +99,7 @@ def _write_two(
     encoder, comparator = contents
     second = file.with_suffix(f".comparator{file.suffix}")
     for target, data in ((file, encoder), (second, comparator)):
-        files.replace_file(target, functools.partial(_write, data))
+        files.replace_bytes(target, data)
     size = net.embedding_size
     vectors = not net.has_pictures and file.suffix == ".onnx"
     shape = ", ".join(map(str, net.image_shape[1:2] if vectors else net.image_shape))
@@ -116,10 +114,6 @@ def _write_two(
             "(queries, supports)",
         ),
     ]
-
-
-def _write(data: bytes, stream: BinaryIO) -> None:
-    stream.write(data)
 
 
 def _metadata(weights: export.Weights, net: network.Siamese) -> dict[str, str]:

@@ -14,7 +14,7 @@ import numpy as np
 from siamese_jax.inference.export.onnx_graph import Graph
 from siamese_jax.models.batch_norm import BatchNorm
 from siamese_jax.models.encoders import DenseEncoder, KochEncoder, ResidualEncoder, SmallEncoder
-from siamese_jax.models.layers import MIDDLE
+from siamese_jax.models.layers import ROUNDING_NUDGE
 from siamese_jax.models.resnet import ResNetEncoder
 from siamese_jax.models.vit import ViTEncoder
 
@@ -105,7 +105,8 @@ class Layers:
         # no ink has no moment either, and ink is at least one grey level of 255
         total = self.graph.add("Max", total, self.graph.constant(1e-6))
         way = self.graph.add("Div", moment, total)
-        way = self.graph.add("Round", self.graph.add("Add", way, self.graph.constant(MIDDLE)))
+        way = self.graph.add("Add", way, self.graph.constant(ROUNDING_NUDGE))
+        way = self.graph.add("Round", way)
         way = self.graph.add("Unsqueeze", way, self.graph.constant([2]))
         places = np.arange(size, dtype=np.float32)
         ahead = self.graph.constant(places - places[:, None])
@@ -182,14 +183,11 @@ def koch(layers: Layers, encoder: nn.Module, x: str, image_shape: Sequence[int])
 def residual(layers: Layers, encoder: nn.Module, x: str, image_shape: Sequence[int]) -> str:
     """The graph of a `ResidualEncoder`."""
     rows, columns = encoder.places(image_shape)
-    num_pools = len(encoder.widths) - 1
-    if encoder.pools is not None:
-        num_pools = min(encoder.pools, num_pools)
     x = layers.conv(layers.channels_first(x), "stem", encoder.stem_stride)
     x = layers.relu(layers.batch_norm(x, "stem_norm"))
     channels = encoder.stem
     for s, width in enumerate(encoder.widths):
-        if 0 < s <= num_pools:
+        if 0 < s <= encoder.num_pools:
             x = layers.max_pool2(x)
         for b in range(encoder.blocks):
             name = f"stage{s + 1}_block{b + 1}"
