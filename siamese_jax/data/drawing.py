@@ -12,8 +12,8 @@ import hashlib
 import io
 
 import numpy as np
+import scipy  # its parts are imported at their first use: they are slow
 from PIL import Image, ImageOps, UnidentifiedImageError
-from scipy import ndimage
 
 from siamese_jax.data import decoding
 
@@ -65,9 +65,9 @@ def to_omniglot(coverage: np.ndarray) -> np.ndarray:
     top, left = (side - height) // 2, (side - across) // 2
     canvas[top : top + height, left : left + across] = fine[:height, :across]
     if grow >= 0:
-        canvas = ndimage.distance_transform_edt(~canvas) <= grow
+        canvas = scipy.ndimage.distance_transform_edt(~canvas) <= grow
     else:
-        canvas = ndimage.distance_transform_edt(canvas) > -grow
+        canvas = scipy.ndimage.distance_transform_edt(canvas) > -grow
     share = canvas.reshape(SIDE, _FINE, SIDE, _FINE).mean((1, 3))
     return np.where(share >= 0.5, np.uint8(255), np.uint8(0))
 
@@ -79,7 +79,7 @@ def stroke_width(ink: np.ndarray) -> float:
     pixel.
     """
     padded = np.pad(ink, 1)
-    return max(1.0, 4 * float(ndimage.distance_transform_edt(padded)[padded].mean()) - 2)
+    return max(1.0, 4 * float(scipy.ndimage.distance_transform_edt(padded)[padded].mean()) - 2)
 
 
 def read_ink(data: bytes) -> np.ndarray:

@@ -29,7 +29,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.special import bdtr
+import scipy  # its parts are imported at their first use: they are slow
 
 CONFIDENCE = 0.9
 MAX_CLASSES = 2000  # more are left out
@@ -149,7 +149,8 @@ def upper(scores: np.ndarray, rate: float, confidence: float) -> float:
     """
     # The units above the threshold, 0 .. U - 1, that are too few to come of a higher rate.
     # The slack is for rounding: exactly as many units as are needed show the rate with no alarm.
-    few = bdtr(np.arange(len(scores)), len(scores), rate) <= (1 - confidence) * (1 + 1e-9)
+    below = scipy.special.bdtr(np.arange(len(scores)), len(scores), rate)
+    few = below <= (1 - confidence) * (1 + 1e-9)
     return float(np.nextafter(np.sort(scores)[::-1][max(int(few.sum()), 1) - 1], np.inf))
 
 

@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy.special import expit, gammaln
+import scipy  # its parts are imported at their first use: they are slow
 from typing_extensions import TypedDict
 
 from siamese_jax import readers
@@ -126,7 +126,7 @@ class Calibration:
 
     def probability(self, scores: np.ndarray | float) -> np.ndarray:
         """The probability of "same" of one picture and one reference with these scores."""
-        return expit(self.slope * np.asarray(scores, np.float64) + self.offset)
+        return scipy.special.expit(self.slope * np.asarray(scores, np.float64) + self.offset)
 
 
 def calibrate(
@@ -301,6 +301,7 @@ def false_accept_rate(
     total = impostors.sum(1).astype(np.float64)
     enough = below >= references
     b, m, n = below[enough], total[enough], references
+    gammaln = scipy.special.gammaln
     log_share = gammaln(b + 1) - gammaln(b - n + 1) - gammaln(m + 1) + gammaln(m - n + 1)
     return float(1 - np.exp(log_share).sum() / len(scores))
 

@@ -13,8 +13,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import scipy  # its parts are imported at their first use: they are slow
 from jaxtyping import Integer, Num
-from scipy import special
 
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.metrics import Labels, Scores
@@ -58,7 +58,7 @@ def cluster_interval(
     effective = float(counts.sum())
     if variance > 0 and 0 < mean < 1:  # a mean may be rounded to 1
         effective = min(effective, mean * (1 - mean) / variance)
-    quantile = float(special.stdtrit(clusters - 1, 0.975))
+    quantile = float(scipy.special.stdtrit(clusters - 1, 0.975))
     return wilson(mean, effective, quantile)
 
 
@@ -133,7 +133,7 @@ def seed_interval(values: Sequence[float | int] | np.ndarray) -> tuple[float, fl
     if len(values) < 2:
         return math.nan, math.nan
     mean, error = np.mean(values), np.std(values, ddof=1) / math.sqrt(len(values))
-    half = special.stdtrit(len(values) - 1, 0.975) * error
+    half = scipy.special.stdtrit(len(values) - 1, 0.975) * error
     return float(mean - half), float(mean + half)
 
 
@@ -152,7 +152,7 @@ def seed_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, floa
     freedom = sum(errors) ** 2 / sum(
         error**2 / (len(side) - 1) for error, side in zip(errors, (a, b), strict=True)
     )
-    half = special.stdtrit(freedom, 0.975) * math.sqrt(sum(errors))
+    half = scipy.special.stdtrit(freedom, 0.975) * math.sqrt(sum(errors))
     middle = np.mean(a) - np.mean(b)
     return float(middle - half), float(middle + half)
 

@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are imported at their first use: they are slow
 from jaxtyping import Float
-from scipy import special
 
 from siamese_jax.evaluation import metrics
 from siamese_jax.evaluation.metrics import Labels, Scores
@@ -59,7 +59,7 @@ def fit_logistic(scores: Scores, labels: Labels) -> tuple[float, float]:
 
     fit = np.zeros(2)  # slope and offset, of standardised scores
     for _ in range(100):  # Newton's method with halved steps; the loss is convex
-        probability = special.expit(x @ fit)
+        probability = scipy.special.expit(x @ fit)
         gradient = x.T @ (weights * (probability - labels)) + ridge * fit
         curvature = (x * (weights * probability * (1 - probability))[:, None]).T @ x
         step = np.linalg.solve(curvature + np.diag(ridge + 1e-12), gradient)
@@ -145,7 +145,7 @@ def _by_probability(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of (P,) pairs sorted by probability: it, share of same pairs at it, mass, and bin."""
     logits, labels = metrics.checked_pairs(logits, labels, both=True)
-    probability = special.expit(np.where(np.isfinite(logits), logits, 0.0))
+    probability = scipy.special.expit(np.where(np.isfinite(logits), logits, 0.0))
     weights = _balanced(labels)
     values, inverse = np.unique(probability, return_inverse=True)
     shares = np.bincount(inverse, weights * labels) / np.bincount(inverse, weights)

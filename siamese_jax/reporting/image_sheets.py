@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+import scipy  # its parts are imported at their first use: they are slow
 from PIL import Image
-from scipy import special
 
 from siamese_jax.data.image_set import ImageSet, resize_images
 from siamese_jax.evaluation import metrics
@@ -420,7 +420,7 @@ def _probability(logit: float) -> str:
     """In per cent, never rounded to certainty."""
     if not np.isfinite(logit):
         return "unknown"
-    share = 100 * special.expit(logit)
+    share = 100 * scipy.special.expit(logit)
     if share > 99.9:
         return "> 99.9 %"
     return f"{share:.1f} %" if share >= 0.1 else "< 0.1 %"
