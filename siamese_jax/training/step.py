@@ -333,22 +333,27 @@ def preview_batch(
     Returns:
         What `objective.sample` drew, and the warped pixels (*rows.shape, H, W, C) float32 in [0, 1].
     """
+    sample, warp = _preview_programs(objective, tuple(augmentation.items()))
+    batch, key, _ = sample(_seed_keys(seed)[1], jnp.int32(step), index)
+    return batch, warp(batch, key, images[np.asarray(batch.rows).reshape(-1)])
+
+
+@functools.lru_cache(maxsize=8)
+def _preview_programs(
+    objective: objectives.Objective, augmentation: tuple[tuple[str, Any], ...]
+) -> tuple[Callable, Callable]:
+    """The two halves of `draw_batch`, compiled once for all batches of a run."""
 
     @_compiled_quickly
-    def draw(
-        rng: jax.Array, step: jax.Array, images: jax.Array, index: sampling.SetIndex
-    ) -> tuple[Any, jax.Array]:
-        drawn = draw_batch(rng, step, images, index, objective, augmentation, Devices(1), fed=True)
-        return drawn[:2]
+    def warp(batch: Any, key: jax.Array, images: jax.Array) -> jax.Array:
+        return _warp_batch(batch, key, images, dict(augmentation), Devices(1), fed=True)
 
-    rng, number = _seed_keys(seed)[1], jnp.int32(step)
-    rows = np.asarray(make_rows(objective, _compiled_quickly)(rng, number, index))
-    return draw(rng, number, images[rows.reshape(-1)], index)
+    return _compiled_quickly(functools.partial(_sample, objective=objective)), warp
 
 
-def make_rows(objective: objectives.Objective, compile: Callable = jax.jit) -> Any:
+def make_rows(objective: objectives.Objective) -> Any:
     """Compiles `(rng, step, index) -> rows` of the whole batch that the training step draws."""
-    return compile(lambda rng, step, index: _sample(rng, step, index, objective)[0].rows)
+    return jax.jit(lambda rng, step, index: _sample(rng, step, index, objective)[0].rows)
 
 
 def _seed_keys(seed: int) -> jax.Array:
@@ -381,15 +386,27 @@ def draw_batch(
         key of the step's dropout.
     """
     batch, k_augment, k_dropout = _sample(rng, step, index, objective)
+    return batch, _warp_batch(batch, k_augment, images, augmentation, devices, fed), k_dropout
+
+
+def _warp_batch(
+    batch: Any,
+    key: jax.Array,
+    images: jax.Array,
+    augmentation: Mapping,
+    devices: Devices,
+    fed: bool,
+) -> jax.Array:
+    """The pixels of `draw_batch`."""
     fixed = isinstance(batch, fixed_pairs.FixedPairs)  # they say themselves how they are warped
-    keys = batch.keys if fixed else jax.random.split(k_augment, batch.rows.shape)
+    keys = batch.keys if fixed else jax.random.split(key, batch.rows.shape)
     rows, symmetries, keys = devices.share((batch.rows, batch.symmetries, keys))
     plain = to_float(images if fed else _gather(images, rows.reshape(-1)))
     pixels = augment.augment(keys.reshape(-1), plain, symmetries.reshape(-1), **augmentation)
     if fixed:
         distort = devices.share(batch.distort).reshape(-1, 1, 1, 1)
         pixels = jnp.where(distort, pixels, plain)
-    return batch, pixels.reshape(*rows.shape, *images.shape[1:]), k_dropout
+    return pixels.reshape(*rows.shape, *images.shape[1:])
 
 
 def _gather(images: jax.Array, rows: jax.Array) -> jax.Array:
