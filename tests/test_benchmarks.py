@@ -6,13 +6,13 @@ import json
 import os
 import pathlib
 import random
-import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from launching import launch
 from PIL import Image
 
 from siamese_jax import benchmarks
@@ -431,12 +431,9 @@ def test_the_table_by_hand():
 @pytest.mark.slow
 def test_the_command(tmp_path):
     path = tmp_path / "record.json"
-    command = [sys.executable, str(ROOT / "launch" / "benchmark.py"), "--smoke"]
-    command += ["--suite=recognition", "--nopeers", f"--record={path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = ("--smoke", "--suite=recognition", "--nopeers")
+    done = launch("benchmark.py", *words, f"--record={path}")
     assert done.returncode == 0, done.stderr
     assert "identify 16, comparison" in done.stdout
     record = check_record(path, "recognition", done.stdout, repetitions=2)
-    assert record["provenance"]["command"] == [
-        *("launch/benchmark.py", "--smoke", "--suite=recognition", "--nopeers")
-    ]
+    assert record["provenance"]["command"] == ["launch/benchmark.py", *words]

@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import json
-import pathlib
-import subprocess
 import sys
 
 import jax
@@ -12,6 +10,7 @@ import ml_collections
 import networks
 import numpy as np
 import pytest
+from launching import launch
 
 import siamese_jax
 from siamese_jax.data import loading, omniglot
@@ -33,7 +32,6 @@ from siamese_jax.inference.export import (  # noqa: E402
     stablehlo,
 )
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 ENCODER_CASES = {
     "koch": ("koch", {"filters": (3, 4, 5, 6), "kernels": (4, 3, 2, 1), "units": 7}),
     "koch in the frequency domain": (
@@ -305,17 +303,13 @@ def test_a_missing_package_names_the_extra(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_writes_the_files_and_names_them(tmp_path):
-    def run(*words):
-        command = [sys.executable, ROOT / "launch" / "export.py", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    done = run("--pretrained=omniglot", f"--out={tmp_path / 'net.onnx'}")
+    done = launch("export.py", "--pretrained=omniglot", f"--out={tmp_path / 'net.onnx'}")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
         str(tmp_path / "net.onnx"),
         str(tmp_path / "net.comparator.onnx"),
     ]
     assert "images (batch, 56, 56, 1) -> embeddings (batch, 3136)" in done.stdout
-    done = run(f"--out={tmp_path / 'net.onnx'}")
+    done = launch("export.py", f"--out={tmp_path / 'net.onnx'}")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "give one of --workdir=RUN and --pretrained=NAME" in done.stderr

@@ -5,12 +5,11 @@ import io
 import json
 import pathlib
 import re
-import subprocess
-import sys
 import types
 
 import numpy as np
 import pytest
+from launching import launch
 from PIL import Image
 
 import siamese_jax
@@ -198,8 +197,7 @@ def test_trials_that_cannot_be_had_are_refused(bad):
 @pytest.mark.slow
 def test_the_launcher_reads_players(small, tmp_path):
     path = write(tmp_path / "ada.json", answers_of(small))
-    command = [sys.executable, str(LAUNCHER), "--read"]
-    done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True)
-    assert "| Ada | 16 | 100.00 |" in done.stdout
-    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = launch(LAUNCHER.name, "--read", path)
+    assert done.returncode == 0 and "| Ada | 16 | 100.00 |" in done.stdout
+    failed = launch(LAUNCHER.name, "--read")
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1

@@ -14,6 +14,7 @@ import threading
 
 import numpy as np
 import pytest
+from launching import launch
 from PIL import Image, ImageDraw
 
 import siamese_jax
@@ -355,6 +356,6 @@ def test_the_launcher_serves_and_says_where(tmp_path):
     finally:
         process.terminate()
         process.wait(20)
-    failed = subprocess.run([*command, "--port=99999"], capture_output=True, text=True, check=False)
+    failed = launch(LAUNCHER.name, command[-1], "--port=99999")
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1
     assert "--port=0" in failed.stderr

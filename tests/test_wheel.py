@@ -123,7 +123,7 @@ def test_an_ablation_trains_with_the_launchers_of_the_package(installed):
     binaries, folder = installed
     done = run(
         binaries / "siamese-ablate",
-        "--config=quickstart:smoke",
+        "--config=vectors:smoke",
         "--over=optim.weight_decay:0|0.1",
         "--workdir=a",
         "--dry_run",
