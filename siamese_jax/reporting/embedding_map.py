@@ -84,7 +84,7 @@ def tsne(embeddings: np.ndarray) -> np.ndarray | None:
     if len(embeddings) < 8 or not np.ptp(embeddings, axis=0).any():
         return None
     perplexity = min(20.0, (len(embeddings) - 1) / 3)
-    # Several threads wait for one another without sleeping, which on busy cores takes ten times as long.
+    # Several threads wait for one another busily, which on busy cores takes several times as long.
     with threadpool_limits(1, "openmp"):
         return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(
             np.asarray(embeddings, np.float32)
