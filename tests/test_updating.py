@@ -42,7 +42,6 @@ NEW = {
 }
 # Neither convolutions, which take long to compile, nor batch normalisation.
 DENSE = {**NETS["dense"], "comparator": "cosine", "head_args": {"scale": 5.0}}
-DRAWS = {}  # compiled, by their programs
 
 
 def start(small, fields, net, count=1, updating=PLAIN_UPDATE, tx=None, dtype="float32"):
@@ -83,12 +82,6 @@ def train(small, fields, *, count=1, steps=6, dtype="float32", updating=PLAIN_UP
     return jax.device_get(devices.first(state)), np.array(values)
 
 
-def compiled_draw(objective, *arguments):
-    """The compiled `sample`, made once for all objectives whose `sample` is the same program."""
-    program = str(jax.make_jaxpr(objective.sample)(*arguments))
-    return DRAWS.setdefault(program, jax.jit(objective.sample))
-
-
 def update(small, fields, *, net=DENSE, steps=6, updating=PLAIN_UPDATE, tx=None):
     """The states before and after each of some updates, and their losses.
 
@@ -96,8 +89,7 @@ def update(small, fields, *, net=DENSE, steps=6, updating=PLAIN_UPDATE, tx=None)
     """
     (model, tx, objective, devices), state = start(small, fields, net, 1, updating, tx)
     one = jax.jit(make_update(model, tx, objective, devices, updating))
-    index = SetIndex.of(small)
-    draw = compiled_draw(objective, state.rng, np.int32(0), index)
+    draw, index = jax.jit(objective.sample), SetIndex.of(small)
     states, values = [state], []
     for step in range(steps):
         batch = draw(state.rng, np.int32(step), index)
