@@ -244,7 +244,7 @@ def base() -> ConfigDict:
     config.data.name = "auto"  # Omniglot where it can be had, else the built-in glyphs
     config.data.split = "lake"  # 30 alphabets to train, 10 to choose, 10 to test; all drawers
     config.data.train_alphabets = 0  # so many of Omniglot's 30 train, drawn by data.seed; 0: all
-    config.data.train_on_validation = False  # it trains too; take --checkpoint=latest
+    config.data.train_on_validation = False  # whether its classes train too
     config.data.image_size = (105, 105)  # height and width, pixels
     config.data.archives = placeholder(str)  # folder of the three Omniglot zips
     config.data.data_dir = placeholder(str)  # folder of prepared sets; None: that of tfds

@@ -20,6 +20,7 @@ from siamese_jax.recognition import (
     identification,
     ranking,
     records,
+    score_calibration,
     shortlist,
     sqlite,
     storage,
@@ -139,7 +140,7 @@ def test_another_network_takes_a_large_gallery_over(nets, large, monkeypatch):
     monkeypatch.setattr(gallery, "read_again", read_noise_again)
     held = dict.fromkeys(calibration.HeldOut.__annotations__, 1)
     learned = calibration.Calibration(0.1, ((1, 1.0),), 1.0, 0.0, "s", "f", 0, 4, 8, held)
-    monkeypatch.setattr(gallery, "calibration_of", lambda *_: learned)
+    monkeypatch.setattr(score_calibration, "calibration_of", lambda *_: learned)
     large.calibrate(nets["cosine"], None, 0.1)
     assert large.rebuild(nets["cosine"]) == 120 and large.calibration == learned
     assert large.rebuild(other) == 120
@@ -419,7 +420,9 @@ def test_the_bound_of_a_gallery_ends_with_the_next_name(nets, large, monkeypatch
     )
     of_any = dataclasses.replace(of_gallery, bound=dataclasses.replace(bound, gallery=None))
     for seed, (learned, still) in enumerate(((of_gallery, None), (of_any, of_any.bound))):
-        monkeypatch.setattr(gallery, "calibration_of", lambda *_, learned=learned: learned)
+        monkeypatch.setattr(
+            score_calibration, "calibration_of", lambda *_, learned=learned: learned
+        )
         large.calibrate(nets["cosine"], None, 0.1)
         assert large.calibration == learned
         large.enrol_all(nets["cosine"], {f"more{seed}": [picture(seed)]})
@@ -434,7 +437,7 @@ def test_only_its_own_network_calibrates_a_store(nets, large, monkeypatch, tmp_p
             db.execute("ATTACH ? AS other", [str(tmp_path / "other.db")])
             db.execute("REPLACE INTO fact SELECT * FROM other.fact WHERE key = 'network'")
 
-    monkeypatch.setattr(gallery, "calibration_of", changed_meanwhile)
+    monkeypatch.setattr(score_calibration, "calibration_of", changed_meanwhile)
     with pytest.raises(ValueError, match="network"):
         large.calibrate(nets["cosine"], None, 0.1)
     assert large.calibration is None

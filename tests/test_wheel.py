@@ -109,7 +109,7 @@ def test_a_command_helps_and_explains_mistakes(installed, name):
 
 def test_a_config_of_the_package_is_found_in_any_folder(installed):
     binaries, folder = installed
-    words = ("--config=vectors:smoke", "--workdir=r", "--noprogress")
+    words = ("--config=quickstart:smoke", "--workdir=r", "--noprogress")
     done = run(binaries / "siamese-train", *words, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "finished at step 20" in done.stdout
@@ -123,7 +123,7 @@ def test_an_ablation_trains_with_the_launchers_of_the_package(installed):
     binaries, folder = installed
     done = run(
         binaries / "siamese-ablate",
-        "--config=vectors:smoke",
+        "--config=quickstart:smoke",
         "--over=optim.weight_decay:0|0.1",
         "--workdir=a",
         "--dry_run",

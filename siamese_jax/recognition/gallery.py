@@ -29,6 +29,7 @@ import numpy as np
 import tqdm
 
 from siamese_jax.evaluation import bounds, calibration
+from siamese_jax.recognition import score_calibration
 
 if TYPE_CHECKING:  # what needs jax is imported where it is used: a gallery is listed without it
     from siamese_jax.data.image_set import ImageSet
@@ -184,18 +185,8 @@ def empty(net: Comparing) -> Gallery:
     Raises:
         ValueError: the network does not take pictures, or does not score references one by one.
     """
-    _check_suits(net)
+    score_calibration.check_suits(net)
     return Gallery(net.fingerprint, net.name, (), np.zeros((0, 0)))
-
-
-def _check_suits(net: Comparing) -> None:
-    if not net.has_pictures:
-        raise ValueError(f"{net.name} takes data of kind {net.kind!r}: a gallery needs pictures")
-    if not net.compares_singly:
-        raise ValueError(
-            f"{net.name} embeds references in the light of all others: a gallery needs a network "
-            "without a full context"
-        )
 
 
 def check_network(gallery: Gallery | store.Store, net: Comparing) -> None:
@@ -388,79 +379,23 @@ def calibrate(
     Args:
         gallery: the old one, with names or without.
         net: its network.
-        labelled: as in `calibration_of`, of classes that are not enrolled.
-        rate: as in `calibration_of`.
-        seed: as in `calibration_of`.
-        confidence: as in `calibration_of`.
-        decided_by: as in `calibration_of`.
+        labelled: as in `score_calibration.calibration_of`, of classes that are not enrolled.
+        rate: as there.
+        seed: as there.
+        confidence: as there.
+        decided_by: as there.
 
     Raises:
-        ValueError: another network, or what `calibration_of` refuses.
+        ValueError: another network, or what `score_calibration.calibration_of` refuses.
     """
     check_network(gallery, net)
-    learned = calibration_of(
+    learned = score_calibration.calibration_of(
         *(net, labelled, rate, seed),
         confidence=confidence,
         decided_by=decided_by,
         references=gallery.scored if gallery.references else None,
     )
     return dataclasses.replace(gallery, calibration=learned)
-
-
-def calibration_of(
-    net: Comparing,
-    labelled: ImageSet,
-    rate: float,
-    seed: int = 0,
-    *,
-    confidence: float = bounds.CONFIDENCE,
-    decided_by: str = "plain",
-    references: scoring.References | None = None,
-) -> calibration.Calibration:
-    """A threshold and probabilities of a network's scores, learned from labelled pictures.
-
-    Args:
-        net: the network.
-        labelled: pictures of classes that the network was not trained on; of kind `ink` as
-            `load_folder(..., ink=True)` gives it where the network's kind is `ink`.
-        rate: false-accept rate to allow.
-        seed: of the half of the classes that is held out.
-        confidence: of the bound.
-        decided_by: `plain` or `bound`, the threshold that names are accepted by.
-        references: of the gallery that the bound is of; None for a bound of any.
-
-    Raises:
-        ValueError: what `empty` refuses, a set of another kind, or what `calibration.calibrate`
-            refuses.
-    """
-    from siamese_jax.recognition import pictures, scoring
-
-    _check_suits(net)
-    if labelled.kind != net.kind:
-        raise ValueError(f"{labelled.name} is of kind {labelled.kind!r}, the network {net.kind!r}")
-
-    def embed(rows: np.ndarray) -> np.ndarray:
-        return net.embed(pictures.of_set(net, labelled.images[rows]))
-
-    def score_all(rows: np.ndarray) -> np.ndarray:
-        h = embed(rows)
-        return scoring.score(net, h, scoring.References(h))
-
-    def score_gallery(rows: np.ndarray) -> np.ndarray:
-        assert references is not None
-        return scoring.score(net, embed(rows), references)
-
-    return calibration.calibrate(
-        score_all,
-        labelled.classes,
-        rate,
-        source=labelled.name,
-        fingerprint=labelled.fingerprint,
-        seed=seed,
-        confidence=confidence,
-        decided_by=decided_by,
-        score_gallery=None if references is None else score_gallery,
-    )
 
 
 def rebuild(gallery: Gallery, net: Comparing) -> tuple[Gallery, int]:

@@ -15,7 +15,7 @@ from siamese_jax.evaluation import bounds
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.inference import network
 from siamese_jax.readers import check_choice
-from siamese_jax.recognition import gallery, symbol_calibration
+from siamese_jax.recognition import score_calibration, symbol_calibration
 from siamese_jax.runs import calibrations, export, workdir
 
 RATE = 0.05  # false-accept rate of the thresholds
@@ -63,7 +63,7 @@ def calibrate_file(
         )
     if subject == "drawings":
         labelled = symbol_calibration.redraw(labelled)
-    calibration = gallery.calibration_of(
+    calibration = score_calibration.calibration_of(
         *(net, labelled, rate), confidence=confidence, decided_by=decided_by
     )
     fields = dataclasses.asdict(calibration)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from siamese_jax.models.comparators import Comparator, Cosine, Euclidean, Local, SquaredEuclidean
+from siamese_jax.models.comparators import Comparator, Cosine, Euclidean, Local
 
 if TYPE_CHECKING:
     from usearch.index import Index
@@ -74,7 +74,7 @@ def is_installed() -> bool:
 
 def suits(head: Comparator) -> bool:
     """Whether near features mean a high score, so that an index can serve the comparator."""
-    return isinstance(head, (Cosine, Euclidean, SquaredEuclidean, Local))
+    return isinstance(head, (Cosine, Euclidean, Local))  # or of a subclass: `SquaredEuclidean`
 
 
 def features(head: Comparator, embeddings: np.ndarray) -> np.ndarray:

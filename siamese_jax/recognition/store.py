@@ -21,7 +21,13 @@ import tqdm
 
 from siamese_jax.evaluation.calibration import Calibration
 from siamese_jax.recognition import gallery as gallery_lib
-from siamese_jax.recognition import postgres, postgres_connection, ranking, sqlite
+from siamese_jax.recognition import (
+    postgres,
+    postgres_connection,
+    ranking,
+    score_calibration,
+    sqlite,
+)
 from siamese_jax.recognition.database import Database
 from siamese_jax.recognition.gallery import Gallery, Reference
 from siamese_jax.recognition.records import BLOCK, Records
@@ -194,12 +200,12 @@ class Store:
     def calibrate(
         self, net: Comparing, labelled: ImageSet, rate: float, seed: int = 0, **how: Any
     ) -> None:
-        """Learns threshold and probabilities, see `gallery.calibration_of`.
+        """Learns threshold and probabilities, see `score_calibration.calibration_of`.
 
         A bound is of any gallery.
         """
         gallery_lib.check_network(self, net)
-        learned = gallery_lib.calibration_of(net, labelled, rate, seed, **how)
+        learned = score_calibration.calibration_of(net, labelled, rate, seed, **how)
         with self._db.writing():
             gallery_lib.check_network(self, net)  # another process may have changed it meanwhile
             self.records.set_fact("calibration", dataclasses.asdict(learned))

@@ -17,7 +17,7 @@ from siamese_jax.data import drawing, loading
 from siamese_jax.data.image_set import ImageSet
 from siamese_jax.evaluation.calibration import Calibration, warnings
 from siamese_jax.inference import network
-from siamese_jax.recognition import gallery
+from siamese_jax.recognition import score_calibration
 
 RATE = 0.05  # false-accept rate: how often an untaught symbol may be named
 
@@ -42,7 +42,7 @@ def make(
     validation = loading.load(
         {"name": "omniglot", "archives": archives and str(archives)}
     ).validation
-    return gallery.calibration_of(net, redraw(validation), rate)
+    return score_calibration.calibration_of(net, redraw(validation), rate)
 
 
 def write(path: str | os.PathLike, net: network.Siamese, calibration: Calibration) -> None:

@@ -84,6 +84,7 @@ def table(
             for i, value in enumerate(values)
         )
 
+    head = [name.replace(" %", "\N{NO-BREAK SPACE}%") for name in head]
     lines = [
         f"<tr class=group><th colspan={len(head)}><span>{escape(row)}</span></th></tr>"
         if isinstance(row, str)
