@@ -295,6 +295,11 @@ def test_load_glyphs():
     assert again.fingerprint == data.fingerprint
     other = loading.load({"name": "glyphs", **SMALL, "image_size": (28, 28), "seed": 1})
     assert other.fingerprint != data.fingerprint
+    source = loading.load({"name": "glyphs", **SMALL})
+    assert data.source_fingerprint == again.source_fingerprint == source.fingerprint
+    assert source.fingerprint != data.fingerprint and source.source_fingerprint is None
+    shape = source.train.image_shape[:2]
+    assert loading.load({"name": "glyphs", **SMALL, "image_size": shape}).source_fingerprint is None
 
 
 def test_load_glyphs_with_own_drawers():

@@ -65,6 +65,8 @@ class Data:
         note: one line that says what the data are and, for `auto`, why.
         standardisation: of vectors, what the three parts went through and new vectors must go
             through; it is of the training part. None for images.
+        source_fingerprint: `fingerprint` before `load` resized the pictures. None where it did not, or
+            where they are streamed.
     """
 
     train: ImageSet
@@ -73,6 +75,7 @@ class Data:
     runs: OfficialRuns | None
     note: str
     standardisation: vectors.Standardisation | None = None
+    source_fingerprint: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -113,7 +116,11 @@ def load(config: Mapping[str, Any]) -> Data:
     data = load_raw(fields)
     if fields["train_on_validation"]:
         data = _with_validation(data)
-    data = data.resized(fields["image_size"])
+    size = fields["image_size"]
+    in_memory = isinstance(data.train.images, np.ndarray)
+    if in_memory and size is not None and data.train.image_shape[:2] != tuple(size):
+        data = dataclasses.replace(data, source_fingerprint=data.fingerprint)
+    data = data.resized(size)
     _log.info("data: %s", data.note)
     return data
 

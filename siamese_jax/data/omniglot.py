@@ -41,6 +41,12 @@ DOWNLOADS = {  # URL, bytes, SHA-256
     ),
 }
 ROLES = ("drawing", "query", "support")
+_SHAPE = (archives_lib.SIZE, archives_lib.SIZE, 1)
+_DRAWING_FIELDS = {"alphabet": np.str_, "character": np.int32, "drawer": np.int32}
+_RUN_FIELDS = {
+    name: np.str_ if name == "alphabet" else np.int32
+    for name in ("run", "role", "answer", "alphabet", "drawer")
+}
 
 
 class OmniglotDrawers(tfds.core.GeneratorBasedBuilder):
@@ -89,7 +95,7 @@ class OmniglotDrawers(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Tensor(
-                        shape=(archives_lib.SIZE, archives_lib.SIZE, 1),
+                        shape=_SHAPE,
                         dtype=np.uint8,
                         encoding=tfds.features.Encoding.BYTES,
                     ),
@@ -275,35 +281,31 @@ def load_evaluation(builder: OmniglotDrawers) -> ImageSet:
 
 def load_runs(builder: OmniglotDrawers) -> OfficialRuns:
     """Lake's official 20 runs of 20 queries against 20 supports."""
-    by_role: dict[str, list[dict]] = {"query": [], "support": []}
-    for example in preparation.examples(builder, "runs"):  # in the order of runs and items
-        by_role[ROLES[example["role"]]].append(example)
-    queries, supports = by_role.values()
-    num_runs = int(queries[-1]["run"])
-    n_way = len(queries) // num_runs
-    shape = (num_runs, n_way, *queries[0]["image"].shape)
+    columns = _columns(builder, "runs", _RUN_FIELDS)  # in the order of runs and items
+    query, support = (columns["role"] == ROLES.index(role) for role in ("query", "support"))
+    images, num_runs = _unpacked(columns["ink"]), int(columns["run"].max())
+    shape = (num_runs, query.sum() // num_runs)
+    queries, supports = (images[role].reshape(*shape, *_SHAPE) for role in (query, support))
     return OfficialRuns(
-        queries=np.stack([e["image"] for e in queries]).reshape(shape) * np.uint8(255),
-        supports=np.stack([e["image"] for e in supports]).reshape(shape) * np.uint8(255),
-        answers=np.array([e["answer"] for e in queries], np.int32).reshape(num_runs, n_way),
-        alphabets=tuple(e["alphabet"].decode() for e in queries[::n_way]),
-        query_drawers=np.array([e["drawer"] for e in queries[::n_way]], np.int32),
-        support_drawers=np.array([e["drawer"] for e in supports[::n_way]], np.int32),
+        queries=queries,
+        supports=supports,
+        answers=columns["answer"][query].reshape(shape),
+        alphabets=tuple(columns["alphabet"][query].reshape(shape)[:, 0].tolist()),
+        query_drawers=columns["drawer"][query].reshape(shape)[:, 0],
+        support_drawers=columns["drawer"][support].reshape(shape)[:, 0],
         name=OFFICIAL,
     )
 
 
 def _load(builder: OmniglotDrawers, split: str, stream: bool = False) -> ImageSet:
     """One image set from a split whose examples come sorted by alphabet, character, drawer."""
-    shape = (archives_lib.SIZE, archives_lib.SIZE, 1)
     images: np.ndarray | StreamedImages
-    columns = _columns(builder, split)
+    columns = _columns(builder, split, _DRAWING_FIELDS)
     if stream:
         count = len(columns["drawer"])
-        images = StreamedImages(_pixel_reader(builder, split), np.arange(count), shape)
+        images = StreamedImages(_pixel_reader(builder, split), np.arange(count), _SHAPE)
     else:
-        images = np.unpackbits(columns["ink"], axis=1, count=math.prod(shape)) * np.uint8(255)
-        images = images.reshape(-1, *shape)
+        images = _unpacked(columns["ink"])
     keys = list(zip(columns["alphabet"].tolist(), columns["character"].tolist(), strict=True))
     kept = list(dict.fromkeys(keys))
     alphabets = list(dict.fromkeys(alphabet for alphabet, _ in kept))
@@ -320,15 +322,23 @@ def _load(builder: OmniglotDrawers, split: str, stream: bool = False) -> ImageSe
     )
 
 
-def _columns(builder: OmniglotDrawers, split: str) -> dict[str, np.ndarray]:
-    """The fields of all examples of a split, the pixels packed into bits."""
-    kinds = {"ink": np.uint8, "alphabet": np.str_, "character": np.int32, "drawer": np.int32}
+def _unpacked(ink: np.ndarray) -> np.ndarray:
+    """(M, 105, 105, 1) uint8, ink 255, from the packed bits of M pictures."""
+    pixels = np.unpackbits(ink, axis=1, count=math.prod(_SHAPE)) * np.uint8(255)
+    return pixels.reshape(-1, *_SHAPE)
+
+
+def _columns(
+    builder: OmniglotDrawers, split: str, fields: Mapping[str, type]
+) -> dict[str, np.ndarray]:
+    """Fields of all examples of a split; besides them `ink`, the pixels packed into bits."""
+    kinds = {"ink": np.uint8, **fields}
 
     def read(examples: Iterator[dict]) -> dict[str, np.ndarray]:
-        rows = [
-            (np.packbits(e["image"]), e["alphabet"].decode(), e["character"], e["drawer"])
-            for e in examples
-        ]
+        rows = []
+        for example in examples:
+            values = {**example, "alphabet": example["alphabet"].decode()}
+            rows.append((np.packbits(example["image"]), *(values[name] for name in fields)))
         return {
             name: np.array(column, kind)
             for (name, kind), column in zip(kinds.items(), zip(*rows, strict=True), strict=True)
@@ -353,7 +363,7 @@ def _pixel_reader(builder: OmniglotDrawers, split: str) -> Callable[[np.ndarray]
     examples = preparation.reader(builder, split)
 
     def read(numbers: np.ndarray) -> np.ndarray:
-        images = np.empty((len(numbers), archives_lib.SIZE, archives_lib.SIZE, 1), np.uint8)
+        images = np.empty((len(numbers), *_SHAPE), np.uint8)
         for image, example in zip(images, examples(numbers), strict=True):
             image[...] = example["image"] * np.uint8(255)
         return images

@@ -317,8 +317,12 @@ def _load(section: ConfigDict, archives: str | None) -> loading.Data:
 def _check_trained_on(path: str | pathlib.Path, data: loading.Data) -> None:
     """Refuses a run that has other training data than these."""
     start = workdir.read_start(path)
-    size = workdir.read_config(path).data.get("image_size")
-    if data.resized(size).fingerprint != start["data_fingerprint"]:
+    if source := start.get("source_fingerprint"):  # resizing all pictures would take seconds
+        same = data.fingerprint == source
+    else:
+        size = workdir.read_config(path).data.get("image_size")
+        same = data.resized(size).fingerprint == start["data_fingerprint"]
+    if not same:
         raise ValueError(
             f"{path} was trained on other data ({start['data']}) than those of its config now "
             f"({data.note})"

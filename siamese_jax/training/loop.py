@@ -144,7 +144,11 @@ def _facts(experiment: Experiment) -> dict:
 
 def _open_run(experiment: Experiment, path: str, on_log: Callable) -> workdir.RunFolder:
     data = experiment.data
-    details = {**_facts(experiment), "data": data.note}
+    details = {
+        **_facts(experiment),
+        "data": data.note,
+        "source_fingerprint": data.source_fingerprint,
+    }
     if experiment.config.model.get("weights"):
         details["initial_weights"] = fine_tuning.digest(experiment.config.model.weights)
     return workdir.RunFolder(
