@@ -685,3 +685,11 @@ def test_loaded_again_from_the_packed_columns(tmp_path, files):
     np.testing.assert_array_equal(read.images, kept.images)
     assert read.fingerprint == kept.fingerprint
     assert columns.read_bytes() == whole
+
+    runs = omniglot.load_runs(builder)  # packed when they are first read
+    for records in pathlib.Path(builder.data_dir).glob("*runs.array_record*"):
+        records.unlink()
+    again = omniglot.load_runs(builder)
+    assert again.fingerprint == runs.fingerprint and again.alphabets == runs.alphabets
+    np.testing.assert_array_equal(again.query_drawers, runs.query_drawers)
+    np.testing.assert_array_equal(again.support_drawers, runs.support_drawers)
