@@ -43,10 +43,7 @@ DOWNLOADS = {  # URL, bytes, SHA-256
 ROLES = ("drawing", "query", "support")
 _SHAPE = (archives_lib.SIZE, archives_lib.SIZE, 1)
 _DRAWING_FIELDS = {"alphabet": np.str_, "character": np.int32, "drawer": np.int32}
-_RUN_FIELDS = {
-    name: np.str_ if name == "alphabet" else np.int32
-    for name in ("run", "role", "answer", "alphabet", "drawer")
-}
+_RUN_FIELDS = {"alphabet": np.str_, **dict.fromkeys(("run", "role", "answer", "drawer"), np.int32)}
 
 
 class OmniglotDrawers(tfds.core.GeneratorBasedBuilder):
