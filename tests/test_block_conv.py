@@ -1,5 +1,7 @@
 """The convolution of blocks gives the values and the gradients of the direct one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,12 +23,18 @@ from siamese_jax.models import block_conv, encoders
 def test_equals_the_direct_convolution_in_float64(x_shape, kernel_shape):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        x, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in (x_shape, kernel_shape))
-        expected, pull = jax.vjp(direct, x, kernel)
-        actual, pull_blocks = jax.vjp(block_conv.block_conv, x, kernel)
+        x, kernel = (rng.normal(size=shape) for shape in (x_shape, kernel_shape))
+        dy = rng.normal(size=jax.eval_shape(direct, x, kernel).shape)
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def values_and_gradients(convolution, x, kernel, dy):
+            y, pull = jax.vjp(convolution, x, kernel)
+            return y, pull(dy)
+
+        expected, wanted_of = values_and_gradients(direct, x, kernel, dy)
+        actual, gradients = values_and_gradients(block_conv.block_conv, x, kernel, dy)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
-        dy = jnp.asarray(rng.normal(size=expected.shape))
-        for gradient, wanted in zip(pull_blocks(dy), pull(dy), strict=True):
+        for gradient, wanted in zip(gradients, wanted_of, strict=True):
             np.testing.assert_allclose(gradient, wanted, rtol=0, atol=1e-11)
 
 
@@ -40,6 +48,6 @@ def test_the_encoder_with_blocks_embeds_as_the_direct_one(dtype):
     images = np.random.default_rng(0).random((2, 40, 40, 1), np.float32)
     small = {"filters": (4, 5), "kernels": (7, 3), "units": 6, "conv_std": 0.1, "dtype": dtype}
     networks = [encoders.KochEncoder(**small, convolution=how) for how in ("direct", "blocks")]
-    variables = networks[0].init(jax.random.key(0), images)
-    expected, actual = (network.apply(variables, images) for network in networks)
+    variables = jax.jit(networks[0].init)(jax.random.key(0), images)
+    expected, actual = (jax.jit(network.apply)(variables, images) for network in networks)
     np.testing.assert_allclose(actual, expected, atol=1e-6 if dtype == jnp.float32 else 2e-2)
