@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import networks
 import numpy as np
@@ -61,14 +60,14 @@ def strokes(seed, count, height, width, channels=1):
     ],
 )
 def test_by_hand(before, after):
-    np.testing.assert_array_equal(centre_ink(before), after)
+    np.testing.assert_array_equal(jax.jit(centre_ink)(before), after)
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (17, 20), (21, 15, 3)])
 def test_against_scipy(shape):
     images = strokes(1, 20, *shape)
     middle = (np.array(images.shape[1:3]) - 1) / 2
-    moved = np.asarray(centre_ink(images))
+    moved = np.asarray(jax.jit(centre_ink)(images))
     for before, after in zip(images, moved, strict=True):
         way = middle - ndimage.center_of_mass(before.sum(-1))
         assert np.abs(way - np.rint(way)).max() < 0.499  # no half, which could go either way
@@ -78,11 +77,11 @@ def test_against_scipy(shape):
 
 
 def test_the_gradient_moves_back_with_the_ink():
-    images = jnp.asarray(strokes(2, 3, 9, 11))
+    images = strokes(2, 3, 9, 11)
     weights = networks.noise(3, *images.shape)
-    actual = jax.grad(lambda x: (centre_ink(x) * weights).sum())(images)
+    actual = jax.jit(jax.grad(lambda x: (centre_ink(x) * weights).sum()))(images)
     middle = np.array([4.0, 5.0])
-    for x, w, gradient in zip(np.asarray(images), weights, np.asarray(actual), strict=True):
+    for x, w, gradient in zip(images, weights, np.asarray(actual), strict=True):
         way = np.rint(middle - ndimage.center_of_mass(x[..., 0]))
         np.testing.assert_allclose(gradient, ndimage.shift(w, (*-way, 0), order=0), rtol=1e-6)
 
@@ -123,7 +122,7 @@ def test_pytorch_in_the_benchmark_moves_it_too():
     images = strokes(6, 7, 16, 16)
     images[0] = 0
     moved = torch_peer.centred(torch.tensor(images.transpose(0, 3, 1, 2)))
-    np.testing.assert_allclose(moved.permute(0, 2, 3, 1), centre_ink(images))
+    np.testing.assert_allclose(moved.permute(0, 2, 3, 1), jax.jit(centre_ink)(images))
 
 
 def test_only_ink_is_moved(glyphs):

@@ -267,7 +267,7 @@ def test_all_images_of_a_batch_meet_and_those_of_the_memory(name, remembered):
     compare = DOT._replace(memory=memory)
     loss, metrics = loss_of(objective, compare, jnp.asarray(h, jnp.float32), batch)
     args = [jnp.asarray(x) for x in (similarity.astype(np.float32), same, different)]
-    values = np.asarray(getattr(losses, name)(*args))
+    values = np.asarray(jax.jit(getattr(losses, name))(*args))
     valid = same if name == "nt_xent" else same.any(1)
     np.testing.assert_allclose(loss, values[valid].mean(), rtol=1e-4)
     nearest = np.where(same | different, similarity, -np.inf).argmax(1)
@@ -323,14 +323,20 @@ def test_images_meet_the_vectors_of_their_classes(name, glyphs):
     cosine = jnp.asarray(np.random.default_rng(5).uniform(-1, 1, size=(64, 48)), jnp.float32)
     compare = DOT._replace(class_cosines=lambda h: h)
     loss, metrics = loss_of(objective, compare, cosine, drawn)
-    values = getattr(losses, name)(cosine, drawn.labels, 0.3, 8.0)
+
+    def values_of(*settings):
+        return jax.jit(lambda x, labels: getattr(losses, name)(x, labels, *settings))(
+            cosine, drawn.labels
+        )
+
+    values = values_of(0.3, 8.0)
     if name == "proxy_anchor":
-        positive, negative = values
+        positive, negative = map(np.asarray, values)
         expected = positive[np.unique(drawn.labels)].mean() + negative.mean()
     else:
         expected = values.mean()
         smooth = objectives.build({"name": name, **settings, "label_smoothing": 0.1}, 8, 48)
-        values = getattr(losses, name)(cosine, drawn.labels, 0.3, 8.0, 0.1)
+        values = values_of(0.3, 8.0, 0.1)
         np.testing.assert_allclose(loss_of(smooth, compare, cosine, drawn)[0], values.mean(), 1e-5)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     right = np.asarray(cosine).argmax(1) == np.asarray(drawn.labels)
@@ -451,6 +457,7 @@ def test_the_batch_of_a_step_is_the_one_that_the_pair_set_says(glyphs):
     jax.tree.map(np.testing.assert_array_equal, tuple(index.pairs), tuple(expected))
     draw = jax.jit(objectives.build(FIXED, 8).sample)
     draw_fixed = jax.jit(fixed_pairs.sample_fixed_pairs, static_argnums=(3, 4))
+    example = jax.jit(fixed_pairs.example, static_argnums=(2, 3, 4))
     rng = jax.random.key(3)
     for step in (0, 1, 200):
         actual = draw(rng, jnp.int32(step), index)
@@ -460,7 +467,7 @@ def test_the_batch_of_a_step_is_the_one_that_the_pair_set_says(glyphs):
         keys, wanted_keys = (jax.random.key_data(batch.keys) for batch in (actual, wanted))
         np.testing.assert_array_equal(keys, wanted_keys)
         # By the definition: example e is copy e // 24 of pair e % 24.
-        pair, copy, _ = fixed_pairs.example(rng, jnp.int32(step), 10, 24, 2)
+        pair, copy, _ = example(rng, jnp.int32(step), 10, 24, 2)
         np.testing.assert_array_equal(actual.rows, expected.rows[np.asarray(pair)])
         np.testing.assert_array_equal(actual.labels, expected.labels[np.asarray(pair)])
         np.testing.assert_array_equal(actual.distort, np.asarray(copy)[:, None] > [0, 0])
