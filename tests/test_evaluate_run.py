@@ -55,9 +55,12 @@ def with_config(run, tmp_path, change):
 
 
 def test_a_run_is_evaluated_on_its_test_data(run, capsys):
+    """The evaluation that it leaves is read with the data that the request names."""
     own, test = loading.load(workdir.read_config(run).data), loading.load(OTHER)
     assert test.test.image_shape != own.test.image_shape  # its own size
-    found = evaluated(run, ["official", "within", "verification", "open_set"])
+    protocols = ["within", "official", "verification", "open_set"]
+    request = evaluate.EvaluationRequest(run, protocols, SMALL, report=False)
+    found = evaluate.evaluate_run(request)
     assert set(found) == {"run @ 10", "pixel 1-NN", "random", "modified Hausdorff"}
     results = found["run @ 10"]
     drawn = trials.within_trials(test.test, n_way=5, k_shot=2, num_trials=40)
@@ -76,6 +79,14 @@ def test_a_run_is_evaluated_on_its_test_data(run, capsys):
     kept = json.loads((run / "results.json").read_text())
     assert kept["settings"]["shot_aggregation"] == "prototype"
     assert {row["shot_aggregation"] for row in kept["results"]} == {None, "mean", "prototype"}
+    (net,) = evaluate.load_networks(request)
+    data = evaluate.load_data(request, evaluate.evaluated_config(request), net)
+    again = saved.read(run, evaluate.evaluation_data(request, data, net))
+    assert list(again) == list(found) and list(again[net.name]) == protocols
+    for name, by_key in again.items():
+        for key, result in by_key.items():
+            assert result.to_dict() == found[name][key].to_dict()
+            np.testing.assert_array_equal(result.scores, found[name][key].scores)
     asked = evaluated(run, ["within"], {"shot_aggregation": "max"}, baselines=False)
     assert asked["run @ 10"]["within"].shot_aggregation == "max"
 
@@ -139,7 +150,8 @@ def test_an_ensemble_is_the_mean_of_the_scores(run, tmp_path):
     config = workdir.read_config(run)
     with config.unlocked():
         config.seed = 1
-        config.model.encoder_args.units = 12  # an embedding of another size
+        config.model.encoder = "dense"
+        config.model.encoder_args = {"hidden": (), "units": 12}  # an embedding of another size
         config.eval.shot_aggregation = "mean"
     loop.train_and_evaluate(config, str(other))
     record = tmp_path / "record.json"
@@ -220,20 +232,6 @@ def test_test_time_augmentation_is_a_setting_of_the_evaluation(run):
     scores = results["run @ 10"]["within"].scores
     np.testing.assert_allclose(scores, direct.scores, rtol=1e-5)
     assert np.abs(scores - once["run @ 10"]["within"].scores).max() > 1e-3
-
-
-def test_a_saved_evaluation_of_a_run(run):
-    """It is read with the data that the request names, and belongs to the last evaluation."""
-    request = evaluate.EvaluationRequest(run, ["within", "official"], SMALL, report=False)
-    results = evaluate.evaluate_run(request)
-    (net,) = evaluate.load_networks(request)
-    data = evaluate.load_data(request, evaluate.evaluated_config(request), net)
-    again = saved.read(run, evaluate.evaluation_data(request, data, net))
-    assert list(again) == list(results) and list(again[net.name]) == ["within", "official"]
-    for name, by_key in again.items():
-        for key, result in by_key.items():
-            assert result.to_dict() == results[name][key].to_dict()
-            np.testing.assert_array_equal(result.scores, results[name][key].scores)
 
 
 def test_pairs_score_as_in_the_table_of_all(run):
