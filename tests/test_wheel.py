@@ -109,7 +109,7 @@ def test_a_command_helps_and_explains_mistakes(installed, name):
 
 def test_a_config_of_the_package_is_found_in_any_folder(installed):
     binaries, folder = installed
-    words = ("--config=quickstart:smoke", "--workdir=r", "--noprogress")
+    words = ("--config=vectors:smoke", "--workdir=r", "--noprogress")
     done = run(binaries / "siamese-train", *words, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "finished at step 20" in done.stdout
