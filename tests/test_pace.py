@@ -59,7 +59,7 @@ def test_minutes_without_end_are_refused_before_anything_is_measured(minutes, tm
 
 @pytest.mark.slow
 def test_a_run_of_some_minutes_is_made_and_keeps_its_length(tmp_path, caplog):
-    smoke = get_config("quickstart", "vector,smoke")
+    smoke = get_config("vectors", "smoke")  # soon compiled
     with smoke.unlocked():
         smoke.num_steps, smoke.eval.every, smoke.log_every = 100, 50, 5
     measured = pace.measure(Experiment.from_config(smoke), seconds=0.0)
