@@ -347,7 +347,6 @@ def test_damaged_records_are_named(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_streamed_omniglot_is_omniglot(prepared_omniglot):
     held = omniglot.load_background(prepared_omniglot)
     streamed = omniglot.load_background(prepared_omniglot, stream=True)

@@ -126,9 +126,6 @@ def test_classification_is_the_rows_of_info_nce():
     np.testing.assert_allclose(absent, [0, 0], atol=1e-6)
 
 
-# --- distances ------------------------------------------------------------------------------------
-
-
 # --- contrastive and triplet ----------------------------------------------------------------------
 
 

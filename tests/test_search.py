@@ -503,7 +503,7 @@ def test_a_short_search_improves_on_the_smoke_config(tmp_path):
 def test_a_worker_that_is_killed_is_replaced_by_another(tmp_path):
     """A command is killed in its trial; a second worker makes one of its own and ends the other."""
     path = tmp_path / "search"
-    changes = {"num_steps": 400, "eval.every": 50, "num_devices": 1}
+    changes = {"num_steps": 800, "eval.every": 100, "num_devices": 1}
     command = [sys.executable, str(ROOT / "launch" / "search.py"), f"--workdir={path}"]
     command += [f"--config={ROOT / 'configs' / 'vectors.py'}:smoke", "--only=optim", "--trials=2"]
     command += [f"--config.{name}={value}" for name, value in changes.items()]

@@ -202,7 +202,7 @@ def floats(state):
     "net, objective, optimiser, counts",
     [
         ("koch", "verification", "layerwise", (2, 8)),
-        ("residual", "info_nce, batch contrast", "adamw", (4,)),
+        ("residual", "info_nce, batch contrast", "adamw", (2, 4)),
         ("dense", "info_nce, episode contrast", "layerwise", (8,)),
         ("small", "contrastive", "adamw", (4,)),
         ("dense", "triplet", "adamw", (4,)),
