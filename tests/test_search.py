@@ -170,16 +170,15 @@ class Compiled(logging.Handler):
 @pytest.mark.parametrize(
     "name, fields",
     [
-        ("vectors", {"optim.learning_rate": 0.02, "optim.weight_decay": 0.05}),
-        ("koch2015", {"optim.rules.0.learning_rate": 0.2, "optim.rules.2.l2": 0.05}),
+        ("quickstart", {"optim.learning_rate": 0.02, "optim.weight_decay": 0}),
+        ("koch2015", {"optim.rules.0.learning_rate": 0.1, "optim.rules.4.l2": 0.05}),
     ],
 )
 def test_settings_of_the_optimiser_compile_nothing_anew(name, fields, tmp_path):
     """The second run shares the first one's steps, and is what it is by itself."""
     import jax
 
-    # Both optimisers, on networks without convolutions, which compile more quickly.
-    base = workdir.plain(config_of(name, "dense,smoke" if name == "koch2015" else "smoke"))
+    base = workdir.plain(config_of(name))
     other = with_fields(base, fields)
     programs, compiled = {}, Compiled()
     logger = logging.getLogger("jax._src.interpreters.pxla")
@@ -202,7 +201,7 @@ def test_settings_of_the_optimiser_compile_nothing_anew(name, fields, tmp_path):
         return [{k: v for k, v in row.items() if k not in timed} for row in found]
 
     assert rows("b") != rows("a")
-    if name == "vectors":  # the other one would take as long and show as much
+    if name == "quickstart":  # the other one would take as long and show as much
         loop.train_and_evaluate(search.ml_collections.ConfigDict(other), str(tmp_path / "alone"))
         assert rows("b") == rows("alone")
 

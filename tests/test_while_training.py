@@ -17,7 +17,7 @@ from siamese_jax.runs.checkpoints import Checkpoints, read_variables
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS = 20
+STEPS = 40
 
 
 def test_any_checkpoint_is_read_while_others_are_written_and_removed(tmp_path):

@@ -116,13 +116,11 @@ def load(config: Mapping[str, Any]) -> Data:
     data = load_raw(fields)
     if fields["train_on_validation"]:
         data = _with_validation(data)
-    size = fields["image_size"]
-    in_memory = isinstance(data.train.images, np.ndarray)
-    if in_memory and size is not None and data.train.image_shape[:2] != tuple(size):
-        data = dataclasses.replace(data, source_fingerprint=data.fingerprint)
-    data = data.resized(size)
-    _log.info("data: %s", data.note)
-    return data
+    resized = data.resized(fields["image_size"])
+    if resized.train is not data.train and isinstance(data.train.images, np.ndarray):
+        resized = dataclasses.replace(resized, source_fingerprint=data.fingerprint)
+    _log.info("data: %s", resized.note)
+    return resized
 
 
 def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
