@@ -36,7 +36,7 @@ environment ""
 
 say "[2/3] Data and training; the run is in $workdir"
 .venv/bin/python launch/train.py --config=configs/quickstart.py ${overrides[@]+"${overrides[@]}"} \
-    --workdir="$workdir" --progress ${minutes[@]+"${minutes[@]}"}
+    --workdir="$workdir" ${minutes[@]+"${minutes[@]}"}
 
 say "[3/3] Evaluation and report"
 .venv/bin/python launch/evaluate.py --workdir="$workdir"

@@ -65,8 +65,7 @@ def _keep_compiled(cache):
     if sum(file.stat().st_size for file in folder.iterdir()) > 2**30:
         shutil.rmtree(folder)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    # To write and read one that took less costs more than to compile it again.
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 def pytest_collection_modifyitems(items):
