@@ -100,11 +100,11 @@ def modified_hausdorff(queries: np.ndarray, supports: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _ink_tree(image: np.ndarray) -> scipy.spatial.cKDTree | None:
+def _ink_tree(image: np.ndarray) -> scipy.spatial.KDTree | None:
     """The centred ink coordinates of one (H, W, C) image as a search tree; None without ink."""
     values = image.sum(-1, dtype=np.int64)  # (H, W)
     points = np.argwhere(2 * values > values.max()).astype(np.float64)  # (ink pixels, 2)
-    return scipy.spatial.cKDTree(points - points.mean(0)) if len(points) else None
+    return scipy.spatial.KDTree(points - points.mean(0)) if len(points) else None
 
 
 def _check(queries: np.ndarray, supports: np.ndarray) -> None:
