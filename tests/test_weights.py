@@ -106,6 +106,17 @@ def test_what_is_no_such_file_is_refused(run, tmp_path):
     assert not (tmp_path / "x.npz").exists()
 
 
+def test_arrays_in_paths_of_others_are_refused():
+    a = np.ones(2, np.float16)
+    nested = export.nested({"params/a/kernel": a, "params/b": a, "batch_stats/a/mean": a})
+    assert nested["params"].keys() == {"a", "b"} and nested["batch_stats"].keys() == {"a"}
+    for other in ("params/b/c", "params/b/c/d", "params/a", "params"):
+        with pytest.raises(ValueError, match=f"^{other} .* its path is part of another's"):
+            export.nested({"params/a/kernel": a, "params/b": a, other: a})
+    with pytest.raises(ValueError, match="^params/n holds int64"):
+        export.nested({"params/n": np.ones(2, np.int64)})
+
+
 def test_a_shipped_network_is_named_by_a_path_too():
     assert export.locate(pathlib.Path("omniglot")) == export.locate("omniglot")
 

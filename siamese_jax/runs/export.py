@@ -198,16 +198,18 @@ def nested(arrays: Mapping[str, np.ndarray]) -> dict:
     """The variables of a network, float32, from arrays under their paths `params/.../kernel`.
 
     Raises:
-        ValueError: an array of something else than floats, or a path that leads through another one.
+        ValueError: an array of something else than floats, or a path that is part of another one.
     """
     variables: dict = {"params": {}, "batch_stats": {}}
     for name, x in arrays.items():
         *parents, leaf = name.split("/")
         part = variables
         for parent in parents:
-            part = part.setdefault(parent, {})
-        if x.dtype.kind != "f" or not isinstance(part, dict):
-            raise ValueError(f"{name} holds {x.dtype}, or lies in another array; expected floats")
+            part = part.setdefault(parent, {}) if isinstance(part, dict) else part
+        if x.dtype.kind != "f" or not isinstance(part, dict) or leaf in part:
+            raise ValueError(
+                f"{name} holds {x.dtype}, or its path is part of another's; expected floats"
+            )
         part[leaf] = x.astype(np.float32)
     return variables
 
