@@ -191,6 +191,18 @@ def test_one_seed_has_no_interval_over_seeds(tmp_path):
     assert cells(tables.render(listed, tmp_path))[1] == ["a", "92.25", "-", "89.2 - 94.5", "-"]
 
 
+def test_a_column_counts_the_epochs_of_fixed_pairs(tmp_path):
+    # 7,020 steps of 128 pairs are 898,560 examples; with nine of each pair 150,000 are 1,350,000.
+    for name, pairs, copies in (("plain", 30_000, 0), ("distorted", 150_000, 8), ("new", 0, 8)):
+        config = {"seed": 0, "num_steps": 7020}
+        config["objective"] = {"batch": 128, "pairs": pairs, "copies": copies}
+        write(tmp_path, f"{name}.json", result(0.9), result(0.2, system="1-NN"), config=config)
+    rows = [{"record": f"{name}.json"} for name in ("plain", "distorted", "new")]
+    rows.append({"record": "plain.json", "system": "1-NN"})
+    text = tables.render(table(*rows, columns=["epochs", "value"]), tmp_path)
+    assert [row[1] for row in cells(text)] == ["epochs", "30", "0.67", "-", "-"]
+
+
 def test_a_row_names_its_system(tmp_path):
     write(tmp_path, "run.json", result(0.9), result(0.2, system="1-NN"))
     listed = table({"record": "run.json", "system": "1-NN"})

@@ -17,6 +17,7 @@ NOT_RUN = "not yet run"
 _COLUMNS = {  # of a table of evaluations, in the order in which they may be named
     "paper": "paper, %",
     "aim": "aim, %",
+    "epochs": "epochs",
     "value": "accuracy, %",
     "seeds": "by seed, %",
     "wilson": "95 % over trials",
@@ -51,6 +52,7 @@ def _evaluation(table: Mapping, results: str | pathlib.Path) -> tuple[list[str],
                 "wilson": _limits(measurement.over_trials if "figure" not in row else ()),
                 "over_seeds": _limits(measurement.over_seeds),
                 "clustered": _limits(measurement.interval),
+                "epochs": "-" if math.isnan(measurement.epochs) else f"{measurement.epochs:.2g}",
                 "trials": f"{measurement.num_trials:,}",
                 "hash": f"`{measurement.trial_hash}`",
             }

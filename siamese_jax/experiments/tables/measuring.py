@@ -25,12 +25,15 @@ class Measurement:
         trial_hash: of that list.
         interval: of an accuracy the limits over clusters (alphabets; classes or files where there
             are none) of the seeds' mean; of another figure those that the first record gives.
+        epochs: how often the training was to meet each pair of its fixed set and each of its distorted
+            copies; NaN of a baseline, and of a training without a fixed set.
     """
 
     values: tuple[float, ...]
     num_trials: int
     trial_hash: str
     interval: tuple[float, float]
+    epochs: float = math.nan
 
     @property
     def mean(self) -> float:
@@ -84,7 +87,17 @@ def measure(results: str | pathlib.Path, row: Mapping, table: Mapping) -> Measur
     if any(not isinstance(value, int | float) for value in values):
         raise ValueError(f"a record of the row {row['label']!r} has no number as its {figure}")
     low, high = interval
-    return Measurement(tuple(values), num_trials, first["trial_hash"], (low, high))
+    epochs = math.nan if row.get("system") else _epochs(read[0]["config"])
+    return Measurement(tuple(values), num_trials, first["trial_hash"], (low, high), epochs)
+
+
+def _epochs(config: Mapping) -> float:
+    """Epochs of a training on a fixed set of pairs, at the number of steps of its config."""
+    objective = config.get("objective", {})
+    if not objective.get("pairs"):
+        return math.nan
+    examples = objective["pairs"] * (1 + objective["copies"])
+    return config["num_steps"] * objective["batch"] / examples
 
 
 def _over_clusters(rows: Sequence[Mapping]) -> tuple[float, float]:
